@@ -1,0 +1,357 @@
+"""The wire: HTTP/1.1 over keep-alive connections, with one timestamp per read, taken at the read.
+
+Each piece of body is handed on at once, with the time of the read that brought it. Keeping the pieces to decode them
+later was tried and is slower: by then they have left the processor's cache.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Self, cast
+from urllib.parse import urlsplit
+
+import httptools
+import msgspec
+
+from tokenstorm.errors import UsageError
+from tokenstorm.result import Failure
+
+RETIRE_NS = 4_000_000_000
+"""Engines close a connection that was idle for 5 s; ours go a second earlier."""
+
+FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
+
+Receive = Callable[[bytes, int], None]
+"""Takes a piece of body, and the time of its read."""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a replica listens. `path` is what precedes `/v1`; a unix socket has no host."""
+
+    host: str
+    port: int
+    path: str
+    authority: str
+    tls: bool = False
+    unix: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `http://host:port[/prefix][/v1]`, `https://…` or `unix:/path/to/socket`."""
+        if url.startswith("unix:"):
+            path = url.removeprefix("unix:").removeprefix("//")
+            if not path.startswith("/"):
+                message = f"{url!r}: a unix socket needs an absolute path, as in unix:/run/engine.sock"
+                raise UsageError(message)
+            return cls(host="", port=0, path="", authority="localhost", unix=path)
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            message = f"{url!r} is no URL: {error}"
+            raise UsageError(message) from None
+        if parts.scheme not in {"http", "https"} or not host:
+            message = f"{url!r} needs a scheme and a host, as in http://127.0.0.1:8000"
+            raise UsageError(message)
+        if parts.username or parts.query or parts.fragment:
+            message = f"{url!r}: leave out user names, queries and fragments (an API key goes into --api-key-env)"
+            raise UsageError(message)
+        authority = parts.netloc
+        if any(not character.isprintable() or character == " " for character in authority + parts.path):
+            message = f"{url!r} has characters that no URL may hold"
+            raise UsageError(message)
+        path = parts.path.rstrip("/").removesuffix("/v1")
+        tls = parts.scheme == "https"
+        return cls(host=host, port=port or (443 if tls else 80), path=path, authority=authority, tls=tls)
+
+
+class Exchange:
+    """One request on the wire, and what came back. Times are `time.monotonic_ns()`.
+
+    Subclasses name in `began` who takes the body, and learn of the end, good or bad, in `ended`.
+    """
+
+    request: bytes
+    sent: int
+    connected: int | None = None
+    status: int | None = None
+    done: int | None = None
+    failure: Failure | None = None
+    resent: bool = False
+    carrier: "Connection | asyncio.Task[None] | None" = None
+
+    def began(self, status: int) -> Receive:
+        """The answer has this status: who takes its body?"""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """Called once, when the answer is whole (`done` is set) or the exchange failed (`failure` is set)."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Give up the connection; `ended` is not called."""
+        carrier, self.carrier = self.carrier, None
+        if isinstance(carrier, Connection):
+            carrier.abandon()
+        elif carrier is not None:
+            carrier.cancel()
+
+    def fail(self, kind: str, detail: str) -> None:
+        """End the exchange with a failure and give up its connection."""
+        self.leave()
+        self.done = monotonic_ns()
+        self.failure = Failure(kind, detail)
+        self.ended()
+
+
+class Connection(asyncio.Protocol):
+    """One connection to one replica; it carries one exchange at a time."""
+
+    __slots__ = (
+        "_feed",
+        "_framed",
+        "_headers_done",
+        "_parser",
+        "_pool",
+        "_receive",
+        "_transport",
+        "closed",
+        "connected",
+        "exchange",
+        "fresh",
+        "idle_since",
+        "read_at",
+    )
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._feed = self._parser.feed_data
+        self._receive: Receive = _nobody
+        self.exchange: Exchange | None = None
+        self.closed = False
+        self.fresh = True
+        self._framed = False
+        self._headers_done = False
+        self.connected = self.idle_since = self.read_at = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.read_at = monotonic_ns()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            self._broken("malformed", f"not HTTP: {error}")
+
+    def on_body(self, piece: bytes) -> None:
+        self._receive(piece, self.read_at)
+
+    def send(self, exchange: Exchange) -> None:
+        """Write the request; the connection must be idle."""
+        exchange.carrier = self
+        if exchange.connected is None:
+            exchange.connected = self.connected
+        self.exchange = exchange
+        self.read_at = 0
+        self._transport.write(exchange.request)
+
+    def abandon(self) -> None:
+        """Close without telling anyone."""
+        self.exchange = None
+        self.closed = True
+        self._receive = _nobody
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.connected = self.idle_since = monotonic_ns()
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if exc is None and self._headers_done and not self._framed:
+            self._complete()  # the body ended with the connection
+        elif not (self.read_at or self.fresh or exchange.resent):
+            self.exchange = None
+            self._pool.resend(exchange)
+        else:
+            where = "in the middle of the answer" if self.read_at else "before any answer"
+            self._broken("reset" if exc else "closed", f"{exc or 'the server closed the connection'}, {where}")
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        if name.lower() in FRAMING_HEADERS:
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:  # noqa: PLR2004 - 1xx answers precede the real one
+            self._headers_done = True
+            if self.exchange is None:  # nobody asked
+                self._close()
+            else:
+                self.exchange.status = status
+                self._receive = self.exchange.began(status)
+
+    def on_message_complete(self) -> None:
+        if self._headers_done:
+            if not self._parser.should_keep_alive():
+                self._close()
+            self._complete()
+
+    def _complete(self) -> None:
+        exchange = self.exchange
+        self._headers_done = self._framed = False
+        if exchange is None:
+            return
+        exchange.done = self.idle_since = self.read_at
+        self._receive = _nobody
+        self.exchange = exchange.carrier = None
+        if not self.closed:
+            self._pool.release(self)
+        exchange.ended()
+
+    def _broken(self, kind: str, detail: str) -> None:
+        self._close()
+        if self.exchange is not None:
+            self.exchange.fail(kind, detail)
+
+    def _close(self) -> None:
+        self.closed = True
+        self._transport.close()
+
+
+class Pool:
+    """The connections to one replica: the last one used is the first one used again."""
+
+    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> None:
+        self.endpoint = endpoint
+        self._tls = (tls or ssl.create_default_context()) if endpoint.tls else None
+        self._addresses: list[str] = []
+        self._idle: list[Connection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, exchange: Exchange) -> None:
+        """Start the exchange on an idle connection, or on a new one. `exchange.sent` is set by the caller."""
+        oldest = exchange.sent - RETIRE_NS
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.closed:
+                continue
+            if connection.idle_since < oldest:
+                connection.abandon()
+                continue
+            connection.idle_since = 0
+            connection.send(exchange)
+            return
+        self._send_fresh(exchange)
+
+    def resend(self, exchange: Exchange) -> None:
+        """Once more, on a fresh connection, after a reused one turned out to be closed."""
+        exchange.resent = True
+        exchange.connected = None
+        self._send_fresh(exchange)
+
+    def release(self, connection: Connection) -> None:
+        """Take back a connection whose answer is complete."""
+        connection.fresh = False
+        self._idle.append(connection)
+
+    async def resolve(self) -> None:
+        """Look the host up once, so that no request waits for a name server. Raises OSError."""
+        if self.endpoint.unix is None:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM
+            )
+            self._addresses = [cast("str", address[0]) for *_, address in found]
+
+    async def open(self, count: int) -> None:
+        """Have `count` idle connections ready. Raises OSError."""
+        gate = asyncio.Semaphore(64)
+
+        async def one() -> Connection:
+            async with gate:
+                return await self._connect()
+
+        for connection in await asyncio.gather(*(one() for _ in range(count))):
+            connection.fresh = False
+            self._idle.append(connection)
+
+    def retire(self) -> None:
+        """Close the connections that were idle too long."""
+        oldest = monotonic_ns() - RETIRE_NS
+        keep = 0
+        while keep < len(self._idle) and self._idle[keep].idle_since < oldest:
+            self._idle[keep].abandon()
+            keep += 1
+        del self._idle[:keep]
+
+    def close(self) -> None:
+        """Close the idle connections and stop connecting."""
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._idle:
+            connection.abandon()
+        self._idle.clear()
+
+    def _send_fresh(self, exchange: Exchange) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect_and_send(exchange))
+        exchange.carrier = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect_and_send(self, exchange: Exchange) -> None:
+        try:
+            connection = await self._connect()
+        except OSError as error:
+            exchange.carrier = None
+            exchange.fail(*connect_failure(error))
+        else:
+            connection.idle_since = 0
+            connection.send(exchange)
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self.endpoint.unix is not None:
+            return (await loop.create_unix_connection(self._connection, self.endpoint.unix))[1]
+        if not self._addresses:
+            await self.resolve()
+        for address in list(self._addresses):
+            try:
+                made = await loop.create_connection(
+                    self._connection,
+                    address,
+                    self.endpoint.port,
+                    ssl=self._tls,
+                    server_hostname=self.endpoint.host if self._tls else None,
+                )
+            except ConnectionRefusedError:
+                if address == self._addresses[-1]:
+                    raise
+                self._addresses.append(self._addresses.pop(0))  # as localhost does when only 127.0.0.1 listens
+            else:
+                return made[1]
+        message = "every address refused"
+        raise ConnectionRefusedError(message)
+
+    def _connection(self) -> Connection:
+        return Connection(self)
+
+
+def _nobody(_piece: bytes, _at: int) -> None:
+    """Takes what nobody asked for."""
+
+
+def connect_failure(error: OSError) -> tuple[str, str]:
+    """Kind and detail of a connection that could not be made."""
+    if isinstance(error, ConnectionRefusedError):
+        return "refused", "connection refused"
+    if isinstance(error, ssl.SSLError):
+        return "tls", str(error)
+    if isinstance(error, socket.gaierror):
+        return "dns", str(error)
+    if isinstance(error, FileNotFoundError):
+        return "refused", "there is no such socket"
+    return "unreachable", str(error)

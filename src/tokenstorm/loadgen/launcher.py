@@ -1,0 +1,407 @@
+"""One group: starts the ranks, holds them at a barrier, watches them, and writes what came of it."""
+
+import asyncio
+import os
+import platform
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from time import monotonic_ns
+
+import msgspec
+
+from tokenstorm import __version__
+from tokenstorm.errors import RunError
+from tokenstorm.httpd import Reply, Request, serve
+from tokenstorm.loadgen import process
+from tokenstorm.loadgen.arrivals import rate_at, scheduled_count
+from tokenstorm.loadgen.live import Glance, Group, Status
+from tokenstorm.loadgen.messages import Abort, Done, Drain, Service, Start
+from tokenstorm.loadgen.preflight import EngineFacts, look
+from tokenstorm.loadgen.prompts import load_prompts
+from tokenstorm.loadgen.ranks import Member, Ranks
+from tokenstorm.metrics.exposition import render
+from tokenstorm.metrics.rebuild import tally_of
+from tokenstorm.metrics.summary import Environment, Outcome, RankReport, Run, Summary, summarize
+from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.plan import Plan, encode_plan
+from tokenstorm.runs import RunPaths, write_atomically
+
+DRAIN_NOTICE_NS = 100_000_000
+"""How far ahead an early end is announced, so that all ranks end their window at the same moment."""
+END_SLACK_SECONDS = 10.0
+"""What a rank may take beyond the drain's deadline to write its lines and report."""
+FILES_EVERY = 2
+
+
+class Launcher:
+    """Runs one plan in one run directory. `run` may be called once; `stop` at any time, from a signal handler."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        paths: RunPaths,
+        *,
+        api_key: str | None = None,
+        secret: str | None = None,
+        on_second: Callable[[Status], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.paths = paths
+        self._api_key = api_key
+        self._secret = secret or secrets.token_urlsafe(32)
+        self._on_second = on_second
+        self._group = Group(plan)
+        self._ranks = Ranks(plan, paths, self._secret, self._group)
+        self._phase = "starting"
+        self._stops = 0
+        self._released = asyncio.Event()
+        self._start_at: int | None = None
+        self._window_end: int | None = plan.window_end_ns
+        self._started_at: str | None = None
+
+    async def run(self) -> Summary:
+        """Carry out the plan and write the summary. Raises `RunError`; what was finished by then is on disk."""
+        plan = self.plan
+        prompts = load_prompts(plan)
+        _make_run_directory(self.paths, plan)
+        server = await serve(self._answer, plan.host, 0, keep_alive=60.0)
+        port = server.sockets[0].getsockname()[1]
+        address = f"{plan.host}:{port}"
+        described = {"schema": 1, "url": f"http://{address}", "host": socket.gethostname(), "pid": os.getpid()}
+        write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
+        try:
+            await self._ranks.start(address)
+            service, facts, notes = await look(plan, prompts, self._api_key)
+            await self._ranks.ready(plan.barrier_seconds)
+            await self._hold()
+            self._begin(service)
+            watching = asyncio.create_task(self._watch())
+            try:
+                await self._ranks.done(self._deadline())
+            finally:
+                watching.cancel()
+            self._close_second(self._elapsed_ns() // 1_000_000_000)
+            summary = self._summary(service, facts, notes)
+            write_atomically(self.paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        except BaseException as error:
+            self._phase = "failed"
+            self._write_files(str(error) or type(error).__name__)
+            raise
+        else:
+            self._phase = "finished"
+            self._write_files(None)
+            return summary
+        finally:
+            server.close()
+            await self._ranks.close()
+
+    def stop(self) -> None:
+        """The first call ends the window and drains, a second one ends the run at once; what finished is kept."""
+        self._stops += 1
+        self._released.set()
+        if self._start_at is None:
+            self._ranks.give_up("stopped before the start")
+        elif self._stops == 1:
+            at = max(0, monotonic_ns() + DRAIN_NOTICE_NS - self._start_at)
+            if self._window_end is None or at < self._window_end:
+                self._window_end = at
+                self._ranks.send(Drain(at))
+        else:
+            self._ranks.send(Abort())
+
+    async def _hold(self) -> None:
+        if self.plan.start == "manual":
+            self._phase = "holding"
+            try:
+                await asyncio.wait_for(self._released.wait(), self.plan.hold_seconds)
+            except TimeoutError:
+                message = f"nobody released the group in the {self.plan.hold_seconds:g} s of hold_seconds"
+                raise RunError(message) from None
+        if self._stops:
+            message = "stopped before the start"
+            raise RunError(message)
+
+    def _begin(self, service: Service) -> None:
+        share = self.plan.num_clients / self.plan.ranks
+        self._start_at = monotonic_ns() + round((0.5 + share * 0.001) * 1e9)
+        self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._phase = "running"
+        self._ranks.send(Start(at=self._start_at, service=service))
+
+    def _deadline(self) -> Callable[[], float | None]:
+        """Seconds from now until the ranks must be done; None while there is no end to count from."""
+
+        def left() -> float | None:
+            if self._start_at is None or self._window_end is None:
+                return None
+            if self._stops > 1:
+                return END_SLACK_SECONDS
+            end = self._start_at + self._window_end
+            return (end - monotonic_ns()) / 1e9 + self.plan.drain_seconds + END_SLACK_SECONDS
+
+        return left
+
+    async def _watch(self) -> None:
+        """Each second: the timeline, the live line, the files for those who cannot reach the port."""
+        assert self._start_at is not None
+        second = 0
+        while True:
+            # a little after the second, when the deltas of all ranks are here
+            await asyncio.sleep(max(0.0, (self._start_at - monotonic_ns()) / 1e9 + second + 1.1))
+            self._close_second(second)
+            if self._on_second:
+                self._on_second(self._status(None))
+            if second % FILES_EVERY == 0:
+                await asyncio.to_thread(self._write_files, None)
+            self._obey_control_file()
+            second += 1
+
+    def _close_second(self, second: int) -> None:
+        line = self._group.close(second, self._phase_now(), self._target_rps())
+        with self.paths.timeline.open("ab") as timeline:
+            timeline.write(msgspec.json.encode(line) + b"\n")
+
+    def _phase_now(self) -> str:
+        """The phase of the group: that of its ranks, once they run."""
+        if self._phase != "running" or not self._group.last:
+            return self._phase
+        phases = {delta.phase for delta in self._group.last.values()}
+        return next((phase for phase in ("warmup", "measured", "draining") if phase in phases), "draining")
+
+    def _elapsed_ns(self) -> int:
+        return 0 if self._start_at is None else max(0, monotonic_ns() - self._start_at)
+
+    def _target_rps(self) -> float | None:
+        return rate_at(self.plan, self._elapsed_ns()) if self._phase == "running" else None
+
+    def _status(self, reason: str | None) -> Status:
+        group, plan = self._group, self.plan
+        tally, line, elapsed = group.tally, group.line, self._elapsed_ns()
+        measured = elapsed if self._window_end is None else min(elapsed, self._window_end)
+        seconds = max((measured - plan.window_start_ns) / 1e9, 1e-9)
+        running = elapsed > plan.window_start_ns
+        return Status(
+            run_id=plan.run_id,
+            phase=self._phase_now(),
+            reason=reason,
+            elapsed_seconds=elapsed / 1e9,
+            fraction=self._fraction(elapsed),
+            window_end_seconds=None if self._window_end is None else self._window_end / 1e9,
+            scheduled=group.scheduled,
+            sent=group.sent,
+            succeeded=group.succeeded,
+            failed=group.failed,
+            unsent=group.unsent,
+            in_flight=line.in_flight if line else 0,
+            waiting=line.waiting if line else 0,
+            requested_rps=self._target_rps(),
+            achieved_rps=tally.done_in_window / seconds if running else 0.0,
+            output_tokens_per_second=tally.output_tokens_in_window / seconds if running else 0.0,
+            latency=Glance.of(tally.histograms["latency"]),
+            service_time=Glance.of(tally.histograms["service_time"]),
+            ttft=Glance.of(tally.histograms["ttft"]),
+            ranks=plan.ranks,
+            ranks_up=sum(self._ranks_up().values()),
+        )
+
+    def _fraction(self, elapsed: int) -> float | None:
+        """How much of the run is over, by time or by count, whichever is further."""
+        end, count = self.plan.window_end_ns, self.plan.request_count
+        parts = [elapsed / end] if end else []
+        parts += [self._group.tally.counts.scheduled / count] if count else []
+        return min(1.0, max(parts))
+
+    def _ranks_up(self) -> dict[int, bool]:
+        return {rank: not member.lost for rank, member in self._ranks.members.items()}
+
+    def _metrics(self) -> bytes:
+        group_id = self.plan.run_id if self.plan.group_id is None else str(self.plan.group_id)
+        gauges = self._group.gauges(self._phase_now(), self._ranks_up(), self._target_rps())
+        return render(group_id, self._group.tally, gauges)
+
+    def _write_files(self, reason: str | None) -> None:
+        write_atomically(self.paths.status, msgspec.json.encode(self._status(reason)) + b"\n")
+        write_atomically(self.paths.metrics, self._metrics())
+
+    def _obey_control_file(self) -> None:
+        """Where nothing reaches the port, a file `control` with `stop`, `abort` or `run` in it does."""
+        try:
+            word = self.paths.control.read_text().strip()
+            self.paths.control.unlink()
+        except FileNotFoundError:
+            return
+        self._obey(word)
+
+    def _obey(self, word: str) -> bool:
+        if word == "run":
+            self._released.set()
+        elif word in {"stop", "abort"}:
+            self._stops += word == "abort" and not self._stops
+            self.stop()
+        else:
+            return False
+        return True
+
+    def _answer(self, request: Request, reply: Reply) -> None:
+        """The launcher's port: for the ranks, and for whoever holds the secret."""
+        if not secrets.compare_digest(
+            request.headers.get("authorization", "").encode(), f"Bearer {self._secret}".encode()
+        ):
+            reply.send(401, b'{"detail": "this port wants the group\'s secret as a bearer token"}')
+            return
+        match request.method, request.path:
+            case "GET", "/rank":
+                if request.headers.get("upgrade") != process.PROTOCOL:
+                    reply.send(426, b'{"detail": "ranks connect here, with an upgrade"}')
+                    return
+                reply.spawn(self._ranks.accept(*reply.upgrade(process.PROTOCOL)))
+            case "GET", "/status":
+                reply.send(200, msgspec.json.encode(self._status(None)))
+            case "GET", "/metrics":
+                reply.send(200, self._metrics(), "text/plain; version=0.0.4; charset=utf-8")
+            case "GET", "/timeline":
+                reply.send(200, msgspec.json.encode(self._group.line))
+            case "POST", "/control":
+                if self._obey(request.body.decode(errors="replace").strip()):
+                    reply.send(202, b'{"status": "accepted"}')
+                else:
+                    reply.send(422, b'{"detail": "say `run`, `stop` or `abort`"}')
+            case _:
+                reply.send(404, b'{"detail": "there is /status, /metrics, /timeline and /control"}')
+
+    def _summary(self, service: Service, facts: EngineFacts, notes: list[str]) -> Summary:
+        """Merge what the ranks reported; what a lost one did stands in its lines."""
+        plan, group = self.plan, self._group
+        total, reports, unsent = Tally(), [], 0
+        reported = [member.done for member in self._ranks.members.values() if member.done]
+        for done in reported:
+            total.merge(done.tally)
+        window_end = self._final_window_end(total.last_event)
+        for rank in range(plan.ranks):
+            member = self._ranks.members.get(rank)
+            if member is not None and member.done is not None:
+                reports.append(_report(member.done, member, group))
+                continue
+            lost, missing = self._tally_of_lost(rank, window_end)
+            unsent += missing
+            total.merge(lost)
+            reports.append(_lost(rank, member, group))
+        run = Run(
+            plan=plan,
+            outcome=self._outcome(),
+            window_end=window_end,
+            started_at=self._started_at,
+            ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            ranks=reports,
+            waited_below_cap=group.waited_below_cap,
+            unsent_by_lost_ranks=unsent,
+            left_out=sorted(group.left_out),
+            environment=_environment(service, facts, notes, reports),
+        )
+        return summarize(run, total)
+
+    def _tally_of_lost(self, rank: int, window_end: int) -> tuple[Tally, int]:
+        """What the lines of a lost rank add up to, and how many measured arrivals of its stripe have none."""
+        plan = self.plan
+        path = self._ranks.results_of(rank)
+        tally = tally_of([path] if path.exists() else [], plan, Window(plan.window_start_ns, window_end))
+        if rank in self._group.inter_chunk:
+            tally.histograms["inter_chunk"].merge(self._group.inter_chunk[rank])
+        if plan.closed_loop:
+            return tally, 0
+        warmup, measured = scheduled_count(plan, rank, plan.ranks, window_end)
+        for counts, expected in ((tally.warmup, warmup), (tally.counts, measured)):
+            gap = max(0, expected - counts.scheduled)
+            counts.scheduled += gap
+            counts.unsent += gap
+        return tally, max(0, measured - tally.counts.sent)
+
+    def _final_window_end(self, last_event: int) -> int:
+        """Where the measured window ended: as planned, or when the last of `request_count` was answered."""
+        if self._window_end is None or (self.plan.request_count and self._stops == 0):
+            counted_end = last_event + 1
+            return counted_end if self._window_end is None else min(counted_end, self._window_end)
+        return self._window_end
+
+    def _outcome(self) -> Outcome:
+        return "cancelled" if self._stops else "completed"
+
+
+@contextmanager
+def handle_signals(launcher: Launcher) -> Iterator[None]:
+    """SIGTERM and SIGINT drain the run and still write everything; a second one ends it at once."""
+    loop = asyncio.get_running_loop()
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    for number in wanted:
+        loop.add_signal_handler(number, launcher.stop)
+    try:
+        yield
+    finally:
+        for number in wanted:
+            loop.remove_signal_handler(number)
+
+
+def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
+    try:
+        paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(paths.plan, encode_plan(plan))
+    except OSError as error:
+        message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
+        raise RunError(message) from None
+
+
+def _report(done: Done, member: Member, group: Group) -> RankReport:
+    worst = group.worst.get(member.rank)
+    return RankReport(
+        rank=member.rank,
+        host=member.hello.host,
+        pid=member.hello.pid,
+        cpu=done.cpu,
+        cpu_seconds=done.cpu_seconds,
+        wall_seconds=done.wall_seconds,
+        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
+        gc_pauses=done.gc_pauses,
+        gc_seconds=done.gc_seconds,
+        gc_longest_seconds=worst.gc_pause if worst else 0.0,
+        peak_memory_bytes=done.peak_memory,
+        disk=done.disk,
+        start_monotonic_ns=done.start,
+        clock_offset_ns=done.offset,
+        clock_round_trip_ns=done.round_trip,
+    )
+
+
+def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
+    if member is None:
+        return RankReport(rank=rank, lost="it never came")
+    worst = group.worst.get(rank)
+    last = group.last.get(rank)
+    return RankReport(
+        rank=rank,
+        host=member.hello.host,
+        pid=member.hello.pid,
+        lost=member.lost or "it never reported",
+        cpu=group.cpu_seconds.get(rank, 0.0) / (last.second + 1) if last else 0.0,
+        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
+        gc_longest_seconds=worst.gc_pause if worst else 0.0,
+        disk=worst.disk if worst else DiskReport(),
+    )
+
+
+def _environment(service: Service, facts: EngineFacts, notes: list[str], ranks: list[RankReport]) -> Environment:
+    return Environment(
+        tokenstorm=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        hosts=sorted({report.host for report in ranks if report.host}),
+        job_id=os.environ.get("SLURM_JOB_ID"),
+        model=service.model,
+        simulated=any(isinstance(answer, dict) and answer.get("simulated") is True for answer in facts.values()),
+        engine=facts,
+        notes=notes,
+    )

@@ -1,0 +1,154 @@
+"""What the launcher asks the service before anything counts: its model, its version, and one request per replica."""
+
+import asyncio
+from time import monotonic_ns
+
+import msgspec
+
+from tokenstorm.errors import PreflightError
+from tokenstorm.loadgen.http import Endpoint, Exchange, Pool, Receive, connect_failure
+from tokenstorm.loadgen.messages import Service
+from tokenstorm.loadgen.openai import Answer, Requests, Stream, Whole, request_head
+from tokenstorm.loadgen.prompts import PromptSource
+from tokenstorm.plan import Plan, Target
+
+ASK_SECONDS = 10.0
+TOLERATED = frozenset((408, 425, 429))
+"""Refusals of the moment, not of the request."""
+
+EngineFacts = dict[str, object]
+
+
+class _Fetch(Exchange):
+    """One request of the launcher; `answer` tells what came, up to the first token if it streams."""
+
+    def __init__(self, request: bytes, *, stream: bool = False) -> None:
+        self.request = request
+        self.sent = monotonic_ns()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.body = b""
+        self._stream = stream
+        self.answer: Answer | None = None
+
+    def began(self, status: int) -> Receive:
+        answer = self.answer = Stream() if self._stream and status == 200 else Whole()  # noqa: PLR2004
+
+        def receive(piece: bytes, at: int) -> None:
+            self.body += piece
+            answer.receive(piece, at)
+            if answer.first_token is not None and not self.over.done():
+                self.over.set_result(None)
+
+        return receive
+
+    def ended(self) -> None:
+        if self.answer is not None and self.failure is None:
+            self.answer.finish(self.status or 0)
+        if not self.over.done():
+            self.over.set_result(None)
+
+    @property
+    def trouble(self) -> tuple[str, str] | None:
+        """Kind and words of what went wrong."""
+        failure = self.failure or (self.answer.failure if self.answer else None)
+        return (failure.kind, failure.detail) if failure else None
+
+
+async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[Service, EngineFacts, list[str]]:
+    """Try the service: its model, each replica's version, and what is only worth a note.
+
+    Raises `PreflightError` in the engine's own words when no replica answers, or one refuses the request.
+    """
+    endpoints = [Endpoint.parse(target.url) for target in plan.targets]
+    pools = [Pool(endpoint) for endpoint in endpoints]
+    try:
+        facts = await _versions(plan, pools, api_key)
+        model = plan.model or await _first_model(plan, pools, api_key)
+        requests = Requests(plan, model, endpoints, prompts, api_key)
+        tries = [
+            _try(plan, target, pool, requests.preflight(n)) for n, (target, pool) in enumerate(_pairs(plan, pools))
+        ]
+        notes = [note for note in await asyncio.gather(*tries) if note]
+    finally:
+        for pool in pools:
+            pool.close()
+    if len(notes) == len(pools):
+        raise PreflightError("; ".join(notes))
+    return Service(model, api_key), facts, notes
+
+
+def _pairs(plan: Plan, pools: list[Pool]) -> list[tuple[Target, Pool]]:
+    return list(zip(plan.targets, pools, strict=True))
+
+
+async def _try(plan: Plan, target: Target, pool: Pool, request: bytes) -> str | None:
+    """One request to one replica, left at its first token; a note where it was not answered well."""
+    fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=plan.stream)
+    if fetch.trouble is None:
+        return None
+    kind, detail = fetch.trouble
+    note = f"{target.url} did not answer a first request ({kind}): {detail}"
+    status = fetch.status or 0
+    if kind.startswith("http_") and 400 <= status < 500 and status not in TOLERATED:  # noqa: PLR2004
+        hint = " (give the key with --api-key-env)" if status in {401, 403} else ""
+        message = f"{target.url} refuses the request with HTTP {status}: {detail}{hint}"
+        raise PreflightError(message)
+    return note
+
+
+async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
+    """The first model that a replica names at /v1/models."""
+    words = []
+    for target, pool in _pairs(plan, pools):
+        fetch = await _ask(pool, request_head("GET", pool.endpoint, "/v1/models", api_key) + b"\r\n", ASK_SECONDS)
+        try:
+            names = [model.id for model in msgspec.json.decode(fetch.body, type=_Models).data]
+        except msgspec.MsgspecError:
+            names = []
+        if fetch.status == 200 and names:  # noqa: PLR2004
+            return names[0]
+        kind, detail = fetch.trouble or ("no model", "GET /v1/models names none")
+        hint = " (give the key with --api-key-env)" if fetch.status in {401, 403} else ""
+        words.append(f"{target.url} does not tell its model ({kind}): {detail}{hint}")
+    message = "; ".join(words)
+    if not any("refused" in word for word in words):
+        message += ": name it with --model"
+    raise PreflightError(message)
+
+
+async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> EngineFacts:
+    async def version(pool: Pool) -> object:
+        fetch = await _ask(pool, request_head("GET", pool.endpoint, "/version", api_key) + b"\r\n", ASK_SECONDS)
+        try:
+            return msgspec.json.decode(fetch.body) if fetch.status == 200 else None  # noqa: PLR2004
+        except msgspec.MsgspecError:
+            return None
+
+    answers = await asyncio.gather(*(version(pool) for pool in pools))
+    return {target.replica: answer for target, answer in zip(plan.targets, answers, strict=True) if answer}
+
+
+async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool = False) -> _Fetch:
+    fetch = _Fetch(request, stream=stream)
+    try:
+        await pool.resolve()
+    except OSError as error:
+        fetch.fail(*connect_failure(error))
+        return fetch
+    pool.send(fetch)
+    try:
+        await asyncio.wait_for(asyncio.shield(fetch.over), seconds)
+    except TimeoutError:
+        fetch.fail("timeout", f"no answer in {seconds:g} s")
+    else:
+        if fetch.done is None:
+            fetch.leave()
+    return fetch
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]

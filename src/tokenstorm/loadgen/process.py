@@ -1,0 +1,314 @@
+"""The process around one rank: its link to the launcher, its clock, and what it costs.
+
+Started as `python -m tokenstorm.loadgen rank` with the launcher's address and secret in the environment, so that
+neither stands on a command line.
+"""
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from time import monotonic_ns, process_time_ns
+from typing import TypeVar
+
+from tokenstorm import __version__
+from tokenstorm.errors import RunError, TokenstormError
+from tokenstorm.loadgen.http import Endpoint, Pool
+from tokenstorm.loadgen.messages import (
+    Abort,
+    AnyMessage,
+    Ask,
+    Delta,
+    Done,
+    Drain,
+    Hello,
+    Ready,
+    Refused,
+    Start,
+    Tell,
+    Welcome,
+    receive,
+    send,
+)
+from tokenstorm.loadgen.openai import Requests
+from tokenstorm.loadgen.prompts import load_prompts
+from tokenstorm.loadgen.rank import Rank
+from tokenstorm.loadgen.replicas import Replicas
+from tokenstorm.loadgen.sizing import allow_files
+from tokenstorm.loadgen.writer import LineWriter
+from tokenstorm.plan import Plan
+
+ADDRESS = "TOKENSTORM_LAUNCHER"
+SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
+PROTOCOL = "tokenstorm-rank"
+FIRST_ASKS = 8
+CLOSE_SECONDS = 5.0
+
+M = TypeVar("M", bound=AnyMessage)
+
+
+def machine_clock() -> str:
+    """A name for this machine's monotonic clock: two processes with the same name read the same clock."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/time')}"
+    except OSError:
+        return socket.gethostname()
+
+
+class Pauses:
+    """Counts and times the garbage collections of this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total_ns = 0
+        self.longest_ns = 0
+        self._since = 0
+
+    def __call__(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._since = monotonic_ns()
+        else:
+            took = monotonic_ns() - self._since
+            self.count += 1
+            self.total_ns += took
+            self.longest_ns = max(self.longest_ns, took)
+
+    def take_longest(self) -> int:
+        """The longest pause since the last call, in nanoseconds."""
+        longest, self.longest_ns = self.longest_ns, 0
+        return longest
+
+
+class Clock:
+    """What to add to this machine's monotonic clock to get the launcher's; the exchange with the shortest trip tells."""
+
+    def __init__(self, *, same_machine: bool) -> None:
+        self.offset = 0
+        self.round_trip = 0 if same_machine else sys.maxsize
+        self.known = asyncio.Event()
+
+    def learn(self, tell: Tell) -> None:
+        """Take in the launcher's answer."""
+        now = monotonic_ns()
+        if now - tell.sent < self.round_trip:
+            self.round_trip = now - tell.sent
+            self.offset = tell.now - (tell.sent + now) // 2
+        self.known.set()
+
+
+class RankProcess:
+    """Talks to the launcher for one rank. `run` returns the exit code."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._link = writer
+        self._pauses = Pauses()
+        self._finished = asyncio.Event()
+        self._rank: Rank | None = None
+        self._second = 0
+        self._cpu_mark = self._wall_mark = 0
+
+    async def run(self) -> int:
+        """Carry out what the launcher says, from hello to done."""
+        hello = Hello(host=socket.gethostname(), pid=os.getpid(), version=__version__, clock=machine_clock())
+        send(self._link, hello)
+        welcome = await self._expect(Welcome)
+        try:
+            await self._prepare(welcome, same_machine=welcome.clock == hello.clock)
+        except (TokenstormError, OSError) as error:
+            send(self._link, Refused(reason=str(error)))
+            await self._link.drain()
+            return 1
+        send(self._link, Ready())
+        listening = asyncio.create_task(self._listen())
+        await self._finished.wait()
+        await self._report()
+        listening.cancel()
+        return 0
+
+    async def _prepare(self, welcome: Welcome, *, same_machine: bool) -> None:
+        self._welcome = welcome
+        plan = welcome.plan
+        share = -(-plan.num_clients // welcome.ranks)
+        if reason := allow_files(share):
+            raise RunError(reason)
+        self._prompts = load_prompts(plan)
+        self._endpoints = [Endpoint.parse(target.url) for target in plan.targets]
+        self._pools = [Pool(endpoint) for endpoint in self._endpoints]
+        self._writer = LineWriter(Path(welcome.results))
+        self._writer.start()
+        self._clock = Clock(same_machine=same_machine)
+        if not same_machine:
+            for _ in range(FIRST_ASKS):
+                send(self._link, Ask(sent=monotonic_ns()))
+                self._clock.learn(await self._expect(Tell))
+
+    async def _expect(self, kind: type[M]) -> M:
+        message = await receive(self._reader)
+        if not isinstance(message, kind):
+            text = f"the launcher is gone, or did not say {kind.__name__} but {message!r}"
+            raise RunError(text)
+        return message
+
+    async def _listen(self) -> None:
+        while True:
+            message = await receive(self._reader)
+            match message:
+                case Tell():
+                    self._clock.learn(message)
+                case Start():
+                    await self._start(message)
+                case Drain() if self._rank:
+                    self._rank.drain(message.at)
+                case Abort() if self._rank:
+                    self._rank.abort()
+                case _:  # nobody is left who wants the numbers, or the run ends before it began
+                    if self._rank:
+                        self._rank.abort()
+                    self._finished.set()
+                    return
+
+    async def _start(self, start: Start) -> None:
+        plan, welcome = self._welcome.plan, self._welcome
+        service = start.service
+        names = [target.replica for target in plan.targets]
+        rank = Rank(
+            plan,
+            welcome.rank,
+            welcome.ranks,
+            requests=Requests(plan, service.model, self._endpoints, self._prompts, service.api_key),
+            replicas=Replicas(names, self._pools),
+            writer=self._writer,
+            on_finished=self._drained,
+        )
+        self.start_at = start.at - self._clock.offset
+        await self._connect_ahead(plan, rank.clients, welcome.ranks)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 1000)
+        gc.callbacks.append(self._pauses)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, (self.start_at - monotonic_ns()) / 1e9 - 0.02))
+        self._rank = rank
+        self._cpu_start = self._cpu_mark = process_time_ns()
+        self._wall_start = self._wall_mark = monotonic_ns()
+        rank.start(self.start_at)
+        loop.call_later(self._until_second(1), self._tell)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+
+    async def _connect_ahead(self, plan: Plan, clients: int, ranks: int) -> None:
+        """Open the connections that the first second needs; what cannot be opened shows in the requests."""
+        wanted = clients
+        if plan.requests_per_second is not None:
+            wanted = min(clients, int(plan.requests_per_second / ranks) + 1)
+        each = -(-wanted // len(self._pools))
+        await asyncio.gather(*(pool.open(each) for pool in self._pools), return_exceptions=True)
+
+    def _until_second(self, second: int) -> float:
+        return max(0.0, (self.start_at + second * 1_000_000_000 - monotonic_ns()) / 1e9)
+
+    def _tell(self) -> None:
+        if self._finished.is_set():
+            return
+        self._send_delta()
+        asyncio.get_running_loop().call_later(self._until_second(self._second + 1), self._tell)
+
+    def _send_delta(self) -> None:
+        rank = self._rank
+        assert rank is not None
+        cpu, wall = process_time_ns(), monotonic_ns()
+        live, tally = rank.take_live()
+        delta = Delta(
+            second=self._second,
+            phase=rank.phase,
+            scheduled=live.scheduled,
+            sent=live.sent,
+            succeeded=live.succeeded,
+            failed=live.failed,
+            unsent=live.unsent,
+            output_tokens=live.output_tokens,
+            in_flight=rank.in_flight,
+            waiting=rank.waiting,
+            peak=live.peak,
+            waited=live.waited,
+            cpu=(cpu - self._cpu_mark) / max(1, wall - self._wall_mark),
+            loop_lag=live.loop_lag,
+            gc_pause=self._pauses.take_longest() / 1e9,
+            disk=self._writer.report(),
+            left_out=sorted(rank.replicas.was_left_out),
+            tally=tally,
+        )
+        self._cpu_mark, self._wall_mark = cpu, wall
+        self._second += 1
+        send(self._link, delta)
+        send(self._link, Ask(sent=monotonic_ns()))
+
+    def _terminated(self) -> None:
+        """Somebody else ends this process: drain as far as it goes."""
+        if self._rank is not None:
+            self._rank.drain(monotonic_ns() - self._rank.started_at)
+
+    def _drained(self) -> None:
+        self._cpu_end, self._wall_end = process_time_ns(), monotonic_ns()
+        self._finished.set()
+
+    async def _report(self) -> None:
+        rank = self._rank
+        if rank is None:
+            self._writer.close(CLOSE_SECONDS)
+            return
+        disk = await asyncio.to_thread(self._writer.close, CLOSE_SECONDS)
+        self._send_delta()
+        cpu = (self._cpu_end - self._cpu_start) / 1e9
+        wall = (self._wall_end - self._wall_start) / 1e9
+        done = Done(
+            tally=rank.total,
+            cpu=cpu / max(wall, 1e-9),
+            cpu_seconds=cpu,
+            wall_seconds=wall,
+            start=self.start_at,
+            offset=self._clock.offset,
+            round_trip=self._clock.round_trip,
+            gc_pauses=self._pauses.count,
+            gc_seconds=self._pauses.total_ns / 1e9,
+            peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            disk=disk,
+        )
+        send(self._link, done)
+        try:
+            await self._link.drain()
+            self._link.close()
+            await self._link.wait_closed()
+        except ConnectionError:
+            pass  # the launcher is gone; the lines are on disk
+
+
+async def connect(address: str, secret: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open the link to the launcher. Raises RunError."""
+    host, _, port = address.rpartition(":")
+    try:
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        writer.write(
+            f"GET /rank HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n"
+            f"authorization: Bearer {secret}\r\n\r\n".encode()
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (OSError, asyncio.IncompleteReadError) as error:
+        message = f"cannot reach the launcher at {address}: {error}"
+        raise RunError(message) from None
+    if not head.startswith(b"HTTP/1.1 101"):
+        message = f"the launcher at {address} refused: {head.splitlines()[0].decode(errors='replace')}"
+        raise RunError(message)
+    return reader, writer
+
+
+async def run_rank() -> int:
+    """One rank, from the environment the launcher gave it. Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches everyone; the launcher decides
+    reader, writer = await connect(os.environ[ADDRESS], os.environ[SECRET])
+    return await RankProcess(reader, writer).run()

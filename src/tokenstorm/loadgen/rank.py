@@ -1,0 +1,394 @@
+"""One rank: sends its stripe of the schedule and turns every answer into a `Result`."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Literal
+
+import msgspec
+
+from tokenstorm.loadgen.arrivals import clients_of, rate_at
+from tokenstorm.loadgen.clock import Alarm
+from tokenstorm.loadgen.http import Exchange, Receive
+from tokenstorm.loadgen.openai import Answer, Requests, Stream, Whole
+from tokenstorm.loadgen.replicas import Replicas
+from tokenstorm.loadgen.schedule import schedule_of
+from tokenstorm.loadgen.writer import LineWriter
+from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.plan import Plan
+from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
+
+TICK_SECONDS = 0.02
+SWEEP_TICKS = 20
+"""Within so many ticks every answer in flight is looked at."""
+
+BATCH = 64
+GAPS_AT_ONCE = 1000
+GRACE_NS = 50_000_000
+"""An arrival that is due just before the window ends may leave so much later; after that it counts as unsent."""
+
+Phase = Literal["warmup", "measured", "draining", "finished"]
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+class Live(msgspec.Struct):
+    """What happened since the last look; see `Delta` for the meanings."""
+
+    scheduled: int = 0
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    unsent: int = 0
+    output_tokens: int = 0
+    waited: int = 0
+    peak: int = 0
+    loop_lag: float = 0.0
+
+
+class Flight(Exchange):
+    """One request of the schedule on its way."""
+
+    answer: Answer | None = None
+
+    def __init__(self, rank: "Rank", seq: int, scheduled: int, slot_free: int, replica: int) -> None:
+        self.rank = rank
+        self.seq = seq
+        self.scheduled = scheduled
+        self.slot_free = slot_free
+        self.replica = replica
+        self.prompt: int | None = None
+
+    def began(self, status: int) -> Receive:
+        self.answer = self.rank.answer_for(status)
+        return self.answer.receive
+
+    def ended(self) -> None:
+        self.rank.ended(self)
+
+
+class Rank:
+    """Drives one rank from the common start to the end of its drain; `on_finished` is called once, then."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        rank: int,
+        ranks: int,
+        *,
+        requests: Requests,
+        replicas: Replicas,
+        writer: LineWriter,
+        on_finished: Callable[[], None],
+    ) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.clients = clients_of(plan, rank, ranks)
+        self.window = Window(plan.window_start_ns, plan.window_end_ns)
+        self.phase: Phase = "warmup"
+        self.total = Tally()
+        self.replicas = replicas
+        self._requests = requests
+        self._writer = writer
+        self._on_finished = on_finished
+        self._schedule = schedule_of(plan, rank, ranks)
+        self._free = self.clients
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._in_flight: dict[int, Flight] = {}
+        self._finished: list[Result] = []
+        self._gaps: list[int] = []
+        self._tally = Tally()
+        self._live = Live()
+        self._sweep: list[Flight] = []
+        self._ticks = 0
+        self._timeout_ns = round(plan.request_timeout_seconds * 1e9)
+        self._drain_until: int | None = None
+
+    def start(self, at: int) -> None:
+        """Begin; `at` is the common start, in nanoseconds of this machine's monotonic clock."""
+        self.started_at = at
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop, self._pump)
+        self._close_timer: asyncio.TimerHandle | None = None
+        self._set_close_timer()
+        self._next_tick = self._loop.time() + TICK_SECONDS
+        self._loop.call_at(self._next_tick, self._tick)
+        self._pump()
+
+    def drain(self, at: int) -> None:
+        """End the window at `at` (nanoseconds from the common start) instead of when the plan says."""
+        if self.phase in {"warmup", "measured"} and (self.window.end is None or at < self.window.end):
+            self.window = Window(self.window.start, at)
+            self._set_close_timer()
+
+    def abort(self) -> None:
+        """End now; what is in flight is censored."""
+        if self.phase != "finished":
+            self._close_window(self._now())
+            self._censor("aborted")
+
+    def answer_for(self, status: int) -> Answer:
+        """What will understand an answer with this status."""
+        if self.plan.stream and status == 200:  # noqa: PLR2004
+            return Stream(keep_times=self.plan.record_chunks)
+        return Whole()
+
+    def ended(self, flight: Flight) -> None:
+        """Record what became of a request, and give its client the next one."""
+        self._in_flight.pop(flight.seq, None)
+        result = self._result(flight)
+        self._finished.append(result)
+        failed = result.error is not None
+        if failed:
+            self._failed(flight, result)
+        else:
+            self._live.succeeded += 1
+            self.replicas.answered(flight.replica)
+            answer = flight.answer
+            if answer is not None and result.phase == "measured":
+                self._add_gaps(answer)
+        self._live.output_tokens += result.output_tokens or 0
+        if len(self._finished) >= BATCH:
+            self._flush()
+        self._client_free(result.done or 0, failed=failed)
+
+    def take_live(self) -> tuple[Live, Tally]:
+        """What happened since the last call; the tally goes into the total."""
+        self._flush()
+        self._record_gaps()
+        live, tally = self._live, self._tally
+        self._live, self._tally = Live(peak=len(self._in_flight)), Tally()
+        self.total.merge(tally)
+        return live, tally
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def _now(self) -> int:
+        return monotonic_ns() - self.started_at
+
+    def _pump(self) -> None:
+        """Send everything that is due, and set the alarm for what is next."""
+        schedule = self._schedule
+        now = self._now()
+        while (at := schedule.next_at) is not None and at <= now:
+            seq, scheduled = schedule.take()
+            self._arrive(seq, scheduled, now)
+            now = self._now()
+        if self.phase == "draining" or self.phase == "finished":
+            return
+        self._alarm.set(None if at is None else self.started_at + at)
+        if schedule.exhausted and self.plan.request_count is not None and not self._waiting:
+            self._close_window(now)
+
+    def _arrive(self, seq: int, scheduled: int, now: int) -> None:
+        self._live.scheduled += 1
+        end = self.window.end
+        if end is not None and (scheduled >= end or now > end + GRACE_NS):
+            if scheduled < end:
+                self._unsent(seq, scheduled, scheduled if self._free else None)
+            else:
+                self._live.scheduled -= 1
+        elif self._free:
+            self._free -= 1
+            self._send(seq, scheduled, scheduled)
+        else:
+            self._waiting.append((seq, scheduled))
+            self._live.waited += scheduled >= self.window.start
+
+    def _send(self, seq: int, scheduled: int, slot_free: int) -> None:
+        now = monotonic_ns()
+        replica = self.replicas.pick(seq, now)
+        flight = Flight(self, seq, scheduled, slot_free, replica)
+        flight.request, prompt = self._requests.build(seq, replica)
+        flight.prompt = prompt.index
+        self._in_flight[seq] = flight
+        live = self._live
+        live.sent += 1
+        if len(self._in_flight) > live.peak:
+            live.peak = len(self._in_flight)
+        flight.sent = monotonic_ns()
+        self.replicas.pools[replica].send(flight)
+
+    def _client_free(self, done: int, *, failed: bool) -> None:
+        if self._waiting and (self.window.end is None or done < self.window.end):
+            seq, scheduled = self._waiting.popleft()
+            self._send(seq, scheduled, max(scheduled, done))
+            if self._schedule.exhausted and not self._waiting:
+                self._pump()
+            return
+        self._free += 1
+        if self.phase == "draining":
+            if not self._in_flight:
+                self._finish()
+            return
+        self._schedule.answered(done, failed=failed)
+        if self.plan.closed_loop:
+            self._pump()
+
+    def _set_close_timer(self) -> None:
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        if self.window.end is not None:
+            delay = (self.started_at + self.window.end - monotonic_ns()) / 1e9
+            self._close_timer = self._loop.call_later(max(0.0, delay), self._window_over)
+
+    def _window_over(self) -> None:
+        end = self.window.end
+        if end is not None and self._now() < end:  # timers fire early
+            self._close_timer = self._loop.call_later(0.001, self._window_over)
+        else:
+            self._pump()
+            self._close_window(self._now())
+
+    def _close_window(self, now: int) -> None:
+        """No request is sent any more; those that waited for a client are unsent."""
+        if self.phase in {"draining", "finished"}:
+            return
+        self.phase = "draining"
+        self._alarm.close()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        while self._waiting:
+            self._unsent(*self._waiting.popleft(), None)
+        self._drain_until = now + round(self.plan.drain_seconds * 1e9)
+        if not self._in_flight:
+            self._finish()
+
+    def _censor(self, why: str) -> None:
+        for flight in list(self._in_flight.values()):
+            flight.fail(CENSORED, why)
+
+    def _finish(self) -> None:
+        self._flush()
+        if self.phase != "finished":
+            self.phase = "finished"
+            for pool in self.replicas.pools:
+                pool.close()
+            self._on_finished()
+
+    def _tick(self) -> None:
+        now = monotonic_ns()
+        self._live.loop_lag = max(self._live.loop_lag, self._loop.time() - self._next_tick)
+        if self.phase == "warmup" and now - self.started_at >= self.window.start:
+            self.phase = "measured"
+        self._time_out(now)
+        self._fold_slice()
+        self._ticks += 1
+        if self._ticks % (SWEEP_TICKS // 2) == 0:
+            self._flush()
+            for pool in self.replicas.pools:
+                pool.retire()
+        if self._drain_until is not None and now - self.started_at > self._drain_until:
+            self._censor("still in flight when the drain ended")
+        if self.phase != "finished":
+            self._next_tick = self._loop.time() + TICK_SECONDS
+            self._loop.call_at(self._next_tick, self._tick)
+
+    def _time_out(self, now: int) -> None:
+        late = []
+        for flight in self._in_flight.values():  # in the order of sending
+            if now - flight.sent < self._timeout_ns:
+                break
+            late.append(flight)
+        for flight in late:
+            flight.fail("timeout", f"no complete answer in {self.plan.request_timeout_seconds:g} s")
+
+    def _fold_slice(self) -> None:
+        """Keep long answers small, a few at a time."""
+        if not self._sweep:
+            self._sweep = list(self._in_flight.values())
+            self._slice = max(16, len(self._sweep) // SWEEP_TICKS + 1)
+        for flight in self._sweep[-self._slice :]:
+            if flight.answer is not None:
+                flight.answer.fold()
+        del self._sweep[-self._slice :]
+
+    def _add_gaps(self, answer: Answer) -> None:
+        """Many at a time are cheaper; too many at a time would hold up the loop."""
+        self._gaps += answer.gaps
+        if answer.older_gaps is not None:
+            self._tally.histograms["inter_chunk"].merge(answer.older_gaps)
+        if len(self._gaps) > GAPS_AT_ONCE:
+            self._record_gaps()
+
+    def _record_gaps(self) -> None:
+        self._tally.histograms["inter_chunk"].record_many(self._gaps)
+        self._gaps.clear()
+
+    def _flush(self) -> None:
+        """Hand finished requests to the writer and the tally."""
+        finished = self._finished
+        if finished:
+            self._finished = []
+            self._writer.put(_encode_lines(finished), len(finished))
+            self._tally.add(finished, self.plan, self.window)
+
+    def _failed(self, flight: Flight, result: Result) -> None:
+        self._live.failed += result.outcome == "failed"
+        if result.error is not None and result.error.kind in {"refused", "unreachable", "tls", "dns"}:
+            self.replicas.refused(flight.replica, monotonic_ns())
+        else:
+            self.replicas.answered(flight.replica)
+
+    def _unsent(self, seq: int, scheduled: int, slot_free: int | None) -> None:
+        self._live.unsent += 1
+        name = self.replicas.names[seq % len(self.replicas.names)]
+        self._finished.append(Result(SCHEMA, seq, self.rank, name, self._phase_of(scheduled), scheduled, slot_free))
+
+    def _phase_of(self, scheduled: int) -> Literal["warmup", "measured"]:
+        return "measured" if scheduled >= self.window.start else "warmup"
+
+    def _result(self, flight: Flight) -> Result:
+        answer = flight.answer
+        failure = flight.failure
+        if failure is None:
+            if answer is None:
+                answer = self.answer_for(flight.status or 0)
+            answer.finish(flight.status or 0)
+            failure = answer.failure
+        return self._make(flight, answer or Answer(), failure)
+
+    def _make(self, flight: Flight, answer: Answer, failure: Failure | None) -> Result:
+        start = self.started_at
+        connected, done = flight.connected, flight.done
+        chunk, token, content, last = answer.first_chunk, answer.first_token, answer.first_content, answer.last_token
+        usage = answer.output_tokens
+        return Result(
+            SCHEMA,
+            flight.seq,
+            self.rank,
+            self.replicas.names[flight.replica],
+            self._phase_of(flight.scheduled),
+            flight.scheduled,
+            flight.slot_free,
+            flight.sent - start,
+            None if connected is None else connected - start,
+            None if chunk is None else chunk - start,
+            None if token is None else token - start,
+            None if content is None else content - start,
+            None if last is None else last - start,
+            None if done is None else done - start,
+            answer.chunks,
+            answer.coalesced,
+            answer.prompt_tokens,
+            (answer.chunks or None) if usage is None else usage,
+            "usage" if usage is not None else "chunks" if answer.chunks else None,
+            flight.resent,
+            flight.status,
+            answer.finish_reason,
+            answer.server_id,
+            failure,
+            flight.prompt,
+            answer.chunk_times and [time - start for time in answer.chunk_times],
+        )
+
+    def target_rate(self) -> float | None:
+        """The asked rate of the whole group at this moment."""
+        return rate_at(self.plan, self._now())

@@ -1,0 +1,206 @@
+"""The ranks of a group as the launcher sees them: processes to start, links to talk over, and what becomes of them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, monotonic_ns
+from typing import BinaryIO
+
+from tokenstorm import __version__
+from tokenstorm.errors import RunError
+from tokenstorm.loadgen.live import Group
+from tokenstorm.loadgen.messages import (
+    AnyMessage,
+    Ask,
+    Delta,
+    Done,
+    Hello,
+    Ready,
+    Refused,
+    Tell,
+    Welcome,
+    receive,
+    send,
+)
+from tokenstorm.loadgen.process import ADDRESS, SECRET, machine_clock
+from tokenstorm.metrics.verdict import RANKS_LOST_INVALID
+from tokenstorm.plan import Plan
+from tokenstorm.runs import RunPaths
+
+SILENT_SECONDS = 30.0
+"""A rank that says nothing for so long during the run is lost."""
+TAIL_BYTES = 2000
+
+
+class Member:
+    """One rank: its link, and how far it got."""
+
+    def __init__(self, rank: int, hello: Hello, link: asyncio.StreamWriter) -> None:
+        self.rank = rank
+        self.hello = hello
+        self.link = link
+        self.ready = False
+        self.done: Done | None = None
+        self.lost: str | None = None
+        self.heard = monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come from it."""
+        return self.done is not None or self.lost is not None
+
+
+class Ranks:
+    """Starts the ranks and keeps in touch with them."""
+
+    def __init__(self, plan: Plan, paths: RunPaths, secret: str, group: Group) -> None:
+        self.members: dict[int, Member] = {}
+        self._plan = plan
+        self._paths = paths
+        self._secret = secret
+        self._group = group
+        self._attempt = 1 + max((attempt for _, attempt in paths.all_results()), default=-1)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._changed = asyncio.Event()
+        self._refused: str | None = None
+        self._stderr: BinaryIO | None = None
+
+    async def start(self, address: str) -> None:
+        """Start the processes; they connect to `address`, where `accept` gets them."""
+        environment = {**os.environ, ADDRESS: address, SECRET: self._secret}
+        self._stderr = self._paths.stderr.open("ab")
+        command = [*self._plan.launch, sys.executable, "-m", "tokenstorm.loadgen", "rank"]
+        for _ in range(1 if self._plan.launch else self._plan.ranks):
+            try:
+                process = subprocess.Popen(  # noqa: S603, ASYNC220 - an argv from the plan; it starts in a millisecond
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr
+                )
+            except OSError as error:
+                message = f"cannot start the ranks with {command[0]!r}: {error.strerror}"
+                raise RunError(message) from None
+            self._processes.append(process)
+
+    def results_of(self, rank: int) -> Path:
+        """Where a rank writes its result lines."""
+        return self._paths.results(rank, self._attempt)
+
+    async def accept(self, reader: asyncio.StreamReader, link: asyncio.StreamWriter) -> None:
+        """Talk to one rank until it is gone."""
+        hello = await receive(reader)
+        rank = len(self.members)
+        if not isinstance(hello, Hello) or rank >= self._plan.ranks or hello.version != __version__:
+            link.close()
+            return
+        member = self.members[rank] = Member(rank, hello, link)
+        results = str(self.results_of(rank).absolute())
+        send(link, Welcome(rank=rank, ranks=self._plan.ranks, plan=self._plan, results=results, clock=machine_clock()))
+        try:
+            while (message := await receive(reader)) is not None:
+                self._hear(member, message)
+        except ValueError as error:
+            member.lost = f"it sent what is no message: {error}"
+        if member.done is None and member.lost is None:
+            member.lost = "its process ended"
+        link.close()
+        self._changed.set()
+
+    def _hear(self, member: Member, message: AnyMessage) -> None:
+        now = monotonic_ns()
+        member.heard = monotonic()
+        match message:
+            case Ask():
+                send(member.link, Tell(sent=message.sent, now=now))
+            case Delta():
+                self._group.add(member.rank, message)
+            case Ready():
+                member.ready = True
+                self._changed.set()
+            case Refused():
+                self._refused = message.reason
+                self._changed.set()
+            case Done():
+                member.done = message
+                self._changed.set()
+            case _:
+                member.lost = f"it said {type(message).__name__}, which is not for it to say"
+
+    async def ready(self, seconds: float) -> None:
+        """Wait at the barrier. Raises `RunError` when a rank refuses, or too few come."""
+        deadline = monotonic() + seconds
+        while sum(member.ready for member in self.members.values()) < self._plan.ranks:
+            if self._refused:
+                raise RunError(self._refused)
+            gone = [process for process in self._processes if process.poll() is not None]
+            missing = self._plan.ranks - sum(member.ready and not member.lost for member in self.members.values())
+            if monotonic() > deadline or gone:
+                if missing <= RANKS_LOST_INVALID * self._plan.ranks and not self._plan.launch:
+                    break
+                why = "their processes ended" if gone else f"they did not come in {seconds:g} s"
+                message = f"{missing} of {self._plan.ranks} ranks are missing at the start: {why}{self._last_words()}"
+                raise RunError(message)
+            await self._change(0.2)
+
+    async def done(self, left: Callable[[], float | None]) -> None:
+        """Wait until every rank has reported or is lost; `left` tells the seconds until those still silent are."""
+        for member in self.members.values():
+            member.heard = monotonic()
+        while not all(member.over for member in self.members.values()):
+            seconds = left()
+            for member in self.members.values():
+                if member.over:
+                    continue
+                if seconds is not None and seconds <= 0:
+                    self._lose(member, "it did not report by the end of the drain")
+                elif monotonic() - member.heard > SILENT_SECONDS:
+                    self._lose(member, f"it said nothing for {SILENT_SECONDS:g} s")
+            await self._change(0.2)
+
+    def send(self, message: AnyMessage) -> None:
+        """Say something to every rank that is still there."""
+        for member in self.members.values():
+            if not member.over:
+                send(member.link, message)
+
+    def give_up(self, reason: str) -> None:
+        """End the wait at the barrier."""
+        self._refused = self._refused or reason
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Leave no process behind."""
+        for member in self.members.values():
+            member.link.close()
+        deadline = monotonic() + 5
+        while any(process.poll() is None for process in self._processes) and monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        if self._stderr is not None:
+            self._stderr.close()
+
+    def _lose(self, member: Member, why: str) -> None:
+        member.lost = why
+        member.link.close()
+        for process in self._processes:
+            if process.pid == member.hello.pid and not self._plan.launch:
+                process.send_signal(signal.SIGKILL)
+
+    async def _change(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    def _last_words(self) -> str:
+        try:
+            words = self._paths.stderr.read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
+        except OSError:
+            return ""
+        return f"; the last they said: {words.splitlines()[-1]}" if words else ""

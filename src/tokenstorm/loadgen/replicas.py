@@ -1,0 +1,47 @@
+"""Which replica a request goes to: request n to replica n mod m, past those that refuse."""
+
+from tokenstorm.loadgen.http import Pool
+
+REFUSALS = 3
+RETRY_NS = 5_000_000_000
+
+
+class Replicas:
+    """The replicas of the service as one rank sees them."""
+
+    def __init__(self, names: list[str], pools: list[Pool]) -> None:
+        self.names = names
+        self.pools = pools
+        self._refusals = [0] * len(names)
+        self._retry_at = [0] * len(names)
+        self._all_well = True
+        self.was_left_out: set[str] = set()
+
+    def pick(self, seq: int, now: int) -> int:
+        """The replica of a request; a left-out one gets one request every 5 s, to see whether it is back."""
+        count = len(self.names)
+        first = seq % count
+        if self._all_well:
+            return first
+        for step in range(count):
+            replica = (first + step) % count
+            if self._refusals[replica] < REFUSALS:
+                return replica
+            if now >= self._retry_at[replica]:
+                self._retry_at[replica] = now + RETRY_NS
+                return replica
+        return first
+
+    def refused(self, replica: int, now: int) -> None:
+        """A replica did not take a connection."""
+        self._refusals[replica] += 1
+        if self._refusals[replica] >= REFUSALS and len(self.names) > 1:
+            self._retry_at[replica] = now + RETRY_NS
+            self._all_well = False
+            self.was_left_out.add(self.names[replica])
+
+    def answered(self, replica: int) -> None:
+        """A replica answered, well or not."""
+        if self._refusals[replica]:
+            self._refusals[replica] = 0
+            self._all_well = not any(refusals >= REFUSALS for refusals in self._refusals)

@@ -1,0 +1,1 @@
+"""What requests add up to: histograms, tallies, summaries and the verdict on them."""

@@ -1,0 +1,222 @@
+"""Counts and histograms of finished requests, which add up: over a second, a rank, a group, or a thousand ranks.
+
+The same `Tally` is filled by the ranks while they run and by `tokenstorm report` from the result lines.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Self
+
+import msgspec
+
+from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.plan import Plan
+from tokenstorm.result import Result
+
+WAIT_NS = 1_000_000
+"""An arrival that found no free client for longer than this is said to have waited."""
+
+REQUEST_METRICS = (
+    "latency",
+    "service_time",
+    "ttft",
+    "ttft_content",
+    "ttft_from_schedule",
+    "tpot",
+    "schedule_delay",
+    "client_wait",
+    "send_lag",
+)
+METRICS = (*REQUEST_METRICS, "inter_chunk")
+
+
+class Counts(msgspec.Struct):
+    """How scheduled requests ended: `scheduled = sent + unsent`, `sent = succeeded + failed + censored`."""
+
+    scheduled: int = 0
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    unsent: int = 0
+    censored: int = 0
+    resent: int = 0
+    failed_by_kind: dict[str, int] = {}
+
+    def add(self, result: Result) -> None:
+        """Count one request."""
+        outcome = result.outcome
+        self.scheduled += 1
+        if outcome == "unsent":
+            self.unsent += 1
+            return
+        self.sent += 1
+        self.resent += result.resent
+        if outcome == "succeeded":
+            self.succeeded += 1
+        elif outcome == "censored":
+            self.censored += 1
+        elif result.error is not None:
+            self.failed += 1
+            kind = result.error.kind
+            self.failed_by_kind[kind] = self.failed_by_kind.get(kind, 0) + 1
+
+    def merge(self, other: Self) -> None:
+        """Add another's counts to these."""
+        for name in ("scheduled", "sent", "succeeded", "failed", "unsent", "censored", "resent"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failed_by_kind = dict(Counter(self.failed_by_kind) + Counter(other.failed_by_kind))
+
+
+class Window(msgspec.Struct, frozen=True):
+    """The measured window, in nanoseconds from the common start; without an end it lasts as long as the run."""
+
+    start: int
+    end: int | None
+
+    def holds(self, at: int | None) -> bool:
+        """Whether an event lies inside."""
+        return at is not None and self.start <= at and (self.end is None or at < self.end)
+
+    def share(self, first: int | None, last: int | None) -> float:
+        """The part of a stream of evenly spaced events from `first` to `last` that lies inside."""
+        if first is None or last is None:
+            return 0.0
+        if first == last:
+            return float(self.holds(first))
+        end = last if self.end is None else min(last, self.end)
+        return max(0, end - max(first, self.start)) / (last - first)
+
+
+class Tally(msgspec.Struct):
+    """What some finished requests add up to. Histograms and counts speak of the measured requests.
+
+    The figures for rates count what lies inside the window, whenever it was scheduled: `done_in_window` answers,
+    `output_tokens_in_window` (spread evenly from a request's first token to its last) and `prompt_tokens_in_window`
+    (at the first token, or where there is none at the end). `waited` arrivals found every client of their rank busy;
+    `overslept` ones were never sent although a client was free. `short` answers had fewer tokens than `ignore_eos`
+    promised.
+    """
+
+    counts: Counts = msgspec.field(default_factory=Counts)
+    warmup: Counts = msgspec.field(default_factory=Counts)
+    replicas: dict[str, Counts] = {}
+    histograms: dict[str, Histogram] = msgspec.field(default_factory=lambda: {name: Histogram() for name in METRICS})
+    done_in_window: int = 0
+    output_tokens_in_window: float = 0.0
+    prompt_tokens_in_window: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    token_sources: dict[str, int] = {}
+    chunks: int = 0
+    coalesced: int = 0
+    waited: int = 0
+    overslept: int = 0
+    short: int = 0
+    last_event: int = 0
+
+    def add(self, results: Iterable[Result], plan: Plan, window: Window) -> None:
+        """Take in finished requests."""
+        measured = []
+        for result in results:
+            self._add_to_rates(result, window)
+            if result.phase == "warmup":
+                self.warmup.add(result)
+                continue
+            self.counts.add(result)
+            if (replica := self.replicas.get(result.replica)) is None:
+                replica = self.replicas[result.replica] = Counts()
+            replica.add(result)
+            if result.sent is None:
+                self.overslept += result.slot_free is not None
+                self.waited += result.slot_free is None
+            else:
+                measured.append(result)
+        self._add_times(measured)
+        if plan.ignore_eos:
+            self.short += sum(
+                result.error is None and result.output_tokens is not None and result.output_tokens < plan.max_tokens
+                for result in measured
+            )
+
+    def merge(self, other: Self) -> None:
+        """Add another tally to this one; any order gives the same."""
+        self.counts.merge(other.counts)
+        self.warmup.merge(other.warmup)
+        for replica, counts in other.replicas.items():
+            self.replicas.setdefault(replica, Counts()).merge(counts)
+        for name, histogram in other.histograms.items():
+            self.histograms[name].merge(histogram)
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.token_sources = dict(Counter(self.token_sources) + Counter(other.token_sources))
+        self.last_event = max(self.last_event, other.last_event)
+
+    def _add_to_rates(self, result: Result, window: Window) -> None:
+        if result.done is None:
+            return
+        self.last_event = max(self.last_event, result.done)
+        succeeded = result.error is None
+        self.done_in_window += succeeded and window.holds(result.done)
+        if result.output_tokens:
+            first = result.first_token or result.done
+            self.output_tokens_in_window += result.output_tokens * window.share(first, result.last_token or result.done)
+        if result.prompt_tokens and window.holds(result.first_token or result.done):
+            self.prompt_tokens_in_window += result.prompt_tokens
+
+    def _add_times(self, sent: list[Result]) -> None:
+        """Record the times of sent, measured requests; those of the answer only where it succeeded."""
+        histograms = self.histograms
+        delays, waits, lags = [], [], []
+        for result in sent:
+            delay = result.sent - result.scheduled  # type: ignore[operator] - they were sent
+            lag = result.sent - result.slot_free  # type: ignore[operator]
+            delays.append(delay)
+            lags.append(lag)
+            waits.append(delay - lag)
+            self.waited += delay - lag > WAIT_NS
+        histograms["schedule_delay"].record_many(delays)
+        histograms["client_wait"].record_many(waits)
+        histograms["send_lag"].record_many(lags)
+        good = [result for result in sent if result.error is None]
+        histograms["latency"].record_many([result.done - result.scheduled for result in good])  # type: ignore[operator]
+        histograms["service_time"].record_many([result.done - result.sent for result in good])  # type: ignore[operator]
+        for result in good:
+            self.prompt_tokens += result.prompt_tokens or 0
+            self.output_tokens += result.output_tokens or 0
+            if source := result.token_source:
+                self.token_sources[source] = self.token_sources.get(source, 0) + 1
+        self._add_token_times([result for result in good if result.first_token is not None])
+
+    def _add_token_times(self, streams: list[Result]) -> None:
+        if not streams:
+            return
+        histograms = self.histograms
+        ttfts = [result.first_token - result.sent for result in streams]  # type: ignore[operator]
+        histograms["ttft"].record_many(ttfts)
+        histograms["ttft_from_schedule"].record_many([result.first_token - result.scheduled for result in streams])  # type: ignore[operator]
+        histograms["ttft_content"].record_many(
+            [result.first_content - result.sent for result in streams if result.first_content is not None]  # type: ignore[operator]
+        )
+        histograms["tpot"].record_many(
+            [
+                (result.last_token - result.first_token) // (result.output_tokens - 1)  # type: ignore[operator]
+                for result in streams
+                if (result.output_tokens or 0) > 1
+            ]
+        )
+        self.chunks += sum(result.chunks for result in streams)
+        self.coalesced += sum(result.coalesced for result in streams)
+
+
+_SUMS = (
+    "done_in_window",
+    "output_tokens_in_window",
+    "prompt_tokens_in_window",
+    "prompt_tokens",
+    "output_tokens",
+    "chunks",
+    "coalesced",
+    "waited",
+    "overslept",
+    "short",
+)

@@ -1,0 +1,153 @@
+"""Whether the numbers can be trusted: the client accuses itself, in words.
+
+The bounds stand here and nowhere else. A simulated engine is no fault.
+"""
+
+from typing import Literal
+
+import msgspec
+
+SENT_SUSPECT, SENT_INVALID = 0.99, 0.95
+SEND_LAG_SUSPECT, SEND_LAG_INVALID = 0.005, 0.050
+CPU_SUSPECT, CPU_INVALID = 0.80, 0.95
+FAILED_SUSPECT, FAILED_INVALID = 0.01, 0.10
+RANKS_LOST_INVALID = 0.25
+WAITED_SUSPECT = 0.01
+COALESCED_SUSPECT = 0.05
+
+State = Literal["valid", "suspect", "invalid"]
+
+
+class DiskReport(msgspec.Struct, frozen=True):
+    """How the disk did: the slowest write in seconds, how often one was slow, lines that never got there, and why."""
+
+    slowest_seconds: float = 0.0
+    stalls: int = 0
+    lost_lines: int = 0
+    error: str | None = None
+
+    def merge(self, other: "DiskReport") -> "DiskReport":
+        """Both disks taken together."""
+        return DiskReport(
+            slowest_seconds=max(self.slowest_seconds, other.slowest_seconds),
+            stalls=self.stalls + other.stalls,
+            lost_lines=self.lost_lines + other.lost_lines,
+            error=self.error or other.error,
+        )
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """One thing that is wrong: a code for programs, a sentence for people."""
+
+    code: str
+    text: str
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`valid`, or what to hold against the numbers."""
+
+    state: State
+    reasons: list[Reason]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What the verdict is made from. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
+
+    `unsent_by_generator` arrivals had a free client, or a rank that was lost; `capped` ones found all clients of the
+    group busy, `waited_below_cap` all clients of their rank while another rank had some free.
+    """
+
+    scheduled: int
+    sent: int
+    succeeded: int
+    failed: int
+    unsent_by_generator: int
+    capped: int
+    waited_below_cap: int
+    send_lag_p99: float | None
+    cpu: dict[int, float]
+    ranks: int
+    lost: list[int]
+    chunks: int
+    coalesced: int
+    short: int
+    disk: DiskReport
+    left_out: list[str]
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Hold the evidence against the bounds."""
+    found = [*_load(evidence), *_generator(evidence), *_service(evidence)]
+    states = {state for state, _ in found}
+    state: State = "invalid" if "invalid" in states else "suspect" if states else "valid"
+    return Verdict(state, [reason for _, reason in found])
+
+
+_Found = list[tuple[State, Reason]]
+
+
+def _load(e: Evidence) -> _Found:
+    """Was the load what was asked for?"""
+    found: _Found = []
+    share = 1 - e.unsent_by_generator / e.scheduled if e.scheduled else 1.0
+    if share < SENT_SUSPECT:
+        text = f"{e.unsent_by_generator} of {e.scheduled} arrivals were not sent, by the load generator's fault"
+        found.append((_grade(share < SENT_INVALID), Reason("not_sent", f"{text}: use more ranks or nodes")))
+    if e.capped > WAITED_SUSPECT * e.scheduled:
+        text = (
+            f"{e.capped} of {e.scheduled} arrivals found every client busy: the load was limited by num_clients, "
+            "or the service is slower than the asked rate"
+        )
+        found.append(("suspect", Reason("client_cap", text)))
+    if e.waited_below_cap > WAITED_SUSPECT * e.scheduled:
+        text = (
+            f"{e.waited_below_cap} of {e.scheduled} arrivals waited in one rank while another had free clients: "
+            "use fewer ranks or more clients"
+        )
+        found.append(("suspect", Reason("rank_cap", text)))
+    return found
+
+
+def _generator(e: Evidence) -> _Found:
+    """Was the load generator up to it?"""
+    found: _Found = []
+    if e.send_lag_p99 is not None and e.send_lag_p99 > SEND_LAG_SUSPECT:
+        text = f"1% of the requests left more than {e.send_lag_p99 * 1e3:.1f} ms late, by the load generator's fault"
+        found.append((_grade(e.send_lag_p99 > SEND_LAG_INVALID), Reason("send_lag", text)))
+    busy = {rank: cpu for rank, cpu in e.cpu.items() if cpu > CPU_SUSPECT}
+    if busy:
+        rank, cpu = max(busy.items(), key=lambda item: item[1])
+        text = f"rank {rank} used {cpu:.0%} of its core: its times are late; use more ranks"
+        found.append((_grade(cpu > CPU_INVALID), Reason("rank_cpu", text)))
+    if e.lost:
+        text = f"{len(e.lost)} of {e.ranks} ranks were lost ({', '.join(map(str, e.lost[:8]))}): their load is missing"
+        found.append((_grade(len(e.lost) > RANKS_LOST_INVALID * e.ranks), Reason("ranks_lost", text)))
+    if e.chunks and e.coalesced > COALESCED_SUSPECT * e.chunks:
+        text = f"{e.coalesced / e.chunks:.0%} of the chunks shared a read with another: inter-chunk times are too short"
+        found.append(("suspect", Reason("coalesced", text)))
+    if e.disk.stalls or e.disk.lost_lines or e.disk.error:
+        trouble = e.disk.error or f"the slowest write took {e.disk.slowest_seconds:.1f} s"
+        text = f"the disk of the results stalled ({trouble}); {e.disk.lost_lines} result lines were lost"
+        found.append(("suspect", Reason("disk", text)))
+    return found
+
+
+def _service(e: Evidence) -> _Found:
+    """Did the service do what it was asked?"""
+    found: _Found = []
+    if not e.succeeded:
+        found.append(("invalid", Reason("nothing_succeeded", f"none of {e.sent} requests succeeded")))
+    elif e.failed > FAILED_SUSPECT * e.sent:
+        text = f"{e.failed} of {e.sent} requests failed, and have no part in the latencies"
+        found.append((_grade(e.failed > FAILED_INVALID * e.sent), Reason("failures", text)))
+    if e.short:
+        text = f"{e.short} answers had fewer tokens than max_tokens although ignore_eos was asked for"
+        found.append(("suspect", Reason("short_output", text)))
+    if e.left_out:
+        text = f"replica {', '.join(e.left_out)} refused connections and was left out for some time"
+        found.append(("suspect", Reason("replica_left_out", text)))
+    return found
+
+
+def _grade(invalid: bool) -> State:  # noqa: FBT001 - read at each call as the sentence it is
+    return "invalid" if invalid else "suspect"

@@ -1,0 +1,137 @@
+"""A run for the terminal: one live line while it goes on, a table at the end."""
+
+from tokenstorm.loadgen.live import Status
+from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
+
+_ROWS = {
+    "latency_seconds": "latency (from schedule)",
+    "service_time_seconds": "service time (from send)",
+    "ttft_seconds": "TTFT",
+    "ttft_content_seconds": "TTFT, content",
+    "ttft_from_schedule_seconds": "TTFT from schedule",
+    "tpot_seconds": "TPOT",
+    "inter_chunk_seconds": "inter-chunk",
+    "client_wait_seconds": "client wait",
+    "send_lag_seconds": "send lag",
+}
+_FOR_OPEN_LOOPS = frozenset(("ttft_from_schedule_seconds", "client_wait_seconds"))
+_CELL = 10
+
+
+def live_line(status: Status) -> str:
+    """Achieved and asked rate, in flight, TTFT and latency, failures: one line."""
+    asked = "" if status.requested_rps is None else f"/{status.requested_rps:.4g}"
+    parts = [
+        f"{status.elapsed_seconds:4.0f} s {status.phase}",
+        f"{status.achieved_rps:.1f}{asked} req/s",
+        f"{status.output_tokens_per_second:.0f} tok/s",
+        f"{status.in_flight} in flight" + (f" +{status.waiting} waiting" if status.waiting else ""),
+        f"TTFT p50 {duration(status.ttft.p50)} p99 {duration(status.ttft.p99)}",
+        f"latency p50 {duration(status.latency.p50)} p99 {duration(status.latency.p99)}",
+        f"{status.failed} failed",
+    ]
+    if status.ranks_up < status.ranks:
+        parts.append(f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
+    return " · ".join(parts)
+
+
+def summary_text(summary: Summary) -> str:
+    """The table at the end of a run, and what to think of it."""
+    lines = []
+    if summary.environment.simulated:
+        lines += ["*** SIMULATED ENGINE: these numbers say nothing about real hardware ***", ""]
+    lines += [*_head(summary), "", *_table(summary), "", *_replicas(summary), *_verdict(summary)]
+    return "\n".join(lines)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for a person: three digits and a unit."""
+    if seconds is None:
+        return "-"
+    if seconds and seconds < 0.001:  # noqa: PLR2004 - a thousandth
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.{_decimals(seconds * 1e3)}f} ms"
+    return f"{seconds:.{_decimals(seconds)}f} s"
+
+
+def _decimals(value: float) -> int:
+    return 2 if value < 10 else 1 if value < 100 else 0  # noqa: PLR2004 - three digits in all
+
+
+def _head(summary: Summary) -> list[str]:
+    plan, counts, rates = summary.plan, summary.counts, summary.rates
+    seconds = summary.windows.measured_end - summary.windows.measured_start
+    loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals"
+    model = summary.environment.model or "?"
+    where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
+    warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
+    asked = "" if rates.requested_rps is None else f" of {rates.requested_rps:.4g} asked"
+    missing = "".join(
+        f", {count} {name}" for name, count in (("censored", counts.censored), ("unsent", counts.unsent)) if count
+    )
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.failed_by_kind.items()))
+    return [
+        f"{model} at {where}",
+        f"{loop}, {plan.num_clients} clients, {plan.ranks} rank{'s' * (plan.ranks > 1)}, {seconds:.4g} s measured{warmup}",
+        "",
+        f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed{missing}"
+        + (f" ({kinds})" if kinds else ""),
+        f"rate       {rates.achieved_rps:.4g} req/s achieved{asked}",
+        f"tokens     {rates.output_tokens_per_second:.4g} output tok/s, {rates.prompt_tokens_per_second:.4g} prompt tok/s"
+        + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
+    ]
+
+
+def _table(summary: Summary) -> list[str]:
+    heads = ["mean", "p50", "p90", "p95", "p99", "p99.9", "max"]
+    lines = [f"{'':<24}" + "".join(f"{head:>{_CELL}}" for head in heads) + f"{'samples':>{_CELL}}"]
+    small = bound = False
+    for name, label in _ROWS.items():
+        metric = summary.metrics[name]
+        if not metric.count or (summary.plan.closed_loop and name in _FOR_OPEN_LOOPS):
+            continue
+        if name == "ttft_content_seconds" and metric == summary.metrics["ttft_seconds"]:
+            continue
+        cells = [
+            duration(metric.mean),
+            *(_percentile(metric, quantile) for quantile in QUANTILES),
+            duration(metric.max),
+        ]
+        small |= not all(metric.enough.values())
+        bound |= any(metric.lower_bound.values())
+        lines.append(f"{label:<24}" + "".join(f"{cell:>{_CELL}}" for cell in cells) + f"{metric.count:>{_CELL}}")
+    if small:
+        lines.append("~ too few samples for this percentile")
+    if bound:
+        lines.append("> a lower bound: the requests that failed or never ended would raise it")
+    return lines
+
+
+def _percentile(metric: Metric, quantile: str) -> str:
+    mark = (">" if metric.lower_bound[quantile] else "") + ("" if metric.enough[quantile] else "~")
+    return mark + duration(getattr(metric, quantile))
+
+
+def _replicas(summary: Summary) -> list[str]:
+    if len(summary.replicas) == 1:
+        return []
+    lines = [
+        f"replica {name}: {replica.counts.sent} sent, {replica.counts.succeeded} succeeded, {replica.counts.failed} failed"
+        + (", left out for some time" if replica.left_out else "")
+        for name, replica in summary.replicas.items()
+    ]
+    return [*lines, ""]
+
+
+def _verdict(summary: Summary) -> list[str]:
+    client = summary.client
+    lines = [
+        f"load generator: {client.cpu_max:.0%} of a core at most, send lag p99 "
+        f"{duration(summary.metrics['send_lag_seconds'].p99)}, longest collection {duration(client.gc_longest_seconds)}",
+        f"verdict: {summary.verdict.state.upper()}",
+    ]
+    lines += [f"  - {reason.text}" for reason in summary.verdict.reasons]
+    if summary.outcome != "completed":
+        lines.append(f"  the run was {summary.outcome} before its planned end")
+    return lines

@@ -1,0 +1,87 @@
+"""What happened to one request: the record that every stage passes on, and a line of `results.*.jsonl`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tokenstorm.errors import RunError
+
+SCHEMA = 1
+
+CENSORED = "censored"
+"""The failure kind of a request that was still in flight when the drain ended: neither succeeded nor failed."""
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """Why a request did not succeed: a `kind` to count by, and the engine's or the system's own words."""
+
+    kind: str
+    detail: str
+
+
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """One request. Times are integer nanoseconds from the common start, None where it never came.
+
+    `sent` None means that the request was never sent; then `slot_free` tells whether a client was free for it.
+    `chunks` counts events that carried text; `coalesced` those of them that shared a read with an earlier one.
+    `prompt` is the number of the prompt in its list or file.
+    """
+
+    schema: Literal[1]
+    seq: int
+    rank: int
+    replica: str
+    phase: Literal["warmup", "measured"]
+    scheduled: int
+    slot_free: int | None
+    sent: int | None = None
+    connected: int | None = None
+    first_chunk: int | None = None
+    first_token: int | None = None
+    first_content: int | None = None
+    last_token: int | None = None
+    done: int | None = None
+    chunks: int = 0
+    coalesced: int = 0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    token_source: Literal["usage", "chunks"] | None = None
+    resent: bool = False
+    http_status: int | None = None
+    finish_reason: str | None = None
+    server_id: str | None = None
+    error: Failure | None = None
+    prompt: int | None = None
+    chunk_times: list[int] | None = None
+
+    @property
+    def outcome(self) -> Literal["unsent", "censored", "failed", "succeeded"]:
+        """Which of the four ways a scheduled request can end this one took."""
+        if self.sent is None:
+            return "unsent"
+        if self.error is None:
+            return "succeeded"
+        return "censored" if self.error.kind == CENSORED else "failed"
+
+
+encode_result = msgspec.json.Encoder().encode
+"""Result → one JSON line without its newline."""
+
+
+def read_results(path: Path) -> Iterator[Result]:
+    """The results in one file; a last line that was cut off by a kill is left out.
+
+    Raises `RunError` for a line that is whole but no result.
+    """
+    decode = msgspec.json.Decoder(Result).decode
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield decode(line)
+            except msgspec.MsgspecError as error:
+                message = f"{path}, line {number}: not a result line: {error}"
+                raise RunError(message) from None

@@ -1,0 +1,4 @@
+"""An OpenAI-compatible engine with vLLM's endpoints and metrics, and a latency model for a GPU.
+
+It stands apart: of tokenstorm it uses `httpd` alone, and nothing here knows the load generator.
+"""

@@ -1,0 +1,196 @@
+"""The simulated engine's HTTP side: vLLM's paths, status codes and error objects."""
+
+import asyncio
+import hmac
+import random
+import time
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tokenstorm.httpd import Reply, Request
+
+from .answers import Answer, Label, StreamedAnswer, WholeAnswer, output_length
+from .driver import Driver
+from .engine import Engine, Sequence
+from .metrics import Metrics
+from .openai import ApiError, Asked, error_body, parse, parse_tokenize
+from .settings import Faults, Settings
+
+__all__ = ["VERSION", "SimulatedEngine"]
+
+VERSION: Final = "0.1.0+simulated"
+
+
+class SimulatedEngine:
+    """Answers requests; `handle` is a handler for `httpd.serve`. Needs a running event loop."""
+
+    def __init__(
+        self,
+        model: str = "sim-model",
+        settings: Settings | None = None,
+        faults: Faults | None = None,
+        *,
+        api_key: str | None = None,
+        seed: int = 0,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._model = model
+        self._settings = settings or Settings()
+        self._faults = faults or Faults()
+        self._api_key = api_key
+        self._clock = clock
+        self._ready_at = clock() + round(self._faults.slow_start * 1e9)
+        self._created = int(time.time())
+        self._dice = random.Random(seed)
+        # Apart from the other dice, so that faults depend on the order of the requests alone.
+        self._fault_dice = random.Random(f"faults {seed}")
+        self.metrics = Metrics()
+        later = asyncio.get_running_loop().call_later
+        self.engine = Engine(self._settings, self.metrics, seed)
+        self._driver = Driver(self.engine, self.metrics, clock, later)
+        self._routes: dict[str, tuple[str, Callable[[Request, Reply], None]]] = {
+            "/health": ("GET", self._health),
+            "/ping": ("GET", self._health),
+            "/version": ("GET", self._version),
+            "/metrics": ("GET", self._metrics_text),
+            "/tokenize": ("POST", self._tokenize),
+            "/v1/models": ("GET", self._models),
+            "/v1/chat/completions": ("POST", self._generate),
+            "/v1/completions": ("POST", self._generate),
+        }
+
+    def handle(self, request: Request, reply: Reply) -> None:
+        """Answer one request, now or as its tokens come."""
+        try:
+            self._route(request)(request, reply)
+        except ApiError as error:
+            body = error_body(error.status, str(error), error.param)
+            reply.send(error.status, body, headers=_echo(request))
+
+    def _route(self, request: Request) -> Callable[[Request, Reply], None]:
+        path = request.path
+        if self._api_key and path.startswith("/v1") and not self._authorized(request):
+            return _fixed(401, b'{"error":"Unauthorized"}')
+        method, handler = self._routes.get(path, ("", None))
+        if handler is None:
+            return _fixed(404, b'{"detail":"Not Found"}')
+        if request.method != method:
+            return _fixed(405, b'{"detail":"Method Not Allowed"}', (("allow", method),))
+        if path not in ("/version", "/metrics") and self._clock() < self._ready_at:
+            raise ApiError(503, "the simulated engine is still starting: try again later")
+        return handler
+
+    def _authorized(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        return hmac.compare_digest(given, f"Bearer {self._api_key}".encode())
+
+    def _health(self, _request: Request, reply: Reply) -> None:
+        reply.send(200)
+
+    def _version(self, _request: Request, reply: Reply) -> None:
+        reply.send(200, msgspec.json.encode({"version": VERSION, "simulated": True}))
+
+    def _metrics_text(self, _request: Request, reply: Reply) -> None:
+        engine = self.engine
+        text = self.metrics.render(
+            self._model,
+            running=len(engine.running),
+            waiting=len(engine.waiting),
+            kv_usage=engine.kv_usage,
+        )
+        reply.send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _models(self, _request: Request, reply: Reply) -> None:
+        card = {
+            "id": self._model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "tokenstorm",
+            "root": self._model,
+            "parent": None,
+            "max_model_len": self._settings.max_model_len,
+        }
+        reply.send(200, msgspec.json.encode({"object": "list", "data": [card]}))
+
+    def _tokenize(self, request: Request, reply: Reply) -> None:
+        count = parse_tokenize(request.body, self._model)
+        answer = {
+            "count": count,
+            "max_model_len": self._settings.max_model_len,
+            "tokens": list(range(count)),
+            "token_strs": None,
+        }
+        reply.send(200, msgspec.json.encode(answer))
+
+    def _generate(self, request: Request, reply: Reply) -> None:
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json":
+            raise ApiError(400, "Unsupported Media Type: Only 'application/json' is allowed")
+        chat = request.path == "/v1/chat/completions"
+        asked = parse(request.body, chat=chat, model=self._model, settings=self._settings)
+        fault, place = self._draw_fault()
+        if fault in ("error_500", "error_429"):
+            self.metrics.faults[fault] += 1
+            raise ApiError(int(fault.removeprefix("error_")), "a fault injected by the simulator")
+        answer = self._answer(asked, request, reply)
+        sequence = answer.sequence
+        sequence.on_token = answer.token
+        if fault:
+            last = sequence.output_tokens
+            whole = fault == "malformed" and not asked.stream
+            at = last if whole else 1 + int(place * last)
+            self._inject(fault, at, answer, reply)
+        reply.on_close = lambda: self._driver.abort(sequence)
+        answer.start(_echo(request))
+        self._driver.submit(sequence)
+
+    def _answer(self, asked: Asked, request: Request, reply: Reply) -> Answer:
+        dice = self._dice if asked.seed is None else random.Random(asked.seed)
+        length, reason = output_length(asked, self._settings, dice)
+        name = request.headers.get("x-request-id") or uuid.uuid4().hex
+        name = ("chatcmpl-" if asked.chat else "cmpl-") + name
+        label = Label(name, self._model, int(time.time()), dice.getrandbits(16))
+        sequence = Sequence(asked.prompt_tokens, length, reason)
+        kind: type[StreamedAnswer | WholeAnswer] = StreamedAnswer if asked.stream else WholeAnswer
+        return kind(asked, self._settings, reply, label, sequence)
+
+    def _draw_fault(self) -> tuple[str, float]:
+        """The kind of this request's fault ("" for none), and its place in the answer, 0 to 1."""
+        kind, place = self._fault_dice.random(), self._fault_dice.random()
+        for name, rate in self._faults.rates().items():
+            if kind < rate:
+                return name, place
+            kind -= rate
+        return "", place
+
+    def _inject(self, fault: str, at: int, answer: Answer, reply: Reply) -> None:
+        """Let the answer fail at its token number `at`."""
+        sequence = answer.sequence
+
+        def token() -> None:
+            if sequence.produced != at:
+                answer.token()
+            elif fault == "malformed":
+                answer.break_off()
+            else:
+                self._driver.abort(sequence)
+                if fault == "reset":
+                    reply.reset()
+
+        self.metrics.faults[fault] += 1
+        sequence.on_token = token
+
+
+def _echo(request: Request) -> tuple[tuple[str, str], ...]:
+    given = request.headers.get("x-request-id")
+    return (("x-request-id", given),) if given else ()
+
+
+def _fixed(status: int, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> Callable[[Request, Reply], None]:
+    def handler(request: Request, reply: Reply) -> None:
+        reply.send(status, body, headers=(*headers, *_echo(request)))
+
+    return handler
