@@ -80,10 +80,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """The plan that the options and the URLs ask for. Raises `UsageError` naming what is wrong."""
     for url in args.url:
         Endpoint.parse(url)
-    shape = _shape(args)
+    stages = _stages(args.stages) if args.stages else None
     duration = args.duration
-    if duration is None and shape.get("stages"):
-        duration = sum(stage["seconds"] for stage in shape["stages"])
+    if duration is None and stages:
+        duration = sum(stage["seconds"] for stage in stages)
     if duration is None and args.request_count is None:
         duration = 60.0
     fields: dict[str, object] = {
@@ -100,7 +100,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         "unique_prompts": args.unique,
         "num_clients": args.num_clients,
         "requests_per_second": args.requests_per_second,
-        "arrival": shape,
+        "arrival": _arrival(args, stages),
         "think_time_seconds": args.think_time,
         "ramp_seconds": args.ramp_seconds,
         "seed": secrets.randbits(48) if args.seed is None else args.seed,
@@ -109,12 +109,13 @@ def plan_of(args: argparse.Namespace) -> Plan:
         "request_count": args.request_count,
         "drain_seconds": args.drain,
         "request_timeout_seconds": args.timeout,
-        "ranks": args.ranks or 1,
+        "ranks": 1 if args.ranks is None else args.ranks,
         "record_chunks": args.record_chunks,
     }
+    plan = make_plan(fields)
     if args.ranks is None:
-        fields["ranks"] = fewest_ranks(make_plan(fields), os.cpu_count() or 1)
-    return make_plan({**fields, "ranks": fields["ranks"]} if args.ranks != 0 else {**fields, "ranks": 0})
+        return make_plan({**fields, "ranks": fewest_ranks(plan, os.cpu_count() or 1)})
+    return plan
 
 
 def api_key_of(args: argparse.Namespace) -> str | None:
@@ -128,19 +129,21 @@ def api_key_of(args: argparse.Namespace) -> str | None:
     return key
 
 
-def _shape(args: argparse.Namespace) -> dict[str, object]:
-    shape: dict[str, object] = {"kind": args.arrival}
+def _arrival(args: argparse.Namespace, stages: list[dict[str, float]] | None) -> dict[str, object]:
+    arrival: dict[str, object] = {"kind": args.arrival, "stages": stages}
     if args.burstiness is not None:
-        shape["burstiness"] = args.burstiness
+        arrival["burstiness"] = args.burstiness
     if args.ramp:
         match = re.fullmatch(r"([\d.]+):([\d.]+)", args.ramp)
         if not match:
             message = f"--ramp {args.ramp!r} must look like 1:50 (requests per second, from and to)"
             raise UsageError(message)
-        shape["ramp"] = {"from_rps": _number("--ramp", match[1]), "to_rps": _number("--ramp", match[2])}
-    if args.stages:
-        shape["stages"] = [_stage(part) for part in args.stages.split(",")]
-    return shape
+        arrival["ramp"] = {"from_rps": _number("--ramp", match[1]), "to_rps": _number("--ramp", match[2])}
+    return arrival
+
+
+def _stages(text: str) -> list[dict[str, float]]:
+    return [_stage(part) for part in text.split(",")]
 
 
 def _stage(text: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from tokenstorm import __version__
 from tokenstorm.errors import PlanError
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 MAX_CLIENTS_PER_NODE = 1000
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -35,14 +35,14 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(message)
 
 
-class Target(Strict, kw_only=True):
+class Target(Strict, frozen=True, kw_only=True):
     """One replica of the service: its name in the results, and its base URL without `/v1`."""
 
     replica: str
     url: str
 
 
-class Ramp(Strict, kw_only=True):
+class Ramp(Strict, frozen=True, kw_only=True):
     """A rate that changes linearly over the measured window, in requests per second."""
 
     from_rps: NotNegative
@@ -55,14 +55,14 @@ class Ramp(Strict, kw_only=True):
             raise ValueError(message)
 
 
-class Stage(Strict, kw_only=True):
+class Stage(Strict, frozen=True, kw_only=True):
     """A rate held for some seconds; 0 is a pause."""
 
     rps: NotNegative
     seconds: Positive
 
 
-class Arrival(Strict, kw_only=True):
+class Arrival(Strict, frozen=True, kw_only=True):
     """How arrivals are spread in time around the asked rate.
 
     `burstiness` is the shape of the gamma distribution of the gaps: 1 is Poisson, below 1 is burstier.
@@ -86,7 +86,7 @@ class Arrival(Strict, kw_only=True):
             raise ValueError(message)
 
 
-class Length(Strict, kw_only=True):
+class Length(Strict, frozen=True, kw_only=True):
     """How long a synthetic prompt is: `n` (fixed), `low` to `high` (uniform), or `mean` and `stddev` (normal)."""
 
     kind: Literal["fixed", "uniform", "normal"] = "fixed"
@@ -108,13 +108,13 @@ class Length(Strict, kw_only=True):
             raise ValueError(message)
 
 
-class PromptList(Strict, kw_only=True, tag="list", tag_field="kind"):
+class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"):
     """Prompts written out in the plan."""
 
     prompts: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
 
 
-class PromptFile(Strict, kw_only=True, tag="file", tag_field="kind"):
+class PromptFile(Strict, frozen=True, kw_only=True, tag="file", tag_field="kind"):
     """A text file with a prompt a line, or JSONL with `prompt` or `messages` and, if wanted, `max_tokens`.
 
     `sha256` pins the content: a rank that reads another file refuses to start.
@@ -124,7 +124,7 @@ class PromptFile(Strict, kw_only=True, tag="file", tag_field="kind"):
     sha256: str
 
 
-class Synthetic(Strict, kw_only=True, tag="synthetic", tag_field="kind"):
+class Synthetic(Strict, frozen=True, kw_only=True, tag="synthetic", tag_field="kind"):
     """Prompts made up from the seed: `words` of text, or `tokens` ids (completions only)."""
 
     unit: Literal["words", "tokens"]
@@ -135,7 +135,7 @@ class Synthetic(Strict, kw_only=True, tag="synthetic", tag_field="kind"):
 Prompts = PromptList | PromptFile | Synthetic
 
 
-class Plan(Strict, kw_only=True):
+class Plan(Strict, frozen=True, kw_only=True):
     """One run. Seconds are seconds; rates are requests per second of the whole group.
 
     `requests_per_second` None without a ramp or stages is a closed loop. The run ends by `duration_seconds` or when

@@ -8,7 +8,7 @@ import msgspec
 
 from tokenstorm.errors import RunError
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 
 CENSORED = "censored"
 """The failure kind of a request that was still in flight when the drain ended: neither succeeded nor failed."""

@@ -1,7 +1,6 @@
 """`python -m tokenstorm.loadgen run plan.json`: a run on its own, beside its plan. `… rank`: one rank of it."""
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 

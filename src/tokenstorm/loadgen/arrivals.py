@@ -1,6 +1,5 @@
 """temporary"""
 
-from tokenstorm.plan import Plan
 import random
 
 

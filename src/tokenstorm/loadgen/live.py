@@ -12,7 +12,7 @@ from tokenstorm.metrics.tally import METRICS, Tally
 from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.plan import Plan
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 
 
 class Glance(msgspec.Struct, frozen=True):

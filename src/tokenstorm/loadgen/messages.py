@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+from collections.abc import Callable
 
 import msgspec
 
@@ -136,7 +137,7 @@ class Done(Message, frozen=True):
 AnyMessage = Hello | Welcome | Ask | Tell | Ready | Refused | Start | Delta | Drain | Abort | Done
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(AnyMessage).decode
+_decode: Callable[[bytes], AnyMessage] = msgspec.msgpack.Decoder(AnyMessage).decode
 
 
 def send(writer: asyncio.StreamWriter, message: AnyMessage) -> None:

@@ -55,7 +55,7 @@ def machine_clock() -> str:
     """A name for this machine's monotonic clock: two processes with the same name read the same clock."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/time')}"
+        return f"{boot} {Path('/proc/self/ns/time').readlink()}"
     except OSError:
         return socket.gethostname()
 

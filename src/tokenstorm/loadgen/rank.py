@@ -181,7 +181,7 @@ class Rank:
             seq, scheduled = schedule.take()
             self._arrive(seq, scheduled, now)
             now = self._now()
-        if self.phase == "draining" or self.phase == "finished":
+        if self.phase in {"draining", "finished"}:
             return
         self._alarm.set(None if at is None else self.started_at + at)
         if schedule.exhausted and self.plan.request_count is not None and not self._waiting:
@@ -211,8 +211,7 @@ class Rank:
         self._in_flight[seq] = flight
         live = self._live
         live.sent += 1
-        if len(self._in_flight) > live.peak:
-            live.peak = len(self._in_flight)
+        live.peak = max(live.peak, len(self._in_flight))
         flight.sent = monotonic_ns()
         self.replicas.pools[replica].send(flight)
 

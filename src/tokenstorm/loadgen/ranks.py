@@ -1,6 +1,7 @@
 """The ranks of a group as the launcher sees them: processes to start, links to talk over, and what becomes of them."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from tokenstorm.runs import RunPaths
 SILENT_SECONDS = 30.0
 """A rank that says nothing for so long during the run is lost."""
 TAIL_BYTES = 2000
+LEAVE_SECONDS = 5.0
 
 
 class Member:
@@ -174,15 +176,18 @@ class Ranks:
         """Leave no process behind."""
         for member in self.members.values():
             member.link.close()
-        deadline = monotonic() + 5
-        while any(process.poll() is None for process in self._processes) and monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-                await asyncio.to_thread(process.wait)
+        await asyncio.to_thread(self._reap)
         if self._stderr is not None:
             self._stderr.close()
+
+    def _reap(self) -> None:
+        deadline = monotonic() + LEAVE_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(max(0.0, deadline - monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _lose(self, member: Member, why: str) -> None:
         member.lost = why
@@ -192,10 +197,8 @@ class Ranks:
                 process.send_signal(signal.SIGKILL)
 
     async def _change(self, seconds: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            pass
         self._changed.clear()
 
     def _last_words(self) -> str:

@@ -1,5 +1,7 @@
 """The group's Prometheus text."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from tokenstorm.metrics.histogram import Histogram
@@ -35,13 +37,13 @@ def render(group_id: str, tally: Tally, gauges: Gauges) -> bytes:
     counts = tally.counts
     lines: list[str] = []
 
-    def family(name: str, kind: str, text: str, samples: list[tuple[str, float]]) -> None:
+    def family(name: str, kind: str, text: str, samples: Sequence[tuple[str, float]]) -> None:
         lines.extend((f"# HELP {name} {text}", f"# TYPE {name} {kind}"))
         lines.extend(f"{name}{{{label}{more}}} {value}" for more, value in samples)
 
     family("client_requests_total", "counter", "Requests sent", [("", counts.sent)])
     failed = [(f',kind="{_escape(kind)}"', count) for kind, count in sorted(counts.failed_by_kind.items())]
-    family("client_requests_failed_total", "counter", "Requests that failed", [*failed])
+    family("client_requests_failed_total", "counter", "Requests that failed", failed)
     family("client_requests_unsent_total", "counter", "Arrivals that were never sent", [("", counts.unsent)])
     for name, (metric, text) in _HISTOGRAMS.items():
         lines.extend((f"# HELP {name} {text}", f"# TYPE {name} histogram"))

@@ -9,7 +9,7 @@ from tokenstorm.metrics.tally import METRICS, Counts, Tally
 from tokenstorm.metrics.verdict import DiskReport, Evidence, Verdict, judge
 from tokenstorm.plan import Plan
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 SAMPLES_BEYOND = 10
 """A percentile is said to rest on enough samples when so many lie beyond it: 1000 for p99, 10000 for p99.9."""

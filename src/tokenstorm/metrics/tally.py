@@ -116,7 +116,7 @@ class Tally(msgspec.Struct):
 
     def add(self, results: Iterable[Result], plan: Plan, window: Window) -> None:
         """Take in finished requests."""
-        measured = []
+        times = _Times()
         for result in results:
             self._add_to_rates(result, window)
             if result.phase == "warmup":
@@ -126,17 +126,16 @@ class Tally(msgspec.Struct):
             if (replica := self.replicas.get(result.replica)) is None:
                 replica = self.replicas[result.replica] = Counts()
             replica.add(result)
-            if result.sent is None:
+            if result.sent is None or result.slot_free is None:
                 self.overslept += result.slot_free is not None
                 self.waited += result.slot_free is None
-            else:
-                measured.append(result)
-        self._add_times(measured)
-        if plan.ignore_eos:
-            self.short += sum(
-                result.error is None and result.output_tokens is not None and result.output_tokens < plan.max_tokens
-                for result in measured
-            )
+                continue
+            self.waited += times.add_send(result, result.sent, result.slot_free) > WAIT_NS
+            if result.error is None and result.done is not None:
+                times.add_answer(result, result.sent, result.done)
+                self._add_tokens(result, plan)
+        for name, values in times.by_metric.items():
+            self.histograms[name].record_many(values)
 
     def merge(self, other: Self) -> None:
         """Add another tally to this one; any order gives the same."""
@@ -163,49 +162,44 @@ class Tally(msgspec.Struct):
         if result.prompt_tokens and window.holds(result.first_token or result.done):
             self.prompt_tokens_in_window += result.prompt_tokens
 
-    def _add_times(self, sent: list[Result]) -> None:
-        """Record the times of sent, measured requests; those of the answer only where it succeeded."""
-        histograms = self.histograms
-        delays, waits, lags = [], [], []
-        for result in sent:
-            delay = result.sent - result.scheduled  # type: ignore[operator] - they were sent
-            lag = result.sent - result.slot_free  # type: ignore[operator]
-            delays.append(delay)
-            lags.append(lag)
-            waits.append(delay - lag)
-            self.waited += delay - lag > WAIT_NS
-        histograms["schedule_delay"].record_many(delays)
-        histograms["client_wait"].record_many(waits)
-        histograms["send_lag"].record_many(lags)
-        good = [result for result in sent if result.error is None]
-        histograms["latency"].record_many([result.done - result.scheduled for result in good])  # type: ignore[operator]
-        histograms["service_time"].record_many([result.done - result.sent for result in good])  # type: ignore[operator]
-        for result in good:
-            self.prompt_tokens += result.prompt_tokens or 0
-            self.output_tokens += result.output_tokens or 0
-            if source := result.token_source:
-                self.token_sources[source] = self.token_sources.get(source, 0) + 1
-        self._add_token_times([result for result in good if result.first_token is not None])
+    def _add_tokens(self, result: Result, plan: Plan) -> None:
+        self.prompt_tokens += result.prompt_tokens or 0
+        self.output_tokens += result.output_tokens or 0
+        if source := result.token_source:
+            self.token_sources[source] = self.token_sources.get(source, 0) + 1
+        self.chunks += result.chunks
+        self.coalesced += result.coalesced
+        self.short += plan.ignore_eos and result.output_tokens is not None and result.output_tokens < plan.max_tokens
 
-    def _add_token_times(self, streams: list[Result]) -> None:
-        if not streams:
+
+class _Times:
+    """The durations of a batch of requests, by metric, to be recorded together."""
+
+    def __init__(self) -> None:
+        self.by_metric: dict[str, list[int]] = {name: [] for name in REQUEST_METRICS}
+
+    def add_send(self, result: Result, sent: int, slot_free: int) -> int:
+        """How the send went; returns how long the arrival waited for a client."""
+        wait = slot_free - result.scheduled
+        self.by_metric["schedule_delay"].append(sent - result.scheduled)
+        self.by_metric["client_wait"].append(wait)
+        self.by_metric["send_lag"].append(sent - slot_free)
+        return wait
+
+    def add_answer(self, result: Result, sent: int, done: int) -> None:
+        """How a successful answer came."""
+        metrics = self.by_metric
+        metrics["latency"].append(done - result.scheduled)
+        metrics["service_time"].append(done - sent)
+        first, last = result.first_token, result.last_token
+        if first is None or last is None:
             return
-        histograms = self.histograms
-        ttfts = [result.first_token - result.sent for result in streams]  # type: ignore[operator]
-        histograms["ttft"].record_many(ttfts)
-        histograms["ttft_from_schedule"].record_many([result.first_token - result.scheduled for result in streams])  # type: ignore[operator]
-        histograms["ttft_content"].record_many(
-            [result.first_content - result.sent for result in streams if result.first_content is not None]  # type: ignore[operator]
-        )
-        histograms["tpot"].record_many(
-            [
-                (result.last_token - result.first_token) // (result.output_tokens - 1)  # type: ignore[operator]
-                for result in streams
-                if (result.output_tokens or 0) > 1
-            ]
-        )
-        self.chunks += sum(result.chunks for result in streams)
-        self.coalesced += sum(result.coalesced for result in streams)
+        metrics["ttft"].append(first - sent)
+        metrics["ttft_from_schedule"].append(first - result.scheduled)
+        if result.first_content is not None:
+            metrics["ttft_content"].append(result.first_content - sent)
+        if result.output_tokens is not None and result.output_tokens > 1:
+            metrics["tpot"].append((last - first) // (result.output_tokens - 1))
 
 
 _SUMS = (

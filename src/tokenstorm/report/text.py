@@ -126,9 +126,10 @@ def _replicas(summary: Summary) -> list[str]:
 
 def _verdict(summary: Summary) -> list[str]:
     client = summary.client
+    lag = duration(summary.metrics["send_lag_seconds"].p99)
+    longest = duration(client.gc_longest_seconds)
     lines = [
-        f"load generator: {client.cpu_max:.0%} of a core at most, send lag p99 "
-        f"{duration(summary.metrics['send_lag_seconds'].p99)}, longest collection {duration(client.gc_longest_seconds)}",
+        f"load generator: {client.cpu_max:.0%} of a core at most, send lag p99 {lag}, longest collection {longest}",
         f"verdict: {summary.verdict.state.upper()}",
     ]
     lines += [f"  - {reason.text}" for reason in summary.verdict.reasons]

@@ -110,7 +110,7 @@ def _api_key(variable: str | None) -> str | None:
 
 def _port(text: str) -> int:
     port = int(text)
-    if not 0 <= port <= 65535:
+    if not 0 <= port < 2**16:
         msg = f"{port} is not a port: give 0 to 65535"
         raise argparse.ArgumentTypeError(msg)
     return port

@@ -80,6 +80,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct):
+    """How many tokens went in and came out."""
+
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
