@@ -1,0 +1,309 @@
+"""Whole runs with real processes: what the numbers say, held against the lines and against the ground truth."""
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+from running import Run, Stage
+
+LIGHT = ("--requests-per-second", "20", "--max-tokens", "8", "--drain", "10")
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+FAULTS_OF_A_BUSY_MACHINE = {"send_lag", "rank_cpu", "coalesced", "disk"}
+"""What a machine that does something else at the same time can bring into a verdict."""
+
+
+def measured(run: Run) -> list[dict[str, Any]]:
+    return [line for line in run.lines() if line["phase"] == "measured"]
+
+
+def outcome(line: dict[str, Any]) -> str:
+    if line["sent"] is None:
+        return "unsent"
+    if line["error"] is None:
+        return "succeeded"
+    return "censored" if line["error"]["kind"] == "censored" else "failed"
+
+
+def durations(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Every per-request metric by its definition, from plain lines."""
+    sent = [line for line in lines if line["sent"] is not None]
+    good = [line for line in sent if line["error"] is None]
+    token = [line for line in good if line["first_token"] is not None]
+    content = [line for line in token if line["first_content"] is not None]
+    return {
+        "latency_seconds": [x["done"] - x["scheduled"] for x in good],
+        "service_time_seconds": [x["done"] - x["sent"] for x in good],
+        "ttft_seconds": [x["first_token"] - x["sent"] for x in token],
+        "ttft_content_seconds": [x["first_content"] - x["sent"] for x in content],
+        "ttft_from_schedule_seconds": [x["first_token"] - x["scheduled"] for x in token],
+        "tpot_seconds": [
+            (x["last_token"] - x["first_token"]) // (x["output_tokens"] - 1) for x in token if x["output_tokens"] > 1
+        ],
+        "schedule_delay_seconds": [x["sent"] - x["scheduled"] for x in sent],
+        "client_wait_seconds": [x["slot_free"] - x["scheduled"] for x in sent],
+        "send_lag_seconds": [x["sent"] - x["slot_free"] for x in sent],
+    }
+
+
+def assert_metric(metric: dict[str, Any], values: list[int]) -> None:
+    """Count, mean and extremes exactly; percentiles by nearest rank, within 1 %."""
+    ordered = sorted(values)
+    assert metric["count"] == len(ordered)
+    if not ordered:
+        assert all(metric[name] is None for name in ("mean", "min", "max", *QUANTILES))
+        return
+    assert metric["mean"] * 1e9 == pytest.approx(sum(ordered) / len(ordered), rel=1e-9)
+    assert metric["min"] * 1e9 == pytest.approx(ordered[0])
+    assert metric["max"] * 1e9 == pytest.approx(ordered[-1])
+    for name, q in QUANTILES.items():
+        nearest = ordered[max(1, math.ceil(q * len(ordered))) - 1]
+        assert metric[name] * 1e9 == pytest.approx(nearest, rel=0.01), name
+
+
+def token_share(line: dict[str, Any], start: float, end: float) -> float:
+    first, last = line["first_token"] or line["done"], line["last_token"] or line["done"]
+    if first == last:
+        return float(start <= first < end)
+    return max(0.0, min(last, end) - max(first, start)) / (last - first)
+
+
+def assert_recomputable(run: Run) -> None:
+    """The whole summary once more, another way: from the lines and the timeline alone."""
+    summary, lines = run.summary, measured(run)
+    counts, by_outcome = summary["counts"], Counter(map(outcome, lines))
+    assert counts["scheduled"] == len(lines)
+    for name in ("succeeded", "failed", "censored", "unsent"):
+        assert counts[name] == by_outcome[name], name
+    assert counts["scheduled"] == counts["sent"] + counts["unsent"]
+    assert counts["sent"] == counts["succeeded"] + counts["failed"] + counts["censored"]
+    assert counts["failed_by_kind"] == Counter(x["error"]["kind"] for x in lines if outcome(x) == "failed")
+    assert counts["resent"] == sum(line["resent"] for line in lines)
+    assert summary["windows"]["warmup"]["scheduled"] == len(run.lines()) - len(lines)
+
+    for name, values in durations(lines).items():
+        assert_metric(summary["metrics"][name], values)
+
+    start, end = (summary["windows"][f"measured_{side}"] * 1e9 for side in ("start", "end"))
+    seconds = (end - start) / 1e9
+    ended = [line for line in run.lines() if line["done"] is not None]
+    done = sum(line["error"] is None and start <= line["done"] < end for line in ended)
+    rates = summary["rates"]
+    assert rates["achieved_rps"] == pytest.approx(done / seconds)
+    tokens = sum(line["output_tokens"] * token_share(line, start, end) for line in ended if line["output_tokens"])
+    assert rates["output_tokens_per_second"] == pytest.approx(tokens / seconds)
+    prompts = sum(
+        x["prompt_tokens"] for x in ended if x["prompt_tokens"] and start <= (x["first_token"] or x["done"]) < end
+    )
+    assert rates["prompt_tokens_per_second"] == pytest.approx(prompts / seconds)
+    if rates["requested_rps"] is not None:
+        assert rates["requested_rps"] == pytest.approx(len(lines) / seconds)
+    good = [line for line in lines if outcome(line) == "succeeded"]
+    assert summary["tokens"]["output"] == sum(line["output_tokens"] or 0 for line in good)
+    assert summary["tokens"]["prompt"] == sum(line["prompt_tokens"] or 0 for line in good)
+    assert_timeline(run)
+
+
+def assert_timeline(run: Run) -> None:
+    """The seconds add up to the whole, and hold the gaps between chunks."""
+    summary, seconds, lines = run.summary, run.timeline(), run.lines()
+    assert [line["t"] for line in seconds] == list(range(len(seconds)))
+    by_outcome = Counter(map(outcome, lines))
+    assert sum(second["scheduled"] for second in seconds) == len(lines)
+    assert sum(second["sent"] for second in seconds) == len(lines) - by_outcome["unsent"]
+    for name in ("succeeded", "failed", "unsent"):
+        assert sum(second[name] for second in seconds) == by_outcome[name], name
+    gaps = [x["histograms"]["inter_chunk"] for x in seconds if "inter_chunk" in x["histograms"]]
+    metric = summary["metrics"]["inter_chunk_seconds"]
+    assert metric["count"] == sum(gap["count"] for gap in gaps)
+    if gaps:
+        assert metric["mean"] * 1e9 * metric["count"] == pytest.approx(sum(gap["total"] for gap in gaps))
+        assert metric["max"] * 1e9 == pytest.approx(max(gap["maximum"] for gap in gaps))
+    good = [line for line in lines if line["phase"] == "measured" and outcome(line) == "succeeded" and line["chunks"]]
+    assert metric["count"] == sum(line["chunks"] - 1 - line["coalesced"] for line in good)
+    assert summary["client"]["chunks"] == sum(line["chunks"] for line in good)
+    assert summary["client"]["coalesced"] == sum(line["coalesced"] for line in good)
+    lags = [rank["loop_lag"] for second in seconds for rank in second["ranks"].values()]
+    assert summary["client"]["loop_lag_max_seconds"] == max(lags)
+
+
+def assert_rebuilt(stage: Stage, run: Run) -> None:
+    """`report --rebuild` comes to the same counts, rates and metrics."""
+    ended = stage.command("report", str(run.root), "--rebuild", "--json")
+    assert ended.err == ""
+    again, summary = json.loads(ended.out), run.summary
+    for name in ("counts", "windows", "tokens", "outcome", "client"):
+        assert again[name] == summary[name], name
+    assert again["rates"] == pytest.approx(summary["rates"])
+    assert again["metrics"] == summary["metrics"]
+    assert again["verdict"] == summary["verdict"]
+
+
+def assert_valid(run: Run, scheduled: int | None = None) -> None:
+    """Nothing is held against the run that its own load, or the service, could be blamed for."""
+    summary = run.summary
+    assert set(run.reasons) <= FAULTS_OF_A_BUSY_MACHINE
+    assert summary["outcome"] == "completed"
+    assert summary["counts"]["succeeded"] == summary["counts"]["scheduled"] > 0
+    if scheduled is not None:
+        assert summary["counts"]["scheduled"] == scheduled
+    assert summary["environment"]["simulated"] is True
+
+
+CLEAN = {
+    "constant": (*LIGHT, "--duration", "1.5"),
+    "poisson": (*LIGHT, "--duration", "1.5", "--arrival", "poisson", "--num-clients", "50"),
+    "gamma": (*LIGHT, "--duration", "1.5", "--arrival", "gamma", "--burstiness", "0.5", "--num-clients", "50"),
+    "ramp": ("--ramp", "5:35", "--duration", "1.5", "--max-tokens", "8", "--num-clients", "20"),
+    "stages": ("--stages", "10x0.5,30x0.5,0x0.25,10x0.5", "--max-tokens", "8"),
+    "closed loop": ("--num-clients", "3", "--think-time", "0.05", "--duration", "1.5", "--ramp-seconds", "0.2"),
+    "not streamed": (*LIGHT, "--duration", "1.5", "--no-stream"),
+    "completions": (*LIGHT, "--duration", "1.5", "--endpoint", "completions"),
+    "token ids": (*LIGHT, "--duration", "1.5", "--endpoint", "completions", "--synthetic-tokens", "20"),
+    "made-up words": (*LIGHT, "--duration", "1.5", "--synthetic-words", "5:20", "--unique"),
+    "two ranks": (*LIGHT, "--duration", "1.5", "--ranks", "2"),
+    "warm-up": (*LIGHT, "--duration", "1", "--warmup", "0.7"),
+    "counted": (*LIGHT, "--request-count", "25"),
+    "counted closed loop, two ranks": ("--num-clients", "4", "--request-count", "31", "--ranks", "2"),
+}
+SCHEDULED = {"constant": 30, "two ranks": 30, "counted": 25, "counted closed loop, two ranks": 31, "warm-up": 20}
+
+
+@pytest.mark.parametrize("shape", CLEAN)
+def test_a_clean_run_is_valid_and_every_number_follows_from_its_lines(stage: Stage, shape: str) -> None:
+    run = stage.bench(stage.simulate().url, "--seed", "7", *CLEAN[shape])
+    assert_valid(run, SCHEDULED.get(shape))
+    assert_recomputable(run)
+    assert_rebuilt(stage, run)
+
+
+def test_requests_leave_on_time_or_later_and_reach_the_endpoint_exactly_once(stage: Stage) -> None:
+    """All processes of a machine read the same monotonic clock: ours and the endpoint's can be compared."""
+    truth = stage.truth(ttft=20, itl=2)
+    run = stage.bench(truth.url, *LIGHT, "--duration", "3", "--ranks", "2", "--record-chunks")
+    summary, received = run.summary, truth.requests()
+    starts = {rank["rank"]: rank["start_monotonic_ns"] for rank in summary["ranks"]}
+    assert summary["clock"] == {str(rank): {"start_monotonic_ns": start, "offset": 0} for rank, start in starts.items()}
+    assert len(run.lines()) == 60
+    assert set(received) == {f"{summary['run_id']}-{line['seq']}" for line in run.lines()}
+    for line in run.lines():
+        (true,) = received[f"{summary['run_id']}-{line['seq']}"]
+        start = starts[line["rank"]]
+        assert line["scheduled"] <= line["slot_free"] <= line["sent"]
+        assert start + line["sent"] <= true["received"]
+        assert true["received"] < true["first"] <= start + line["first_token"]
+        assert true["last"] <= start + line["last_token"] <= start + line["done"]
+        assert line["output_tokens"] == line["chunks"] == true["tokens"] == len(line["chunk_times"]) == 8
+        assert line["chunk_times"] == sorted(line["chunk_times"])
+        assert (line["chunk_times"][0], line["chunk_times"][-1]) == (line["first_token"], line["last_token"])
+    assert_recomputable(run)
+
+
+@pytest.mark.parametrize("arrival", ["constant", "poisson"])
+def test_two_ranks_schedule_exactly_what_one_would(stage: Stage, arrival: str) -> None:
+    url = stage.simulate().url
+    schedules = []
+    for ranks in ("1", "2"):
+        options = (*LIGHT, "--duration", "1", "--warmup", "0.5", "--seed", "3", "--arrival", arrival, "--ranks", ranks)
+        run = stage.bench(url, *options, name=f"ranks-{ranks}")
+        assert_recomputable(run)
+        assert len(run.summary["ranks"]) == int(ranks)
+        schedules.append(sorted((line["seq"], line["scheduled"], line["phase"]) for line in run.lines()))
+        if ranks == "2":
+            assert all(line["seq"] % 2 == line["rank"] % 2 for line in run.lines()) or {
+                line["rank"] for line in run.lines()
+            } == {0, 1}
+    assert schedules[0] == schedules[1]
+    assert [seq for seq, *_ in schedules[0]] == list(range(len(schedules[0])))
+
+
+def test_the_same_seed_repeats_a_run_and_another_one_does_not(stage: Stage) -> None:
+    url = stage.simulate().url
+    offsets = []
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        run = stage.bench(url, *LIGHT, "--duration", "1", "--arrival", "poisson", "--seed", seed, name=name)
+        offsets.append([line["scheduled"] for line in sorted(run.lines(), key=lambda line: line["seq"])])
+    assert offsets[0] == offsets[1] != offsets[2]
+
+
+def test_the_warm_up_is_sent_but_not_counted(stage: Stage) -> None:
+    truth = stage.truth()
+    run = stage.bench(truth.url, *LIGHT, "--duration", "1", "--warmup", "1")
+    assert len(truth.requests()) == 40
+    summary = run.summary
+    assert summary["counts"]["scheduled"] == summary["windows"]["warmup"]["succeeded"] == 20
+    assert (summary["windows"]["measured_start"], summary["windows"]["measured_end"]) == (1.0, 2.0)
+    assert all((line["scheduled"] < 1e9) == (line["phase"] == "warmup") for line in run.lines())
+    assert_recomputable(run)
+
+
+def test_a_request_count_ends_the_run_after_exactly_so_many_measured_requests(stage: Stage) -> None:
+    truth = stage.truth()
+    run = stage.bench(truth.url, *LIGHT, "--request-count", "15", "--warmup", "0.5", "--ranks", "2")
+    assert run.summary["counts"]["succeeded"] == run.summary["counts"]["scheduled"] == 15
+    assert len(truth.requests()) == 25
+    assert run.summary["plan"]["duration_seconds"] is None
+    assert_recomputable(run)
+    assert_rebuilt(stage, run)
+
+
+def test_a_closed_loop_client_thinks_before_it_sends_again(stage: Stage) -> None:
+    truth = stage.truth(ttft=5, itl=1)
+    run = stage.bench(
+        truth.url, "--num-clients", "2", "--think-time", "0.1", "--duration", "1.5", "--max-tokens", "4", "--ranks", "1"
+    )
+    assert run.summary["rates"]["requested_rps"] is None
+    lines = sorted(run.lines(), key=lambda line: line["scheduled"])
+    ends = {line["done"] for line in lines}
+    assert [line["scheduled"] for line in lines if line["scheduled"] - 100_000_000 not in ends] == [0, 500_000_000]
+    in_flight = sorted([(line["sent"], 1) for line in lines] + [(line["done"], -1) for line in lines])
+    running = 0
+    for _, change in in_flight:
+        running += change
+        assert running <= 2
+    assert_recomputable(run)
+
+
+def test_no_more_than_num_clients_are_ever_in_flight_and_arrivals_keep_their_time(stage: Stage) -> None:
+    """The service answers 4 clients 5 times a second each; twice as much is asked."""
+    truth = stage.truth(ttft=200, itl=0)
+    run = stage.bench(
+        truth.url, "--requests-per-second", "40", "--num-clients", "4", "--duration", "2", "--max-tokens", "1"
+    )
+    events = sorted(
+        change for x in truth.requests().values() for change in ((x[0]["received"], 1), (x[0]["last"], -1))
+    )
+    running = peak = 0
+    for _, change in events:
+        running += change
+        peak = max(peak, running)
+    assert peak <= 4
+    assert [line["scheduled"] for line in sorted(run.lines(), key=lambda x: x["seq"])] == [
+        round(n * 25e6) for n in range(80)
+    ]
+    sent = sorted((line for line in run.lines() if line["sent"] is not None), key=lambda line: line["sent"])
+    assert [line["seq"] for line in sent] == sorted(line["seq"] for line in sent)
+    summary = run.summary
+    assert summary["verdict"]["state"] != "valid"
+    assert "client_cap" in run.reasons
+    assert "not_sent" not in run.reasons
+    assert summary["counts"]["unsent"] > 0
+    assert summary["metrics"]["latency_seconds"]["p50"] > 2 * summary["metrics"]["service_time_seconds"]["p50"]
+    assert summary["metrics"]["latency_seconds"]["lower_bound"]["p90"] is True
+    assert_recomputable(run)
+    assert_rebuilt(stage, run)
+
+
+def test_load_spreads_over_replicas_and_a_dead_one_is_left_out_and_named(stage: Stage) -> None:
+    one, other = stage.truth(), stage.truth()
+    run = stage.bench(one.url, other.url, *LIGHT, "--duration", "1")
+    assert {line["replica"] for line in run.lines()} == {"0", "1"}
+    assert len(one.requests()) == len(other.requests()) == 10
+    other = stage.truth()
+    run = stage.bench(one.url, other.url, *LIGHT, "--duration", "2", name="dead")
+    assert "replica_left_out" in run.reasons
+    assert run.summary["replicas"]["0"]["left_out"] is True
+    assert run.summary["counts"]["failed"] == run.summary["replicas"]["0"]["counts"]["failed"] > 0
+    assert_recomputable(run)
+    assert_rebuilt(stage, run)
