@@ -3,6 +3,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from running import Stage, compile_truthd
 
 

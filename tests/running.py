@@ -205,7 +205,7 @@ class Stage:
     def starting(self, url: str, *options: str, name: str = "run") -> tuple[subprocess.Popen[str], Run]:
         """A bench that goes on, and its files."""
         run = Run(self.folder / name)
-        return self.start("bench", url, "--run-dir", str(run.root), *options), run
+        return self.start("bench", url, *options, "--run-dir", str(run.root)), run
 
     def bench(self, url: str, *options: str, name: str = "run", codes: tuple[int, ...] = (0, 3)) -> Run:
         """A bench to its end: it says nothing on standard error, and no rank leaves a traceback."""

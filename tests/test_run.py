@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+
 from running import Run, Stage
 
 LIGHT = ("--requests-per-second", "20", "--max-tokens", "8", "--drain", "10")
@@ -152,22 +153,22 @@ def assert_valid(run: Run, scheduled: int | None = None) -> None:
 
 
 CLEAN = {
-    "constant": (*LIGHT, "--duration", "1.5"),
-    "poisson": (*LIGHT, "--duration", "1.5", "--arrival", "poisson", "--num-clients", "50"),
-    "gamma": (*LIGHT, "--duration", "1.5", "--arrival", "gamma", "--burstiness", "0.5", "--num-clients", "50"),
-    "ramp": ("--ramp", "5:35", "--duration", "1.5", "--max-tokens", "8", "--num-clients", "20"),
-    "stages": ("--stages", "10x0.5,30x0.5,0x0.25,10x0.5", "--max-tokens", "8"),
-    "closed loop": ("--num-clients", "3", "--think-time", "0.05", "--duration", "1.5", "--ramp-seconds", "0.2"),
-    "not streamed": (*LIGHT, "--duration", "1.5", "--no-stream"),
-    "completions": (*LIGHT, "--duration", "1.5", "--endpoint", "completions"),
-    "token ids": (*LIGHT, "--duration", "1.5", "--endpoint", "completions", "--synthetic-tokens", "20"),
-    "made-up words": (*LIGHT, "--duration", "1.5", "--synthetic-words", "5:20", "--unique"),
-    "two ranks": (*LIGHT, "--duration", "1.5", "--ranks", "2"),
+    "constant": (*LIGHT, "--duration", "1"),
+    "poisson": (*LIGHT, "--duration", "1", "--arrival", "poisson", "--num-clients", "50"),
+    "gamma": (*LIGHT, "--duration", "1", "--arrival", "gamma", "--burstiness", "0.5", "--num-clients", "50"),
+    "ramp": ("--ramp", "5:35", "--duration", "1", "--max-tokens", "8", "--num-clients", "20"),
+    "stages": ("--stages", "10x0.4,30x0.3,0x0.2,10x0.3", "--max-tokens", "8"),
+    "closed loop": ("--num-clients", "3", "--think-time", "0.05", "--duration", "1", "--ramp-seconds", "0.2"),
+    "not streamed": (*LIGHT, "--duration", "1", "--no-stream"),
+    "completions": (*LIGHT, "--duration", "1", "--endpoint", "completions"),
+    "token ids": (*LIGHT, "--duration", "1", "--endpoint", "completions", "--synthetic-tokens", "20"),
+    "made-up words": (*LIGHT, "--duration", "1", "--synthetic-words", "5:20", "--unique"),
+    "two ranks": (*LIGHT, "--duration", "1", "--ranks", "2"),
     "warm-up": (*LIGHT, "--duration", "1", "--warmup", "0.7"),
-    "counted": (*LIGHT, "--request-count", "25"),
+    "counted": (*LIGHT, "--request-count", "18"),
     "counted closed loop, two ranks": ("--num-clients", "4", "--request-count", "31", "--ranks", "2"),
 }
-SCHEDULED = {"constant": 30, "two ranks": 30, "counted": 25, "counted closed loop, two ranks": 31, "warm-up": 20}
+SCHEDULED = {"constant": 20, "two ranks": 20, "counted": 18, "counted closed loop, two ranks": 31, "warm-up": 20}
 
 
 @pytest.mark.parametrize("shape", CLEAN)
@@ -251,7 +252,7 @@ def test_a_request_count_ends_the_run_after_exactly_so_many_measured_requests(st
 def test_a_closed_loop_client_thinks_before_it_sends_again(stage: Stage) -> None:
     truth = stage.truth(ttft=5, itl=1)
     run = stage.bench(
-        truth.url, "--num-clients", "2", "--think-time", "0.1", "--duration", "1.5", "--max-tokens", "4", "--ranks", "1"
+        truth.url, "--num-clients", "2", "--think-time", "0.1", "--duration", "1", "--max-tokens", "4", "--ranks", "1"
     )
     assert run.summary["rates"]["requested_rps"] is None
     lines = sorted(run.lines(), key=lambda line: line["scheduled"])
@@ -271,9 +272,7 @@ def test_no_more_than_num_clients_are_ever_in_flight_and_arrivals_keep_their_tim
     run = stage.bench(
         truth.url, "--requests-per-second", "40", "--num-clients", "4", "--duration", "2", "--max-tokens", "1"
     )
-    events = sorted(
-        change for x in truth.requests().values() for change in ((x[0]["received"], 1), (x[0]["last"], -1))
-    )
+    events = sorted(change for x in truth.requests().values() for change in ((x[0]["received"], 1), (x[0]["last"], -1)))
     running = peak = 0
     for _, change in events:
         running += change

@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from tokenstorm.runs import RunPaths, data_home
 from tokenstorm.simulator import __main__ as simulator
 
 INVALID = 3
+INTERRUPTED = 128 + signal.SIGINT
 DEMO_LOAD = "--num-clients 50 --requests-per-second 20 --duration 10 --warmup 2 --max-tokens 64"
 
 
@@ -31,12 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
     try:
-        return command(args)
+        code = command(args)
+        sys.stdout.flush()
     except TokenstormError as error:
         sys.stderr.write(f"tokenstorm: {error}\n")
         return error.exit_code
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read the output has gone; nothing must be written at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +104,12 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
 
 def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
     paths = RunPaths((run_dir or data_home() / "runs" / plan.run_id).absolute())
-    if paths.plan.exists():
+    try:
+        taken = paths.plan.exists()
+    except OSError as error:
+        message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
+        raise RunError(message) from None
+    if taken:
         message = f"{paths.root} holds a run already: name another folder with --run-dir"
         raise RunError(message)
     return paths
@@ -159,6 +172,7 @@ def _demo(args: argparse.Namespace) -> int:
             "--preset",
             "medium",
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C is for the load, which then drains
         )
         try:
             assert process.stdout is not None

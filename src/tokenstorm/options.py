@@ -80,7 +80,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """The plan that the options and the URLs ask for. Raises `UsageError` naming what is wrong."""
     for url in args.url:
         Endpoint.parse(url)
-    stages = _stages(args.stages) if args.stages else None
+    stages = None if args.stages is None else _stages(args.stages)
     duration = args.duration
     if duration is None and stages:
         duration = sum(stage["seconds"] for stage in stages)
@@ -133,7 +133,7 @@ def _arrival(args: argparse.Namespace, stages: list[dict[str, float]] | None) ->
     arrival: dict[str, object] = {"kind": args.arrival, "stages": stages}
     if args.burstiness is not None:
         arrival["burstiness"] = args.burstiness
-    if args.ramp:
+    if args.ramp is not None:
         match = re.fullmatch(r"([\d.]+):([\d.]+)", args.ramp)
         if not match:
             message = f"--ramp {args.ramp!r} must look like 1:50 (requests per second, from and to)"
@@ -165,9 +165,9 @@ def _number(option: str, text: str) -> float:
 def _prompts(args: argparse.Namespace) -> object:
     if args.prompts_file is not None:
         return msgspec.to_builtins(prompt_file(args.prompts_file))
-    if args.synthetic_words:
+    if args.synthetic_words is not None:
         return {"kind": "synthetic", "unit": "words", "length": _length("--synthetic-words", args.synthetic_words)}
-    if args.synthetic_tokens:
+    if args.synthetic_tokens is not None:
         return {"kind": "synthetic", "unit": "tokens", "length": _length("--synthetic-tokens", args.synthetic_tokens)}
     return {"kind": "list", "prompts": args.prompt or [DEFAULT_PROMPT]}
 

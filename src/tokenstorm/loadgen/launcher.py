@@ -7,8 +7,10 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
 from time import monotonic_ns
 
 import msgspec
@@ -17,19 +19,19 @@ from tokenstorm import __version__
 from tokenstorm.errors import RunError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen import process
-from tokenstorm.loadgen.arrivals import rate_at, scheduled_count
+from tokenstorm.loadgen.arrivals import rate_at
 from tokenstorm.loadgen.live import Glance, Group, Status
+from tokenstorm.loadgen.lost import tally_of_lost
 from tokenstorm.loadgen.messages import Abort, Done, Drain, Service, Start
 from tokenstorm.loadgen.preflight import EngineFacts, look
-from tokenstorm.loadgen.prompts import load_prompts
+from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
 from tokenstorm.metrics.exposition import render
-from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.summary import Environment, Outcome, RankReport, Run, Summary, summarize
-from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.plan import Plan, encode_plan
-from tokenstorm.runs import RunPaths, write_atomically
+from tokenstorm.runs import RunPaths, append, write_atomically
 
 DRAIN_NOTICE_NS = 100_000_000
 """How far ahead an early end is announced, so that all ranks end their window at the same moment."""
@@ -59,7 +61,13 @@ class Launcher:
         self._ranks = Ranks(plan, paths, self._secret, self._group)
         self._phase = "starting"
         self._stops = 0
+        self._aborted_at = 0
         self._released = asyncio.Event()
+        self._over = asyncio.Event()
+        self._starting: asyncio.Task[tuple[Service, EngineFacts, list[str]]] | None = None
+        self._second = 0
+        self._unwritten = b""
+        self._trouble: list[str] = []
         self._start_at: int | None = None
         self._window_end: int | None = plan.window_end_ns
         self._started_at: str | None = None
@@ -69,32 +77,34 @@ class Launcher:
         plan = self.plan
         prompts = load_prompts(plan)
         _make_run_directory(self.paths, plan)
-        server = await serve(self._answer, plan.host, 0, keep_alive=60.0)
+        server = await self._listen()
         port = server.sockets[0].getsockname()[1]
         address = f"{plan.host}:{port}"
         described = {"schema": 1, "url": f"http://{address}", "host": socket.gethostname(), "pid": os.getpid()}
-        write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
+        watching = asyncio.create_task(self._watch())
         try:
-            await self._ranks.start(address)
-            service, facts, notes = await look(plan, prompts, self._api_key)
-            await self._ranks.ready(plan.barrier_seconds)
-            await self._hold()
+            write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
+            service, facts, notes = await self._start(address, prompts)
             self._begin(service)
-            watching = asyncio.create_task(self._watch())
-            try:
-                await self._ranks.done(self._deadline())
-            finally:
-                watching.cancel()
-            self._close_second(self._elapsed_ns() // 1_000_000_000)
-            summary = self._summary(service, facts, notes)
+            await self._ranks.done(self._deadline())
+            await self._end(watching)
+            summary = self._summary(service, facts, notes + self._trouble)
             write_atomically(self.paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+            self._phase = "finished"
+            self._write(self._files(None))
         except BaseException as error:
             self._phase = "failed"
-            self._write_files(str(error) or type(error).__name__)
+            with suppress(OSError):
+                await self._end(watching)
+                self._write(self._files(str(error) or type(error).__name__))
+            if isinstance(error, OSError):
+                message = (
+                    f"cannot write to {self.paths.root}: {error.strerror}; make room there, "
+                    "then `tokenstorm report` shows what was kept"
+                )
+                raise RunError(message) from None
             raise
         else:
-            self._phase = "finished"
-            self._write_files(None)
             return summary
         finally:
             server.close()
@@ -103,16 +113,48 @@ class Launcher:
     def stop(self) -> None:
         """The first call ends the window and drains, a second one ends the run at once; what finished is kept."""
         self._stops += 1
-        self._released.set()
         if self._start_at is None:
-            self._ranks.give_up("stopped before the start")
-        elif self._stops == 1:
+            if self._starting is not None:
+                self._starting.cancel()
+            return
+        if self._stops == 1:
             at = max(0, monotonic_ns() + DRAIN_NOTICE_NS - self._start_at)
             if self._window_end is None or at < self._window_end:
                 self._window_end = at
                 self._ranks.send(Drain(at))
         else:
+            self._aborted_at = monotonic_ns()
             self._ranks.send(Abort())
+
+    async def _listen(self) -> asyncio.Server:
+        try:
+            return await serve(self._answer, self.plan.host, 0, keep_alive=60.0)
+        except OSError as error:
+            message = f"cannot listen on `host` {self.plan.host!r}: it must be an address of this machine ({error})"
+            raise RunError(message) from None
+
+    async def _start(self, address: str, prompts: PromptSource) -> tuple[Service, EngineFacts, list[str]]:
+        """Everything before the common start; `stop` ends it at any point."""
+
+        async def start() -> tuple[Service, EngineFacts, list[str]]:
+            await self._ranks.start(address)
+            found = await look(self.plan, prompts, self._api_key)
+            await self._ranks.ready(self.plan.barrier_seconds)
+            await self._hold()
+            return found
+
+        self._starting = asyncio.create_task(start())
+        try:
+            if not self._stops:
+                found = await self._starting
+        except asyncio.CancelledError:
+            if not self._stops:
+                raise
+        if self._stops:
+            self._starting.cancel()
+            message = "stopped before the start"
+            raise RunError(message)
+        return found
 
     async def _hold(self) -> None:
         if self.plan.start == "manual":
@@ -122,9 +164,6 @@ class Launcher:
             except TimeoutError:
                 message = f"nobody released the group in the {self.plan.hold_seconds:g} s of hold_seconds"
                 raise RunError(message) from None
-        if self._stops:
-            message = "stopped before the start"
-            raise RunError(message)
 
     def _begin(self, service: Service) -> None:
         share = self.plan.num_clients / self.plan.ranks
@@ -137,10 +176,10 @@ class Launcher:
         """Seconds from now until the ranks must be done; None while there is no end to count from."""
 
         def left() -> float | None:
+            if self._stops > 1:
+                return (self._aborted_at - monotonic_ns()) / 1e9 + END_SLACK_SECONDS
             if self._start_at is None or self._window_end is None:
                 return None
-            if self._stops > 1:
-                return END_SLACK_SECONDS
             end = self._start_at + self._window_end
             return (end - monotonic_ns()) / 1e9 + self.plan.drain_seconds + END_SLACK_SECONDS
 
@@ -148,23 +187,52 @@ class Launcher:
 
     async def _watch(self) -> None:
         """Each second: the timeline, the live line, the files for those who cannot reach the port."""
-        assert self._start_at is not None
-        second = 0
-        while True:
-            # a little after the second, when the deltas of all ranks are here
-            await asyncio.sleep(max(0.0, (self._start_at - monotonic_ns()) / 1e9 + second + 1.1))
-            self._close_second(second)
-            if self._on_second:
-                self._on_second(self._status(None))
-            if second % FILES_EVERY == 0:
-                await asyncio.to_thread(self._write_files, None)
+        for turn in count():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), self._until_next_turn())
+                return
+            if self._start_at is not None:
+                self._close_second()
+                if self._on_second:
+                    self._on_second(self._status(None))
+            files = self._files(None) if turn % FILES_EVERY == 0 else {}
+            try:
+                await asyncio.to_thread(self._write, files)
+            except OSError as error:
+                self._trouble = [f"the run directory could not be written to for some time: {error.strerror}"]
             self._obey_control_file()
-            second += 1
 
-    def _close_second(self, second: int) -> None:
-        line = self._group.close(second, self._phase_now(), self._target_rps())
-        with self.paths.timeline.open("ab") as timeline:
-            timeline.write(msgspec.json.encode(line) + b"\n")
+    async def _end(self, watching: asyncio.Task[None]) -> None:
+        """The last of the timeline, when nobody else writes any more."""
+        self._over.set()
+        await watching
+        while self._start_at is not None and (self._group.pending or self._second <= self._elapsed_ns() // 10**9):
+            self._close_second()
+
+    def _until_next_turn(self) -> float:
+        """Once it runs, a little after each second, when the deltas of all ranks are here."""
+        if self._start_at is None:
+            return 1.0
+        return max(0.0, (self._start_at - monotonic_ns()) / 1e9 + self._second + 1.1)
+
+    def _close_second(self) -> None:
+        line = self._group.close(self._second, self._phase_now(), self._target_rps())
+        self._unwritten += msgspec.json.encode(line) + b"\n"
+        self._second += 1
+
+    def _files(self, reason: str | None) -> dict[Path, bytes]:
+        return {
+            self.paths.status: msgspec.json.encode(self._status(reason)) + b"\n",
+            self.paths.metrics: self._metrics(),
+        }
+
+    def _write(self, files: dict[Path, bytes]) -> None:
+        """Runs in a thread while the run goes on: a slow disk must not hold up the loop. Raises OSError."""
+        lines = self._unwritten
+        append(self.paths.timeline, lines)
+        self._unwritten = self._unwritten[len(lines) :]
+        for path, data in files.items():
+            write_atomically(path, data)
 
     def _phase_now(self) -> str:
         """The phase of the group: that of its ranks, once they run."""
@@ -224,25 +292,19 @@ class Launcher:
         gauges = self._group.gauges(self._phase_now(), self._ranks_up(), self._target_rps())
         return render(group_id, self._group.tally, gauges)
 
-    def _write_files(self, reason: str | None) -> None:
-        write_atomically(self.paths.status, msgspec.json.encode(self._status(reason)) + b"\n")
-        write_atomically(self.paths.metrics, self._metrics())
-
     def _obey_control_file(self) -> None:
         """Where nothing reaches the port, a file `control` with `stop`, `abort` or `run` in it does."""
-        try:
-            word = self.paths.control.read_text().strip()
+        with suppress(FileNotFoundError, PermissionError):
+            word = self.paths.control.read_bytes().decode(errors="replace").strip()
             self.paths.control.unlink()
-        except FileNotFoundError:
-            return
-        self._obey(word)
+            self._obey(word)
 
     def _obey(self, word: str) -> bool:
         if word == "run":
             self._released.set()
         elif word in {"stop", "abort"}:
-            self._stops += word == "abort" and not self._stops
-            self.stop()
+            for _ in range(2 if word == "abort" and not self._stops else 1):
+                self.stop()
         else:
             return False
         return True
@@ -287,7 +349,9 @@ class Launcher:
             if member is not None and member.done is not None:
                 reports.append(_report(member.done, member, group))
                 continue
-            lost, missing = self._tally_of_lost(rank, window_end)
+            lost, missing = tally_of_lost(self._ranks.results_of(rank), plan, rank, window_end)
+            if rank in group.inter_chunk:
+                lost.histograms["inter_chunk"].merge(group.inter_chunk[rank])
             unsent += missing
             total.merge(lost)
             reports.append(_lost(rank, member, group))
@@ -305,28 +369,12 @@ class Launcher:
         )
         return summarize(run, total)
 
-    def _tally_of_lost(self, rank: int, window_end: int) -> tuple[Tally, int]:
-        """What the lines of a lost rank add up to, and how many measured arrivals of its stripe have none."""
-        plan = self.plan
-        path = self._ranks.results_of(rank)
-        tally = tally_of([path] if path.exists() else [], plan, Window(plan.window_start_ns, window_end))
-        if rank in self._group.inter_chunk:
-            tally.histograms["inter_chunk"].merge(self._group.inter_chunk[rank])
-        if plan.closed_loop:
-            return tally, 0
-        warmup, measured = scheduled_count(plan, rank, plan.ranks, window_end)
-        for counts, expected in ((tally.warmup, warmup), (tally.counts, measured)):
-            gap = max(0, expected - counts.scheduled)
-            counts.scheduled += gap
-            counts.unsent += gap
-        return tally, max(0, measured - tally.counts.sent)
-
     def _final_window_end(self, last_event: int) -> int:
         """Where the measured window ended: as planned, or when the last of `request_count` was answered."""
-        if self._window_end is None or (self.plan.request_count and self._stops == 0):
-            counted_end = last_event + 1
-            return counted_end if self._window_end is None else min(counted_end, self._window_end)
-        return self._window_end
+        end = last_event + 1 if self._window_end is None else self._window_end
+        if self.plan.request_count and not self._stops:
+            end = min(end, last_event + 1)
+        return max(end, self.plan.window_start_ns)
 
     def _outcome(self) -> Outcome:
         return "cancelled" if self._stops else "completed"
@@ -350,6 +398,8 @@ def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
     try:
         paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(paths.plan, encode_plan(plan))
+        for path in (paths.timeline, paths.summary):  # of an earlier attempt, when the job starts anew
+            path.unlink(missing_ok=True)
     except OSError as error:
         message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
         raise RunError(message) from None

@@ -1,6 +1,6 @@
 """What the group is doing right now, put together from the deltas of its ranks."""
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -102,58 +102,54 @@ class Group:
         self.left_out: set[str] = set()
         self.waited_below_cap = 0
         self.scheduled = self.sent = self.succeeded = self.failed = self.unsent = self.output_tokens = 0
-        self._new: dict[int, Delta] = {}
-        self._early: list[tuple[int, Delta]] = []
+        self._pending: list[tuple[int, Delta]] = []
         self.line: TimelineLine | None = None
 
     def add(self, rank: int, delta: Delta) -> None:
         """Take in one second of one rank."""
         self.last[rank] = delta
         self.left_out |= set(delta.left_out)
-        now = RankSecond(delta.cpu, delta.loop_lag, delta.gc_pause, delta.disk)
-        self.worst[rank] = _worse(self.worst.get(rank, now), now)
+        self.worst[rank] = _worse(self.worst.get(rank), delta)
         self.cpu_seconds[rank] = self.cpu_seconds.get(rank, 0.0) + delta.cpu
         self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
         self.tally.merge(delta.tally)
-        if rank in self._new:  # two of one rank since the last line: the second one is for the next line
-            self._early.append((rank, delta))
-        else:
-            self._new[rank] = delta
+        self._pending.append((rank, delta))
+
+    @property
+    def pending(self) -> bool:
+        """Whether something came in that no line holds yet."""
+        return bool(self._pending)
 
     def close(self, t: int, phase: str, target_rps: float | None) -> TimelineLine:
-        """The line for the second `t` from what came in since the last one."""
-        deltas = self._new
-        self._new = {}
-        early, self._early = self._early, []
-        for rank, delta in early:
-            self._new.setdefault(rank, delta)
+        """The line for the second `t`, and for what came in too late for the line of its own second."""
+        due = [(rank, delta) for rank, delta in self._pending if delta.second <= t]
+        self._pending = [(rank, delta) for rank, delta in self._pending if delta.second > t]
+        deltas = [delta for _, delta in due]
+        latest = dict(due)
         tally = Tally()
-        for delta in deltas.values():
+        ranks: dict[int, RankSecond] = {}
+        for rank, delta in due:
             tally.merge(delta.tally)
-        waited = sum(delta.waited for delta in deltas.values())
-        below = sum(delta.peak for delta in deltas.values()) < self._plan.num_clients
-        if below and self._plan.ranks > 1:
-            self.waited_below_cap += waited
+            ranks[rank] = _worse(ranks.get(rank), delta)
+        waited_below_cap = self._waited_below_cap(deltas)
+        self.waited_below_cap += waited_below_cap
         line = TimelineLine(
             t=t,
             phase=phase,
-            scheduled=_sum(delta.scheduled for delta in deltas.values()),
-            sent=_sum(delta.sent for delta in deltas.values()),
-            succeeded=_sum(delta.succeeded for delta in deltas.values()),
-            failed=_sum(delta.failed for delta in deltas.values()),
-            unsent=_sum(delta.unsent for delta in deltas.values()),
-            output_tokens=_sum(delta.output_tokens for delta in deltas.values()),
-            in_flight=_sum(delta.in_flight for delta in deltas.values()),
-            waiting=_sum(delta.waiting for delta in deltas.values()),
+            scheduled=sum(delta.scheduled for delta in deltas),
+            sent=sum(delta.sent for delta in deltas),
+            succeeded=sum(delta.succeeded for delta in deltas),
+            failed=sum(delta.failed for delta in deltas),
+            unsent=sum(delta.unsent for delta in deltas),
+            output_tokens=sum(delta.output_tokens for delta in deltas),
+            in_flight=sum(delta.in_flight for delta in latest.values()),
+            waiting=sum(delta.waiting for delta in latest.values()),
             target_rps=target_rps,
-            waited_below_cap=waited if below and self._plan.ranks > 1 else 0,
+            waited_below_cap=waited_below_cap,
             latency=Glance.of(tally.histograms["latency"]),
             service_time=Glance.of(tally.histograms["service_time"]),
             ttft=Glance.of(tally.histograms["ttft"]),
-            ranks={
-                str(rank): RankSecond(delta.cpu, delta.loop_lag, delta.gc_pause, delta.disk)
-                for rank, delta in sorted(deltas.items())
-            },
+            ranks={str(rank): second for rank, second in sorted(ranks.items())},
             left_out=sorted(self.left_out),
             histograms={name: tally.histograms[name] for name in METRICS if tally.histograms[name].count},
         )
@@ -161,6 +157,16 @@ class Group:
             setattr(self, name, getattr(self, name) + getattr(line, name))
         self.line = line
         return line
+
+    def _waited_below_cap(self, deltas: list[Delta]) -> int:
+        """Arrivals that waited in their rank in a second in which the group was below its cap."""
+        peaks, waited = Counter[int](), Counter[int]()
+        for delta in deltas:
+            peaks[delta.second] += delta.peak
+            waited[delta.second] += delta.waited
+        if self._plan.ranks == 1:
+            return 0
+        return sum(waited[second] for second, peak in peaks.items() if peak < self._plan.num_clients)
 
     def gauges(self, phase: str, up: dict[int, bool], target_rps: float | None) -> Gauges:
         """What `/metrics` shows beside the counters."""
@@ -174,14 +180,13 @@ class Group:
         )
 
 
-def _sum(values: Iterable[int]) -> int:
-    return sum(values)
-
-
-def _worse(one: RankSecond, other: RankSecond) -> RankSecond:
+def _worse(before: RankSecond | None, delta: Delta) -> RankSecond:
+    """The worse of what was and what came in; the disk's report speaks of the whole run so far."""
+    if before is None:
+        return RankSecond(delta.cpu, delta.loop_lag, delta.gc_pause, delta.disk)
     return RankSecond(
-        max(one.cpu, other.cpu),
-        max(one.loop_lag, other.loop_lag),
-        max(one.gc_pause, other.gc_pause),
-        other.disk,  # it speaks of the whole run so far
+        max(before.cpu, delta.cpu),
+        max(before.loop_lag, delta.loop_lag),
+        max(before.gc_pause, delta.gc_pause),
+        delta.disk,
     )

@@ -13,7 +13,7 @@ import socket
 import sys
 from pathlib import Path
 from time import monotonic_ns, process_time_ns
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
@@ -47,6 +47,10 @@ SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
 PROTOCOL = "tokenstorm-rank"
 FIRST_ASKS = 8
 CLOSE_SECONDS = 5.0
+COLLECT_SECONDS = 0.2
+"""What is kept free before the start, for a last garbage collection."""
+NEWS_SECONDS = 1.0
+"""Who ends all processes of a job tells the launcher too, and a rank hears of it in this time."""
 
 M = TypeVar("M", bound=AnyMessage)
 
@@ -110,6 +114,8 @@ class RankProcess:
         self._pauses = Pauses()
         self._finished = asyncio.Event()
         self._rank: Rank | None = None
+        self._told = self._deserted = False
+        self._bug: BaseException | None = None
         self._second = 0
         self._cpu_mark = self._wall_mark = 0
 
@@ -125,10 +131,13 @@ class RankProcess:
             await self._link.drain()
             return 1
         send(self._link, Ready())
+        asyncio.get_running_loop().set_exception_handler(self._broke)
         listening = asyncio.create_task(self._listen())
         await self._finished.wait()
-        await self._report()
         listening.cancel()
+        await self._report()
+        if self._bug is not None:
+            raise self._bug
         return 0
 
     async def _prepare(self, welcome: Welcome, *, same_machine: bool) -> None:
@@ -155,7 +164,25 @@ class RankProcess:
             raise RunError(text)
         return message
 
+    def _broke(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A bug in a callback ends this rank, with its lines, instead of leaving it half alive."""
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            loop.default_exception_handler(context)
+        else:
+            self._bug = self._bug or error
+            self._finished.set()
+
     async def _listen(self) -> None:
+        try:
+            await self._hear()
+        except Exception as error:  # noqa: BLE001 - it is raised again in `run`
+            self._bug = error
+        finally:
+            self._finished.set()
+
+    async def _hear(self) -> None:
+        """Do what the launcher says until it is gone."""
         while True:
             message = await receive(self._reader)
             match message:
@@ -164,13 +191,14 @@ class RankProcess:
                 case Start():
                     await self._start(message)
                 case Drain() if self._rank:
+                    self._told = True
                     self._rank.drain(message.at)
                 case Abort() if self._rank:
+                    self._told = True
                     self._rank.abort()
                 case _:  # nobody is left who wants the numbers, or the run ends before it began
                     if self._rank:
                         self._rank.abort()
-                    self._finished.set()
                     return
 
     async def _start(self, start: Start) -> None:
@@ -202,12 +230,13 @@ class RankProcess:
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
 
     async def _connect_ahead(self, plan: Plan, clients: int, ranks: int) -> None:
-        """Open the connections that the first second needs; what cannot be opened shows in the requests."""
+        """Open the connections that the first second needs; what is not open by then shows in the requests."""
         wanted = clients
         if plan.requests_per_second is not None:
             wanted = min(clients, int(plan.requests_per_second / ranks) + 1)
         each = -(-wanted // len(self._pools))
-        await asyncio.gather(*(pool.open(each) for pool in self._pools), return_exceptions=True)
+        self._opening = asyncio.gather(*(pool.open(each) for pool in self._pools), return_exceptions=True)
+        await asyncio.wait([self._opening], timeout=max(0.0, (self.start_at - monotonic_ns()) / 1e9 - COLLECT_SECONDS))
 
     def _until_second(self, second: int) -> float:
         return max(0.0, (self.start_at + second * 1_000_000_000 - monotonic_ns()) / 1e9)
@@ -249,9 +278,14 @@ class RankProcess:
         send(self._link, Ask(sent=monotonic_ns()))
 
     def _terminated(self) -> None:
-        """Somebody else ends this process: drain as far as it goes."""
-        if self._rank is not None:
-            self._rank.drain(monotonic_ns() - self._rank.started_at)
+        """Somebody ends this process: drain as far as it goes. Unless the launcher ends the run, this rank is lost."""
+
+        def drain() -> None:
+            if not self._told and self._rank is not None:
+                self._rank.drain(monotonic_ns() - self._rank.started_at)
+                self._deserted = True
+
+        asyncio.get_running_loop().call_later(NEWS_SECONDS, drain)
 
     def _drained(self) -> None:
         self._cpu_end, self._wall_end = process_time_ns(), monotonic_ns()
@@ -263,6 +297,8 @@ class RankProcess:
             self._writer.close(CLOSE_SECONDS)
             return
         disk = await asyncio.to_thread(self._writer.close, CLOSE_SECONDS)
+        if self._deserted or self._bug is not None:
+            return  # the launcher counts the lines
         self._send_delta()
         cpu = (self._cpu_end - self._cpu_start) / 1e9
         wall = (self._wall_end - self._wall_start) / 1e9

@@ -1,32 +1,171 @@
-"""temporary"""
+"""What is asked: which prompt request `seq` gets depends on the plan's seed and `seq` alone."""
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from tokenstorm.errors import PlanError
+from tokenstorm.loadgen.words import WORDS
+from tokenstorm.plan import Length, Plan, PromptFile, PromptList, Synthetic
+
+SALT_TOKENS = 4
+_MASK = 2**64 - 1
+
 
 class Prompt(msgspec.Struct, frozen=True):
+    """One prompt, as text, chat messages or token ids; `index` is its number in the list or file."""
+
     index: int | None = None
     text: str | None = None
-    messages: list | None = None
-    tokens: list | None = None
+    messages: list[dict[str, Any]] | None = None
+    tokens: list[int] | None = None
     max_tokens: int | None = None
 
 
 class PromptSource:
-    cacheable = True
+    """Gives each request its prompt. `cacheable` says that the same index is always the same prompt."""
 
-    def __init__(self, p):
-        self.p = p
+    def __init__(self, plan: Plan, prompts: list[Prompt] | Synthetic) -> None:
+        self._prompts = prompts
+        self._seed = mix(plan.seed)
+        self._unique = plan.unique_prompts
+        self.cacheable = isinstance(prompts, list) and not plan.unique_prompts
 
-    def index_of(self, seq):
-        return seq % len(self.p)
+    def index_of(self, seq: int) -> int:
+        """The number of the prompt that a request gets; synthetic prompts are numbered by request."""
+        if isinstance(self._prompts, Synthetic):
+            return seq
+        return mix(self._seed ^ seq) % len(self._prompts)
 
-    def get(self, seq):
-        return Prompt(index=seq % len(self.p), text=self.p[seq % len(self.p)])
+    def get(self, seq: int) -> Prompt:
+        """The prompt of a request."""
+        if isinstance(self._prompts, Synthetic):
+            prompt = _make_up(self._prompts, self._seed, seq)
+        else:
+            prompt = self._prompts[self.index_of(seq)]
+        return _salted(prompt, mix(mix(self._seed + 1) ^ seq)) if self._unique else prompt
 
 
-def load_prompts(plan):
-    return PromptSource(plan.prompts.prompts)
+def mix(value: int) -> int:
+    """64 well-mixed bits of an integer: the finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
 
 
-def prompt_file(p):
-    raise NotImplementedError
+def load_prompts(plan: Plan) -> PromptSource:
+    """Read what the plan asks for. Raises `PlanError` when the file is not the one that the plan was made with."""
+    match plan.prompts:
+        case PromptList(prompts=texts):
+            return PromptSource(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
+        case PromptFile(path=path, sha256=sha256):
+            data = _read(Path(path))
+            if hashlib.sha256(data).hexdigest() != sha256:
+                message = f"{path} has changed since the plan was made (its SHA-256 differs): make the plan again"
+                raise PlanError(message)
+            return PromptSource(plan, _parse(Path(path), data))
+        case Synthetic():
+            return PromptSource(plan, plan.prompts)
+
+
+def prompt_file(path: Path) -> PromptFile:
+    """Check a prompt file and pin its content. Raises `PlanError` naming the line that is wrong."""
+    data = _read(path)
+    _parse(path, data)
+    return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.prompt) == bool(self.messages):
+            message = "give a `prompt` or `messages`, one of them and not empty"
+            raise ValueError(message)
+        if self.max_tokens is not None and self.max_tokens < 1:
+            message = f"`max_tokens` must be at least 1, not {self.max_tokens}"
+            raise ValueError(message)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"cannot read the prompts in {path}: {error.strerror}"
+        raise PlanError(message) from None
+
+
+def _parse(path: Path, data: bytes) -> list[Prompt]:
+    try:
+        lines = data.decode().splitlines() if path.suffix != ".jsonl" else data.decode().split("\n")
+    except UnicodeDecodeError as error:
+        message = f"{path} is not UTF-8 text: {error.reason} at byte {error.start}"
+        raise PlanError(message) from None
+    prompts: list[Prompt] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if path.suffix == ".jsonl":
+            prompts.append(_parse_json(path, number, line, len(prompts)))
+        else:
+            prompts.append(Prompt(index=len(prompts), text=line.strip()))
+    if not prompts:
+        message = f"{path} holds no prompt: write one a line"
+        raise PlanError(message)
+    return prompts
+
+
+def _parse_json(path: Path, number: int, line: str, index: int) -> Prompt:
+    try:
+        parsed = msgspec.json.decode(line, type=_Line)
+    except msgspec.MsgspecError as error:
+        reason = str(error).replace("Object contains unknown field", "there is no field")
+        message = f"{path}, line {number}: {reason} (a line is an object with `prompt` or `messages`, and `max_tokens`)"
+        raise PlanError(message) from None
+    return Prompt(index=index, text=parsed.prompt, messages=parsed.messages, max_tokens=parsed.max_tokens)
+
+
+def _make_up(synthetic: Synthetic, seed: int, seq: int) -> Prompt:
+    source = random.Random(mix(seed ^ mix(seq)))
+    length = _draw(synthetic.length, source)
+    if synthetic.unit == "words":
+        return Prompt(index=seq, text=" ".join(source.choices(WORDS[: synthetic.vocabulary], k=length)))
+    return Prompt(index=seq, tokens=[int(source.random() * synthetic.vocabulary) for _ in range(length)])
+
+
+def _draw(length: Length, source: random.Random) -> int:
+    match length:
+        case Length(kind="uniform", low=int(low), high=int(high)):
+            return source.randint(low, high)
+        case Length(kind="normal", mean=float(mean), stddev=float(stddev)):
+            return max(1, round(source.gauss(mean, stddev)))
+        case Length(n=int(n)):
+            return n
+    message = f"no way to draw a length from {length}"
+    raise AssertionError(message)
+
+
+def _salted(prompt: Prompt, salt: int) -> Prompt:
+    """The same prompt with a beginning that no other request has; token ids keep their number."""
+    if prompt.tokens is not None:
+        first = [(salt >> 16 * place) % (max(prompt.tokens) + 1) for place in range(SALT_TOKENS)]
+        return msgspec.structs.replace(prompt, tokens=(first + prompt.tokens[SALT_TOKENS:])[: len(prompt.tokens)])
+    mark = f"[{salt:016x}] "
+    if prompt.messages is not None:
+        return msgspec.structs.replace(prompt, messages=_salted_messages(prompt.messages, mark))
+    return msgspec.structs.replace(prompt, text=f"{mark}{prompt.text}")
+
+
+def _salted_messages(messages: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
+    """Marks the first message whose content is text; one of its own where there is none."""
+    for place, message in enumerate(messages):
+        if isinstance(message.get("content"), str):
+            marked = {**message, "content": mark + message["content"]}
+            return [*messages[:place], marked, *messages[place + 1 :]]
+    return [{"role": "user", "content": mark.strip()}, *messages]

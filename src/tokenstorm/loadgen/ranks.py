@@ -69,6 +69,7 @@ class Ranks:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._changed = asyncio.Event()
         self._refused: str | None = None
+        self._closed = False
         self._stderr: BinaryIO | None = None
 
     async def start(self, address: str) -> None:
@@ -94,7 +95,7 @@ class Ranks:
         """Talk to one rank until it is gone."""
         hello = await receive(reader)
         rank = len(self.members)
-        if not isinstance(hello, Hello) or rank >= self._plan.ranks or hello.version != __version__:
+        if not isinstance(hello, Hello) or self._closed or rank >= self._plan.ranks or hello.version != __version__:
             link.close()
             return
         member = self.members[rank] = Member(rank, hello, link)
@@ -167,13 +168,9 @@ class Ranks:
             if not member.over:
                 send(member.link, message)
 
-    def give_up(self, reason: str) -> None:
-        """End the wait at the barrier."""
-        self._refused = self._refused or reason
-        self._changed.set()
-
     async def close(self) -> None:
         """Leave no process behind."""
+        self._closed = True
         for member in self.members.values():
             member.link.close()
         await asyncio.to_thread(self._reap)

@@ -6,6 +6,7 @@ import msgspec
 
 from tokenstorm.errors import RunError
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
+from tokenstorm.loadgen.lost import tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
@@ -15,19 +16,23 @@ from tokenstorm.runs import RunPaths
 
 def load_summary(paths: RunPaths, *, rebuild: bool = False) -> Summary:
     """The summary of a run. Raises `RunError` when the folder holds no run, or one without results."""
-    if not paths.plan.exists():
-        message = f"{paths.root} is no run directory: it has no {paths.plan.name}"
-        raise RunError(message)
-    written = _written(paths.summary)
-    if written is not None and not rebuild:
-        return written
-    return rebuild_summary(paths, written)
+    try:
+        if not paths.plan.exists():
+            message = f"{paths.root} is no run directory: it has no {paths.plan.name}"
+            raise RunError(message)
+        written = _written(paths.summary)
+        if written is not None and not rebuild:
+            return written
+        return rebuild_summary(paths, written)
+    except OSError as error:
+        message = f"cannot read {error.filename}: {error.strerror}"
+        raise RunError(message) from None
 
 
 def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
     """Count the result lines again; what they cannot tell comes from the timeline, or from the summary that was written."""
     plan = read_plan(paths.plan)
-    files = paths.all_results()
+    files = _last_attempt(paths)
     if not files:
         message = f"{paths.root} has no result lines: the run ended before its first request{_reason(paths)}"
         raise RunError(message)
@@ -35,16 +40,31 @@ def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
     planned = Window(plan.window_start_ns, plan.window_end_ns)
     if written is None:
         seen = tally_of(list(files.values()), plan, planned).last_event
-        end = min(seen + 1, plan.window_end_ns or seen + 1)
+        end = max(min(seen + 1, plan.window_end_ns or seen + 1), plan.window_start_ns)
+        lost = set()
     else:
         end = round(written.windows.measured_end * 1e9)
-    tally = tally_of(list(files.values()), plan, Window(plan.window_start_ns, end))
+        lost = {report.rank for report in written.ranks if report.lost}
+    there = [path for rank, path in files.items() if rank not in lost]
+    tally = tally_of(there, plan, Window(plan.window_start_ns, end))
+    unsent = 0
+    for rank in lost:
+        of_lost, missing = tally_of_lost(files.get(rank), plan, rank, end)
+        tally.merge(of_lost)
+        unsent += missing
     _add_timeline(tally, timeline)
-    return summarize(_run(plan, files, timeline, end, written), tally)
+    return summarize(_run(plan, written, sorted(files), timeline, end=end, unsent=unsent), tally)
+
+
+def _last_attempt(paths: RunPaths) -> dict[int, Path]:
+    """The result files by rank; where the job was started anew, the last start is the run."""
+    files = paths.all_results()
+    last = max((attempt for _, attempt in files), default=0)
+    return {rank: path for (rank, attempt), path in files.items() if attempt == last}
 
 
 def _run(
-    plan: Plan, files: dict[tuple[int, int], Path], timeline: list[TimelineLine], end: int, written: Summary | None
+    plan: Plan, written: Summary | None, ranks: list[int], timeline: list[TimelineLine], *, end: int, unsent: int
 ) -> Run:
     last = timeline[-1] if timeline else None
     below = sum(line.waited_below_cap for line in timeline)
@@ -58,7 +78,7 @@ def _run(
             ended_at=written.ended_at,
             ranks=written.ranks,
             waited_below_cap=below,
-            unsent_by_lost_ranks=0,
+            unsent_by_lost_ranks=unsent,
             left_out=left_out,
             environment=written.environment,
         )
@@ -68,7 +88,7 @@ def _run(
         window_end=end,
         started_at=None,
         ended_at=None,
-        ranks=[_rank(rank, timeline) for rank in sorted({rank for rank, _ in files})],
+        ranks=[_rank(rank, timeline) for rank in ranks],
         waited_below_cap=below,
         unsent_by_lost_ranks=0,
         left_out=left_out,
