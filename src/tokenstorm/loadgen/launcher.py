@@ -71,6 +71,7 @@ class Launcher:
         self._start_at: int | None = None
         self._window_end: int | None = plan.window_end_ns
         self._started_at: str | None = None
+        self._environment: Environment | None = None
 
     async def run(self) -> Summary:
         """Carry out the plan and write the summary. Raises `RunError`; what was finished by then is on disk."""
@@ -85,10 +86,11 @@ class Launcher:
         try:
             write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
             service, facts, notes = await self._start(address, prompts)
+            self._environment = _environment(service, facts, notes, self._ranks.members)
             self._begin(service)
             await self._ranks.done(self._deadline())
             await self._end(watching)
-            summary = self._summary(service, facts, notes + self._trouble)
+            summary = self._summary(self._environment)
             write_atomically(self.paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
             self._phase = "finished"
             self._write(self._files(None))
@@ -275,6 +277,7 @@ class Launcher:
             ttft=Glance.of(tally.histograms["ttft"]),
             ranks=plan.ranks,
             ranks_up=sum(self._ranks_up().values()),
+            environment=self._environment,
         )
 
     def _fraction(self, elapsed: int) -> float | None:
@@ -336,7 +339,7 @@ class Launcher:
             case _:
                 reply.send(404, b'{"detail": "there is /status, /metrics, /timeline and /control"}')
 
-    def _summary(self, service: Service, facts: EngineFacts, notes: list[str]) -> Summary:
+    def _summary(self, environment: Environment) -> Summary:
         """Merge what the ranks reported; what a lost one did stands in its lines."""
         plan, group = self.plan, self._group
         total, reports, unsent = Tally(), [], 0
@@ -365,7 +368,7 @@ class Launcher:
             waited_below_cap=group.waited_below_cap,
             unsent_by_lost_ranks=unsent,
             left_out=sorted(group.left_out),
-            environment=_environment(service, facts, notes, reports),
+            environment=msgspec.structs.replace(environment, notes=environment.notes + self._trouble),
         )
         return summarize(run, total)
 
@@ -443,12 +446,12 @@ def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
     )
 
 
-def _environment(service: Service, facts: EngineFacts, notes: list[str], ranks: list[RankReport]) -> Environment:
+def _environment(service: Service, facts: EngineFacts, notes: list[str], ranks: dict[int, Member]) -> Environment:
     return Environment(
         tokenstorm=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
-        hosts=sorted({report.host for report in ranks if report.host}),
+        hosts=sorted({member.hello.host for member in ranks.values()}),
         job_id=os.environ.get("SLURM_JOB_ID"),
         model=service.model,
         simulated=any(isinstance(answer, dict) and answer.get("simulated") is True for answer in facts.values()),

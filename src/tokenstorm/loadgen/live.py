@@ -8,6 +8,7 @@ import msgspec
 from tokenstorm.loadgen.messages import Delta
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.summary import Environment
 from tokenstorm.metrics.tally import METRICS, Tally
 from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.plan import Plan
@@ -63,7 +64,10 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`status.json` and GET /status: how far the group is. Times are seconds since the common start."""
+    """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
+
+    `environment` is what it runs with, once that is known.
+    """
 
     schema: Literal[1] = SCHEMA
     run_id: str
@@ -87,6 +91,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ttft: Glance
     ranks: int
     ranks_up: int
+    environment: Environment | None
 
 
 class Group:

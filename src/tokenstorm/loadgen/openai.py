@@ -168,6 +168,9 @@ class Answer:
         """The body is complete."""
         raise NotImplementedError
 
+    def cut(self) -> None:
+        """The body ends here, unfinished."""
+
     def _note(self, event: _Event) -> None:
         if self.server_id is None:
             self.server_id = event.id
@@ -246,13 +249,16 @@ class Stream(Answer):
     def finish(self, status: int) -> None:
         if self._pending or self._data:  # the last event was not closed by a blank line
             self._read(b"\n\n", self._at)
-        if self._times:
-            self._count_tokens()
+        self.cut()
         if not self._ended and self.finish_reason is None and self.output_tokens is None and self.failure is None:
             if self._unread is not None:
                 self._not_a_stream(status)
             else:
                 self.failure = Failure("truncated", "the stream ended without a finish reason, usage or [DONE]")
+
+    def cut(self) -> None:
+        if self._times:
+            self._count_tokens()
 
     def _not_a_stream(self, status: int) -> None:
         whole = Whole()

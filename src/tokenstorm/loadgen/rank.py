@@ -352,6 +352,8 @@ class Rank:
                 answer = self.answer_for(flight.status or 0)
             answer.finish(flight.status or 0)
             failure = answer.failure
+        elif answer is not None:
+            answer.cut()
         return self._make(flight, answer or Answer(), failure)
 
     def _make(self, flight: Flight, answer: Answer, failure: Failure | None) -> Result:

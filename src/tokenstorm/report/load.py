@@ -32,9 +32,10 @@ def load_summary(paths: RunPaths, *, rebuild: bool = False) -> Summary:
 def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
     """Count the result lines again; what they cannot tell comes from the timeline, or from the summary that was written."""
     plan = read_plan(paths.plan)
-    files = _last_attempt(paths)
+    files, status = _last_attempt(paths), _status(paths.status)
     if not files:
-        message = f"{paths.root} has no result lines: the run ended before its first request{_reason(paths)}"
+        reason = f" ({status.reason})" if status and status.reason else ""
+        message = f"{paths.root} has no result lines: the run ended before its first request{reason}"
         raise RunError(message)
     timeline = _timeline(paths.timeline)
     planned = Window(plan.window_start_ns, plan.window_end_ns)
@@ -53,7 +54,9 @@ def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
         tally.merge(of_lost)
         unsent += missing
     _add_timeline(tally, timeline)
-    return summarize(_run(plan, written, sorted(files), timeline, end=end, unsent=unsent), tally)
+    environment = status.environment if status else None
+    known = environment or Environment(tokenstorm=plan.tokenstorm, model=plan.model)
+    return summarize(_run(plan, written, known, sorted(files), timeline, end=end, unsent=unsent), tally)
 
 
 def _last_attempt(paths: RunPaths) -> dict[int, Path]:
@@ -64,7 +67,14 @@ def _last_attempt(paths: RunPaths) -> dict[int, Path]:
 
 
 def _run(
-    plan: Plan, written: Summary | None, ranks: list[int], timeline: list[TimelineLine], *, end: int, unsent: int
+    plan: Plan,
+    written: Summary | None,
+    environment: Environment,
+    ranks: list[int],
+    timeline: list[TimelineLine],
+    *,
+    end: int,
+    unsent: int,
 ) -> Run:
     last = timeline[-1] if timeline else None
     below = sum(line.waited_below_cap for line in timeline)
@@ -92,9 +102,7 @@ def _run(
         waited_below_cap=below,
         unsent_by_lost_ranks=0,
         left_out=left_out,
-        environment=Environment(
-            tokenstorm=plan.tokenstorm, notes=["rebuilt from the result lines: the run was cut off"]
-        ),
+        environment=environment,
     )
 
 
@@ -140,9 +148,11 @@ def _written(path: Path) -> Summary | None:
         raise RunError(message) from None
 
 
-def _reason(paths: RunPaths) -> str:
+def _status(path: Path) -> Status | None:
     try:
-        reason = msgspec.json.decode(paths.status.read_bytes(), type=Status).reason
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return ""
-    return f" ({reason})" if reason else ""
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        message = f"{path} is no status: {error}"
+        raise RunError(message) from None

@@ -48,7 +48,9 @@ def duration(seconds: float | None) -> str:
     """Seconds for a person: three digits and a unit."""
     if seconds is None:
         return "-"
-    if seconds and seconds < 0.001:  # noqa: PLR2004 - a thousandth
+    if not seconds:
+        return "0"
+    if seconds < 0.001:  # noqa: PLR2004 - a thousandth
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:
         return f"{seconds * 1e3:.{_decimals(seconds * 1e3)}f} ms"

@@ -1,0 +1,345 @@
+"""What goes wrong, with real processes: services that fail, signals, killed processes, full disks. Nothing is lost."""
+
+import json
+import os
+import resource
+import signal
+import sys
+
+import pytest
+
+from running import TIMEOUT, Run, Stage, alive, fetch, free_port, rank_pids, running_second, wait_for
+
+STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
+
+
+def in_order(run: Run) -> None:
+    """The sums that hold for every run."""
+    counts = run.summary["counts"]
+    assert counts["scheduled"] == counts["sent"] + counts["unsent"]
+    assert counts["sent"] == counts["succeeded"] + counts["failed"] + counts["censored"]
+    assert sum(counts["failed_by_kind"].values()) == counts["failed"]
+
+
+def rebuilt_counts(stage: Stage, run: Run) -> dict[str, object]:
+    ended = stage.command("report", str(run.root), "--rebuild", "--json")
+    assert ended.err == ""
+    counts: dict[str, object] = json.loads(ended.out)["counts"]
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("--error-500", "http_500"),
+        ("--error-429", "http_429"),
+        ("--reset", "reset"),
+        ("--malformed", "malformed"),
+    ],
+)
+def test_failures_are_counted_by_kind_and_held_against_the_run(stage: Stage, fault: str, kind: str) -> None:
+    run = stage.bench(stage.simulate(fault, "0.5").url, *STEADY, "--duration", "1.5")
+    counts = run.summary["counts"]
+    assert counts["failed_by_kind"] == {kind: counts["failed"]}
+    assert 0 < counts["failed"] < counts["sent"] == 30
+    assert run.summary["verdict"]["state"] == "invalid"
+    assert "failures" in run.reasons
+    assert run.summary["metrics"]["latency_seconds"]["count"] == counts["succeeded"]
+    assert run.summary["metrics"]["send_lag_seconds"]["count"] == counts["sent"]
+    failed = [line for line in run.lines() if line["error"]]
+    assert all(line["error"]["detail"] for line in failed)
+    in_order(run)
+
+
+def test_the_engines_own_words_stand_in_the_result_line(stage: Stage) -> None:
+    run = stage.bench(stage.truth(err500=0.5).url, *STEADY, "--duration", "1")
+    failed = [line for line in run.lines() if line["error"]]
+    assert {(line["http_status"], line["error"]["kind"], line["error"]["detail"]) for line in failed} == {
+        (500, "http_500", "injected")
+    }
+
+
+def test_a_request_that_takes_too_long_is_a_timeout_and_frees_its_client(stage: Stage) -> None:
+    truth = stage.truth(ttft=1, stall=0.5)
+    run = stage.bench(
+        truth.url,
+        *("--requests-per-second", "10", "--num-clients", "50", "--duration", "1.5", "--max-tokens", "4"),
+        *("--timeout", "0.5"),
+    )
+    counts = run.summary["counts"]
+    assert counts["failed_by_kind"] == {"timeout": counts["failed"]}
+    assert counts["failed"] > 0
+    assert counts["censored"] == 0
+    for line in run.lines():
+        if line["error"]:
+            assert line["done"] - line["sent"] >= 500_000_000
+    in_order(run)
+
+
+def test_no_stalled_stream_holds_a_run_beyond_its_drain(stage: Stage) -> None:
+    url = stage.simulate("--stall", "0.5").url
+    run = stage.bench(url, "--requests-per-second", "20", "--max-tokens", "4", "--duration", "1", "--drain", "0.5")
+    counts = run.summary["counts"]
+    assert counts["censored"] > 0
+    assert counts["failed"] == 0
+    assert run.summary["outcome"] == "completed"
+    assert counts["censored"] == sum(x["error"] is not None and x["error"]["kind"] == "censored" for x in run.lines())
+    assert run.summary["metrics"]["latency_seconds"]["lower_bound"]["p99"] is True
+    in_order(run)
+    assert rebuilt_counts(stage, run) == counts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_the_run_and_keeps_everything(stage: Stage, number: signal.Signals) -> None:
+    process, run = stage.starting(stage.truth(ttft=100).url, *STEADY, "--duration", "60", "--ranks", "2")
+    running_second(run, process)
+    process.send_signal(number)
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (0 if run.summary["verdict"]["state"] != "invalid" else 3, "")
+    assert "cancelled before its planned end" in ended.out
+    summary = run.summary
+    assert summary["outcome"] == "cancelled"
+    counts = summary["counts"]
+    assert counts["succeeded"] == counts["scheduled"] == len(run.lines()) > 0
+    assert 1 <= summary["windows"]["measured_end"] < 30
+    assert summary["rates"]["achieved_rps"] == pytest.approx(20, rel=0.3)
+    assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk"}
+    in_order(run)
+    assert rebuilt_counts(stage, run) == counts
+
+
+def test_a_signal_in_the_warm_up_leaves_an_empty_measured_window(stage: Stage) -> None:
+    process, run = stage.starting(stage.truth().url, *STEADY, "--warmup", "30", "--duration", "1")
+    running_second(run, process)
+    process.send_signal(signal.SIGINT)
+    assert stage.ended(process).code == 3
+    assert run.summary["counts"]["scheduled"] == 0
+    assert run.summary["windows"]["warmup"]["succeeded"] == len(run.lines()) > 0
+    assert run.summary["windows"]["measured_end"] == run.summary["windows"]["measured_start"] == 30.0
+    assert run.summary["rates"]["achieved_rps"] == 0
+
+
+def test_a_second_signal_ends_the_run_at_once_and_finished_requests_are_kept(stage: Stage) -> None:
+    truth = stage.truth(stall=0.3)
+    options = ("--requests-per-second", "20", "--max-tokens", "4", "--num-clients", "500", "--timeout", "600")
+    process, run = stage.starting(truth.url, *options, "--duration", "600", "--drain", "600")
+    running_second(run, process)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: run.timeline()[-1]["phase"] == "draining", "the run never drained")
+    process.send_signal(signal.SIGINT)
+    assert stage.ended(process).err == ""
+    counts = run.summary["counts"]
+    assert run.summary["outcome"] == "cancelled"
+    assert counts["succeeded"] > 0
+    assert counts["censored"] > 0
+    assert counts["scheduled"] == len(run.lines())
+    assert {line["error"]["detail"] for line in run.lines() if line["error"]} == {"aborted"}
+    in_order(run)
+    assert rebuilt_counts(stage, run) == counts
+
+
+def test_a_signal_before_the_start_ends_the_command_at_once(stage: Stage) -> None:
+    """The engine takes the first request and never answers it."""
+    process, run = stage.starting(stage.truth(stall=1).url, *STEADY, "--timeout", "600")
+    wait_for((run.root / "address.json").exists, "the launcher never came up")
+    pids = wait_for(lambda: rank_pids(process.pid), "no rank was started")
+    process.send_signal(signal.SIGTERM)
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (1, "tokenstorm: stopped before the start\n")
+    assert not any(alive(pid) for pid in pids)
+    status = run.json("status.json")
+    assert (status["phase"], status["reason"]) == ("failed", "stopped before the start")
+    assert "Traceback" not in run.stderr
+
+
+def test_a_killed_rank_is_named_and_what_it_had_finished_is_counted(stage: Stage) -> None:
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "3", "--ranks", "2", "--num-clients", "40")
+    running_second(run, process)
+    victim = rank_pids(process.pid)[1]
+    os.kill(victim, signal.SIGKILL)
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (3, "")
+    summary, counts = run.summary, run.summary["counts"]
+    (lost,) = (rank for rank in summary["ranks"] if rank["lost"])
+    assert lost["pid"] == victim
+    assert "ranks_lost" in run.reasons
+    assert "not_sent" in run.reasons
+    assert counts["scheduled"] == 60
+    assert counts["succeeded"] == len(run.lines()) < 60
+    assert sum(line["rank"] == lost["rank"] for line in run.lines()) >= 10
+    assert counts["unsent"] == 60 - len(run.lines())
+    in_order(run)
+    assert rebuilt_counts(stage, run) == counts
+
+
+def test_a_rank_that_somebody_else_terminates_is_lost_too(stage: Stage) -> None:
+    """It drains and keeps its lines, but the load that it should have sent is missing, and the verdict says so."""
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "4", "--ranks", "2")
+    running_second(run, process)
+    os.kill(rank_pids(process.pid)[0], signal.SIGTERM)
+    assert stage.ended(process).code == 3
+    counts = run.summary["counts"]
+    assert "ranks_lost" in run.reasons
+    assert counts["scheduled"] == 80
+    assert counts["unsent"] > 0
+    assert run.stderr == ""
+    in_order(run)
+
+
+def test_a_killed_launcher_leaves_no_rank_behind_and_a_run_that_can_be_reported(stage: Stage) -> None:
+    truth = stage.truth()
+    process, run = stage.starting(truth.url, *STEADY, "--duration", "60", "--ranks", "2")
+    running_second(run, process, 2)
+    pids = rank_pids(process.pid)
+    assert len(pids) == 2
+    process.kill()
+    stage.ended(process)
+    wait_for(lambda: not any(alive(pid) for pid in pids), "a rank outlived its launcher")
+    assert "Traceback" not in run.stderr
+    ended = stage.command("report", str(run.root), "--json")
+    assert ended.err == ""
+    summary = json.loads(ended.out)
+    counts = summary["counts"]
+    assert summary["outcome"] == "cut off"
+    assert counts["scheduled"] == len(run.lines()) > 20
+    assert summary["rates"]["achieved_rps"] == pytest.approx(20, rel=0.3)
+    assert summary["metrics"]["inter_chunk_seconds"]["count"] > 0
+    text = stage.command("report", str(run.root)).out
+    assert "the run was cut off before its planned end" in text
+    # and a second start of the same job replaces it
+    fresh = stage.truth()
+    plan = json.loads((run.root / "plan.json").read_bytes())
+    targets = [{"replica": "0", "url": fresh.url}]
+    (run.root / "plan.json").write_text(json.dumps({**plan, "targets": targets, "duration_seconds": 1}))
+    assert stage.ended(stage.loadgen(run.root / "plan.json")).code in {0, 3}
+    assert run.summary["counts"]["scheduled"] == 20
+    assert [line["t"] for line in run.timeline()] == list(range(len(run.timeline())))
+    assert rebuilt_counts(stage, run) == run.summary["counts"]
+
+
+def test_an_endpoint_that_dies_midway_fails_requests_and_not_the_run(stage: Stage) -> None:
+    engine = stage.simulate()
+    process, run = stage.starting(engine.url, *STEADY, "--duration", "3")
+    running_second(run, process)
+    engine.process.kill()
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (3, "")
+    counts = run.summary["counts"]
+    assert counts["scheduled"] == 60
+    assert counts["succeeded"] > 0
+    assert counts["failed_by_kind"]["refused"] > 10
+    assert counts["failed"] + counts["succeeded"] == 60
+    assert "failures" in run.reasons
+    in_order(run)
+    assert rebuilt_counts(stage, run) == counts
+
+
+def test_a_generator_that_was_stopped_for_a_second_accuses_itself(stage: Stage) -> None:
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "4", "--num-clients", "60")
+    running_second(run, process)
+    (rank,) = rank_pids(process.pid)
+    os.kill(rank, signal.SIGSTOP)
+    behind = len(run.timeline()) + 1
+    wait_for(lambda: len(run.timeline()) > behind, "the launcher stopped as well")
+    os.kill(rank, signal.SIGCONT)
+    assert stage.ended(process).code == 3
+    assert "send_lag" in run.reasons
+    assert "client_cap" not in run.reasons
+    assert run.summary["verdict"]["state"] == "invalid"
+    assert run.summary["metrics"]["send_lag_seconds"]["max"] > 0.5
+    assert run.summary["client"]["loop_lag_max_seconds"] > 0.5
+    assert run.summary["counts"]["succeeded"] == 80
+    seconds = run.timeline()
+    assert [line["t"] for line in seconds] == list(range(len(seconds)))
+    assert sum(line["sent"] for line in seconds) == 80
+
+
+@pytest.mark.parametrize("word", ["stop", "abort"])
+def test_a_control_file_ends_the_run(stage: Stage, word: str) -> None:
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "60")
+    running_second(run, process)
+    (run.root / "control").write_text(f"{word}\n")
+    assert stage.ended(process).err == ""
+    assert run.summary["outcome"] == "cancelled"
+    assert run.summary["windows"]["measured_end"] < 30
+    assert run.summary["rates"]["achieved_rps"] == pytest.approx(20, rel=0.3)
+    assert not (run.root / "control").exists()
+
+
+def manual(stage: Stage, hold: float) -> tuple[Run, str]:
+    run = Run(stage.folder / "held")
+    targets = [{"replica": "0", "url": stage.truth().url}]
+    stage.plan_file(run, targets=targets, start="manual", hold_seconds=hold)
+    (run.root / "secrets.json").write_text('{"launcher": "the-launchers-secret"}')
+    return run, "the-launchers-secret"
+
+
+def phase_is(run: Run, phase: str) -> bool:
+    path = run.root / "status.json"
+    return path.exists() and bool(run.json("status.json")["phase"] == phase)
+
+
+@pytest.mark.parametrize("way", ["port", "file"])
+def test_a_group_that_starts_by_hand_waits_to_be_released(stage: Stage, way: str) -> None:
+    run, secret = manual(stage, 600)
+    process = stage.loadgen(run.root / "plan.json")
+    wait_for(lambda: phase_is(run, "holding"), "status.json never said that the group holds")
+    if way == "port":
+        url = run.json("address.json")["url"]
+        assert fetch(f"{url}/control", secret=secret, body=b"run")[0] == 202
+    else:
+        (run.root / "control").write_text("run")
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert run.summary["counts"]["succeeded"] == 20
+
+
+def test_a_group_that_nobody_releases_gives_up(stage: Stage) -> None:
+    run, _ = manual(stage, 0.2)
+    ended = stage.ended(stage.loadgen(run.root / "plan.json"))
+    assert ended.code == 1
+    assert ended.err == "tokenstorm: nobody released the group in the 0.2 s of hold_seconds\n"
+    assert run.json("status.json")["phase"] == "failed"
+
+
+def test_a_full_disk_is_one_clear_message(stage: Stage) -> None:
+    """A limit on the size of files stands for the disk that is full: the summary does not fit any more."""
+    run = Run(stage.folder / "run")
+    process = stage.popen(
+        [
+            sys.executable,
+            "-m",
+            "tokenstorm",
+            "bench",
+            stage.truth().url,
+            *STEADY,
+            "--duration",
+            "2",
+            "--run-dir",
+            "run",
+        ],
+        cwd=stage.folder,
+        stdout=-1,
+        stderr=-1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
+    )
+    ended = stage.ended(process)
+    assert ended.code == 1
+    assert ended.err.startswith("tokenstorm: cannot write to ")
+    assert "tokenstorm report" in ended.err
+    assert ended.err.count("\n") == 1
+    assert run.stderr == ""
+    report = stage.command("report", str(run.root), "--json")
+    assert report.err == ""
+    assert 0 < json.loads(report.out)["counts"]["succeeded"] == len(run.lines())
+
+
+def test_a_service_that_refuses_connections_ends_the_command_soon_and_leaves_no_process(stage: Stage) -> None:
+    process, run = stage.starting(f"http://127.0.0.1:{free_port()}", *STEADY)
+    ended = stage.ended(process)
+    assert ended.code == 1
+    assert "refused" in ended.err
+    assert ended.err.count("\n") == 1
+    assert "Traceback" not in run.stderr
+    assert run.json("status.json")["phase"] == "failed"
+    assert process.wait(TIMEOUT) == 1
