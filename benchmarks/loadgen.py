@@ -89,16 +89,9 @@ class Bench:
 
     def floor(self, port: int, clients: int, each: int, tokens: int, *, stream: bool) -> tuple[float, float]:
         """Events and requests per CPU-second of the client that does nothing else."""
-        command = [
-            self.scratch / "limit",
-            str(port),
-            str(clients),
-            str(each),
-            str(tokens),
-            "--stream",
-            str(int(stream)),
-        ]
-        done = subprocess.run(["taskset", "-c", CLIENT_CORE, *command], check=True, capture_output=True, text=True)
+        load = [str(number) for number in (port, clients, each, tokens, "--stream", int(stream))]
+        command = ["taskset", "-c", CLIENT_CORE, str(self.scratch / "limit"), *load]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
         words = done.stdout.split()
         return float(words[words.index("events/cpu-s") + 1]), float(words[words.index("req/cpu-s") + 1])
 

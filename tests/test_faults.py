@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -38,7 +39,7 @@ def rebuilt_counts(stage: Stage, run: Run) -> dict[str, object]:
     ],
 )
 def test_failures_are_counted_by_kind_and_held_against_the_run(stage: Stage, fault: str, kind: str) -> None:
-    run = stage.bench(stage.simulate(fault, "0.5").url, *STEADY, "--duration", "1.5")
+    run = stage.bench(stage.simulate(fault, "0.3", "--seed", "3").url, *STEADY, "--duration", "1.5")
     counts = run.summary["counts"]
     assert counts["failed_by_kind"] == {kind: counts["failed"]}
     assert 0 < counts["failed"] < counts["sent"] == 30
@@ -52,7 +53,7 @@ def test_failures_are_counted_by_kind_and_held_against_the_run(stage: Stage, fau
 
 
 def test_the_engines_own_words_stand_in_the_result_line(stage: Stage) -> None:
-    run = stage.bench(stage.truth(err500=0.5).url, *STEADY, "--duration", "1")
+    run = stage.bench(stage.truth(err500=0.4).url, *STEADY, "--duration", "1")
     failed = [line for line in run.lines() if line["error"]]
     assert {(line["http_status"], line["error"]["kind"], line["error"]["detail"]) for line in failed} == {
         (500, "http_500", "injected")
@@ -60,7 +61,7 @@ def test_the_engines_own_words_stand_in_the_result_line(stage: Stage) -> None:
 
 
 def test_a_request_that_takes_too_long_is_a_timeout_and_frees_its_client(stage: Stage) -> None:
-    truth = stage.truth(ttft=1, stall=0.5)
+    truth = stage.truth(ttft=1, stall=0.4)
     run = stage.bench(
         truth.url,
         *("--requests-per-second", "10", "--num-clients", "50", "--duration", "1.5", "--max-tokens", "4"),
@@ -274,7 +275,8 @@ def manual(stage: Stage, hold: float) -> tuple[Run, str]:
     return run, "the-launchers-secret"
 
 
-def phase_is(run: Run, phase: str) -> bool:
+def phase_is(run: Run, process: subprocess.Popen[str], phase: str) -> bool:
+    assert process.poll() is None, process.communicate()
     path = run.root / "status.json"
     return path.exists() and bool(run.json("status.json")["phase"] == phase)
 
@@ -283,7 +285,7 @@ def phase_is(run: Run, phase: str) -> bool:
 def test_a_group_that_starts_by_hand_waits_to_be_released(stage: Stage, way: str) -> None:
     run, secret = manual(stage, 600)
     process = stage.loadgen(run.root / "plan.json")
-    wait_for(lambda: phase_is(run, "holding"), "status.json never said that the group holds")
+    wait_for(lambda: phase_is(run, process, "holding"), "status.json never said that the group holds")
     if way == "port":
         url = run.json("address.json")["url"]
         assert fetch(f"{url}/control", secret=secret, body=b"run")[0] == 202

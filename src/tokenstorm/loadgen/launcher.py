@@ -193,7 +193,7 @@ class Launcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), self._until_next_turn())
                 return
-            if self._start_at is not None:
+            if self._elapsed_ns() > (self._second + 1) * 10**9:
                 self._close_second()
                 if self._on_second:
                     self._on_second(self._status(None))

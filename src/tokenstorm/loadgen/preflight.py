@@ -68,11 +68,12 @@ async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[
         tries = [
             _try(plan, target, pool, requests.preflight(n)) for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
-        notes = [note for note in await asyncio.gather(*tries) if note]
+        tried = await asyncio.gather(*tries)
     finally:
         for pool in pools:
             pool.close()
-    if len(notes) == len(pools):
+    notes = [attempt.note for attempt in tried if attempt.note]
+    if not any(attempt.answered for attempt in tried):
         raise PreflightError("; ".join(notes))
     return Service(model, api_key), facts, notes
 
@@ -81,19 +82,27 @@ def _pairs(plan: Plan, pools: list[Pool]) -> list[tuple[Target, Pool]]:
     return list(zip(plan.targets, pools, strict=True))
 
 
-async def _try(plan: Plan, target: Target, pool: Pool, request: bytes) -> str | None:
+class _Attempt(msgspec.Struct, frozen=True):
+    """Whether a replica answered at all, and what is to be said of it."""
+
+    answered: bool
+    note: str | None
+
+
+async def _try(plan: Plan, target: Target, pool: Pool, request: bytes) -> _Attempt:
     """One request to one replica, left at its first token; a note where it was not answered well."""
     fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=plan.stream)
     if fetch.trouble is None:
-        return None
+        return _Attempt(answered=True, note=None)
     kind, detail = fetch.trouble
-    note = f"{target.url} did not answer a first request ({kind}): {detail}"
     status = fetch.status or 0
     if kind.startswith("http_") and 400 <= status < 500 and status not in TOLERATED:  # noqa: PLR2004
         hint = " (give the key with --api-key-env)" if status in {401, 403} else ""
         message = f"{target.url} refuses the request with HTTP {status}: {detail}{hint}"
         raise PreflightError(message)
-    return note
+    answered = fetch.status is not None
+    what = "answered a first request badly" if answered else "did not answer a first request"
+    return _Attempt(answered=answered, note=f"{target.url} {what} ({kind}): {detail}")
 
 
 async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
