@@ -1,11 +1,12 @@
 """The meaning of the bytes: OpenAI's chat and completions, as requests to write and answers to read.
 
-Most events of a stream differ only in the text they carry. `Stream` decodes one of them as JSON, remembers the bytes
-before and after its text, and recognises its like by comparing bytes: an event with the same beginning, the same end
-and no quote in between is the same JSON with another text that is not empty.
+Most events of a stream differ only in the text they carry. `Stream` decodes one of them as JSON and tells the connection
+what surrounds its text: an event with the same beginning, the same end and no quote in between is the same JSON with
+another text that is not empty, and only its time matters.
 """
 
 from array import array
+from collections.abc import Callable
 from operator import sub
 from typing import Any
 
@@ -20,8 +21,11 @@ from tokenstorm.result import Failure
 
 CACHED_BYTES = 32_000_000
 KEPT_TIMES = 1024
-MANY_TAILS = 64
 DETAIL_CHARACTERS = 300
+
+
+Expect = Callable[[bytes, bytes, Callable[[int], None]], None]
+"""`Connection.expect`."""
 
 
 class Requests:
@@ -127,8 +131,6 @@ class _Event(msgspec.Struct, gc=False):
     message: Any = None
 
 
-_UNLIKE = b"\0"
-"""No event begins with this."""
 _NOTHING = _Delta()
 _decode = msgspec.json.Decoder(_Event).decode
 
@@ -217,27 +219,16 @@ class Whole(Answer):
 class Stream(Answer):
     """An answer as server-sent events."""
 
-    def __init__(self, *, keep_times: bool = False) -> None:
+    def __init__(self, expect: Expect | None = None, *, keep_times: bool = False) -> None:
         self.gaps = []
         self.chunk_times = [] if keep_times else None
         self._at = 0
         self._pending = b""
         self._data: list[bytes] = []
-        self._forget()
+        self._expect = expect
         self._ended = False
         self._times = array("q")
         self._unread: list[bytes] | None = []  # all there was, until the first event shows that it is a stream
-
-    def receive(self, piece: bytes, at: int) -> None:
-        size = self._head_size
-        if (
-            piece.startswith(self._head)
-            and piece.endswith(self._tail)
-            and size < piece.find(b'"', size) == len(piece) - self._tail_size
-        ):
-            self._times.append(at)
-        else:
-            self._read(piece, at)
 
     def fold(self) -> None:
         if len(self._times) > KEPT_TIMES:
@@ -248,7 +239,7 @@ class Stream(Answer):
 
     def finish(self, status: int) -> None:
         if self._pending or self._data:  # the last event was not closed by a blank line
-            self._read(b"\n\n", self._at)
+            self.receive(b"\n\n", self._at)
         self.cut()
         if not self._ended and self.finish_reason is None and self.output_tokens is None and self.failure is None:
             if self._unread is not None:
@@ -268,7 +259,7 @@ class Stream(Answer):
         self.failure, self.finish_reason, self.server_id = whole.failure, whole.finish_reason, whole.server_id
         self.prompt_tokens, self.output_tokens = whole.prompt_tokens, whole.output_tokens
 
-    def _read(self, piece: bytes, at: int) -> None:
+    def receive(self, piece: bytes, at: int) -> None:
         self._at = at
         if self.first_chunk is None:
             self.first_chunk = at
@@ -284,10 +275,9 @@ class Stream(Answer):
                 self._unread = None
                 data = b"\n".join(self._data)
                 self._data.clear()
-                if text := self._event(data):
-                    self._learn(piece, text)
-        if self._pending or self._data:
-            self._forget()  # what comes next goes on with this event
+                text = self._event(data)
+                if text and self._expect is not None:
+                    self._look_for_more(piece, text)
 
     def _event(self, data: bytes) -> str:
         """Take one event in; its text, where it had nothing else to say."""
@@ -315,23 +305,17 @@ class Stream(Answer):
             self.first_token = self.first_token or self._at
         return text if self.finish_reason is None and event.usage is None else ""
 
-    def _learn(self, piece: bytes, text: str) -> None:
-        """Remember what surrounds the text of an event that came alone in its piece."""
-        self._forget()
-        if self._pending or piece.count(b"data:") != 1 or not piece.startswith(b"data:"):
+    def _look_for_more(self, piece: bytes, text: str) -> None:
+        """Expect events like this one, if it came alone in its piece: the same bytes before and after its text."""
+        if self._expect is None or self._pending or piece.count(b"data:") != 1 or not piece.startswith(b"data:"):
             return
         raw = text.encode()
         for field in _TEXT_FIELDS:
             start = piece.find(field) + len(field)
             end = start + len(raw)
             if start >= len(field) and piece[start:end] == raw and piece[end : end + 1] == b'"':
-                self._head, self._tail = piece[:start], _shared(piece[end:])
-                self._head_size, self._tail_size = start, len(piece) - end
+                self._expect(piece[:start], piece[end:], self._times.append)
                 return
-
-    def _forget(self) -> None:
-        self._head = self._tail = _UNLIKE
-        self._head_size = self._tail_size = 0
 
     def _count_tokens(self) -> None:
         times = self._times
@@ -351,16 +335,6 @@ class Stream(Answer):
             self.coalesced += len(gaps) - len(apart)
             return apart
         return gaps
-
-
-_tails: dict[bytes, bytes] = {}
-
-
-def _shared(tail: bytes) -> bytes:
-    """One copy of an end that thousands of streams have in common, so that it stays in the processor's cache."""
-    if len(_tails) > MANY_TAILS:
-        _tails.clear()
-    return _tails.setdefault(tail, tail)
 
 
 def _words(error: object) -> str:

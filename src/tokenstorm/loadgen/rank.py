@@ -10,8 +10,8 @@ import msgspec
 
 from tokenstorm.loadgen.arrivals import clients_of, rate_at
 from tokenstorm.loadgen.clock import Alarm
-from tokenstorm.loadgen.http import Exchange, Receive
-from tokenstorm.loadgen.openai import Answer, Requests, Stream, Whole
+from tokenstorm.loadgen.http import Connection, Exchange, Receive
+from tokenstorm.loadgen.openai import Answer, Expect, Requests, Stream, Whole
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.writer import LineWriter
@@ -61,7 +61,8 @@ class Flight(Exchange):
         self.prompt: int | None = None
 
     def began(self, status: int) -> Receive:
-        self.answer = self.rank.answer_for(status)
+        expect = self.carrier.expect if isinstance(self.carrier, Connection) else None
+        self.answer = self.rank.answer_for(status, expect)
         return self.answer.receive
 
     def ended(self) -> None:
@@ -128,10 +129,10 @@ class Rank:
             self._close_window(self._now())
             self._censor("aborted")
 
-    def answer_for(self, status: int) -> Answer:
+    def answer_for(self, status: int, expect: Expect | None = None) -> Answer:
         """What will understand an answer with this status."""
         if self.plan.stream and status == 200:  # noqa: PLR2004
-            return Stream(keep_times=self.plan.record_chunks)
+            return Stream(expect, keep_times=self.plan.record_chunks)
         return Whole()
 
     def ended(self, flight: Flight) -> None:
