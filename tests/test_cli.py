@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from running import TIMEOUT, Ended, Run, Stage, fetch, free_port, rank_pids, running_second, samples, wait_for
 
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
@@ -77,7 +78,8 @@ def test_wrong_usage_is_exit_code_2_and_names_the_option(stage: Stage, options: 
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://host:port", "http://h:99999", "http://h/?a=1"]
+    "url",
+    ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://host:port", "http://h:99999", "http://h/?a=1"],
 )
 def test_a_url_that_is_none_is_exit_code_2_and_quoted(stage: Stage, url: str) -> None:
     one_clear_message(stage.command("bench", url), 2, repr(url))
@@ -272,7 +274,7 @@ class Port:
 
     def __init__(self, stage: Stage) -> None:
         self.run = Run(stage.folder / "run")
-        self.secret = "the-launchers-secret"  # noqa: S105
+        self.secret = "the-launchers-secret"
         targets = [{"replica": "0", "url": stage.truth(err500=0.3).url}]
         plan = stage.plan_file(self.run, targets=targets, group_id=7, duration_seconds=60, ranks=2)
         (self.run.root / "secrets.json").write_text(json.dumps({"launcher": self.secret}))

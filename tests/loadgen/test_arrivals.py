@@ -1,0 +1,160 @@
+"""When requests are meant to leave."""
+
+from itertools import pairwise
+from statistics import mean, pvariance
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenstorm.loadgen.arrivals import clients_of, first_sends, offsets, rate_at, scheduled_count
+from tokenstorm.plan import Plan, make_plan
+
+SECOND = 1_000_000_000
+
+
+def plan(**fields: object) -> Plan:
+    return make_plan(
+        {
+            "run_id": "0" * 32,
+            "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
+            "prompts": {"kind": "list", "prompts": ["hi"]},
+            "num_clients": 10,
+            "seed": 7,
+            **fields,
+        }
+    )
+
+
+def times(some_plan: Plan) -> list[float]:
+    return [at / SECOND for _, at in offsets(some_plan, 0, 1)]
+
+
+def counted(some_plan: Plan, *, begin: float, end: float) -> int:
+    return sum(begin <= at < end for at in times(some_plan))
+
+
+def test_constant_arrivals_are_a_period_apart() -> None:
+    assert times(plan(requests_per_second=4.0, duration_seconds=2.0)) == [0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "expected"),
+    [(20.0, 10.0, 200), (3.0, 7.0, 21), (0.1, 100.0, 10), (333.0, 13.0, 4329), (7.7, 10.0, 77), (0.5, 1.0, 1)],
+)
+def test_a_constant_rate_sends_rate_times_seconds(rate: float, seconds: float, expected: int) -> None:
+    assert len(times(plan(requests_per_second=rate, duration_seconds=seconds))) == expected
+
+
+def test_warm_up_comes_first_at_the_first_rate_and_is_no_part_of_the_window() -> None:
+    warm = plan(requests_per_second=5.0, duration_seconds=2.0, warmup_seconds=1.0)
+    assert counted(warm, begin=0, end=1) == 5
+    assert counted(warm, begin=1, end=3) == 10
+
+
+def test_a_ramp_sends_what_the_integral_of_its_rate_says() -> None:
+    """From 0 to 50 in 10 s: 2.5 t² arrivals by t: 62.5 by 5 s, 250 by 10 s."""
+    ramp = plan(arrival={"ramp": {"from_rps": 0.0, "to_rps": 50.0}}, duration_seconds=10.0)
+    assert len(times(ramp)) == 250
+    assert counted(ramp, begin=0, end=5) == 63  # arrivals 0 to 62
+
+
+def test_a_ramp_down_to_nothing_ends_with_its_last_arrival() -> None:
+    """From 50 to 0 in 10 s: 50 t - 2.5 t²: 187.5 by 5 s, 250 by 10 s."""
+    ramp = plan(arrival={"ramp": {"from_rps": 50.0, "to_rps": 0.0}}, duration_seconds=10.0)
+    assert counted(ramp, begin=0, end=5) == 188
+    assert len(times(ramp)) == 250
+
+
+def test_a_stage_without_a_rate_is_a_pause() -> None:
+    stages = [{"rps": 5.0, "seconds": 2.0}, {"rps": 0.0, "seconds": 3.0}, {"rps": 10.0, "seconds": 1.0}]
+    paused = plan(arrival={"stages": stages}, duration_seconds=6.0)
+    assert counted(paused, begin=0, end=2) == 10
+    assert counted(paused, begin=2, end=5) == 0
+    assert counted(paused, begin=5, end=6) == 10
+
+
+def test_poisson_gaps_have_the_mean_and_the_spread_of_an_exponential() -> None:
+    """20,000 gaps at 100/s: mean 0.01 and variance 0.0001, each within five standard errors or so."""
+    at = times(plan(arrival={"kind": "poisson"}, requests_per_second=100.0, duration_seconds=200.0))
+    gaps = [later - earlier for earlier, later in pairwise(at)]
+    assert mean(gaps) == pytest.approx(0.01, rel=0.04)
+    assert pvariance(gaps) == pytest.approx(0.0001, rel=0.1)
+
+
+@pytest.mark.parametrize("burstiness", [0.25, 4.0])
+def test_the_variance_of_gamma_gaps_falls_with_burstiness(burstiness: float) -> None:
+    """A gamma gap of mean m and shape k has the variance m²/k."""
+    gamma = {"kind": "gamma", "burstiness": burstiness}
+    at = times(plan(arrival=gamma, requests_per_second=100.0, duration_seconds=200.0))
+    gaps = [later - earlier for earlier, later in pairwise(at)]
+    assert mean(gaps) == pytest.approx(0.01, rel=0.06)
+    assert pvariance(gaps) == pytest.approx(0.0001 / burstiness, rel=0.2)
+
+
+def test_request_count_ends_the_schedule_after_so_many_measured_arrivals() -> None:
+    some = plan(requests_per_second=10.0, duration_seconds=None, request_count=7, warmup_seconds=1.0)
+    assert scheduled_count(some, 0, 1, 10**15) == (10, 7)
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    poisson = {"arrival": {"kind": "poisson"}, "requests_per_second": 50.0, "duration_seconds": 2.0}
+    assert times(plan(**poisson)) == times(plan(**poisson))
+    assert times(plan(**poisson)) != times(plan(**poisson, seed=8))
+
+
+ARRIVALS = st.sampled_from(
+    [
+        {"kind": "constant"},
+        {"kind": "poisson"},
+        {"kind": "gamma", "burstiness": 0.3},
+        {"kind": "poisson", "ramp": {"from_rps": 0.0, "to_rps": 40.0}},
+        {"kind": "constant", "ramp": {"from_rps": 30.0, "to_rps": 0.0}},
+        {"kind": "gamma", "burstiness": 3.0, "stages": [{"rps": 0.0, "seconds": 1.5}, {"rps": 20.0, "seconds": 1.5}]},
+    ]
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(ARRIVALS, st.integers(1, 12), st.integers(0, 2**48), st.sampled_from([0.0, 0.7]))
+def test_the_stripes_of_any_number_of_ranks_rejoin_to_the_one_schedule(
+    arrival: dict[str, object], ranks: int, seed: int, warmup: float
+) -> None:
+    shaped = "ramp" in arrival or "stages" in arrival
+    some = plan(
+        arrival=arrival,
+        requests_per_second=None if shaped else 25.0,
+        duration_seconds=3.0,
+        warmup_seconds=warmup,
+        num_clients=12,
+        seed=seed,
+    )
+    whole = list(offsets(some, 0, 1))
+    assert [seq for seq, _ in whole] == list(range(len(whole)))
+    assert all(earlier <= later for (_, earlier), (_, later) in pairwise(whole))
+    assert all(0 <= at < (some.window_end_ns or 0) for _, at in whole)
+    stripes = [list(offsets(some, rank, ranks)) for rank in range(ranks)]
+    assert sorted(arrival for stripe in stripes for arrival in stripe) == whole
+    assert all(seq % ranks == rank for rank, stripe in enumerate(stripes) for seq, _ in stripe)
+
+
+@given(st.integers(1, 2000), st.integers(1, 50))
+def test_every_client_belongs_to_one_rank_and_starts_once(clients: int, ranks: int) -> None:
+    ranks = min(ranks, clients)
+    some = plan(num_clients=clients, ramp_seconds=2.0, ranks=ranks)
+    shares = [clients_of(some, rank, ranks) for rank in range(ranks)]
+    assert sum(shares) == clients
+    assert max(shares) - min(shares) <= 1
+    starts = [first_sends(some, rank, ranks) for rank in range(ranks)]
+    assert [len(start) for start in starts] == shares
+    assert sorted(at for start in starts for at in start) == [
+        round(number * 2 * SECOND / clients) for number in range(clients)
+    ]
+
+
+def test_the_target_rate_follows_the_profile_and_is_nothing_in_a_closed_loop() -> None:
+    ramp = plan(arrival={"ramp": {"from_rps": 10.0, "to_rps": 20.0}}, duration_seconds=10.0, warmup_seconds=1.0)
+    assert rate_at(ramp, 0) == 10
+    assert rate_at(ramp, 6 * SECOND) == pytest.approx(15)
+    assert rate_at(ramp, 12 * SECOND) == 0
+    assert rate_at(plan(), 0) is None

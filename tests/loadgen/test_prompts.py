@@ -1,0 +1,139 @@
+"""What is asked."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import mean, pstdev
+
+import msgspec
+import pytest
+
+from tokenstorm.errors import PlanError
+from tokenstorm.loadgen.prompts import PromptSource, load_prompts, prompt_file
+from tokenstorm.plan import make_plan
+
+
+def source(prompts: object, **fields: object) -> PromptSource:
+    return load_prompts(
+        make_plan(
+            {
+                "run_id": "0" * 32,
+                "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
+                "num_clients": 1,
+                "seed": 7,
+                "prompts": prompts,
+                **fields,
+            }
+        )
+    )
+
+
+def of_file(path: Path, **fields: object) -> PromptSource:
+    return source(msgspec.to_builtins(prompt_file(path)), **fields)
+
+
+LIST = {"kind": "list", "prompts": ["one", "two", "three"]}
+
+
+def test_a_request_gets_its_prompt_by_seed_and_number_alone() -> None:
+    texts = [source(LIST).get(seq).text for seq in range(50)]
+    assert texts == [source(LIST).get(seq).text for seq in range(50)]
+    assert texts != [source(LIST, seed=8).get(seq).text for seq in range(50)]
+
+
+def test_prompts_of_a_list_are_sampled_evenly() -> None:
+    """3000 draws of three: 1000 each, give or take five standard deviations of 26."""
+    counts = Counter(source(LIST).get(seq).text for seq in range(3000))
+    assert set(counts) == {"one", "two", "three"}
+    assert all(870 < count < 1130 for count in counts.values())
+
+
+def test_the_same_prompt_is_the_same_object_so_that_its_body_is_encoded_once() -> None:
+    prompts = source(LIST)
+    assert prompts.cacheable
+    assert all(prompts.get(seq) is prompts.get(seq) for seq in range(5))
+
+
+def test_unique_prompts_differ_from_their_first_character() -> None:
+    prompts = source(LIST, unique_prompts=True)
+    beginnings = {(prompts.get(seq).text or "")[:18] for seq in range(500)}
+    assert len(beginnings) == 500
+    assert not prompts.cacheable
+    assert (prompts.get(3).text or "").endswith(source(LIST).get(3).text or "?")
+
+
+def test_unique_messages_are_marked_in_the_first_that_holds_text(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    path.write_text(json.dumps({"messages": messages, "max_tokens": 5}))
+    prompt = of_file(path, unique_prompts=True).get(0)
+    assert prompt.messages is not None
+    assert prompt.messages[0]["content"].endswith("be brief")
+    assert prompt.messages[0]["content"] != "be brief"
+    assert prompt.messages[1] == messages[1]
+    assert prompt.max_tokens == 5
+
+
+def test_unique_token_prompts_keep_their_length() -> None:
+    tokens = {"kind": "synthetic", "unit": "tokens", "length": {"n": 20}, "vocabulary": 5000}
+    prompts = source(tokens, unique_prompts=True, endpoint="completions")
+    made = [prompts.get(seq).tokens or [] for seq in range(200)]
+    assert {len(ids) for ids in made} == {20}
+    assert len({tuple(ids[:4]) for ids in made}) == 200
+    assert all(0 <= number < 5000 for ids in made for number in ids)
+
+
+def test_synthetic_words_have_the_asked_lengths() -> None:
+    def lengths(length: dict[str, object]) -> list[int]:
+        words = source({"kind": "synthetic", "unit": "words", "length": length})
+        return [len((words.get(seq).text or "").split()) for seq in range(600)]
+
+    assert set(lengths({"n": 12})) == {12}
+    uniform = lengths({"kind": "uniform", "low": 5, "high": 9})
+    assert set(uniform) == {5, 6, 7, 8, 9}
+    normal = lengths({"kind": "normal", "mean": 50.0, "stddev": 8.0})
+    assert mean(normal) == pytest.approx(50, abs=2)
+    assert pstdev(normal) == pytest.approx(8, abs=1.5)
+    assert min(lengths({"kind": "normal", "mean": 1.0, "stddev": 5.0})) == 1
+
+
+def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("first\n\n  second  \n")
+    assert {of_file(path).get(seq).text for seq in range(40)} == {"first", "second"}
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"promt": "x"}', "promt"),
+        ('{"prompt": ""}', "one of them and not empty"),
+        ('{"prompt": "x", "messages": [{"role": "user"}]}', "one of them"),
+        ('{"prompt": "x", "max_tokens": 0}', "max_tokens"),
+        ("not json", "line 2"),
+        ('["list"]', "line 2"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "fine"}\n' + line + "\n")
+    with pytest.raises(PlanError, match="line 2") as raised:
+        prompt_file(path)
+    assert complaint in str(raised.value)
+
+
+def test_a_file_that_is_missing_empty_or_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    for name, complaint in (("none.txt", "cannot read"), ("empty.txt", "no prompt"), ("binary.txt", "UTF-8")):
+        with pytest.raises(PlanError, match=complaint):
+            prompt_file(tmp_path / name)
+
+
+def test_a_file_that_changed_since_the_plan_was_made_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("one\n")
+    pinned = msgspec.to_builtins(prompt_file(path))
+    path.write_text("another\n")
+    with pytest.raises(PlanError, match="has changed"):
+        source(pinned)
