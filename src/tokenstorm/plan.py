@@ -285,4 +285,10 @@ def _refuse_other_version(data: bytes, where: str) -> None:
 
 
 def _explain(error: msgspec.ValidationError) -> str:
-    return str(error).replace("Object contains unknown field", "there is no field")
+    """What msgspec found, with the field first: "`num_clients`: expected `int` >= 1"."""
+    what, _, path = str(error).partition(" - at `$")
+    what = what.replace("Object contains unknown field", "there is no field").replace(
+        "Object missing required", "missing"
+    )
+    field = path.rstrip("`").lstrip(".")
+    return f"`{field}`: {what[0].lower()}{what[1:]}" if field else what

@@ -107,7 +107,7 @@ async def _try(plan: Plan, target: Target, pool: Pool, request: bytes) -> _Attem
 
 async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
     """The first model that a replica names at /v1/models."""
-    words = []
+    words, answered = [], False
     for target, pool in _pairs(plan, pools):
         fetch = await _ask(pool, request_head("GET", pool.endpoint, "/v1/models", api_key) + b"\r\n", ASK_SECONDS)
         try:
@@ -116,11 +116,12 @@ async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> st
             names = []
         if fetch.status == 200 and names:  # noqa: PLR2004
             return names[0]
+        answered = answered or fetch.status is not None
         kind, detail = fetch.trouble or ("no model", "GET /v1/models names none")
         hint = " (give the key with --api-key-env)" if fetch.status in {401, 403} else ""
         words.append(f"{target.url} does not tell its model ({kind}): {detail}{hint}")
     message = "; ".join(words)
-    if not any("refused" in word for word in words):
+    if answered:
         message += ": name it with --model"
     raise PreflightError(message)
 
