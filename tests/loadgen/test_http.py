@@ -1,0 +1,424 @@
+"""The wire, over real sockets."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+import pytest
+import trustme
+import uvloop
+
+from tokenstorm.errors import UsageError
+from tokenstorm.loadgen.http import RETIRE_NS, Endpoint, Exchange, Pool, Receive
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Kept(Exchange):
+    """Keeps the pieces of body with their times."""
+
+    def __init__(self) -> None:
+        self.request = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
+        self.sent = monotonic_ns()
+        self.pieces: list[tuple[bytes, int]] = []
+        self.over = asyncio.Event()
+        self.ends = 0
+
+    def began(self, status: int) -> Receive:
+        return lambda piece, at: self.pieces.append((piece, at))
+
+    def ended(self) -> None:
+        self.ends += 1
+        self.over.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(piece for piece, _ in self.pieces)
+
+    @property
+    def kind(self) -> str | None:
+        return self.failure.kind if self.failure else None
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await main()
+
+    uvloop.run(bounded())
+
+
+Listen = Callable[[Serve], Awaitable[asyncio.AbstractServer]]
+
+
+@contextlib.asynccontextmanager
+async def listening(listen: Listen, serve: Serve) -> AsyncIterator[Any]:
+    """A scripted server; in the end it leaves no connection open."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await listen(guarded)
+    try:
+        yield server
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.01)  # the loop closes them in its next turns
+
+
+@contextlib.asynccontextmanager
+async def server(serve: Serve, **options: Any) -> AsyncIterator[Pool]:
+    """A scripted server on 127.0.0.1, and a pool for it."""
+    async with listening(lambda guarded: asyncio.start_server(guarded, "127.0.0.1", 0, **options), serve) as made:
+        with contextlib.closing(Pool(Endpoint.parse(f"http://127.0.0.1:{made.sockets[0].getsockname()[1]}"))) as pool:
+            yield pool
+
+
+async def ask(pool: Pool) -> Kept:
+    exchange = Kept()
+    pool.send(exchange)
+    await exchange.over.wait()
+    return exchange
+
+
+async def ask_once(url: str, tls: ssl.SSLContext | None = None) -> Kept:
+    """Ask through a pool of its own."""
+    with contextlib.closing(Pool(Endpoint.parse(url), tls)) as pool:
+        return await ask(pool)
+
+
+def saying(*answers: bytes) -> Serve:
+    """Answers each request on a connection with the next answer, then closes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+
+    return serve
+
+
+def test_one_connection_carries_one_request_after_another() -> None:
+    async def main() -> None:
+        connections = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            await saying(*[OK] * 5)(reader, writer)
+
+        async with server(serve) as pool:
+            answers = [await ask(pool) for _ in range(5)]
+        assert [answer.body for answer in answers] == [b"ok"] * 5
+        assert connections == 1
+
+    run(main)
+
+
+def test_the_connection_used_last_is_used_first_again() -> None:
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            port = writer.get_extra_info("peername")[1]
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                seen.append(port)
+                writer.write(OK)
+
+        async with server(serve) as pool:
+            await pool.open(3)
+            for _ in range(4):
+                await ask(pool)
+        assert len(set(seen)) == 1
+
+    run(main)
+
+
+def test_a_connection_that_was_idle_for_four_seconds_is_not_used_again() -> None:
+    async def main() -> None:
+        async with server(saying(OK, OK)) as pool:
+            first = await ask(pool)
+            later = Kept()
+            later.sent = (first.done or 0) + RETIRE_NS + 1
+            pool.send(later)
+            await later.over.wait()
+            assert later.body == b"ok"
+            assert not later.resent
+            assert (later.connected or 0) > (first.done or 0)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (OK, b"ok"),
+        (CHUNKED + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", b"abcde"),
+        (CHUNKED + b"3;x=y\r\nabc\r\n0\r\ntrailer: z\r\n\r\n", b"abc"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK, b"ok"),
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", b"ok"),
+        (b"HTTP/1.1 200 OK\r\n\r\nto the end", b"to the end"),
+        (b"HTTP/1.0 200 OK\r\n\r\nold", b"old"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    ],
+)
+def test_a_body_is_the_same_however_its_bytes_are_split_over_reads(answer: bytes, body: bytes) -> None:
+    """Every split into two reads, and byte by byte."""
+
+    async def main() -> None:
+        splits = [[answer[:at], answer[at:]] for at in range(1, len(answer))]
+        splits.append([answer[at : at + 1] for at in range(len(answer))])
+        turn = iter(splits)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            for part in next(turn):
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0)
+
+        async with server(serve) as pool:
+            for _ in splits:
+                exchange = await ask(pool)
+                assert (exchange.body, exchange.kind, exchange.ends) == (body, None, 1)
+
+    run(main)
+
+
+def test_chunks_that_share_a_read_share_its_time_which_is_not_before_the_write() -> None:
+    async def main() -> None:
+        written = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal written
+            await reader.readuntil(b"\r\n\r\n")
+            written = monotonic_ns()
+            writer.write(CHUNKED + b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n")
+
+        async with server(serve) as pool:
+            exchange = await ask(pool)
+        assert [piece for piece, _ in exchange.pieces] == [b"a", b"b", b"c"]
+        assert len({at for _, at in exchange.pieces}) == 1
+        assert exchange.pieces[0][1] >= written
+        assert exchange.done == exchange.pieces[0][1]
+
+    run(main)
+
+
+def test_a_server_that_closes_after_each_answer_is_asked_on_fresh_connections() -> None:
+    async def main() -> None:
+        answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"
+        async with server(saying(answer)) as pool:
+            answers = [await ask(pool) for _ in range(4)]
+        assert [(one.body, one.resent) for one in answers] == [(b"ok", False)] * 4
+
+    run(main)
+
+
+def test_an_idle_connection_that_the_server_closes_at_the_request_is_replaced_once() -> None:
+    async def main() -> None:
+        turn = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal turn
+            turn += 1
+            await saying(OK)(reader, writer)
+            if turn == 1:
+                await reader.readuntil(b"\r\n\r\n")  # the race: it closes as the next request arrives
+
+        async with server(serve) as pool:
+            await ask(pool)
+            second = await ask(pool)
+        assert (second.body, second.resent, second.kind) == (b"ok", True, None)
+        assert turn == 2
+
+    run(main)
+
+
+def test_a_fresh_connection_that_is_closed_without_an_answer_is_a_failure() -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal turns
+            turns += 1
+            await reader.readuntil(b"\r\n\r\n")
+
+        async with server(serve) as pool:
+            exchange = await ask(pool)
+        assert (exchange.kind, exchange.resent, turns) == ("closed", False, 1)
+
+    run(main)
+
+
+def test_a_request_is_sent_again_only_once() -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal turns
+            turns += 1
+            if turns == 1:
+                await saying(OK)(reader, writer)
+            await reader.readuntil(b"\r\n\r\n")
+
+        async with server(serve) as pool:
+            await ask(pool)
+            exchange = await ask(pool)
+        assert (exchange.kind, exchange.resent, turns) == ("closed", True, 2)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reset", "kind"),
+    [
+        (CHUNKED + b"5\r\nab", True, "reset"),
+        (CHUNKED + b"5\r\nab", False, "closed"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab", False, "closed"),
+        (b"HTTP/1.1 200", False, "closed"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", False, "malformed"),
+        (CHUNKED + b"zz\r\n", False, "malformed"),
+    ],
+)
+def test_an_answer_that_breaks_off_is_a_failure_with_its_kind(answer: bytes, reset: bool, kind: str) -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await saying(answer)(reader, writer)
+            if reset:
+                peer = writer.get_extra_info("socket")
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+
+        async with server(serve) as pool:
+            exchange = await ask(pool)
+            assert (exchange.kind, exchange.ends) == (kind, 1)
+
+    run(main)
+
+
+def test_bytes_that_nobody_asked_for_do_not_become_the_next_answer() -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await saying(OK + b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 4\r\n\r\nlate", OK)(reader, writer)
+
+        async with server(serve) as pool:
+            first, second = await ask(pool), await ask(pool)
+        assert (first.status, first.body) == (200, b"ok")
+        assert (second.status, second.body) == (200, b"ok")
+
+    run(main)
+
+
+def test_nobody_listening_is_refused() -> None:
+    async def main() -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            assert (await ask_once(f"http://127.0.0.1:{free.getsockname()[1]}")).kind == "refused"
+
+    run(main)
+
+
+def test_a_name_that_is_not_known_is_dns() -> None:
+    async def main() -> None:
+        assert (await ask_once("http://nowhere.invalid:80")).kind == "dns"
+
+    run(main)
+
+
+def test_localhost_is_found_on_whichever_address_listens() -> None:
+    async def main() -> None:
+        async with server(saying(OK)) as pool:
+            assert (await ask_once(f"http://localhost:{pool.endpoint.port}")).body == b"ok"
+
+    run(main)
+
+
+def test_ipv6_and_unix_sockets_are_addresses_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "engine.sock"
+        async with listening(lambda serve: asyncio.start_server(serve, "::1", 0), saying(OK)) as six:
+            assert (await ask_once(f"http://[::1]:{six.sockets[0].getsockname()[1]}")).body == b"ok"
+        async with listening(lambda serve: asyncio.start_unix_server(serve, str(path)), saying(OK)):
+            assert (await ask_once(f"unix:{path}")).body == b"ok"
+        assert (await ask_once(f"unix:{tmp_path}/none.sock")).kind == "refused"
+
+    run(main)
+
+
+def test_tls_is_verified() -> None:
+    async def main() -> None:
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        async with server(saying(OK), ssl=context) as plain:
+            url = f"https://127.0.0.1:{plain.endpoint.port}"
+            assert (await ask_once(url)).kind == "tls"
+            assert (await ask_once(url, trusting)).body == b"ok"
+
+    run(main)
+
+
+def test_a_connection_attempt_that_is_given_up_fails_once_and_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        pool = Pool(Endpoint.parse("http://127.0.0.1:9"))
+        exchange = Kept()
+        pool.send(exchange)
+        exchange.fail("timeout", "no complete answer in 1 s")
+        await asyncio.sleep(0)
+        assert (exchange.kind, exchange.ends) == ("timeout", 1)
+        pool.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "authority"),
+    [
+        ("http://h:8000", "", "h:8000"),
+        ("http://h:8000/v1", "", "h:8000"),
+        ("http://h:8000/v1/", "", "h:8000"),
+        ("https://h/proxy/v1", "/proxy", "h"),
+        ("http://[::1]:8", "", "[::1]:8"),
+    ],
+)
+def test_a_url_is_taken_with_and_without_v1(url: str, path: str, authority: str) -> None:
+    endpoint = Endpoint.parse(url)
+    assert (endpoint.path, endpoint.authority) == (path, authority)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "h:8000",
+        "127.0.0.1:8000",
+        "ftp://h",
+        "http://",
+        "http://h:99999",
+        "http://u:p@h",
+        "http://h/?x=1",
+        "unix:relative",
+        "http://h\r\nx: y",
+    ],
+)
+def test_what_is_no_url_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(UsageError):
+        Endpoint.parse(url)

@@ -1,0 +1,145 @@
+"""What a person sees of a run."""
+
+import msgspec
+import pytest
+
+from tokenstorm.loadgen.live import Glance, Status
+from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
+from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.plan import make_plan
+from tokenstorm.report.text import duration, live_line, summary_text
+from tokenstorm.result import SCHEMA, Failure, Result
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0, "0"),
+        (0.0000015, "2 µs"),
+        (0.000999, "999 µs"),
+        (0.001, "1.00 ms"),
+        (0.01234, "12.3 ms"),
+        (0.5, "500 ms"),
+        (1, "1.00 s"),
+        (12.34, "12.3 s"),
+        (123.4, "123 s"),
+    ],
+)
+def test_a_duration_has_three_digits_and_a_unit(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def result(seq: int, **fields: object) -> Result:
+    at = seq * 10**8
+    times: dict[str, object] = {
+        "sent": at,
+        "first_token": at + 10**7,
+        "last_token": at + 5 * 10**7,
+        "done": at + 6 * 10**7,
+        "output_tokens": 5,
+        "prompt_tokens": 3,
+        "token_source": "usage",
+        "chunks": 5,
+        **fields,
+    }
+    line = {"schema": SCHEMA, "seq": seq, "rank": 0, "replica": str(seq % 2), "phase": "measured"}
+    return msgspec.convert({**line, "scheduled": at, "slot_free": at, **times}, Result)
+
+
+def summary(results: list[Result], environment: Environment, **plan_fields: object) -> Summary:
+    plan = make_plan(
+        {
+            "run_id": "0" * 32,
+            "targets": [{"replica": "0", "url": "http://h"}, {"replica": "1", "url": "http://i"}],
+            "prompts": {"kind": "list", "prompts": ["x"]},
+            "num_clients": 4,
+            "seed": 1,
+            "requests_per_second": 10,
+            "duration_seconds": 1,
+            **plan_fields,
+        }
+    )
+    tally = Tally()
+    tally.add(results, plan, Window(0, 10**9))
+    run = Run(
+        plan=plan,
+        outcome="cancelled",
+        window_end=10**9,
+        started_at=None,
+        ended_at=None,
+        ranks=[RankReport(rank=0, cpu=0.123)],
+        waited_below_cap=0,
+        unsent_by_lost_ranks=0,
+        left_out=["1"],
+        environment=environment,
+    )
+    return summarize(run, tally)
+
+
+def test_the_end_of_a_run_tells_load_results_and_what_to_think_of_them() -> None:
+    lines = [result(0), result(1, error=Failure("reset", "")), result(2), result(3, sent=None, done=None)]
+    text = summary_text(summary(lines, Environment(model="m", simulated=True)))
+    head, *rest = text.splitlines()
+    assert "SIMULATED" in head
+    assert "m at http://h and 1 more" in rest
+    assert "constant arrivals, 4 clients, 1 rank, 1 s measured" in rest
+    assert "requests   4 scheduled, 2 succeeded, 1 failed, 1 unsent (1 reset)" in rest
+    assert "rate       2 req/s achieved of 4 asked" in rest
+    assert "replica 1: 1 sent, 0 succeeded, 1 failed, left out for some time" in rest
+    assert "verdict: INVALID" in rest
+    assert "  the run was cancelled before its planned end" in rest
+    assert "load generator: 12% of a core at most" in text
+    assert "~ too few samples" in text
+    assert "> a lower bound" in text
+    latency = next(line for line in rest if line.startswith("latency"))
+    assert latency.split()[-1] == "2"
+    assert ">~60.0 ms" in latency
+
+
+def test_a_closed_loop_has_no_rows_for_waiting() -> None:
+    text = summary_text(summary([result(0)], Environment(), requests_per_second=None))
+    assert "closed loop" in text
+    assert "client wait" not in text
+    assert "asked" not in text
+    assert "SIMULATED" not in text
+
+
+def test_a_run_without_any_answer_can_still_be_shown() -> None:
+    text = summary_text(summary([], Environment()))
+    assert "0 scheduled, 0 succeeded, 0 failed" in text
+    assert "none of 0 requests succeeded" in text
+
+
+def test_the_live_line_is_one_line_with_rates_latencies_and_trouble() -> None:
+    glance = Glance(0.01, 0.02, 0.5)
+    status = Status(
+        run_id="0" * 32,
+        phase="measured",
+        reason=None,
+        elapsed_seconds=12.3,
+        fraction=0.2,
+        window_end_seconds=60,
+        scheduled=250,
+        sent=245,
+        succeeded=230,
+        failed=2,
+        unsent=0,
+        in_flight=13,
+        waiting=5,
+        requested_rps=20,
+        achieved_rps=19.5,
+        output_tokens_per_second=1234.5,
+        latency=glance,
+        service_time=glance,
+        ttft=Glance(None, None, None),
+        ranks=3,
+        ranks_up=2,
+        environment=None,
+    )
+    line = live_line(status)
+    assert "\n" not in line
+    for part in ("12 s measured", "19.5/20 req/s", "13 in flight +5 waiting", "2 failed", "1 of 3 ranks lost"):
+        assert part in line
+    assert "TTFT p50 - p99 -" in line
+    assert "latency p50 10.0 ms p99 500 ms" in line

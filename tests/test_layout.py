@@ -1,0 +1,40 @@
+"""What importing the load generator costs: nothing but Python and its three dependencies."""
+
+import subprocess
+import sys
+
+import pytest
+
+BARE_NODE = """
+import sys
+
+class OnlyTheBase:
+    def find_spec(self, name, path=None, target=None):
+        root = name.partition(".")[0]
+        if root not in {"httptools", "msgspec", "tokenstorm", "uvloop", *sys.stdlib_module_names}:
+            raise ModuleNotFoundError(f"{name} is not on a bare node", name=name)
+
+sys.meta_path.insert(0, OnlyTheBase())
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["loadgen", "loadgen.launcher", "loadgen.process", "loadgen.__main__", "simulator.__main__", "cli"]
+)
+def test_everything_runs_on_python_and_the_three_dependencies_alone(module: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", f"{BARE_NODE}import tokenstorm.{module}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["tokenstorm.loadgen.launcher", "tokenstorm.simulator.__main__"])
+def test_simulator_and_load_generator_do_not_know_each_other(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}, sys; print(*sys.modules, sep='\\n')"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    other = "tokenstorm.simulator" if "loadgen" in module else "tokenstorm.loadgen"
+    assert not [name for name in done.stdout.split() if name.startswith(other)]
