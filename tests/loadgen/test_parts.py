@@ -1,0 +1,255 @@
+"""The small parts of a rank: its alarm, its writer, its view of the replicas, its closed loop."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic_ns
+
+import pytest
+import uvloop
+
+from tokenstorm.loadgen import writer
+from tokenstorm.loadgen.clock import Alarm
+from tokenstorm.loadgen.http import Endpoint, Pool
+from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
+from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop
+from tokenstorm.loadgen.sizing import fewest_ranks
+from tokenstorm.loadgen.writer import LineWriter
+from tokenstorm.plan import Plan, make_plan
+
+MS = 1_000_000
+_open, _write = os.open, os.write
+SECOND = 1_000_000_000
+
+
+def plan(**fields: object) -> Plan:
+    return make_plan(
+        {
+            "run_id": "0" * 32,
+            "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
+            "prompts": {"kind": "list", "prompts": ["hi"]},
+            "num_clients": 4,
+            "seed": 1,
+            **fields,
+        }
+    )
+
+
+@pytest.fixture(params=["timerfd", "timers"])
+def timers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways an alarm can wait; the second is what other systems than Linux have."""
+    if request.param == "timers":
+        monkeypatch.setattr("tokenstorm.loadgen.clock.sys.platform", "other")
+
+
+def rings(times: list[int]) -> list[int]:
+    """Set the alarm for each offset in turn, from inside its own ring; how late each one rang."""
+
+    async def main() -> list[int]:
+        done = asyncio.Event()
+        start = monotonic_ns()
+        late: list[int] = []
+
+        def ring() -> None:
+            late.append(monotonic_ns() - start - times[len(late)])
+            if len(late) == len(times):
+                done.set()
+            else:
+                alarm.set(start + times[len(late)])
+
+        alarm = Alarm(asyncio.get_running_loop(), ring)
+        alarm.set(start + times[0])
+        async with asyncio.timeout(20):
+            await done.wait()
+        alarm.close()
+        return late
+
+    return uvloop.run(main())
+
+
+@pytest.mark.usefixtures("timers")
+def test_an_alarm_never_rings_early_and_rings_for_the_past_at_once() -> None:
+    late = rings([0, 3 * MS, 3 * MS + 300_000, 2 * MS, 9 * MS + 700_000, 10 * MS])
+    assert len(late) == 6
+    assert min(late) >= 0
+
+
+@pytest.mark.usefixtures("timers")
+def test_an_alarm_can_be_set_earlier_and_be_called_off() -> None:
+    async def main() -> None:
+        rang: list[int] = []
+        first = asyncio.Event()
+
+        def ring() -> None:
+            rang.append(monotonic_ns())
+            first.set()
+
+        alarm = Alarm(asyncio.get_running_loop(), ring)
+        alarm.set(monotonic_ns() + 600 * SECOND)
+        early = monotonic_ns() + 2 * MS
+        alarm.set(early)
+        async with asyncio.timeout(20):
+            await first.wait()
+        assert rang[0] >= early
+        alarm.set(monotonic_ns() + MS)
+        alarm.set(None)
+        await asyncio.sleep(0.01)
+        assert len(rang) == 1
+        alarm.set(monotonic_ns() + MS)
+        alarm.close()
+        await asyncio.sleep(0.01)
+        assert len(rang) == 1
+
+    uvloop.run(main())
+
+
+def test_lines_are_in_the_file_when_the_writer_is_closed(tmp_path: Path) -> None:
+    lines = LineWriter(tmp_path / "results.jsonl")
+    lines.start()
+    for number in range(100):
+        lines.put(b"%d\n" % number, 1)
+    report = lines.close(20)
+    assert (tmp_path / "results.jsonl").read_text().split() == [str(number) for number in range(100)]
+    assert (report.lost_lines, report.error) == (0, None)
+
+
+def test_a_full_disk_blocks_nobody_and_is_reported_with_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenstorm.loadgen.writer.os.open", lambda *_: _open("/dev/full", os.O_WRONLY))
+    lines = LineWriter(Path("/dev/full"))
+    lines.start()
+    lines.put(b"1\n2\n", 2)
+    report = lines.close(20)
+    assert report.lost_lines == 2
+    assert report.error is not None
+    assert "No space left" in report.error
+
+
+def test_a_write_that_is_cut_short_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes three bytes, then refuses once, then recovers."""
+    turns: Iterator[int | OSError] = iter([3, OSError(28, "No space left on device")])
+
+    def write(fd: int, data: memoryview) -> int:
+        turn = next(turns, None)
+        if isinstance(turn, OSError):
+            raise turn
+        return _write(fd, data[:turn] if turn else data)
+
+    monkeypatch.setattr("tokenstorm.loadgen.writer.os.write", write)
+    lines = LineWriter(tmp_path / "results.jsonl")
+    lines.put(b"first\nsecond\n", 2)
+    lines.start()
+    while next(turns, None) is not None or lines.report().error:
+        threading.Event().wait(0.01)
+    lines.put(b"third\n", 1)
+    report = lines.close(20)
+    assert (tmp_path / "results.jsonl").read_text().split() == ["first", "second", "third"]
+    assert (report.lost_lines, report.error) == (0, None)
+
+
+def test_what_a_stalled_disk_cannot_hold_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "QUEUE_BYTES", 10)
+    lines = LineWriter(tmp_path / "results.jsonl")
+    for _ in range(5):
+        lines.put(b"0123456\n", 1)
+    assert lines.report().lost_lines == 3
+
+
+def replicas(count: int) -> Replicas:
+    names = [str(number) for number in range(count)]
+    return Replicas(names, [Pool(Endpoint.parse("http://127.0.0.1:1")) for _ in names])
+
+
+def test_request_n_goes_to_replica_n_mod_m() -> None:
+    assert [replicas(3).pick(seq, 0) for seq in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_replica_that_refuses_three_times_is_left_out_and_tried_again_every_five_seconds() -> None:
+    some = replicas(2)
+    for _ in range(REFUSALS):
+        assert some.pick(1, 0) == 1
+        some.refused(1, 0)
+    assert some.pick(1, 1) == 0
+    assert some.was_left_out == {"1"}
+    assert some.pick(1, RETRY_NS) == 1  # one try
+    assert some.pick(1, RETRY_NS + 1) == 0  # not two
+    some.answered(1)
+    assert some.pick(1, RETRY_NS + 2) == 1
+
+
+def test_refusals_with_an_answer_in_between_leave_nobody_out() -> None:
+    some = replicas(2)
+    for _ in range(5):
+        some.refused(1, 0)
+        some.refused(1, 0)
+        some.answered(1)
+    assert not some.was_left_out
+
+
+def test_when_every_replica_refuses_requests_still_go_out_and_fail_there() -> None:
+    some = replicas(2)
+    for replica in (0, 1) * REFUSALS:
+        some.refused(replica, 0)
+    assert [some.pick(seq, 1) for seq in range(4)] == [0, 1, 0, 1]
+    alone = replicas(1)
+    for _ in range(9):
+        alone.refused(0, 0)
+    assert (alone.pick(5, 1), alone.was_left_out) == (0, set())
+
+
+def test_a_closed_loop_asks_again_when_the_answer_ended_plus_think_time() -> None:
+    loop = ClosedLoop(plan(num_clients=2, ramp_seconds=1.0, think_time_seconds=0.5), 0, 1)
+    assert [loop.take(), loop.take()] == [(0, 0), (1, SECOND // 2)]
+    assert loop.next_at is None
+    loop.answered(700 * MS, failed=False)
+    assert loop.take() == (2, 1200 * MS)
+
+
+def test_a_client_whose_request_failed_does_not_hammer_a_dead_service() -> None:
+    loop = ClosedLoop(plan(num_clients=1), 0, 1)
+    loop.take()
+    loop.answered(5 * MS, failed=True)
+    assert loop.next_at == 5 * MS + FAILURE_PAUSE_NS
+
+
+def test_a_closed_loop_asks_nothing_after_its_window() -> None:
+    loop = ClosedLoop(plan(num_clients=1, duration_seconds=1.0), 0, 1)
+    loop.take()
+    loop.answered(SECOND, failed=False)
+    assert loop.next_at is None
+
+
+def test_request_count_is_shared_out_over_the_ranks_of_a_closed_loop() -> None:
+    taken = []
+    for rank in range(3):
+        loop = ClosedLoop(
+            plan(num_clients=3, ranks=3, duration_seconds=None, request_count=7, ramp_seconds=0.0), rank, 3
+        )
+        while loop.next_at is not None:
+            seq, at = loop.take()
+            taken.append(seq)
+            loop.answered(at + MS, failed=False)
+        assert loop.exhausted
+    assert sorted(taken) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_an_open_loop_does_not_wait_for_answers() -> None:
+    loop = OpenLoop(plan(requests_per_second=2.0, duration_seconds=1.0), 0, 1)
+    assert [loop.take(), loop.take()] == [(0, 0), (1, SECOND // 2)]
+    assert loop.exhausted
+
+
+@pytest.mark.parametrize(
+    ("fields", "ranks"),
+    [
+        ({"requests_per_second": 20.0}, 1),
+        ({"num_clients": 1000}, 1),
+        ({"requests_per_second": 2000.0, "max_tokens": 100, "num_clients": 1000}, 3),
+        ({"requests_per_second": 20000.0, "max_tokens": 100, "num_clients": 1000}, 8),
+        ({"requests_per_second": 20000.0, "num_clients": 2}, 2),
+    ],
+)
+def test_ranks_are_the_fewest_that_carry_the_load(fields: dict[str, object], ranks: int) -> None:
+    """2000/s of 100 chunks: 2000 (60 + 800) µs = 1.72 cores, at 60 % of a core each: 3; at most 8 cores here."""
+    assert fewest_ranks(plan(**fields), 8) == ranks

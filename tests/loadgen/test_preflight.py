@@ -1,0 +1,127 @@
+"""What the launcher asks the service before anything counts."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvloop
+
+from tokenstorm.errors import PreflightError
+from tokenstorm.httpd import Reply, Request, serve
+from tokenstorm.loadgen.preflight import look
+from tokenstorm.loadgen.prompts import load_prompts
+from tokenstorm.plan import make_plan
+
+Answer = Callable[[Request, Reply], None]
+MODELS = b'{"data": [{"id": "first"}, {"id": "second"}]}'
+
+
+def fine(request: Request, reply: Reply) -> None:
+    if request.path == "/v1/models":
+        reply.send(200, MODELS)
+    elif request.path == "/version":
+        reply.send(200, b'{"version": "1.2", "simulated": true}')
+    else:
+        reply.start(200, "text/event-stream")
+        reply.write(b'data: {"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n')
+
+
+def refusing(status: int, message: str) -> Answer:
+    def answer(request: Request, reply: Reply) -> None:
+        if request.method == "GET":
+            fine(request, reply)
+        else:
+            reply.send(status, json.dumps({"error": {"message": message}}).encode())
+
+    return answer
+
+
+def looked(*answers: Answer, **fields: Any) -> Any:
+    """What `look` says of one replica for each answer; None for one that nobody listens at."""
+
+    async def main() -> Any:
+        async with asyncio.timeout(20):
+            servers = [await serve(answer, "127.0.0.1", 0) for answer in answers]
+            ports = [server.sockets[0].getsockname()[1] for server in servers]
+            dead = fields.pop("dead", ())
+            urls = [f"http://127.0.0.1:{port}" for port in (*ports, *dead)]
+            plan = make_plan(
+                {
+                    "run_id": "ab" * 16,
+                    "targets": [{"replica": str(number), "url": url} for number, url in enumerate(urls)],
+                    "prompts": {"kind": "list", "prompts": ["hi"]},
+                    "num_clients": 1,
+                    "seed": 1,
+                    **fields,
+                }
+            )
+            try:
+                return await look(plan, load_prompts(plan), None)
+            finally:
+                for server in servers:
+                    server.close()
+                await asyncio.sleep(0.01)  # the loop closes their connections in its next turns
+
+    return uvloop.run(main())
+
+
+def test_the_model_is_the_first_that_the_service_names_unless_the_plan_names_one() -> None:
+    service, facts, notes = looked(fine)
+    assert (service.model, notes) == ("first", [])
+    assert facts == {"0": {"version": "1.2", "simulated": True}}
+    assert looked(fine, model="mine")[0].model == "mine"
+
+
+def test_a_first_request_is_left_at_its_first_token() -> None:
+    """The stream above never ends; the run would wait for it."""
+    left = []
+
+    def answer(request: Request, reply: Reply) -> None:
+        fine(request, reply)
+        if request.method == "POST":
+            assert request.headers["x-request-id"] == f"{'ab' * 16}-preflight"
+            reply.on_close = lambda: left.append(True)
+
+    looked(answer)
+    assert left == [True]
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "hint"),
+    [(401, "who are you", "--api-key-env"), (404, "no such model", ""), (400, "too long", "")],
+)
+def test_a_refusal_ends_the_run_in_the_engines_own_words(status: int, words: str, hint: str) -> None:
+    with pytest.raises(PreflightError, match=words) as raised:
+        looked(fine, refusing(status, words))
+    assert str(status) in str(raised.value)
+    assert hint in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+def test_a_fault_of_the_moment_is_only_noted(status: int) -> None:
+    _, _, notes = looked(refusing(status, "busy"))
+    assert len(notes) == 1
+    assert "busy" in notes[0]
+
+
+def test_a_dead_replica_beside_a_live_one_is_only_noted() -> None:
+    _, _, notes = looked(fine, dead=[1])
+    assert "127.0.0.1:1" in notes[0]
+    assert "refused" in notes[0]
+
+
+def test_when_nobody_answers_the_run_ends_with_the_address() -> None:
+    with pytest.raises(PreflightError, match=r"127\.0\.0\.1:1 .*refused"):
+        looked(dead=[1])
+    with pytest.raises(PreflightError, match=r"127\.0\.0\.1:1 .*refused"):
+        looked(dead=[1], model="mine")
+
+
+def test_a_service_that_names_no_model_asks_for_one() -> None:
+    def answer(request: Request, reply: Reply) -> None:
+        reply.send(200, b'{"data": []}')
+
+    with pytest.raises(PreflightError, match="--model"):
+        looked(answer)
