@@ -70,6 +70,9 @@ def one_clear_message(ended: Ended, code: int, *words: str) -> None:
         (["--extra-body", "[]"], "--extra-body"),
         (["--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
         (["--seed", "-1"], "seed"),
+        (["--prompt", "caf\udce9"], "UTF-8"),
+        (["--model", "\udcff"], "UTF-8"),
+        (["--run-dir", "caf\udce9"], "--run-dir"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_names_the_option(stage: Stage, options: list[str], named: str) -> None:

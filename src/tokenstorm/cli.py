@@ -13,7 +13,7 @@ import msgspec
 import uvloop
 
 from tokenstorm import __version__
-from tokenstorm.errors import RunError, TokenstormError
+from tokenstorm.errors import RunError, TokenstormError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, handle_signals
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
@@ -105,7 +105,11 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
 def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
     paths = RunPaths((run_dir or data_home() / "runs" / plan.run_id).absolute())
     try:
+        str(paths.root).encode()
         taken = paths.plan.exists()
+    except UnicodeEncodeError:
+        message = f"--run-dir {str(run_dir)!r} must be a name in UTF-8"
+        raise UsageError(message) from None
     except OSError as error:
         message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
         raise RunError(message) from None

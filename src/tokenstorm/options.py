@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 from tokenstorm.errors import UsageError
-from tokenstorm.loadgen.http import Endpoint
+from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import fewest_ranks
-from tokenstorm.plan import Plan, make_plan, new_run_id
+from tokenstorm.plan import Plan, encode_plan, make_plan, new_run_id
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 
@@ -114,7 +114,12 @@ def plan_of(args: argparse.Namespace) -> Plan:
     }
     plan = make_plan(fields)
     if args.ranks is None:
-        return make_plan({**fields, "ranks": fewest_ranks(plan, os.cpu_count() or 1)})
+        plan = make_plan({**fields, "ranks": fewest_ranks(plan, os.cpu_count() or 1)})
+    try:
+        encode_plan(plan)
+    except UnicodeEncodeError as error:
+        message = f"{error.object!r} is not UTF-8 text: put prompts of another encoding into a file, as UTF-8"
+        raise UsageError(message) from None
     return plan
 
 

@@ -15,7 +15,8 @@ import trustme
 import uvloop
 
 from tokenstorm.errors import UsageError
-from tokenstorm.loadgen.http import RETIRE_NS, Endpoint, Exchange, Pool, Receive
+from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.http import RETIRE_NS, Exchange, Pool, Receive
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstorm.errors import PlanError, UsageError
-from tokenstorm.loadgen.http import Connection, Endpoint, Exchange, Pool, Receive
+from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.http import Connection, Exchange, Pool, Receive
 from tokenstorm.loadgen.openai import Requests, Stream, Whole
 from tokenstorm.loadgen.prompts import load_prompts
 from tokenstorm.plan import make_plan

@@ -12,7 +12,8 @@ import uvloop
 
 from tokenstorm.loadgen import writer
 from tokenstorm.loadgen.clock import Alarm
-from tokenstorm.loadgen.http import Endpoint, Pool
+from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
 from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop
 from tokenstorm.loadgen.sizing import fewest_ranks

@@ -10,13 +10,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Self, cast
-from urllib.parse import urlsplit
+from typing import cast
 
 import httptools
-import msgspec
 
-from tokenstorm.errors import UsageError
+from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.result import Failure
 
 RETIRE_NS = 4_000_000_000
@@ -30,46 +28,6 @@ LARGEST_EXPECTED = 2048
 
 Receive = Callable[[bytes, int], None]
 """Takes a piece of body, and the time of its read."""
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """Where a replica listens. `path` is what precedes `/v1`; a unix socket has no host."""
-
-    host: str
-    port: int
-    path: str
-    authority: str
-    tls: bool = False
-    unix: str | None = None
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """Read `http://host:port[/prefix][/v1]`, `https://…` or `unix:/path/to/socket`."""
-        if url.startswith("unix:"):
-            path = url.removeprefix("unix:").removeprefix("//")
-            if not path.startswith("/"):
-                message = f"{url!r}: a unix socket needs an absolute path, as in unix:/run/engine.sock"
-                raise UsageError(message)
-            return cls(host="", port=0, path="", authority="localhost", unix=path)
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            message = f"{url!r} is no URL: {error}"
-            raise UsageError(message) from None
-        if parts.scheme not in {"http", "https"} or not host:
-            message = f"{url!r} needs a scheme and a host, as in http://127.0.0.1:8000"
-            raise UsageError(message)
-        if parts.username or parts.query or parts.fragment:
-            message = f"{url!r}: leave out user names, queries and fragments (an API key goes into --api-key-env)"
-            raise UsageError(message)
-        authority = parts.netloc
-        if any(not character.isprintable() or character == " " for character in authority + parts.path):
-            message = f"{url!r} has characters that no URL may hold"
-            raise UsageError(message)
-        path = parts.path.rstrip("/").removesuffix("/v1")
-        tls = parts.scheme == "https"
-        return cls(host=host, port=port or (443 if tls else 80), path=path, authority=authority, tls=tls)
 
 
 class Exchange:

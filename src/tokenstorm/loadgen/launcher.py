@@ -21,15 +21,13 @@ from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen import process
 from tokenstorm.loadgen.arrivals import rate_at
 from tokenstorm.loadgen.live import Glance, Group, Status
-from tokenstorm.loadgen.lost import tally_of_lost
-from tokenstorm.loadgen.messages import Abort, Done, Drain, Service, Start
+from tokenstorm.loadgen.merge import merge_ranks
+from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.preflight import EngineFacts, look
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
 from tokenstorm.metrics.exposition import render
-from tokenstorm.metrics.summary import Environment, Outcome, RankReport, Run, Summary, summarize
-from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.metrics.summary import Environment, Outcome, Run, Summary, summarize
 from tokenstorm.plan import Plan, encode_plan
 from tokenstorm.runs import RunPaths, append, write_atomically
 
@@ -340,44 +338,22 @@ class Launcher:
                 reply.send(404, b'{"detail": "there is /status, /metrics, /timeline and /control"}')
 
     def _summary(self, environment: Environment) -> Summary:
-        """Merge what the ranks reported; what a lost one did stands in its lines."""
         plan, group = self.plan, self._group
-        total, reports, unsent = Tally(), [], 0
-        reported = [member.done for member in self._ranks.members.values() if member.done]
-        for done in reported:
-            total.merge(done.tally)
-        window_end = self._final_window_end(total.last_event)
-        for rank in range(plan.ranks):
-            member = self._ranks.members.get(rank)
-            if member is not None and member.done is not None:
-                reports.append(_report(member.done, member, group))
-                continue
-            lost, missing = tally_of_lost(self._ranks.results_of(rank), plan, rank, window_end)
-            if rank in group.inter_chunk:
-                lost.histograms["inter_chunk"].merge(group.inter_chunk[rank])
-            unsent += missing
-            total.merge(lost)
-            reports.append(_lost(rank, member, group))
+        counted = plan.request_count is not None and not self._stops
+        merged = merge_ranks(plan, self._ranks, group, self._window_end, counted=counted)
         run = Run(
             plan=plan,
             outcome=self._outcome(),
-            window_end=window_end,
+            window_end=merged.window_end,
             started_at=self._started_at,
             ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            ranks=reports,
+            ranks=merged.reports,
             waited_below_cap=group.waited_below_cap,
-            unsent_by_lost_ranks=unsent,
+            unsent_by_lost_ranks=merged.unsent,
             left_out=sorted(group.left_out),
             environment=msgspec.structs.replace(environment, notes=environment.notes + self._trouble),
         )
-        return summarize(run, total)
-
-    def _final_window_end(self, last_event: int) -> int:
-        """Where the measured window ended: as planned, or when the last of `request_count` was answered."""
-        end = last_event + 1 if self._window_end is None else self._window_end
-        if self.plan.request_count and not self._stops:
-            end = min(end, last_event + 1)
-        return max(end, self.plan.window_start_ns)
+        return summarize(run, merged.tally)
 
     def _outcome(self) -> Outcome:
         return "cancelled" if self._stops else "completed"
@@ -406,44 +382,6 @@ def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
     except OSError as error:
         message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
         raise RunError(message) from None
-
-
-def _report(done: Done, member: Member, group: Group) -> RankReport:
-    worst = group.worst.get(member.rank)
-    return RankReport(
-        rank=member.rank,
-        host=member.hello.host,
-        pid=member.hello.pid,
-        cpu=done.cpu,
-        cpu_seconds=done.cpu_seconds,
-        wall_seconds=done.wall_seconds,
-        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
-        gc_pauses=done.gc_pauses,
-        gc_seconds=done.gc_seconds,
-        gc_longest_seconds=worst.gc_pause if worst else 0.0,
-        peak_memory_bytes=done.peak_memory,
-        disk=done.disk,
-        start_monotonic_ns=done.start,
-        clock_offset_ns=done.offset,
-        clock_round_trip_ns=done.round_trip,
-    )
-
-
-def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
-    if member is None:
-        return RankReport(rank=rank, lost="it never came")
-    worst = group.worst.get(rank)
-    last = group.last.get(rank)
-    return RankReport(
-        rank=rank,
-        host=member.hello.host,
-        pid=member.hello.pid,
-        lost=member.lost or "it never reported",
-        cpu=group.cpu_seconds.get(rank, 0.0) / (last.second + 1) if last else 0.0,
-        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
-        gc_longest_seconds=worst.gc_pause if worst else 0.0,
-        disk=worst.disk if worst else DiskReport(),
-    )
 
 
 def _environment(service: Service, facts: EngineFacts, notes: list[str], ranks: dict[int, Member]) -> Environment:

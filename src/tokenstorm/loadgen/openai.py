@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tokenstorm.errors import PlanError, UsageError
-from tokenstorm.loadgen.http import Endpoint
+from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.prompts import Prompt, PromptSource
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.plan import Plan

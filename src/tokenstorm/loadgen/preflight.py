@@ -6,7 +6,8 @@ from time import monotonic_ns
 import msgspec
 
 from tokenstorm.errors import PreflightError
-from tokenstorm.loadgen.http import Endpoint, Exchange, Pool, Receive, connect_failure
+from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.http import Exchange, Pool, Receive, connect_failure
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.openai import Answer, Requests, Stream, Whole, request_head
 from tokenstorm.loadgen.prompts import PromptSource

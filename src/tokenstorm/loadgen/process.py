@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
-from tokenstorm.loadgen.http import Endpoint, Pool
+from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.messages import (
     Abort,
     AnyMessage,

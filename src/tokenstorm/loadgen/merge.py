@@ -1,0 +1,83 @@
+"""What the ranks of a group did, taken together: from their own reports, and from the lines of those that were lost."""
+
+from dataclasses import dataclass
+
+from tokenstorm.loadgen.live import Group
+from tokenstorm.loadgen.lost import tally_of_lost
+from tokenstorm.loadgen.messages import Done
+from tokenstorm.loadgen.ranks import Member, Ranks
+from tokenstorm.metrics.summary import RankReport
+from tokenstorm.metrics.tally import Tally
+from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.plan import Plan
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The group's tally, where its measured window ended (nanoseconds from the common start), a report for each rank,
+    and how many measured arrivals lost ranks never sent.
+    """
+
+    tally: Tally
+    window_end: int
+    reports: list[RankReport]
+    unsent: int
+
+
+def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None, *, counted: bool) -> Merged:
+    """Merge in any order of ranks; `counted` runs end with their last answer, if that is before `window_end`."""
+    total, reports, unsent = Tally(), [], 0
+    for done in [member.done for member in ranks.members.values() if member.done]:
+        total.merge(done.tally)
+    end = total.last_event + 1 if window_end is None else window_end
+    end = max(min(end, total.last_event + 1) if counted else end, plan.window_start_ns)
+    for rank in range(plan.ranks):
+        member = ranks.members.get(rank)
+        if member is not None and member.done is not None:
+            reports.append(_report(member.done, member, group))
+            continue
+        lost, missing = tally_of_lost(ranks.results_of(rank), plan, rank, end)
+        if rank in group.inter_chunk:
+            lost.histograms["inter_chunk"].merge(group.inter_chunk[rank])
+        unsent += missing
+        total.merge(lost)
+        reports.append(_lost(rank, member, group))
+    return Merged(total, end, reports, unsent)
+
+
+def _report(done: Done, member: Member, group: Group) -> RankReport:
+    worst = group.worst.get(member.rank)
+    return RankReport(
+        rank=member.rank,
+        host=member.hello.host,
+        pid=member.hello.pid,
+        cpu=done.cpu,
+        cpu_seconds=done.cpu_seconds,
+        wall_seconds=done.wall_seconds,
+        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
+        gc_pauses=done.gc_pauses,
+        gc_seconds=done.gc_seconds,
+        gc_longest_seconds=worst.gc_pause if worst else 0.0,
+        peak_memory_bytes=done.peak_memory,
+        disk=done.disk,
+        start_monotonic_ns=done.start,
+        clock_offset_ns=done.offset,
+        clock_round_trip_ns=done.round_trip,
+    )
+
+
+def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
+    if member is None:
+        return RankReport(rank=rank, lost="it never came")
+    worst = group.worst.get(rank)
+    last = group.last.get(rank)
+    return RankReport(
+        rank=rank,
+        host=member.hello.host,
+        pid=member.hello.pid,
+        lost=member.lost or "it never reported",
+        cpu=group.cpu_seconds.get(rank, 0.0) / (last.second + 1) if last else 0.0,
+        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
+        gc_longest_seconds=worst.gc_pause if worst else 0.0,
+        disk=worst.disk if worst else DiskReport(),
+    )
