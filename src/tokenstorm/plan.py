@@ -19,9 +19,9 @@ from tokenstorm.errors import PlanError
 SCHEMA: Literal[1] = 1
 MAX_CLIENTS_PER_NODE = 1000
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
+Count = Annotated[int, Meta(ge=1, le=2**31)]
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,13 +10,14 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
+import httptools
 import pytest
 import trustme
 import uvloop
 
 from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.loadgen.http import RETIRE_NS, Exchange, Pool, Receive
+from tokenstorm.loadgen.http import RETIRE_NS, Connection, Exchange, Pool, Receive
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -374,6 +375,21 @@ def test_tls_is_verified() -> None:
             url = f"https://127.0.0.1:{plain.endpoint.port}"
             assert (await ask_once(url)).kind == "tls"
             assert (await ask_once(url, trusting)).body == b"ok"
+
+    run(main)
+
+
+def test_a_bug_in_whoever_takes_the_body_is_not_taken_for_the_servers_fault() -> None:
+    class Buggy(Kept):
+        def began(self, status: int) -> Receive:
+            raise ZeroDivisionError
+
+    connection = Connection(Pool(Endpoint.parse("http://127.0.0.1:1")))
+
+    async def main() -> None:
+        connection.exchange = Buggy()
+        with pytest.raises(httptools.HttpParserCallbackError):
+            connection.data_received(OK)
 
     run(main)
 

@@ -38,8 +38,11 @@ async def run(plan_path: Path) -> int:
     paths = RunPaths(plan_path.parent)
     known = read_secrets(paths.secrets)
     launcher = Launcher(plan, paths, api_key=known.api_key, secret=known.launcher)
-    with handle_signals(launcher):
-        summary = await launcher.run()
+    try:
+        with handle_signals(launcher):
+            summary = await launcher.run()
+    finally:
+        paths.secrets.unlink(missing_ok=True)
     sys.stdout.write(f"{summary.verdict.state}: {paths.summary}\n")
     return 3 if summary.verdict.state == "invalid" else 0
 

@@ -29,7 +29,9 @@ class Piece:
 
     @property
     def work(self) -> float:
-        """How many arrivals the stretch expects."""
+        """How many arrivals the stretch expects; without an end, infinitely many."""
+        if self.slope == 0:
+            return self.rate * self.seconds
         return self.rate * self.seconds + self.slope * self.seconds**2 / 2
 
     def time_of(self, work: float) -> float:
@@ -107,7 +109,10 @@ def _schedule(plan: Plan) -> Iterator[int]:
 
 
 def _work(arrival: Arrival, seed: int) -> Iterator[float]:
-    """Cumulated gaps of mean 1. Only `random()` and `gammavariate()` are drawn from: they are the same in every Python."""
+    """Cumulated gaps of mean 1.
+
+    Python promises the same `random()` for a seed in every version; of `gammavariate()` it does not say so.
+    """
     source = random.Random(f"arrivals {seed}")
     match arrival.kind:
         case "constant":

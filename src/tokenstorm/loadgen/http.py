@@ -142,6 +142,8 @@ class Connection(asyncio.Protocol):
         feed = self._feed
         try:
             feed(data)
+        except httptools.HttpParserCallbackError:
+            raise  # a bug of ours, not of the server
         except httptools.HttpParserError as error:
             self._broken("malformed", f"not HTTP: {error}")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tokenstorm.errors import PlanError, UsageError
+from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.prompts import Prompt, PromptSource
 from tokenstorm.metrics.histogram import Histogram
@@ -84,9 +84,6 @@ def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
     body: dict[str, Any] = {"model": model}
     if plan.endpoint == "chat":
         body["messages"] = prompt.messages or [{"role": "user", "content": prompt.text}]
-    elif prompt.messages is not None:
-        message = 'the prompt file holds `messages`, which only endpoint "chat" takes'
-        raise PlanError(message)
     else:
         body["prompt"] = prompt.tokens if prompt.tokens is not None else prompt.text
     body["max_tokens"] = prompt.max_tokens or plan.max_tokens

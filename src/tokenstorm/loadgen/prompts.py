@@ -2,6 +2,9 @@
 
 import hashlib
 import random
+from codecs import BOM_UTF8
+from collections.abc import Callable
+from math import cos, log1p, sqrt, tau
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,11 @@ from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.words import WORDS
 from tokenstorm.plan import Length, Plan, PromptFile, PromptList, Synthetic
 
-SALT_TOKENS = 4
 _MASK = 2**64 - 1
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One prompt, as text, chat messages or token ids; `index` is its number in the list or file."""
+    """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one."""
 
     index: int | None = None
     text: str | None = None
@@ -44,9 +46,11 @@ class PromptSource:
         """The prompt of a request."""
         if isinstance(self._prompts, Synthetic):
             prompt = _make_up(self._prompts, self._seed, seq)
+            vocabulary = self._prompts.vocabulary
         else:
             prompt = self._prompts[self.index_of(seq)]
-        return _salted(prompt, mix(mix(self._seed + 1) ^ seq)) if self._unique else prompt
+            vocabulary = 0
+        return _salted(prompt, mix(mix(self._seed + 1) ^ seq), vocabulary) if self._unique else prompt
 
 
 def mix(value: int) -> int:
@@ -67,7 +71,11 @@ def load_prompts(plan: Plan) -> PromptSource:
             if hashlib.sha256(data).hexdigest() != sha256:
                 message = f"{path} has changed since the plan was made (its SHA-256 differs): make the plan again"
                 raise PlanError(message)
-            return PromptSource(plan, _parse(Path(path), data))
+            prompts = _parse(Path(path), data)
+            if plan.endpoint != "chat" and any(prompt.messages for prompt in prompts):
+                message = f'{path} holds `messages`, which only endpoint "chat" takes'
+                raise PlanError(message)
+            return PromptSource(plan, prompts)
         case Synthetic():
             return PromptSource(plan, plan.prompts)
 
@@ -77,6 +85,11 @@ def prompt_file(path: Path) -> PromptFile:
     data = _read(path)
     _parse(path, data)
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a prompt file, in hex, as a plan pins it."""
+    return hashlib.sha256(_read(path)).hexdigest()
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,21 +110,24 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"cannot read the prompts in {path}: {error.strerror}"
+        message = f"cannot read the prompts in {path}: {error.strerror} (it must be readable where the ranks run)"
         raise PlanError(message) from None
 
 
 def _parse(path: Path, data: bytes) -> list[Prompt]:
+    """The prompts of a file. Lines end at line feeds alone: other breaks, such as U+2028, may stand in a prompt."""
     try:
-        lines = data.decode().splitlines() if path.suffix != ".jsonl" else data.decode().split("\n")
+        lines = data.removeprefix(BOM_UTF8).decode().split("\n")
     except UnicodeDecodeError as error:
-        message = f"{path} is not UTF-8 text: {error.reason} at byte {error.start}"
+        line = error.object.count(b"\n", 0, error.start) + 1
+        message = f"{path}, line {line}: not UTF-8 text ({error.reason}): save the file as UTF-8"
         raise PlanError(message) from None
+    is_json = path.suffix.lower() == ".jsonl"
     prompts: list[Prompt] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        if path.suffix == ".jsonl":
+        if is_json:
             prompts.append(_parse_json(path, number, line, len(prompts)))
         else:
             prompts.append(Prompt(index=len(prompts), text=line.strip()))
@@ -132,34 +148,49 @@ def _parse_json(path: Path, number: int, line: str, index: int) -> Prompt:
 
 
 def _make_up(synthetic: Synthetic, seed: int, seq: int) -> Prompt:
-    source = random.Random(mix(seed ^ mix(seq)))
-    length = _draw(synthetic.length, source)
-    if synthetic.unit == "words":
-        return Prompt(index=seq, text=" ".join(source.choices(WORDS[: synthetic.vocabulary], k=length)))
-    return Prompt(index=seq, tokens=[int(source.random() * synthetic.vocabulary) for _ in range(length)])
+    """Draws from `random()` alone, which Python promises to be the same for a seed in every version."""
+    draw = random.Random(mix(seed ^ mix(seq))).random
+    length = _draw(synthetic.length, draw)
+    size = synthetic.vocabulary
+    if synthetic.unit == "tokens":
+        return Prompt(tokens=[int(draw() * size) for _ in range(length)])
+    size = min(size, len(WORDS))
+    return Prompt(text=" ".join([WORDS[int(draw() * size)] for _ in range(length)]))
 
 
-def _draw(length: Length, source: random.Random) -> int:
+def _draw(length: Length, draw: Callable[[], float]) -> int:
     match length:
         case Length(kind="uniform", low=int(low), high=int(high)):
-            return source.randint(low, high)
+            return low + int(draw() * (high - low + 1))
         case Length(kind="normal", mean=float(mean), stddev=float(stddev)):
-            return max(1, round(source.gauss(mean, stddev)))
+            normal = sqrt(-2 * log1p(-draw())) * cos(tau * draw())  # Box and Muller, 1958
+            return max(1, round(mean + stddev * normal))
         case Length(n=int(n)):
             return n
     message = f"no way to draw a length from {length}"
     raise AssertionError(message)
 
 
-def _salted(prompt: Prompt, salt: int) -> Prompt:
-    """The same prompt with a beginning that no other request has; token ids keep their number."""
+def _salted(prompt: Prompt, salt: int, vocabulary: int) -> Prompt:
+    """The same prompt with a beginning that no other request has, if it is long enough; token ids keep their number."""
     if prompt.tokens is not None:
-        first = [(salt >> 16 * place) % (max(prompt.tokens) + 1) for place in range(SALT_TOKENS)]
-        return msgspec.structs.replace(prompt, tokens=(first + prompt.tokens[SALT_TOKENS:])[: len(prompt.tokens)])
+        first = _digits(salt, vocabulary)[: len(prompt.tokens)]
+        return msgspec.structs.replace(prompt, tokens=first + prompt.tokens[len(first) :])
     mark = f"[{salt:016x}] "
     if prompt.messages is not None:
         return msgspec.structs.replace(prompt, messages=_salted_messages(prompt.messages, mark))
     return msgspec.structs.replace(prompt, text=f"{mark}{prompt.text}")
+
+
+def _digits(salt: int, base: int) -> list[int]:
+    """A 64-bit number in some base, lowest digit first, in as many digits as the largest one needs."""
+    digits = []
+    room = _MASK
+    while room:
+        room //= base
+        salt, digit = divmod(salt, base)
+        digits.append(digit)
+    return digits
 
 
 def _salted_messages(messages: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:

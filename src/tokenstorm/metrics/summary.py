@@ -199,6 +199,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
                 sent=counts.sent,
                 succeeded=counts.succeeded,
                 failed=counts.failed,
+                censored=counts.censored,
                 unsent_by_generator=client.not_sent_by_generator,
                 capped=max(0, tally.waited - run.waited_below_cap),
                 waited_below_cap=run.waited_below_cap,

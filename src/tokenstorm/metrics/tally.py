@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.plan import Plan
+from tokenstorm.plan import Plan, PromptFile
 from tokenstorm.result import Result
 
 WAIT_NS = 1_000_000
@@ -169,7 +169,18 @@ class Tally(msgspec.Struct):
             self.token_sources[source] = self.token_sources.get(source, 0) + 1
         self.chunks += result.chunks
         self.coalesced += result.coalesced
-        self.short += plan.ignore_eos and result.output_tokens is not None and result.output_tokens < plan.max_tokens
+        self.short += plan.ignore_eos and _is_short(result, plan)
+
+
+def _is_short(result: Result, plan: Plan) -> bool:
+    """Whether an answer ended before the tokens that were asked for; a prompt of a file may have asked for its own."""
+    if result.finish_reason == "stop":
+        return True
+    body = plan.extra_body
+    asked = body.get("max_completion_tokens") or body.get("max_tokens") or plan.max_tokens
+    if result.output_tokens is None or isinstance(plan.prompts, PromptFile) or not isinstance(asked, int):
+        return False
+    return result.output_tokens < asked
 
 
 class _Times:

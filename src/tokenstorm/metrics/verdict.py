@@ -11,6 +11,7 @@ SENT_SUSPECT, SENT_INVALID = 0.99, 0.95
 SEND_LAG_SUSPECT, SEND_LAG_INVALID = 0.005, 0.050
 CPU_SUSPECT, CPU_INVALID = 0.80, 0.95
 FAILED_SUSPECT, FAILED_INVALID = 0.01, 0.10
+CENSORED_SUSPECT = 0.01
 RANKS_LOST_INVALID = 0.25
 WAITED_SUSPECT = 0.01
 COALESCED_SUSPECT = 0.05
@@ -61,6 +62,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     succeeded: int
     failed: int
+    censored: int
     unsent_by_generator: int
     capped: int
     waited_below_cap: int
@@ -140,6 +142,9 @@ def _service(e: Evidence) -> _Found:
     elif e.failed > FAILED_SUSPECT * e.sent:
         text = f"{e.failed} of {e.sent} requests failed, and have no part in the latencies"
         found.append((_grade(e.failed > FAILED_INVALID * e.sent), Reason("failures", text)))
+    if e.censored > CENSORED_SUSPECT * e.sent:
+        text = f"{e.censored} of {e.sent} requests were still in flight when the drain ended: give it more seconds"
+        found.append(("suspect", Reason("censored", text)))
     if e.short:
         text = f"{e.short} answers had fewer tokens than max_tokens although ignore_eos was asked for"
         found.append(("suspect", Reason("short_output", text)))
