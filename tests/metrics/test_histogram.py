@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenstorm.metrics.histogram import Histogram
 
-VALUES = st.lists(st.integers(0, 2**62), min_size=1, max_size=200)
+VALUES = st.lists(st.integers(0, 2**55), min_size=1, max_size=200)
 QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
