@@ -1,6 +1,7 @@
 """When requests are meant to leave."""
 
-from itertools import pairwise
+from fractions import Fraction
+from itertools import islice, pairwise
 from statistics import mean, pvariance
 
 import pytest
@@ -44,6 +45,39 @@ def test_constant_arrivals_are_a_period_apart() -> None:
 )
 def test_a_constant_rate_sends_rate_times_seconds(rate: float, seconds: float, expected: int) -> None:
     assert len(times(plan(requests_per_second=rate, duration_seconds=seconds))) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 50))
+def test_a_constant_rate_is_exact_for_any_decimal_rate_and_length(rate: int, seconds: int, warmup: int) -> None:
+    """Tenths of all three. Arrival i is at i/R, so there are ⌈R·t⌉ before t: R·t of them where that is whole.
+
+    The sums are of integers in hundredths; -(-a // b) is ⌈a/b⌉.
+    """
+    some = plan(requests_per_second=rate / 10, duration_seconds=seconds / 10, warmup_seconds=warmup / 10)
+    before, whole = -(-rate * warmup // 100), -(-rate * (warmup + seconds) // 100)
+    assert scheduled_count(some, 0, 1, 10**15) == (before, whole - before)
+    assert [at for _, at in offsets(some, 0, 1)][-1:] == [round(Fraction((whole - 1) * 10 * SECOND, rate))][:whole]
+
+
+def test_a_schedule_without_an_end_in_time_is_made_as_it_is_asked_for() -> None:
+    endless = plan(requests_per_second=10.0, duration_seconds=None, request_count=2**31, warmup_seconds=0.5)
+    assert list(islice(offsets(endless, 1, 4), 3)) == [(1, SECOND // 10), (5, SECOND // 2), (9, 9 * SECOND // 10)]
+    assert rate_at(endless, 10**18) == 10
+
+
+@pytest.mark.parametrize(
+    "arrival",
+    [
+        {"ramp": {"from_rps": 0.0, "to_rps": 10.0}},
+        {"stages": [{"rps": 0.0, "seconds": 1.0}, {"rps": 10.0, "seconds": 1.0}]},
+    ],
+)
+def test_nothing_is_sent_in_a_warm_up_before_a_rate_of_nothing(arrival: dict[str, object]) -> None:
+    """Ramp: 2 s at 5/s on average are 10 arrivals; stages: 1 s at 10/s."""
+    some = plan(arrival=arrival, duration_seconds=2.0, warmup_seconds=2.0)
+    assert scheduled_count(some, 0, 1, 10**15) == (0, 10)
+    assert rate_at(some, SECOND) == 0
 
 
 def test_warm_up_comes_first_at_the_first_rate_and_is_no_part_of_the_window() -> None:
@@ -101,6 +135,14 @@ def test_the_seed_decides_and_nothing_else() -> None:
     poisson = {"arrival": {"kind": "poisson"}, "requests_per_second": 50.0, "duration_seconds": 2.0}
     assert times(plan(**poisson)) == times(plan(**poisson))
     assert times(plan(**poisson)) != times(plan(**poisson, seed=8))
+
+
+def test_a_seed_means_the_same_schedule_in_every_version_of_this_package() -> None:
+    """The first gaps at 1/s: a change here is a change of every recorded run."""
+    poisson = plan(arrival={"kind": "poisson"}, requests_per_second=1.0, duration_seconds=60.0)
+    assert [at for _, at in islice(offsets(poisson, 0, 1), 3)] == pytest.approx(
+        [697_059_387, 3_185_962_231, 3_435_798_939], abs=2
+    )
 
 
 ARRIVALS = st.sampled_from(

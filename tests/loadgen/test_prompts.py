@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tokenstorm.errors import PlanError
-from tokenstorm.loadgen.prompts import PromptSource, load_prompts, prompt_file
+from tokenstorm.loadgen.prompts import PromptSource, file_sha256, load_prompts, prompt_file
 from tokenstorm.plan import make_plan
 
 
@@ -83,6 +83,24 @@ def test_unique_token_prompts_keep_their_length() -> None:
     assert all(0 <= number < 5000 for ids in made for number in ids)
 
 
+@pytest.mark.parametrize(("vocabulary", "needed"), [(2, 64), (50, 12), (1000, 7), (128_000, 4)])
+def test_unique_token_prompts_differ_in_their_first_ids_whatever_the_vocabulary(vocabulary: int, needed: int) -> None:
+    """64 bits take ⌈64 / log2(vocabulary)⌉ ids."""
+    tokens = {"kind": "synthetic", "unit": "tokens", "length": {"n": 70}, "vocabulary": vocabulary}
+    prompts = source(tokens, unique_prompts=True, endpoint="completions")
+    plain = source(tokens, endpoint="completions")
+    made = [prompts.get(seq).tokens or [] for seq in range(3000)]
+    assert len({tuple(ids[:needed]) for ids in made}) == 3000
+    assert all(0 <= number < vocabulary for ids in made for number in ids)
+    assert made[5][needed:] == (plain.get(5).tokens or [])[needed:]
+
+
+def test_a_token_prompt_too_short_for_the_salt_keeps_its_length() -> None:
+    tokens = {"kind": "synthetic", "unit": "tokens", "length": {"n": 2}, "vocabulary": 5}
+    prompts = source(tokens, unique_prompts=True, endpoint="completions")
+    assert {len(prompts.get(seq).tokens or []) for seq in range(50)} == {2}
+
+
 def test_synthetic_words_have_the_asked_lengths() -> None:
     def lengths(length: dict[str, object]) -> list[int]:
         words = source({"kind": "synthetic", "unit": "words", "length": length})
@@ -95,6 +113,46 @@ def test_synthetic_words_have_the_asked_lengths() -> None:
     assert mean(normal) == pytest.approx(50, abs=2)
     assert pstdev(normal) == pytest.approx(8, abs=1.5)
     assert min(lengths({"kind": "normal", "mean": 1.0, "stddev": 5.0})) == 1
+
+
+def test_a_vocabulary_caps_the_words() -> None:
+    words = source({"kind": "synthetic", "unit": "words", "length": {"n": 200}, "vocabulary": 3})
+    assert set((words.get(0).text or "").split()) == {"the", "a", "and"}
+
+
+def test_a_synthetic_prompt_is_from_no_list_and_has_no_number_in_one() -> None:
+    words = source({"kind": "synthetic", "unit": "words", "length": {"n": 3}})
+    assert words.get(4).index is None
+    assert not words.cacheable
+
+
+def test_a_seed_means_the_same_synthetic_prompt_in_every_version_of_this_package() -> None:
+    """A change here is a change of every recorded run."""
+    words = source({"kind": "synthetic", "unit": "words", "length": {"kind": "normal", "mean": 6.0, "stddev": 2.0}})
+    assert [words.get(seq).text for seq in (0, 1)] == ["bird feel rule land father", "have side state"]
+
+
+def test_only_line_feeds_end_a_prompt(tmp_path: Path) -> None:
+    """U+2028, a form feed and U+0085 end lines for `str.splitlines`, and may stand in a prompt."""
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("one\u2028and\x0cstill\x85one\r\ntwo\n".encode())
+    assert {of_file(path).get(seq).text for seq in range(40)} == {"one\u2028and\x0cstill\x85one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.txt", "hello\n"), ("a.jsonl", '{"prompt": "hello"}'), ("a.JSONL", '{"prompt": "hello"}')]
+)
+def test_a_byte_order_mark_and_a_suffix_in_capitals_change_nothing(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert of_file(path).get(0).text == "hello"
+
+
+def test_the_plan_pins_the_digest_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"abc")
+    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert prompt_file(path).sha256 == file_sha256(path)
 
 
 def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
@@ -124,8 +182,12 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, complaint: str) -> Non
 
 def test_a_file_that_is_missing_empty_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    for name, complaint in (("none.txt", "cannot read"), ("empty.txt", "no prompt"), ("binary.txt", "UTF-8")):
+    (tmp_path / "binary.txt").write_bytes(b"fine\n\xff\xfe\x00")
+    for name, complaint in (
+        ("none.txt", "cannot read"),
+        ("empty.txt", "no prompt"),
+        ("binary.txt", "line 2: not UTF-8"),
+    ):
         with pytest.raises(PlanError, match=complaint):
             prompt_file(tmp_path / name)
 

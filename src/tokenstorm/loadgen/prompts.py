@@ -119,8 +119,8 @@ def _parse(path: Path, data: bytes) -> list[Prompt]:
     try:
         lines = data.removeprefix(BOM_UTF8).decode().split("\n")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        message = f"{path}, line {line}: not UTF-8 text ({error.reason}): save the file as UTF-8"
+        bad = error.object.count(b"\n", 0, error.start) + 1
+        message = f"{path}, line {bad}: not UTF-8 text ({error.reason}): save the file as UTF-8"
         raise PlanError(message) from None
     is_json = path.suffix.lower() == ".jsonl"
     prompts: list[Prompt] = []
