@@ -69,7 +69,7 @@ class Arrival(Strict, frozen=True, kw_only=True):
     """
 
     kind: Literal["constant", "poisson", "gamma"] = "constant"
-    burstiness: Positive = 1.0
+    burstiness: Annotated[float, Meta(ge=0.01, le=1e6)] = 1.0
     ramp: Ramp | None = None
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1)] | None = None
 
@@ -125,7 +125,10 @@ class PromptFile(Strict, frozen=True, kw_only=True, tag="file", tag_field="kind"
 
 
 class Synthetic(Strict, frozen=True, kw_only=True, tag="synthetic", tag_field="kind"):
-    """Prompts made up from the seed: `words` of text, or `tokens` ids (completions only)."""
+    """Prompts made up from the seed: `words` of text, or `tokens` ids (completions only).
+
+    `vocabulary` is how many ids there are, or how many words at most: the list that is shipped has about 400.
+    """
 
     unit: Literal["words", "tokens"]
     length: Length

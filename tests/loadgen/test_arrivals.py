@@ -60,6 +60,11 @@ def test_a_constant_rate_is_exact_for_any_decimal_rate_and_length(rate: int, sec
     assert [at for _, at in offsets(some, 0, 1)][-1:] == [round(Fraction((whole - 1) * 10 * SECOND, rate))][:whole]
 
 
+def test_an_arrival_that_falls_on_the_end_is_not_in_the_window() -> None:
+    """1.1 * 30 is 33.000000000000004 in floats, so that arrival 33 would just fit in; it is at 33 / 1.1 = 30 s."""
+    assert len(times(plan(requests_per_second=1.1, duration_seconds=30.0))) == 33
+
+
 def test_a_schedule_without_an_end_in_time_is_made_as_it_is_asked_for() -> None:
     endless = plan(requests_per_second=10.0, duration_seconds=None, request_count=2**31, warmup_seconds=0.5)
     assert list(islice(offsets(endless, 1, 4), 3)) == [(1, SECOND // 10), (5, SECOND // 2), (9, 9 * SECOND // 10)]

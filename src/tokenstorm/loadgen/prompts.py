@@ -87,11 +87,6 @@ def prompt_file(path: Path) -> PromptFile:
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a prompt file, in hex, as a plan pins it."""
-    return hashlib.sha256(_read(path)).hexdigest()
-
-
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
