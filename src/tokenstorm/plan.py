@@ -17,7 +17,6 @@ from tokenstorm import __version__
 from tokenstorm.errors import PlanError
 
 SCHEMA: Literal[1] = 1
-MAX_CLIENTS_PER_NODE = 1000
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e9)]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from tokenstorm.loadgen.arrivals import clients_of, rate_at
+from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.openai import Answer, Expect, Requests, Stream, Whole
@@ -390,7 +390,3 @@ class Rank:
             flight.prompt,
             answer.chunk_times and [time - start for time in answer.chunk_times],
         )
-
-    def target_rate(self) -> float | None:
-        """The asked rate of the whole group at this moment."""
-        return rate_at(self.plan, self._now())
