@@ -294,9 +294,14 @@ class Pool:
             async with gate:
                 return await self._connect()
 
-        for connection in await asyncio.gather(*(one() for _ in range(count))):
-            connection.fresh = False
-            self._idle.append(connection)
+        opened = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
+        for connection in opened:
+            if isinstance(connection, Connection):
+                connection.fresh = False
+                self._idle.append(connection)
+        for trouble in opened:
+            if isinstance(trouble, BaseException):
+                raise trouble
 
     def retire(self) -> None:
         """Close the connections that were idle too long."""
