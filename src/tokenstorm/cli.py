@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -134,7 +135,8 @@ def _live_line() -> Iterator[Callable[[Status], None] | None]:
         return
 
     def show(status: Status) -> None:
-        sys.stderr.write(f"\r\x1b[K{live_line(status)}")
+        line = live_line(status)[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write(f"\r\x1b[K{line}")
         sys.stderr.flush()
 
     try:

@@ -250,9 +250,10 @@ class Launcher:
     def _status(self, reason: str | None) -> Status:
         group, plan = self._group, self.plan
         tally, line, elapsed = group.tally, group.line, self._elapsed_ns()
-        measured = elapsed if self._window_end is None else min(elapsed, self._window_end)
-        seconds = max((measured - plan.window_start_ns) / 1e9, 1e-9)
-        running = elapsed > plan.window_start_ns
+        known = min(elapsed, self._second * 1_000_000_000)  # the deltas of later seconds are not in yet
+        known = known if self._window_end is None else min(known, self._window_end)
+        seconds = max((known - plan.window_start_ns) / 1e9, 1e-9)
+        running = known > plan.window_start_ns
         return Status(
             run_id=plan.run_id,
             phase=self._phase_now(),

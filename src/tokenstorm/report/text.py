@@ -20,7 +20,7 @@ _CELL = 10
 
 def live_line(status: Status) -> str:
     """Achieved and asked rate, in flight, TTFT and latency, failures: one line."""
-    asked = "" if status.requested_rps is None else f"/{status.requested_rps:.4g}"
+    asked = f"/{status.requested_rps:.4g}" if status.requested_rps else ""
     parts = [
         f"{status.elapsed_seconds:4.0f} s {status.phase}",
         f"{status.achieved_rps:.1f}{asked} req/s",
