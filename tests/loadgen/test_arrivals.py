@@ -1,11 +1,13 @@
 """When requests are meant to leave."""
 
+from bisect import bisect_left
 from fractions import Fraction
 from itertools import islice, pairwise
+from math import fsum, sqrt
 from statistics import mean, pvariance
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tokenstorm.loadgen.arrivals import clients_of, first_sends, offsets, rate_at, scheduled_count
@@ -113,6 +115,55 @@ def test_a_stage_without_a_rate_is_a_pause() -> None:
     assert counted(paused, begin=5, end=6) == 10
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 60)), min_size=1, max_size=5))
+@example([(196, 250)])
+def test_no_arrival_slips_from_one_stage_into_the_next(stages: list[tuple[int, int]]) -> None:
+    """Tenths of both, so that sums are of integers in hundredths. Stages before t do ⌈Λ(t)⌉ arrivals, pauses none.
+
+    19.6 * 25 is 490.00000000000006 in floats, so that arrival 490 would still be sent, in the pause that follows.
+    """
+    stages = [*stages, (0, 50), (10, 10)]
+    profile = [{"rps": rate / 10, "seconds": length / 10} for rate, length in stages]
+    some = plan(arrival={"stages": profile}, duration_seconds=fsum(length / 10 for _, length in stages))
+    ats = [at for _, at in offsets(some, 0, 1)]
+    until = work = 0
+    for rate, length in stages:
+        until, work = until + length, work + rate * length
+        assert bisect_left(ats, until * SECOND // 10) == -(-work // 100)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 100))
+@example(152, 0, 150)
+def test_a_ramp_is_exact_for_any_decimal_rates_and_length(first: int, last: int, length: int) -> None:
+    """Tenths of all three: (first + last) / 2 * length arrivals, rounded up as the first of them is at 0."""
+    assume(first + last)
+    some = plan(arrival={"ramp": {"from_rps": first / 10, "to_rps": last / 10}}, duration_seconds=length / 10)
+    assert len(times(some)) == -(-(first + last) * length // 200)
+
+
+@pytest.mark.parametrize("kind", [{"kind": "poisson"}, {"kind": "gamma", "burstiness": 2.0}])
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ({"ramp": {"from_rps": 0.0, "to_rps": 1000.0}}, [200, 600, 1000, 1400, 1800]),
+        ({"ramp": {"from_rps": 1000.0, "to_rps": 500.0}}, [1900, 1700, 1500, 1300, 1100]),
+        (
+            {"stages": [{"rps": rate, "seconds": 2.0} for rate in (1000.0, 0.0, 250.0, 2000.0, 500.0)]},
+            [2000, 0, 500, 4000, 1000],
+        ),
+    ],
+)
+def test_random_arrivals_follow_the_integral_of_the_rate(
+    kind: dict[str, object], profile: dict[str, object], expected: list[int]
+) -> None:
+    """Each fifth of 10 s, within five standard deviations of a Poisson count; the first ramp does 50 t² by t."""
+    some = plan(arrival={**kind, **profile}, duration_seconds=10.0)
+    for fifth, count in enumerate(expected):
+        assert abs(counted(some, begin=2 * fifth, end=2 * fifth + 2) - count) <= 5 * sqrt(count)
+
+
 def test_poisson_gaps_have_the_mean_and_the_spread_of_an_exponential() -> None:
     """20,000 gaps at 100/s: mean 0.01 and variance 0.0001, each within five standard errors or so."""
     at = times(plan(arrival={"kind": "poisson"}, requests_per_second=100.0, duration_seconds=200.0))
@@ -134,6 +185,35 @@ def test_the_variance_of_gamma_gaps_falls_with_burstiness(burstiness: float) -> 
 def test_request_count_ends_the_schedule_after_so_many_measured_arrivals() -> None:
     some = plan(requests_per_second=10.0, duration_seconds=None, request_count=7, warmup_seconds=1.0)
     assert scheduled_count(some, 0, 1, 10**15) == (10, 7)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 12), st.integers(1, 60), st.sampled_from([0.0, 0.05, 0.9]), st.integers(0, 2**48))
+def test_the_ranks_agree_on_which_arrival_is_the_last_of_request_count(
+    ranks: int, wanted: int, warmup: float, seed: int
+) -> None:
+    some = plan(
+        arrival={"kind": "poisson"},
+        requests_per_second=40.0,
+        duration_seconds=None,
+        request_count=wanted,
+        warmup_seconds=warmup,
+        num_clients=12,
+        seed=seed,
+    )
+    whole = sorted(arrival for rank in range(ranks) for arrival in offsets(some, rank, ranks))
+    assert whole == list(offsets(some, 0, 1))
+    assert sum(at >= some.window_start_ns for _, at in whole) == wanted
+    counts = [scheduled_count(some, rank, ranks, 10**15) for rank in range(ranks)]
+    assert tuple(map(sum, zip(*counts, strict=True))) == (len(whole) - wanted, wanted)
+
+
+def test_a_lost_rank_is_asked_only_up_to_a_moment() -> None:
+    """At 10/s rank 1 of 4 has 0.1, 0.5, 0.9 and 1.3 s; the first two of them in a warm-up of 0.9 s."""
+    some = plan(requests_per_second=10.0, duration_seconds=10.0, warmup_seconds=0.9)
+    assert scheduled_count(some, 1, 4, 1_300_000_000) == (2, 1)
+    assert scheduled_count(some, 1, 4, 1_300_000_001) == (2, 2)
+    assert scheduled_count(some, 1, 4, 0) == (0, 0)
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
@@ -205,3 +285,10 @@ def test_the_target_rate_follows_the_profile_and_is_nothing_in_a_closed_loop() -
     assert rate_at(ramp, 6 * SECOND) == pytest.approx(15)
     assert rate_at(ramp, 12 * SECOND) == 0
     assert rate_at(plan(), 0) is None
+
+
+def test_the_target_rate_steps_with_the_stages() -> None:
+    stages = [{"rps": 5.0, "seconds": 0.1}, {"rps": 0.0, "seconds": 0.2}, {"rps": 10.0, "seconds": 1.0}]
+    some = plan(arrival={"stages": stages}, duration_seconds=1.3)
+    moments = (-1, 0, 99_999_999, 100_000_000, 299_999_999, 300_000_000, 1_299_999_999, 1_300_000_000)
+    assert [rate_at(some, at) for at in moments] == [0, 5, 5, 0, 0, 10, 10, 0]

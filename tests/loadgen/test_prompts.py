@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, pstdev
+from typing import Any
 
 import msgspec
 import pytest
@@ -72,6 +74,40 @@ def test_unique_messages_are_marked_in_the_first_that_holds_text(tmp_path: Path)
     assert prompt.messages[0]["content"] != "be brief"
     assert prompt.messages[1] == messages[1]
     assert prompt.max_tokens == 5
+
+
+TEXT, IMAGE = {"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "salted"),
+    [
+        ([{"content": [IMAGE, TEXT]}, {"content": "x"}], lambda made: made[0]["content"][1]["text"]),
+        ([{"content": [IMAGE]}, {"content": "what is this?"}], lambda made: made[1]["content"]),
+        ([{"content": None}, {"content": ["odd", TEXT]}], lambda made: made[1]["content"][1]["text"]),
+    ],
+)
+def test_unique_messages_of_parts_are_marked_in_the_first_text(
+    tmp_path: Path, messages: list[dict[str, Any]], salted: Callable[[list[dict[str, Any]]], str]
+) -> None:
+    """No message is added: a chat template may insist on turns."""
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": messages}))
+    prompts = of_file(path, unique_prompts=True)
+    made = [prompts.get(seq).messages or [] for seq in range(50)]
+    assert {len(of_one) for of_one in made} == {len(messages)}
+    assert len({salted(of_one)[:18] for of_one in made}) == 50
+    assert {salted(of_one)[19:] for of_one in made} == {"what is this?"}
+    assert of_file(path).get(0).messages == messages
+
+
+def test_unique_messages_without_any_text_get_one_that_is_marked(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": [IMAGE]}]}))
+    first, second = of_file(path, unique_prompts=True).get(0).messages or [{}, {}]
+    assert first["role"] == "user"
+    assert len(first["content"]) == 18
+    assert second["content"] == [IMAGE]
 
 
 def test_unique_token_prompts_keep_their_length() -> None:
@@ -166,7 +202,12 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
         ('{"promt": "x"}', "promt"),
         ('{"prompt": ""}', "one of them and not empty"),
         ('{"prompt": "x", "messages": [{"role": "user"}]}', "one of them"),
+        ('{"prompt": "", "messages": [{"role": "user"}]}', "one of them"),
+        ('{"messages": []}', "one of them and not empty"),
+        ('{"messages": ["hi"]}', "line 2"),
         ('{"prompt": "x", "max_tokens": 0}', "max_tokens"),
+        ('{"prompt": "x", "max_tokens": 1000000000000}', "max_tokens"),
+        ('{"messages": [{"content": ' + "[" * 100_000, "line 2"),
         ("not json", "line 2"),
         ('["list"]', "line 2"),
     ],
@@ -184,6 +225,7 @@ def test_a_file_that_is_missing_empty_or_no_text_is_refused(tmp_path: Path) -> N
     (tmp_path / "binary.txt").write_bytes(b"fine\n\xff\xfe\x00")
     for name, complaint in (
         ("none.txt", "cannot read"),
+        (".", "directory"),
         ("empty.txt", "no prompt"),
         ("binary.txt", "line 2: not UTF-8"),
     ):

@@ -1,6 +1,7 @@
 """Percentiles from a histogram that merges."""
 
 import random
+from decimal import Decimal
 from math import ceil
 
 import msgspec
@@ -14,7 +15,7 @@ from tokenstorm.metrics.histogram import Histogram
 VALUES = st.lists(st.integers(0, 2**63), min_size=1, max_size=200)
 MSGPACK_SUMS = 2**64
 """Below it, msgpack can hold an integer; as nanoseconds it is 584 years."""
-QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
+QUANTILES = (0.0, 0.07, 0.5, 0.55, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
 def histogram(values: list[int]) -> Histogram:
@@ -23,11 +24,16 @@ def histogram(values: list[int]) -> Histogram:
     return made
 
 
+def nearest_rank(q: float, count: int) -> int:
+    """⌈q * count⌉ of the decimal that is meant: 55 for 0.55 of 100, where floats say 56."""
+    return max(1, ceil(Decimal(str(q)) * count))
+
+
 @given(VALUES)
 def test_any_percentile_is_within_one_per_cent_of_the_sorted_values(values: list[int]) -> None:
     made, ordered = histogram(values), sorted(values)
     for q in QUANTILES:
-        exact = ordered[max(1, ceil(q * len(ordered))) - 1]
+        exact = ordered[nearest_rank(q, len(ordered)) - 1]
         found = made.quantile(q)
         assert found == pytest.approx(exact, rel=0.01)
         assert ordered[0] <= (found or 0) <= ordered[-1]
@@ -96,6 +102,23 @@ def test_it_agrees_with_hdrhistogram() -> None:
     made = histogram(values)
     for percent in (50, 90, 95, 99, 99.9):
         assert made.quantile(percent / 100) == pytest.approx(other.get_value_at_percentile(percent), rel=0.011)
+
+
+@pytest.mark.parametrize(
+    ("q", "expected"),
+    [(0, 0), (0.01, 0), (0.07, 6), (0.29, 28), (0.5, 49), (0.55, 54), (0.99, 98), (0.991, 99), (1, 99)],
+)
+def test_the_rank_is_exact_at_any_share(q: float, expected: int) -> None:
+    """The values 0 to 99 have a bin each, and the n-th of them is n - 1; in floats 0.29 * 100 is 28.999999999999996."""
+    assert histogram(list(range(100))).quantile(q) == expected
+
+
+@given(VALUES, st.floats(0, 1))
+def test_quantiles_rise_and_stay_within_the_extremes(values: list[int], q: float) -> None:
+    made = histogram(values)
+    found = made.quantile(q)
+    assert found is not None
+    assert min(values) <= found <= (made.quantile(min(1.0, q + 0.1)) or 0) <= max(values)
 
 
 def test_buckets_count_what_lies_below_their_bound() -> None:

@@ -6,33 +6,31 @@ from the common start.
 """
 
 import random
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate, count, repeat
-from math import log1p, sqrt
+from fractions import Fraction
+from functools import partial
+from itertools import accumulate, count
+from math import inf, log1p, sqrt
+from operator import neg
 
 from tokenstorm.plan import Arrival, Plan
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the profile from `start` seconds on, in which the rate goes linearly from `rate` by `slope` a second.
+    """A stretch of the profile, `start` to `end` seconds, in which the rate goes linearly from `rate` by `slope` a second.
 
-    `before` is the cumulative rate up to its start.
+    `before` and `until` are the cumulative rate at its start and at its end.
     """
 
     start: float
-    seconds: float
+    end: float
     rate: float
     slope: float
     before: float
-
-    @property
-    def work(self) -> float:
-        """How many arrivals the stretch expects; without an end, infinitely many."""
-        if self.slope == 0:
-            return self.rate * self.seconds
-        return self.rate * self.seconds + self.slope * self.seconds**2 / 2
+    until: float
 
     def time_of(self, work: float) -> float:
         """When the cumulative rate reaches `work`, which lies in this stretch."""
@@ -48,18 +46,23 @@ class Piece:
 def offsets(plan: Plan, rank: int, ranks: int) -> Iterator[tuple[int, int]]:
     """The open-loop arrivals of one rank, in order: sequence number and intended time.
 
-    Rank r takes every `ranks`-th arrival of the one schedule, beginning with arrival r.
+    Rank r takes every `ranks`-th arrival of the one schedule, beginning with arrival r. The work of the others is drawn
+    too, as the seed has one stream for all, but not mapped to times: that keeps a rank of many cheap.
     """
-    start, end, left = plan.window_start_ns, plan.window_end_ns, plan.request_count
-    for seq, at in enumerate(_schedule(plan)):
-        if end is not None and at >= end:
+    time_of = _times(_profile(plan))
+    start, end, stop = plan.window_start_ns, plan.window_end_ns, None
+    rounds = zip(*[_work(plan.arrival, plan.seed)] * ranks, strict=False)
+    for base, works in zip(count(0, ranks), rounds, strict=False):
+        at = time_of(works[rank])
+        if at is None or (end is not None and at >= end):
             return
-        if left is not None and at >= start:
-            if left == 0:
+        if plan.request_count is not None:
+            if stop is None:
+                warmup = _count_before(start, map(time_of, works))
+                stop = None if warmup == ranks else base + warmup + plan.request_count
+            if stop is not None and base + rank >= stop:
                 return
-            left -= 1
-        if seq % ranks == rank:
-            yield seq, at
+        yield base + rank, at
 
 
 def rate_at(plan: Plan, offset_ns: int) -> float | None:
@@ -68,7 +71,7 @@ def rate_at(plan: Plan, offset_ns: int) -> float | None:
         return None
     seconds = offset_ns / 1e9
     for piece in _profile(plan):
-        if piece.start <= seconds < piece.start + piece.seconds:
+        if piece.start <= seconds < piece.end:
             return piece.rate + piece.slope * (seconds - piece.start)
     return 0.0
 
@@ -97,19 +100,26 @@ def scheduled_count(plan: Plan, rank: int, ranks: int, until_ns: int) -> tuple[i
     return warmup, measured
 
 
-def _schedule(plan: Plan) -> Iterator[int]:
-    pieces = _profile(plan)
-    piece = pieces.pop(0)
-    for work in _work(plan.arrival, plan.seed):
-        while work >= piece.before + piece.work or piece.work == 0:
-            if not pieces:
-                return
-            piece = pieces.pop(0)
-        yield round(piece.time_of(work) * 1e9)
+def _times(pieces: list[Piece]) -> Callable[[float], int | None]:
+    """The inverse of the cumulative rate: from work to nanoseconds, None after the end of the profile.
+
+    Work that is done just where a stretch ends belongs to the next stretch that has a rate.
+    """
+    untils = [piece.until for piece in pieces]
+
+    def time_of(work: float) -> int | None:
+        found = bisect_right(untils, work)
+        return round(pieces[found].time_of(work) * 1e9) if found < len(pieces) else None
+
+    return time_of
+
+
+def _count_before(moment: int, times: Iterable[int | None]) -> int:
+    return sum(at is not None and at < moment for at in times)
 
 
 def _work(arrival: Arrival, seed: int) -> Iterator[float]:
-    """Cumulated gaps of mean 1.
+    """Cumulated gaps of mean 1, drawn without a step of Python where there is one for each arrival of every rank.
 
     Python promises the same `random()` for a seed in every version; of `gammavariate()` it does not say so.
     """
@@ -118,32 +128,45 @@ def _work(arrival: Arrival, seed: int) -> Iterator[float]:
         case "constant":
             return map(float, count())
         case "poisson":
-            draw = source.random
-            return accumulate(-log1p(-draw()) for _ in repeat(None))
+            return accumulate(map(neg, map(log1p, map(neg, iter(source.random, None)))))
         case "gamma":
             shape = arrival.burstiness
-            return accumulate(source.gammavariate(shape, 1 / shape) for _ in repeat(None))
+            return accumulate(iter(partial(source.gammavariate, shape, 1 / shape), None))
 
 
 def _profile(plan: Plan) -> list[Piece]:
-    """The rate over the whole run. In the warm-up it is what the measured window begins with."""
+    """The rate over the whole run. In the warm-up it is what the measured window begins with.
+
+    The sums are of the decimals that the plan shows: 19.6/s for 25 s are 490, not the 490.00000000000006 of floats,
+    which would let arrival 490 slip into the pause that follows.
+    """
     measured = _measured(plan)
     pieces: list[Piece] = []
-    start = work = 0.0
-    for seconds, rate, slope in [(plan.warmup_seconds, measured[0][1], 0.0), *measured]:
-        piece = Piece(start, seconds, rate, slope, work)
-        start, work = start + seconds, work + (piece.work if seconds else 0.0)
-        if seconds:
-            pieces.append(piece)
+    start = before = Fraction(0)
+    for seconds, rate, last in [(plan.warmup_seconds, measured[0][1], measured[0][1]), *measured]:
+        if seconds == inf:
+            pieces.append(Piece(float(start), inf, rate, 0.0, float(before), inf))
+        elif seconds:
+            length, rise = _exact(seconds), _exact(last) - _exact(rate)
+            end, until = start + length, before + (_exact(rate) + rise / 2) * length
+            slope = float(rise / length)
+            pieces.append(Piece(float(start), float(end), rate, slope, float(before), float(until)))
+            start, before = end, until
     return pieces
 
 
+def _exact(number: float) -> Fraction:
+    """The decimal that a float stands for."""
+    return Fraction(repr(number))
+
+
 def _measured(plan: Plan) -> list[tuple[float, float, float]]:
-    """Seconds, rate and slope of each stretch of the measured window."""
+    """Seconds, first and last rate of each stretch of the measured window."""
     arrival = plan.arrival
     if arrival.stages:
-        return [(stage.seconds, stage.rps, 0.0) for stage in arrival.stages]
-    seconds = plan.duration_seconds if plan.duration_seconds is not None else float("inf")
+        return [(stage.seconds, stage.rps, stage.rps) for stage in arrival.stages]
+    seconds = plan.duration_seconds if plan.duration_seconds is not None else inf
     if arrival.ramp:
-        return [(seconds, arrival.ramp.from_rps, (arrival.ramp.to_rps - arrival.ramp.from_rps) / seconds)]
-    return [(seconds, plan.requests_per_second or 0.0, 0.0)]
+        return [(seconds, arrival.ramp.from_rps, arrival.ramp.to_rps)]
+    rate = plan.requests_per_second or 0.0
+    return [(seconds, rate, rate)]

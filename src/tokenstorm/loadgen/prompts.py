@@ -12,7 +12,7 @@ import msgspec
 
 from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.words import WORDS
-from tokenstorm.plan import Length, Plan, PromptFile, PromptList, Synthetic
+from tokenstorm.plan import Count, Length, Plan, PromptFile, PromptList, Synthetic
 
 _MASK = 2**64 - 1
 
@@ -90,14 +90,11 @@ def prompt_file(path: Path) -> PromptFile:
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.prompt) == bool(self.messages):
+        if (self.prompt is None) == (self.messages is None) or not (self.prompt or self.messages):
             message = "give a `prompt` or `messages`, one of them and not empty"
-            raise ValueError(message)
-        if self.max_tokens is not None and self.max_tokens < 1:
-            message = f"`max_tokens` must be at least 1, not {self.max_tokens}"
             raise ValueError(message)
 
 
@@ -135,7 +132,7 @@ def _parse(path: Path, data: bytes) -> list[Prompt]:
 def _parse_json(path: Path, number: int, line: str, index: int) -> Prompt:
     try:
         parsed = msgspec.json.decode(line, type=_Line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         reason = str(error).replace("Object contains unknown field", "there is no field")
         message = f"{path}, line {number}: {reason} (a line is an object with `prompt` or `messages`, and `max_tokens`)"
         raise PlanError(message) from None
@@ -189,9 +186,20 @@ def _digits(salt: int, base: int) -> list[int]:
 
 
 def _salted_messages(messages: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
-    """Marks the first message whose content is text; one of its own where there is none."""
+    """Marks the first message that holds text, as its content or as a part of it; one of its own where there is none."""
     for place, message in enumerate(messages):
-        if isinstance(message.get("content"), str):
-            marked = {**message, "content": mark + message["content"]}
-            return [*messages[:place], marked, *messages[place + 1 :]]
+        content = _salted_content(message.get("content"), mark)
+        if content is not None:
+            return [*messages[:place], {**message, "content": content}, *messages[place + 1 :]]
     return [{"role": "user", "content": mark.strip()}, *messages]
+
+
+def _salted_content(content: object, mark: str) -> str | list[Any] | None:
+    """Content with a mark before its text; None where it has none."""
+    if isinstance(content, str):
+        return mark + content
+    parts = content if isinstance(content, list) else []
+    for place, part in enumerate(parts):
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            return [*parts[:place], {**part, "text": mark + part["text"]}, *parts[place + 1 :]]
+    return None

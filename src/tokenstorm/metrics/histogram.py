@@ -1,6 +1,7 @@
 """A mergeable log-linear histogram of integer nanoseconds, with at most 1% relative error."""
 
 from collections import Counter
+from fractions import Fraction
 from math import ceil
 from typing import Self
 
@@ -64,7 +65,7 @@ class Histogram(msgspec.Struct):
         """The value that a share `q` of the samples does not exceed (nearest rank); None without samples."""
         if self.minimum is None or self.maximum is None:
             return None
-        wanted = max(1, ceil(q * self.count))
+        wanted = max(1, ceil(Fraction(repr(q)) * self.count))  # 0.55 of 100 are 55, in floats 56
         seen = 0
         for index in sorted(self.counts):
             seen += self.counts[index]
