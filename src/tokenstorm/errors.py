@@ -3,11 +3,19 @@
     TokenstormError            the message says what happened, to what, and what to do next
     ├── UsageError             the user asked for something that makes no sense (exit code 2)
     │   └── PlanError          a plan that cannot be carried out as written; names the field
-    └── RunError               a run that could not start, go on, or be read (exit code 1)
-        └── PreflightError     the engine refused or never answered the first request
+    ├── RunError               a run that could not start, go on, or be read (exit code 1)
+    │   └── PreflightError     the engine refused or never answered the first request
+    └── ClusterError           where jobs run, something went wrong
+        ├── Unreachable        the machine cannot be reached: nothing was done
+        ├── Unconfirmed        it was lost on the way: what was asked for happened, or did not
+        ├── CommandFailed      a command there ended badly; carries argv, status and what it said
+        └── RefusedJob         the scheduler does not take this job
 
 A request that fails is not an error but data: see `tokenstorm.result.Failure`.
 """
+
+import shlex
+from collections.abc import Sequence
 
 
 class TokenstormError(Exception):
@@ -32,3 +40,31 @@ class RunError(TokenstormError):
 
 class PreflightError(RunError):
     """No replica answered the first request, or one refused it."""
+
+
+class ClusterError(TokenstormError):
+    """Where jobs run, something went wrong."""
+
+
+class Unreachable(ClusterError):
+    """The machine cannot be reached: nothing was done, and it may be tried again."""
+
+
+class Unconfirmed(ClusterError):
+    """The machine was lost on the way: what was asked for happened, or did not."""
+
+
+class CommandFailed(ClusterError):
+    """A command ended with a status other than 0."""
+
+    def __init__(self, argv: Sequence[str], status: int, stdout: bytes, stderr: bytes) -> None:
+        self.argv = tuple(argv)
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+        words = (stderr or stdout).decode(errors="replace").strip()
+        super().__init__(f"{shlex.join(argv)} ended with status {status}" + (f": {words}" if words else ""))
+
+
+class RefusedJob(ClusterError):
+    """The scheduler does not take this job; the message says why."""

@@ -1,0 +1,65 @@
+"""The second seam: jobs. A `Job` is data; a `Scheduler` submits it, tells its state, and cancels it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal, Protocol
+
+JobId = str
+Outcome = Literal["completed", "failed", "cancelled", "timeout", "node_fail", "preempted", "out_of_memory", "lost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to run, where, and how long.
+
+    `name` is unique: a job is looked for by it before it is submitted a second time. `command` is an argv, run once, on
+    the first node, in `folder`, where `script.sh`, `stdout.log` and `stderr.log` lie too. Secrets are not in
+    `environment` but in files of the folder. `kind` picks the partition.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    folder: PurePosixPath
+    environment: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["cpu", "gpu"] = "cpu"
+    nodes: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int = 1
+    memory_mb: int | None = None
+    gpus_per_node: int = 0
+    time_limit_minutes: int = 60
+    signal_lead_seconds: int = 90
+    exclusive: bool = False
+    not_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How a job stands. `outcome` is None until it ended; `nodes` is empty until it runs."""
+
+    phase: Literal["pending", "running", "ended"]
+    outcome: Outcome | None = None
+    reason: str = ""
+    exit_code: int | None = None
+    nodes: tuple[str, ...] = ()
+
+
+class Scheduler(Protocol):
+    """Raises what the `Shell` below it raises; `RefusedJob` when the scheduler does not take a job."""
+
+    def fan_out(self, job: Job) -> tuple[str, ...]:
+        """The argv prefix that starts a command once per task of the job, on all its nodes; empty where that is one process."""
+        ...
+
+    async def submit(self, job: Job) -> JobId:
+        """Submit a job whose folder is there. Safe to repeat: a job of that name that is known is not submitted again."""
+        ...
+
+    async def states(self, ids: Collection[JobId]) -> dict[JobId, JobState]:
+        """The states of all those jobs, in one question. A job that ended and left no trace is `lost`."""
+        ...
+
+    async def cancel(self, job: JobId) -> None:
+        """Send TERM to all of it, and KILL to what is left after a while. A job that is over is left alone."""
+        ...

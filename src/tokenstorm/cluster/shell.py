@@ -1,0 +1,60 @@
+"""The first seam: what the services need from a machine, be it this one or a login node behind SSH."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command left behind."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Shell(Protocol):
+    """Commands, files and connections on one machine. Paths are absolute and belong to that machine.
+
+    Every method raises `Unreachable` when nothing was done, and `Unconfirmed` when the machine was lost on the way.
+    """
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> Output:
+        """Run a command to its end, whatever its status. No word of `argv` is ever read as shell text."""
+        ...
+
+    async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
+        """Write a file, under a temporary name first. Folders that are missing are made, for the user alone."""
+        ...
+
+    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
+        """A file's content, or a part of it. Raises FileNotFoundError."""
+        ...
+
+    async def list(self, path: PurePosixPath) -> list[str]:
+        """The names in a folder, sorted; none if there is no such folder."""
+        ...
+
+    async def remove(self, path: PurePosixPath) -> None:
+        """Remove a file or a folder with all that is in it, if it is there."""
+        ...
+
+    async def open_connection(self, host: str, port: int) -> Streams:
+        """Connect to an address as that machine sees it. Raises OSError when nobody listens there."""
+        ...
+
+    async def close(self) -> None:
+        """Give up connections; running commands end."""
+        ...

@@ -1,0 +1,28 @@
+"""One engine process of a service, as the rest of the orchestrator sees it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ReplicaStatus = Literal["pending", "starting", "running", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """Where an engine listens, and how it does. `host` and `port` are None until its node has published them."""
+
+    id: str
+    service_id: str
+    node: str
+    status: ReplicaStatus
+    host: str | None = None
+    port: int | None = None
+    models: tuple[str, ...] = ()
+    reason: str = ""
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str | None:
+        """The base URL without `/v1`, as the cluster sees it."""
+        if self.host is None or self.port is None:
+            return None
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"

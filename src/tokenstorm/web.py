@@ -1,0 +1,287 @@
+"""What the three APIs have in common: problem documents, docs that work offline, and who is let in.
+
+Errors are RFC 9457 problem documents with a `detail` that says what to do. A request that a browser made for another
+site is refused by its Host or Origin; where an API listens on more than loopback, a bearer token is demanded.
+"""
+
+import asyncio
+import ipaddress
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi_swagger import patch_fastapi
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tokenstorm import __version__
+from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unreachable, UsageError
+
+PROBLEM = "application/problem+json"
+_STATUS_OF = {UsageError: 422, RefusedJob: 422, Unreachable: 502, Unconfirmed: 504, CommandFailed: 502}
+_OPEN_PATHS = frozenset(("/health", "/ready"))
+
+Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class FieldError(BaseModel):
+    """One field of a request that is wrong."""
+
+    field: str = Field(examples=["num_clients"])
+    message: str = Field(examples=["Input should be greater than or equal to 1"])
+
+
+class ProblemDocument(BaseModel):
+    """What every error looks like (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["there is no service 'abc': GET /api/v1/services lists them"])
+    errors: list[FieldError] | None = None
+
+
+class Problem(Exception):
+    """Ends a request with a problem document; `more` are further members of it."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+        self.more = more
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object) -> JSONResponse:
+    """The response that a `Problem` becomes."""
+    title = HTTPStatus(status).phrase
+    content = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    return JSONResponse(content, status, dict(headers or {}), PROBLEM)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route: the problems it may answer with."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+        }
+        for status in statuses
+    }
+
+
+def new_app(
+    title: str,
+    description: str,
+    *,
+    lifespan: Lifespan | None = None,
+    ready: Callable[[], str | None],
+    metrics: Callable[[], str] | None = None,
+    token: str | None = None,
+    hosts: Sequence[str] = (),
+) -> FastAPI:
+    """An API with `/health`, `/ready`, `/metrics`, `/docs` and problem documents.
+
+    `ready` tells why the API cannot work now, or None; `metrics` is the Prometheus text of `/metrics`. With a `token`
+    every call but `/health` and `/ready` needs it; `hosts` are names beside loopback's that a Host header may have.
+    """
+    app = FastAPI(
+        title=title,
+        description=description,
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        responses=problems(401, 403, 422) if token else problems(403, 422),
+    )
+    patch_fastapi(app, redirect_from_root_to_docs=False)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    for kind in (*_STATUS_OF, RunError):
+        app.add_exception_handler(kind, _on_known)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Guard, token=token, hosts=hosts)
+
+    @app.get("/health", summary="Is it alive?", tags=["state"])
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/ready", summary="Is it able to work?", tags=["state"], responses=problems(503))
+    async def is_ready() -> dict[str, str]:
+        if reason := ready():
+            raise Problem(503, reason)
+        return {"status": "ready"}
+
+    @app.get("/metrics", summary="Prometheus text", tags=["state"], response_class=PlainTextResponse)
+    async def own_metrics() -> Response:
+        text = metrics() if metrics else ""
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    _describe_problems(app)
+    return app
+
+
+class Guard:
+    """Refuses foreign Host and Origin headers, and calls without the token."""
+
+    def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._token = token
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        if not self._token and not self._is_ours(host):
+            return problem(403, f"the Host header {host!r} is foreign: use the address that the API printed")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return problem(
+                403, f"the Origin header {origin!r} is foreign: a page of another site may not call this API"
+            )
+        if self._token and scope["path"] not in _OPEN_PATHS:
+            given = headers.get(b"authorization", "").encode()
+            if not secrets.compare_digest(given, f"Bearer {self._token}".encode()):
+                challenge = {"www-authenticate": "Bearer"}
+                return problem(
+                    401, "send the token that was printed at the start as `Authorization: Bearer …`", challenge
+                )
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        name = (urlsplit(f"//{host}").hostname or "") if host else ""
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return name in self._hosts
+
+
+class Server(uvicorn.Server):
+    """One API on one socket, beside others in one process: signals are for whoever runs them all."""
+
+    def __init__(self, app: FastAPI, host: str, port: int, *, stop_seconds: int = 5) -> None:
+        self.socket = listen(host, port)
+        self.host, self.port = self.socket.getsockname()[:2]
+        super().__init__(
+            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=stop_seconds)
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve while the block runs. Raises RunError when the app's own start fails."""
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.startup(sockets=[self.socket])
+        if self.should_exit:
+            self.socket.close()
+            message = f"the API at {self.url} could not start: its log says why"
+            raise RunError(message)
+        serving = asyncio.create_task(self.main_loop())
+        try:
+            yield
+        finally:
+            self.should_exit = True
+            await serving
+            await self.shutdown(sockets=[self.socket])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `RunError` when the port is in use or the address is none of this machine."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(2048)
+    except OSError as error:
+        message = f"cannot listen on {host} port {port}: {error.strerror or error}; choose another port"
+        raise RunError(message) from None
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an API there, so that it needs no token."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _on_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem(error.status, error.detail, error.headers, **error.more)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = f"there is nothing at {request.url.path}: /docs lists the calls"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"{request.method} is not possible at {request.url.path}: /docs lists the calls"
+    return problem(error.status_code, detail, error.headers)
+
+
+async def _on_invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [{"field": _field(found["loc"]), "message": _plain(found["msg"])} for found in error.errors()]
+    return problem(422, "; ".join(f"{found['field']}: {found['message']}" for found in errors), errors=errors)
+
+
+async def _on_known(_request: Request, error: Exception) -> Response:
+    status = next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), 500)
+    return problem(status, str(error))
+
+
+async def _on_bug(request: Request, _error: Exception) -> Response:
+    """Starlette raises it again after the answer, so that the traceback is logged."""
+    sys.stderr.write(f"tokenstorm: a bug in {request.method} {request.url.path}, its traceback follows\n")
+    return problem(500, "this is a bug of tokenstorm: its traceback is in the log of the API")
+
+
+def _field(location: Sequence[object]) -> str:
+    """`("body", "stages", 0, "rps")` as `stages.0.rps`."""
+    return ".".join(map(str, location[1:] if len(location) > 1 else location))
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the schema of problem documents into OpenAPI, also where it is only referred to."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = make()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            whole = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(whole.pop("$defs", {}))
+            schemas["ProblemDocument"] = whole
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
