@@ -5,6 +5,7 @@
     │   └── PlanError          a plan that cannot be carried out as written; names the field
     ├── RunError               a run that could not start, go on, or be read (exit code 1)
     │   └── PreflightError     the engine refused or never answered the first request
+    ├── Unknown                what was named is not there; the message lists what is
     └── ClusterError           where jobs run, something went wrong
         ├── Unreachable        the machine cannot be reached: nothing was done
         ├── Unconfirmed        it was lost on the way: what was asked for happened, or did not
@@ -40,6 +41,10 @@ class RunError(TokenstormError):
 
 class PreflightError(RunError):
     """No replica answered the first request, or one refused it."""
+
+
+class Unknown(TokenstormError):
+    """What was named is not there; the message lists what is."""
 
 
 class ClusterError(TokenstormError):

@@ -25,10 +25,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenstorm import __version__
-from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unreachable, UsageError
+from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
 
 PROBLEM = "application/problem+json"
-_STATUS_OF = {UsageError: 422, RefusedJob: 422, Unreachable: 502, Unconfirmed: 504, CommandFailed: 502}
+_STATUS_OF = {UsageError: 422, Unknown: 404, RefusedJob: 422, Unreachable: 502, Unconfirmed: 504, CommandFailed: 502}
 _OPEN_PATHS = frozenset(("/health", "/ready"))
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
