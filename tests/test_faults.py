@@ -1,6 +1,7 @@
 """What goes wrong, with real processes: services that fail, signals, killed processes, full disks. Nothing is lost."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -107,6 +108,19 @@ def test_a_signal_drains_the_run_and_keeps_everything(stage: Stage, number: sign
     assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk"}
     in_order(run)
     assert rebuilt_counts(stage, run) == counts
+
+
+def test_a_signal_to_every_process_in_the_drain_takes_nothing_from_a_run_that_is_whole(stage: Stage) -> None:
+    """As Slurm does at the end of a job's time."""
+    truth = stage.truth(ttft=3000)
+    process, run = stage.starting(truth.url, *STEADY, "--duration", "1", "--ranks", "2", "--num-clients", "40")
+    wait_for(lambda: run.timeline() and run.timeline()[-1]["phase"] == "draining", "the run never drained")
+    os.killpg(process.pid, signal.SIGTERM)
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert run.summary["outcome"] == "completed"
+    assert run.summary["counts"]["succeeded"] == 20
+    assert not set(run.reasons) & {"ranks_lost", "not_sent", "censored"}
 
 
 def test_a_signal_in_the_warm_up_leaves_an_empty_measured_window(stage: Stage) -> None:
@@ -216,6 +230,41 @@ def test_a_killed_launcher_leaves_no_rank_behind_and_a_run_that_can_be_reported(
     assert run.summary["counts"]["scheduled"] == 20
     assert [line["t"] for line in run.timeline()] == list(range(len(run.timeline())))
     assert rebuilt_counts(stage, run) == run.summary["counts"]
+
+
+def test_a_run_that_was_killed_as_a_whole_owns_up_to_what_was_in_flight(stage: Stage) -> None:
+    truth = stage.truth(ttft=1000)
+    process, run = stage.starting(
+        truth.url, *STEADY, "--duration", "60", "--ranks", "2", "--num-clients", "60", "--drain", "60"
+    )
+    running_second(run, process, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    stage.ended(process)
+    summary = json.loads(stage.command("report", str(run.root), "--json").out)
+    counts = summary["counts"]
+    seconds = summary["windows"]["measured_end"]
+    assert seconds >= 3
+    assert counts["scheduled"] == math.ceil(seconds * 20) > len(run.lines())
+    assert counts["censored"] == counts["scheduled"] - len(run.lines())
+    assert summary["metrics"]["latency_seconds"]["lower_bound"]["p99"] is True
+    assert summary["verdict"]["state"] == "suspect"
+    assert {"cut_off", "censored"} <= {reason["code"] for reason in summary["verdict"]["reasons"]}
+    # a rank without a file was there too
+    next(run.root.glob("results.1.*")).unlink()
+    without = json.loads(stage.command("report", str(run.root), "--json").out)
+    assert without["counts"]["scheduled"] == counts["scheduled"]
+    assert "ranks_lost" in {reason["code"] for reason in without["verdict"]["reasons"]}
+
+
+def test_a_run_directory_that_misbehaves_for_a_while_costs_no_summary(stage: Stage) -> None:
+    """A folder stands where the control file is looked for: reading it fails each second."""
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "2")
+    wait_for((run.root / "address.json").exists, "the launcher never came up")
+    (run.root / "control").mkdir()
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert any("could not be written" in note for note in run.summary["environment"]["notes"])
+    assert run.summary["counts"]["succeeded"] == 40
 
 
 def test_an_endpoint_that_dies_midway_fails_requests_and_not_the_run(stage: Stage) -> None:
@@ -330,6 +379,7 @@ def test_a_full_disk_is_one_clear_message(stage: Stage) -> None:
     assert ended.err.startswith("tokenstorm: cannot write to ")
     assert "tokenstorm report" in ended.err
     assert ended.err.count("\n") == 1
+    assert "requests   40 scheduled" in ended.out  # nobody has to wait for room to see the numbers
     assert run.stderr == ""
     report = stage.command("report", str(run.root), "--json")
     assert report.err == ""

@@ -97,6 +97,19 @@ def test_a_malformed_event_fails_the_request_and_the_rest_is_still_read() -> Non
     assert (stream.chunks, stream.finish_reason) == (1, "stop")
 
 
+@pytest.mark.parametrize("event", [b'{"id": "\xff"}', b"[" * 100_000], ids=["not UTF-8", "too deep"])
+def test_bytes_that_no_decoder_takes_fail_the_request_alone(event: bytes) -> None:
+    stream = read(b"data: " + event + b"\n\n", sse(chunk({"content": "a"})), sse(chunk({}, "stop")), sse("[DONE]"))
+    assert stream.failure is not None
+    assert stream.failure.kind == "malformed"
+    assert stream.finish_reason == "stop"
+    whole = Whole()
+    whole.receive(event, 1)
+    whole.finish(200)
+    assert whole.failure is not None
+    assert whole.failure.kind == "malformed"
+
+
 def test_a_stream_that_just_stops_is_truncated() -> None:
     failure = read(sse(chunk({"content": "a"}))).failure
     assert failure is not None

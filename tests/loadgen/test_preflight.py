@@ -38,7 +38,7 @@ def refusing(status: int, message: str) -> Answer:
     return answer
 
 
-def looked(*answers: Answer, **fields: Any) -> Any:
+def looked(*answers: Answer, api_key: str | None = None, **fields: Any) -> Any:
     """What `look` says of one replica for each answer; None for one that nobody listens at."""
 
     async def main() -> Any:
@@ -58,7 +58,7 @@ def looked(*answers: Answer, **fields: Any) -> Any:
                 }
             )
             try:
-                return await look(plan, load_prompts(plan), None)
+                return await look(plan, load_prompts(plan), api_key)
             finally:
                 for server in servers:
                     server.close()
@@ -97,6 +97,13 @@ def test_a_refusal_ends_the_run_in_the_engines_own_words(status: int, words: str
         looked(fine, refusing(status, words))
     assert str(status) in str(raised.value)
     assert hint in str(raised.value)
+
+
+def test_an_engine_that_repeats_the_key_does_not_get_it_into_a_message() -> None:
+    with pytest.raises(PreflightError, match=r"no \*\*\* here"):
+        looked(fine, refusing(401, "no s3cret here"), api_key="s3cret")
+    _, _, notes = looked(refusing(503, "no s3cret now"), api_key="s3cret")
+    assert "no *** now" in notes[0]
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.summary import QUANTILES, Environment, RankReport, Run, Summary, metric, summarize
 from tokenstorm.metrics.tally import Tally, Window
@@ -84,6 +85,7 @@ def summary(results: list[Result], **changes: object) -> Summary:
         plan=plan,
         outcome="completed",
         window_end=10**10,
+        requested_rps=mean_rate(plan, 10**10),
         started_at=None,
         ended_at=None,
         ranks=ranks,

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
@@ -66,6 +67,7 @@ def summary(results: list[Result], environment: Environment, **plan_fields: obje
         plan=plan,
         outcome="cancelled",
         window_end=10**9,
+        requested_rps=mean_rate(plan, 10**9),
         started_at=None,
         ended_at=None,
         ranks=[RankReport(rank=0, cpu=0.123)],
@@ -85,7 +87,7 @@ def test_the_end_of_a_run_tells_load_results_and_what_to_think_of_them() -> None
     assert "m at http://h and 1 more" in rest
     assert "constant arrivals, 4 clients, 1 rank, 1 s measured" in rest
     assert "requests   4 scheduled, 2 succeeded, 1 failed, 1 unsent (1 reset)" in rest
-    assert "rate       2 req/s achieved of 4 asked" in rest
+    assert "rate       2 req/s achieved of 10 asked" in rest
     assert "replica 1: 1 sent, 0 succeeded, 1 failed, left out for some time" in rest
     assert "verdict: INVALID" in rest
     assert "  the run was cancelled before its planned end" in rest
