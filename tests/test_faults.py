@@ -305,6 +305,24 @@ def test_a_generator_that_was_stopped_for_a_second_accuses_itself(stage: Stage) 
     assert sum(line["sent"] for line in seconds) == 80
 
 
+def test_a_rank_that_is_starved_of_its_core_accuses_itself(stage: Stage) -> None:
+    """It runs 5 of every 25 ms, as under a quota of a container."""
+    load = ("--requests-per-second", "100", "--num-clients", "200", "--max-tokens", "4", "--ranks", "1")
+    process, run = stage.starting(stage.truth().url, *load, "--duration", "4", "--drain", "10")
+    running_second(run, process)
+    (rank,) = rank_pids(process.pid)
+    for _ in range(40):
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(0.02)
+        os.kill(rank, signal.SIGCONT)
+        time.sleep(0.005)
+    assert stage.ended(process).err == ""
+    assert run.summary["verdict"]["state"] != "valid"
+    assert "send_lag" in run.reasons
+    assert "client_cap" not in run.reasons
+    assert run.summary["counts"]["failed"] == 0
+
+
 @pytest.mark.parametrize("word", ["stop", "abort"])
 def test_a_control_file_ends_the_run(stage: Stage, word: str) -> None:
     process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "60")
