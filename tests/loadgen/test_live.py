@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 
+from plans import plan
 from tokenstorm.loadgen import process, ranks
 from tokenstorm.loadgen.live import Group
 from tokenstorm.loadgen.messages import Delta, Hello, Tell
@@ -15,23 +16,9 @@ from tokenstorm.loadgen.process import EXCHANGES_KEPT, Clock
 from tokenstorm.loadgen.ranks import SILENT_SECONDS, Member, Ranks
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import DiskReport
-from tokenstorm.plan import Plan, make_plan
 from tokenstorm.runs import RunPaths
 
-
-@pytest.fixture
-def plan() -> Plan:
-    return make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
-            "prompts": {"kind": "list", "prompts": ["hi"]},
-            "num_clients": 4,
-            "ranks": 2,
-            "requests_per_second": 10.0,
-            "seed": 1,
-        }
-    )
+PLAN = plan(ranks=2, requests_per_second=10.0)
 
 
 def second(*, peak: int, waited: int) -> Delta:
@@ -59,23 +46,23 @@ def second(*, peak: int, waited: int) -> Delta:
     ids=["free", "busy too", "lost"],
 )
 def test_arrivals_wait_below_the_cap_when_another_rank_that_is_there_had_free_clients(
-    plan: Plan, other: Delta | None, below: int
+    other: Delta | None, below: int
 ) -> None:
-    group = Group(plan)
+    group = Group(PLAN)
     group.add(0, second(peak=2, waited=5))
     if other is not None:
         group.add(1, other)
     assert group.close(0, "measured", 10.0).waited_below_cap == below
 
 
-def lost_after(plan: Plan, monkeypatch: pytest.MonkeyPatch, steps: list[float]) -> str | None:
+def lost_after(monkeypatch: pytest.MonkeyPatch, steps: list[float]) -> str | None:
     """Whether a rank that says nothing is lost, when the launcher looks after each of these steps of time."""
     now = 1000.0
     times = iter(steps)
 
     async def main() -> str | None:
         nonlocal now
-        everybody = Ranks(plan, cast("RunPaths", SimpleNamespace(all_results=dict)), "", Group(plan))
+        everybody = Ranks(PLAN, cast("RunPaths", SimpleNamespace(all_results=dict)), "", Group(PLAN))
         link = cast("asyncio.StreamWriter", SimpleNamespace(close=lambda: None))
         member = everybody.members[0] = Member(0, Hello("", 0, "", ""), link)
 
@@ -95,18 +82,16 @@ def lost_after(plan: Plan, monkeypatch: pytest.MonkeyPatch, steps: list[float]) 
     return uvloop.run(main())
 
 
-def test_a_rank_that_says_nothing_is_lost(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_says_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = [0.001] * 5 + [0.9] * 40
-    lost = lost_after(plan, monkeypatch, looks)
+    lost = lost_after(monkeypatch, looks)
     assert lost is None  # each look came almost a second late: it was the launcher that was stopped
     monkeypatch.setattr(ranks, "SILENT_SECONDS", 0.02)
-    assert "said nothing" in (lost_after(plan, monkeypatch, [0.001] * 60) or "")
+    assert "said nothing" in (lost_after(monkeypatch, [0.001] * 60) or "")
 
 
-def test_a_launcher_that_was_stopped_does_not_take_its_ranks_for_lost(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert lost_after(plan, monkeypatch, [0.001, 10 * SILENT_SECONDS, 0.001]) is None
+def test_a_launcher_that_was_stopped_does_not_take_its_ranks_for_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lost_after(monkeypatch, [0.001, 10 * SILENT_SECONDS, 0.001]) is None
 
 
 def test_of_late_comparisons_of_clocks_the_quickest_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
