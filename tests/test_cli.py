@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -346,6 +347,20 @@ def test_the_launchers_port_tells_status_and_metrics_and_stops_the_run(stage: St
         name: value for name, _, value in samples((launcher.run.root / "metrics.prom").read_text()) if "total" in name
     }
     assert totals["client_requests_total"] == launcher.run.summary["counts"]["sent"]
+
+
+def test_whoever_follows_the_run_gets_each_second_and_its_end(stage: Stage, port: Callable[[], Port]) -> None:
+    launcher = port()
+    request = urllib.request.Request(f"{launcher.url}/events", headers={"authorization": f"Bearer {launcher.secret}"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT) as answer:
+        seen = [json.loads(answer.readline()) for _ in range(2)]
+        assert fetch(f"{launcher.url}/control", secret=launcher.secret, body=b"stop")[0] == 202
+        seen += [json.loads(line) for line in answer]
+    stage.ended(launcher.process)
+    assert [event["line"]["t"] for event in seen[:2]] == [seen[0]["line"]["t"], seen[0]["line"]["t"] + 1]
+    assert seen[0]["line"]["histograms"] == {}
+    assert [event["status"]["phase"] for event in (seen[0], seen[-1])] == ["measured", "finished"]
+    assert seen[-1]["status"]["sent"] == launcher.run.summary["counts"]["sent"]
 
 
 def test_a_rank_shows_as_down_once_it_is_lost(stage: Stage, port: Callable[[], Port]) -> None:

@@ -1,15 +1,17 @@
 """What goes wrong, with real processes: services that fail, signals, killed processes, full disks. Nothing is lost."""
 
 import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from running import TIMEOUT, Run, Stage, alive, fetch, free_port, rank_pids, running_second, wait_for
+from running import TIMEOUT, Run, Stage, Truth, alive, fetch, free_port, rank_pids, running_second, wait_for
 
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
 
@@ -107,6 +109,19 @@ def test_a_signal_drains_the_run_and_keeps_everything(stage: Stage, number: sign
     assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk"}
     in_order(run)
     assert rebuilt_counts(stage, run) == counts
+
+
+def test_a_signal_to_every_process_in_the_drain_takes_nothing_from_a_run_that_is_whole(stage: Stage) -> None:
+    """As Slurm does at the end of a job's time."""
+    truth = stage.truth(ttft=3000)
+    process, run = stage.starting(truth.url, *STEADY, "--duration", "1", "--ranks", "2", "--num-clients", "40")
+    wait_for(lambda: run.timeline() and run.timeline()[-1]["phase"] == "draining", "the run never drained")
+    os.killpg(process.pid, signal.SIGTERM)
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert run.summary["outcome"] == "completed"
+    assert run.summary["counts"]["succeeded"] == 20
+    assert not set(run.reasons) & {"ranks_lost", "not_sent", "censored"}
 
 
 def test_a_signal_in_the_warm_up_leaves_an_empty_measured_window(stage: Stage) -> None:
@@ -218,6 +233,41 @@ def test_a_killed_launcher_leaves_no_rank_behind_and_a_run_that_can_be_reported(
     assert rebuilt_counts(stage, run) == run.summary["counts"]
 
 
+def test_a_run_that_was_killed_as_a_whole_owns_up_to_what_was_in_flight(stage: Stage) -> None:
+    truth = stage.truth(ttft=1000)
+    process, run = stage.starting(
+        truth.url, *STEADY, "--duration", "60", "--ranks", "2", "--num-clients", "60", "--drain", "60"
+    )
+    running_second(run, process, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    stage.ended(process)
+    summary = json.loads(stage.command("report", str(run.root), "--json").out)
+    counts = summary["counts"]
+    seconds = summary["windows"]["measured_end"]
+    assert seconds >= 3
+    assert counts["scheduled"] == math.ceil(seconds * 20) > len(run.lines())
+    assert counts["censored"] == counts["scheduled"] - len(run.lines())
+    assert summary["metrics"]["latency_seconds"]["lower_bound"]["p99"] is True
+    assert summary["verdict"]["state"] == "suspect"
+    assert {"cut_off", "censored"} <= {reason["code"] for reason in summary["verdict"]["reasons"]}
+    # a rank without a file was there too
+    next(run.root.glob("results.1.*")).unlink()
+    without = json.loads(stage.command("report", str(run.root), "--json").out)
+    assert without["counts"]["scheduled"] == counts["scheduled"]
+    assert "ranks_lost" in {reason["code"] for reason in without["verdict"]["reasons"]}
+
+
+def test_a_run_directory_that_misbehaves_for_a_while_costs_no_summary(stage: Stage) -> None:
+    """A folder stands where the control file is looked for: reading it fails each second."""
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "2")
+    wait_for((run.root / "address.json").exists, "the launcher never came up")
+    (run.root / "control").mkdir()
+    ended = stage.ended(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert any("could not be written" in note for note in run.summary["environment"]["notes"])
+    assert run.summary["counts"]["succeeded"] == 40
+
+
 def test_an_endpoint_that_dies_midway_fails_requests_and_not_the_run(stage: Stage) -> None:
     engine = stage.simulate()
     process, run = stage.starting(engine.url, *STEADY, "--duration", "3")
@@ -255,6 +305,24 @@ def test_a_generator_that_was_stopped_for_a_second_accuses_itself(stage: Stage) 
     assert sum(line["sent"] for line in seconds) == 80
 
 
+def test_a_rank_that_is_starved_of_its_core_accuses_itself(stage: Stage) -> None:
+    """It runs 5 of every 25 ms, as under a quota of a container."""
+    load = ("--requests-per-second", "100", "--num-clients", "200", "--max-tokens", "4", "--ranks", "1")
+    process, run = stage.starting(stage.truth().url, *load, "--duration", "4", "--drain", "10")
+    running_second(run, process)
+    (rank,) = rank_pids(process.pid)
+    for _ in range(40):
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(0.02)
+        os.kill(rank, signal.SIGCONT)
+        time.sleep(0.005)
+    assert stage.ended(process).err == ""
+    assert run.summary["verdict"]["state"] != "valid"
+    assert "send_lag" in run.reasons
+    assert "client_cap" not in run.reasons
+    assert run.summary["counts"]["failed"] == 0
+
+
 @pytest.mark.parametrize("word", ["stop", "abort"])
 def test_a_control_file_ends_the_run(stage: Stage, word: str) -> None:
     process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "60")
@@ -267,9 +335,9 @@ def test_a_control_file_ends_the_run(stage: Stage, word: str) -> None:
     assert not (run.root / "control").exists()
 
 
-def manual(stage: Stage, hold: float) -> tuple[Run, str]:
+def manual(stage: Stage, hold: float, truth: Truth | None = None) -> tuple[Run, str]:
     run = Run(stage.folder / "held")
-    targets = [{"replica": "0", "url": stage.truth().url}]
+    targets = [{"replica": "0", "url": (truth or stage.truth()).url}]
     stage.plan_file(run, targets=targets, start="manual", hold_seconds=hold)
     (run.root / "secrets.json").write_text('{"launcher": "the-launchers-secret"}')
     return run, "the-launchers-secret"
@@ -294,6 +362,32 @@ def test_a_group_that_starts_by_hand_waits_to_be_released(stage: Stage, way: str
     ended = stage.ended(process)
     assert (ended.code, ended.err) == (0, "")
     assert run.summary["counts"]["succeeded"] == 20
+
+
+def test_a_group_starts_at_the_time_it_is_told_and_not_before(stage: Stage) -> None:
+    truth = stage.truth()
+    run, secret = manual(stage, 600, truth)
+    process = stage.loadgen(run.root / "plan.json")
+    wait_for(lambda: phase_is(run, process, "holding"), "status.json never said that the group holds")
+    url = run.json("address.json")["url"]
+    assert fetch(f"{url}/control", secret=secret, body=f"run {time.time() + 1e6}".encode())[0] == 422
+    clock = time.time_ns() - time.monotonic_ns()
+    at = time.time() + 2.5
+    assert fetch(f"{url}/control", secret=secret, body=f"run {at}".encode())[0] == 202
+    assert stage.ended(process).code in {0, 3}
+    first = min(request["received"] for asked in truth.requests().values() for request in asked)
+    assert (first + clock) / 1e9 >= at - 0.001
+    assert run.summary["counts"]["scheduled"] == run.summary["counts"]["succeeded"]
+
+
+def test_a_rank_that_dies_while_the_group_is_held_ends_it_at_once(stage: Stage) -> None:
+    run, _ = manual(stage, 600)
+    process = stage.loadgen(run.root / "plan.json")
+    wait_for(lambda: phase_is(run, process, "holding"), "status.json never said that the group holds")
+    os.kill(rank_pids(process.pid)[0], signal.SIGKILL)
+    ended = stage.ended(process)
+    assert ended.code == 1
+    assert "was lost before the start" in ended.err
 
 
 def test_a_group_that_nobody_releases_gives_up(stage: Stage) -> None:
@@ -330,6 +424,7 @@ def test_a_full_disk_is_one_clear_message(stage: Stage) -> None:
     assert ended.err.startswith("tokenstorm: cannot write to ")
     assert "tokenstorm report" in ended.err
     assert ended.err.count("\n") == 1
+    assert "requests   40 scheduled" in ended.out  # nobody has to wait for room to see the numbers
     assert run.stderr == ""
     report = stage.command("report", str(run.root), "--json")
     assert report.err == ""

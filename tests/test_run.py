@@ -71,6 +71,17 @@ def token_share(line: dict[str, Any], start: float, end: float) -> float:
     return inside
 
 
+def asked(plan: dict[str, Any]) -> float | None:
+    """The mean of the asked rate over the whole measured window."""
+    ramp, stages = plan["arrival"]["ramp"], plan["arrival"]["stages"]
+    if ramp:
+        return float(ramp["from_rps"] + ramp["to_rps"]) / 2
+    if stages:
+        return float(math.fsum(stage["rps"] * stage["seconds"] for stage in stages) / plan["duration_seconds"])
+    rate: float | None = plan["requests_per_second"]
+    return rate
+
+
 def assert_recomputable(run: Run) -> None:
     """The whole summary once more, another way: from the lines and the timeline alone."""
     summary, lines = run.summary, measured(run)
@@ -99,8 +110,7 @@ def assert_recomputable(run: Run) -> None:
         x["prompt_tokens"] for x in ended if x["prompt_tokens"] and start <= (x["first_token"] or x["done"]) < end
     )
     assert rates["prompt_tokens_per_second"] == pytest.approx(prompts / seconds)
-    if rates["requested_rps"] is not None:
-        assert rates["requested_rps"] == pytest.approx(len(lines) / seconds)
+    assert rates["requested_rps"] == pytest.approx(asked(summary["plan"]))
     good = [line for line in lines if outcome(line) == "succeeded"]
     assert summary["tokens"]["output"] == sum(line["output_tokens"] or 0 for line in good)
     assert summary["tokens"]["prompt"] == sum(line["prompt_tokens"] or 0 for line in good)
@@ -243,6 +253,8 @@ def test_a_request_count_ends_the_run_after_exactly_so_many_measured_requests(st
     assert run.summary["counts"]["succeeded"] == run.summary["counts"]["scheduled"] == 15
     assert len(truth.requests()) == 25
     assert run.summary["plan"]["duration_seconds"] is None
+    seconds = run.summary["windows"]["measured_end"] - run.summary["windows"]["measured_start"]
+    assert seconds == pytest.approx(15 / run.summary["plan"]["requests_per_second"], rel=0.1)
     assert_recomputable(run)
     assert_rebuilt(stage, run)
 

@@ -15,7 +15,7 @@ import uvloop
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError, UsageError
-from tokenstorm.loadgen.launcher import Launcher, handle_signals
+from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.options import add_load_options, api_key_of, plan_of
@@ -99,7 +99,11 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
     paths = _run_paths(args.run_dir, plan)
-    summary = uvloop.run(_run(plan, paths, api_key))
+    try:
+        summary = uvloop.run(_run(plan, paths, api_key))
+    except NotWritten as error:
+        _show(error.summary, paths, as_json=args.json)
+        raise
     return _show(summary, paths, as_json=args.json)
 
 

@@ -17,6 +17,12 @@ A request that fails is not an error but data: see `tokenstorm.result.Failure`.
 
 import shlex
 from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON they should be."""
 
 
 class TokenstormError(Exception):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import NOT_JSON, UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.prompts import prompt_file
-from tokenstorm.loadgen.sizing import fewest_ranks
+from tokenstorm.loadgen.sizing import cores, fewest_ranks
 from tokenstorm.plan import Plan, encode_plan, make_plan, new_run_id
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
@@ -114,7 +114,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     }
     plan = make_plan(fields)
     if args.ranks is None:
-        plan = make_plan({**fields, "ranks": fewest_ranks(plan, os.cpu_count() or 1)})
+        plan = make_plan({**fields, "ranks": fewest_ranks(plan, cores())})
     try:
         encode_plan(plan)
     except UnicodeEncodeError as error:
@@ -193,6 +193,6 @@ def _extra_body(text: str | None) -> object:
         return {}
     try:
         return msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         message = f"--extra-body must be a JSON object: {error}"
         raise UsageError(message) from None

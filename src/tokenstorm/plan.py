@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm import __version__
-from tokenstorm.errors import PlanError
+from tokenstorm.errors import NOT_JSON, PlanError
 
 SCHEMA: Literal[1] = 1
 
@@ -265,7 +265,7 @@ def decode_plan(data: bytes, where: str) -> Plan:
     except msgspec.ValidationError as error:
         message = f"{where}: {_explain(error)}"
         raise PlanError(message) from None
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         message = f"{where} is not JSON: {error}"
         raise PlanError(message) from None
 

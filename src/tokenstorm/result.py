@@ -6,12 +6,15 @@ from typing import Literal
 
 import msgspec
 
-from tokenstorm.errors import RunError
+from tokenstorm.errors import NOT_JSON, RunError
 
 SCHEMA: Literal[1] = 1
 
 CENSORED = "censored"
 """The failure kind of a request that was still in flight when the drain ended: neither succeeded nor failed."""
+
+EXHAUSTED = "exhausted"
+"""The failure kind of a request for which this machine had no socket or port left: the load generator's fault."""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +85,6 @@ def read_results(path: Path) -> Iterator[Result]:
                 return
             try:
                 yield decode(line)
-            except msgspec.MsgspecError as error:
+            except NOT_JSON as error:
                 message = f"{path}, line {number}: not a result line: {error}"
                 raise RunError(message) from None

@@ -10,23 +10,24 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tokenstorm.loadgen.arrivals import clients_of, first_sends, offsets, rate_at, scheduled_count
-from tokenstorm.plan import Plan, make_plan
+import plans
+from tokenstorm.loadgen.arrivals import (
+    clients_of,
+    count_end_ns,
+    first_sends,
+    mean_rate,
+    offsets,
+    rate_at,
+    scheduled_count,
+    window_end_of,
+)
+from tokenstorm.plan import Plan
 
 SECOND = 1_000_000_000
 
 
 def plan(**fields: object) -> Plan:
-    return make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
-            "prompts": {"kind": "list", "prompts": ["hi"]},
-            "num_clients": 10,
-            "seed": 7,
-            **fields,
-        }
-    )
+    return plans.plan(**{"num_clients": 10, "seed": 7, **fields})
 
 
 def times(some_plan: Plan) -> list[float]:
@@ -292,3 +293,58 @@ def test_the_target_rate_steps_with_the_stages() -> None:
     some = plan(arrival={"stages": stages}, duration_seconds=1.3)
     moments = (-1, 0, 99_999_999, 100_000_000, 299_999_999, 300_000_000, 1_299_999_999, 1_300_000_000)
     assert [rate_at(some, at) for at in moments] == [0, 5, 5, 0, 0, 10, 10, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "count", "end"),
+    [
+        ({"requests_per_second": 10.0}, 10, 1.0),
+        ({"requests_per_second": 10.0, "warmup_seconds": 2.0}, 10, 3.0),
+        ({"requests_per_second": 10.0, "arrival": {"kind": "poisson"}}, 25, 2.5),
+        ({"arrival": {"ramp": {"from_rps": 0, "to_rps": 20}}, "duration_seconds": 10.0}, 25, 5.0),  # t² = 25
+        (
+            {"arrival": {"stages": [{"rps": 5, "seconds": 2}, {"rps": 20, "seconds": 8}]}, "duration_seconds": 10.0},
+            50,
+            4.0,
+        ),
+    ],
+)
+def test_a_count_takes_the_time_in_which_the_rate_adds_up_to_it(
+    fields: dict[str, object], count: int, end: float
+) -> None:
+    counted_plan = plan(**{"duration_seconds": None, **fields}, request_count=count)
+    assert count_end_ns(counted_plan) == pytest.approx(end * SECOND)
+    seconds = end - counted_plan.warmup_seconds
+    for answered_at in (end, end + 3):  # answers that come later ask for no more
+        assert mean_rate(counted_plan, round(answered_at * SECOND)) == pytest.approx(count / seconds)
+
+
+def test_the_asked_rate_of_a_window_that_was_cut_short_is_that_of_its_part() -> None:
+    ramp = plan(arrival={"ramp": {"from_rps": 0, "to_rps": 20}}, duration_seconds=10.0)
+    assert mean_rate(ramp, 10 * SECOND) == 10
+    assert mean_rate(ramp, 5 * SECOND) == 5
+    assert mean_rate(plan(), 5 * SECOND) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "latest", "scheduled", "last_event", "end"),
+    [
+        ({"duration_seconds": 60.0, "requests_per_second": 10.0}, 60, 600, 61, 60),  # by time
+        ({"duration_seconds": 60.0, "requests_per_second": 10.0}, 7, 70, 8, 7),  # stopped
+        ({"request_count": 10, "requests_per_second": 10.0}, None, 10, 0.95, 1),  # the count, quickly answered
+        ({"request_count": 10, "requests_per_second": 10.0}, None, 10, 4, 4 + 1e-9),  # the count, slowly answered
+        ({"request_count": 10, "requests_per_second": 10.0}, 0.5, 5, 0.9, 0.5),  # stopped before the count
+        ({"request_count": 10, "requests_per_second": 10.0, "duration_seconds": 60.0}, 60, 10, 4, 4 + 1e-9),
+        ({"request_count": 1000, "requests_per_second": 10.0, "duration_seconds": 60.0}, 60, 600, 61, 60),
+        ({"request_count": 10, "duration_seconds": 60.0}, 60, 10, 4, 4 + 1e-9),  # closed loop
+        ({"request_count": 10, "duration_seconds": 60.0}, 60, 9, 61, 60),
+        ({"duration_seconds": 60.0, "warmup_seconds": 5.0}, 2, 0, 2, 5),  # stopped in the warm-up
+    ],
+)
+def test_a_window_ends_with_its_time_or_with_the_last_answer_of_its_count(
+    fields: dict[str, object], latest: float | None, scheduled: int, last_event: float, end: float
+) -> None:
+    some_plan = plan(**{"duration_seconds": None, **fields})
+    latest_ns = None if latest is None else round(latest * SECOND)
+    found = window_end_of(some_plan, latest_ns, scheduled=scheduled, last_event=round(last_event * SECOND))
+    assert found == round(end * SECOND)

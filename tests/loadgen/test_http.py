@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 import ssl
 import struct
@@ -18,6 +19,7 @@ import uvloop
 from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import RETIRE_NS, Connection, Exchange, Pool, Receive
+from tokenstorm.result import EXHAUSTED
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -288,6 +290,50 @@ def test_a_request_is_sent_again_only_once() -> None:
     run(main)
 
 
+def test_a_connection_that_ends_long_after_the_request_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenstorm.loadgen.http.RACE_NS", 0)
+
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await saying(OK)(reader, writer)
+            await reader.readuntil(b"\r\n\r\n")
+
+        async with server(serve) as pool:
+            await ask(pool)
+            exchange = await ask(pool)
+        assert (exchange.kind, exchange.resent) == ("closed", False)
+
+    run(main)
+
+
+def test_many_connections_at_once_find_the_address_that_listens() -> None:
+    """Of the two that the name stands for, the first one refuses."""
+
+    async def main() -> None:
+        async with server(saying(OK)) as pool:
+            pool._addresses = ["127.0.0.2", "127.0.0.1"]
+            await pool.open(50)
+            assert pool._addresses == ["127.0.0.1", "127.0.0.2"]
+            assert len(pool._idle) == 50
+
+    run(main)
+
+
+def test_a_machine_without_sockets_left_is_not_the_services_fault() -> None:
+    async def main() -> None:
+        async with server(saying(OK)) as pool:
+            await pool.resolve()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                exchange = await ask(pool)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert exchange.kind == EXHAUSTED
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     ("answer", "reset", "kind"),
     [
@@ -431,6 +477,9 @@ def test_a_url_is_taken_with_and_without_v1(url: str, path: str, authority: str)
         "http://",
         "http://h:99999",
         "http://u:p@h",
+        "http://:p@h",
+        "http://a..b",
+        "http://h:0",
         "http://h/?x=1",
         "unix:relative",
         "http://h\r\nx: y",

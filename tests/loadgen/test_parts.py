@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic_ns
@@ -10,32 +11,19 @@ from time import monotonic_ns
 import pytest
 import uvloop
 
+from plans import plan
 from tokenstorm.loadgen import writer
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
-from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop
+from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop, Schedule
 from tokenstorm.loadgen.sizing import fewest_ranks
 from tokenstorm.loadgen.writer import LineWriter
-from tokenstorm.plan import Plan, make_plan
 
 MS = 1_000_000
 _open, _write = os.open, os.write
 SECOND = 1_000_000_000
-
-
-def plan(**fields: object) -> Plan:
-    return make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
-            "prompts": {"kind": "list", "prompts": ["hi"]},
-            "num_clients": 4,
-            "seed": 1,
-            **fields,
-        }
-    )
 
 
 @pytest.fixture(params=["timerfd", "timers"])
@@ -162,6 +150,25 @@ def replicas(count: int) -> Replicas:
     return Replicas(names, [Pool(Endpoint.parse("http://127.0.0.1:1")) for _ in names])
 
 
+def test_lines_of_a_write_that_hangs_are_counted_as_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, released = threading.Event(), threading.Event()
+
+    def write(_fd: int, data: memoryview) -> int:
+        hangs.set()
+        released.wait(20)
+        return len(data)
+
+    monkeypatch.setattr("tokenstorm.loadgen.writer.os.write", write)
+    lines = LineWriter(tmp_path / "results.jsonl")
+    lines.start()
+    lines.put(b"1\n2\n", 2)
+    assert hangs.wait(20)
+    lines.put(b"3\n", 1)
+    assert lines.close(0.0).lost_lines == 3
+    released.set()
+    lines.close(20)
+
+
 def test_request_n_goes_to_replica_n_mod_m() -> None:
     assert [replicas(3).pick(seq, 0) for seq in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
@@ -199,24 +206,29 @@ def test_when_every_replica_refuses_requests_still_go_out_and_fail_there() -> No
     assert (alone.pick(5, 1), alone.was_left_out) == (0, set())
 
 
+def take(loop: Schedule) -> tuple[int, int]:
+    loop.fall_due()
+    return loop.take()
+
+
 def test_a_closed_loop_asks_again_when_the_answer_ended_plus_think_time() -> None:
     loop = ClosedLoop(plan(num_clients=2, ramp_seconds=1.0, think_time_seconds=0.5), 0, 1)
-    assert [loop.take(), loop.take()] == [(0, 0), (1, SECOND // 2)]
+    assert [take(loop), take(loop)] == [(0, 0), (1, SECOND // 2)]
     assert loop.next_at is None
     loop.answered(700 * MS, failed=False)
-    assert loop.take() == (2, 1200 * MS)
+    assert take(loop) == (2, 1200 * MS)
 
 
 def test_a_client_whose_request_failed_does_not_hammer_a_dead_service() -> None:
     loop = ClosedLoop(plan(num_clients=1), 0, 1)
-    loop.take()
+    take(loop)
     loop.answered(5 * MS, failed=True)
     assert loop.next_at == 5 * MS + FAILURE_PAUSE_NS
 
 
 def test_a_closed_loop_asks_nothing_after_its_window() -> None:
     loop = ClosedLoop(plan(num_clients=1, duration_seconds=1.0), 0, 1)
-    loop.take()
+    take(loop)
     loop.answered(SECOND, failed=False)
     assert loop.next_at is None
 
@@ -228,7 +240,7 @@ def test_request_count_is_shared_out_over_the_ranks_of_a_closed_loop() -> None:
             plan(num_clients=3, ranks=3, duration_seconds=None, request_count=7, ramp_seconds=0.0), rank, 3
         )
         while loop.next_at is not None:
-            seq, at = loop.take()
+            seq, at = take(loop)
             taken.append(seq)
             loop.answered(at + MS, failed=False)
         assert loop.exhausted
@@ -237,8 +249,28 @@ def test_request_count_is_shared_out_over_the_ranks_of_a_closed_loop() -> None:
 
 def test_an_open_loop_does_not_wait_for_answers() -> None:
     loop = OpenLoop(plan(requests_per_second=2.0, duration_seconds=1.0), 0, 1)
-    assert [loop.take(), loop.take()] == [(0, 0), (1, SECOND // 2)]
+    assert [take(loop), take(loop)] == [(0, 0), (1, SECOND // 2)]
     assert loop.exhausted
+
+
+def test_a_backlog_is_taken_in_the_order_of_the_schedule_however_long_it_is() -> None:
+    loop = OpenLoop(plan(requests_per_second=1000.0, duration_seconds=10.0), 1, 2)
+    while not loop.exhausted:
+        loop.fall_due()
+    assert loop.waiting == 5000
+    assert [loop.take() for _ in range(5000)] == [(seq, seq * MS) for seq in range(1, 10_000, 2)]
+    assert loop.waiting == 0
+
+
+def test_a_long_backlog_takes_no_memory() -> None:
+    loop = OpenLoop(plan(requests_per_second=1000.0, duration_seconds=200.0), 0, 1)
+    tracemalloc.start()
+    while not loop.exhausted:
+        loop.fall_due()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert loop.waiting == 200_000
+    assert peak < 100_000  # bytes: less than one for each that waits
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import uvloop
 
+from plans import plan as made
 from tokenstorm.errors import PreflightError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.preflight import look
 from tokenstorm.loadgen.prompts import load_prompts
-from tokenstorm.plan import make_plan
 
 Answer = Callable[[Request, Reply], None]
 MODELS = b'{"data": [{"id": "first"}, {"id": "second"}]}'
@@ -38,7 +38,7 @@ def refusing(status: int, message: str) -> Answer:
     return answer
 
 
-def looked(*answers: Answer, **fields: Any) -> Any:
+def looked(*answers: Answer, api_key: str | None = None, **fields: Any) -> Any:
     """What `look` says of one replica for each answer; None for one that nobody listens at."""
 
     async def main() -> Any:
@@ -47,18 +47,13 @@ def looked(*answers: Answer, **fields: Any) -> Any:
             ports = [server.sockets[0].getsockname()[1] for server in servers]
             dead = fields.pop("dead", ())
             urls = [f"http://127.0.0.1:{port}" for port in (*ports, *dead)]
-            plan = make_plan(
-                {
-                    "run_id": "ab" * 16,
-                    "targets": [{"replica": str(number), "url": url} for number, url in enumerate(urls)],
-                    "prompts": {"kind": "list", "prompts": ["hi"]},
-                    "num_clients": 1,
-                    "seed": 1,
-                    **fields,
-                }
+            plan = made(
+                run_id="ab" * 16,
+                targets=[{"replica": str(number), "url": url} for number, url in enumerate(urls)],
+                **fields,
             )
             try:
-                return await look(plan, load_prompts(plan), None)
+                return await look(plan, load_prompts(plan), api_key)
             finally:
                 for server in servers:
                     server.close()
@@ -97,6 +92,13 @@ def test_a_refusal_ends_the_run_in_the_engines_own_words(status: int, words: str
         looked(fine, refusing(status, words))
     assert str(status) in str(raised.value)
     assert hint in str(raised.value)
+
+
+def test_an_engine_that_repeats_the_key_does_not_get_it_into_a_message() -> None:
+    with pytest.raises(PreflightError, match=r"no \*\*\* here"):
+        looked(fine, refusing(401, "no s3cret here"), api_key="s3cret")
+    _, _, notes = looked(refusing(503, "no s3cret now"), api_key="s3cret")
+    assert "no *** now" in notes[0]
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])

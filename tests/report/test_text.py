@@ -3,10 +3,12 @@
 import msgspec
 import pytest
 
+from plans import TWO_REPLICAS
+from plans import plan as made
+from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.plan import make_plan
 from tokenstorm.report.text import duration, live_line, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result
 
@@ -48,24 +50,14 @@ def result(seq: int, **fields: object) -> Result:
 
 
 def summary(results: list[Result], environment: Environment, **plan_fields: object) -> Summary:
-    plan = make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://h"}, {"replica": "1", "url": "http://i"}],
-            "prompts": {"kind": "list", "prompts": ["x"]},
-            "num_clients": 4,
-            "seed": 1,
-            "requests_per_second": 10,
-            "duration_seconds": 1,
-            **plan_fields,
-        }
-    )
+    plan = made(**{"targets": TWO_REPLICAS, "requests_per_second": 10, "duration_seconds": 1, **plan_fields})
     tally = Tally()
     tally.add(results, plan, Window(0, 10**9))
     run = Run(
         plan=plan,
         outcome="cancelled",
         window_end=10**9,
+        requested_rps=mean_rate(plan, 10**9),
         started_at=None,
         ended_at=None,
         ranks=[RankReport(rank=0, cpu=0.123)],
@@ -85,7 +77,7 @@ def test_the_end_of_a_run_tells_load_results_and_what_to_think_of_them() -> None
     assert "m at http://h and 1 more" in rest
     assert "constant arrivals, 4 clients, 1 rank, 1 s measured" in rest
     assert "requests   4 scheduled, 2 succeeded, 1 failed, 1 unsent (1 reset)" in rest
-    assert "rate       2 req/s achieved of 4 asked" in rest
+    assert "rate       2 req/s achieved of 10 asked" in rest
     assert "replica 1: 1 sent, 0 succeeded, 1 failed, left out for some time" in rest
     assert "verdict: INVALID" in rest
     assert "  the run was cancelled before its planned end" in rest

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from tokenstorm.errors import TokenstormError, UsageError
+from tokenstorm.errors import NOT_JSON, TokenstormError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, handle_signals
 from tokenstorm.loadgen.process import run_rank
 from tokenstorm.plan import read_plan
@@ -27,18 +27,20 @@ def read_secrets(path: Path) -> Secrets:
         return msgspec.json.decode(path.read_bytes(), type=Secrets)
     except FileNotFoundError:
         return Secrets()
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         message = f"{path}: {error}"
+        raise UsageError(message) from None
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror}"
         raise UsageError(message) from None
 
 
 async def run(plan_path: Path) -> int:
     """Carry out a plan in the folder it lies in. Returns the exit code."""
-    plan = read_plan(plan_path)
     paths = RunPaths(plan_path.parent)
-    known = read_secrets(paths.secrets)
-    launcher = Launcher(plan, paths, api_key=known.api_key, secret=known.launcher)
     try:
+        plan, known = read_plan(plan_path), read_secrets(paths.secrets)
+        launcher = Launcher(plan, paths, api_key=known.api_key, secret=known.launcher)
         with handle_signals(launcher):
             summary = await launcher.run()
     finally:

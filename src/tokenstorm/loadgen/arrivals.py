@@ -76,6 +76,46 @@ def rate_at(plan: Plan, offset_ns: int) -> float | None:
     return 0.0
 
 
+def mean_rate(plan: Plan, window_end_ns: int) -> float | None:
+    """The asked rate of the measured window, on average: None in a closed loop.
+
+    A window that goes on after the last arrival, for those that waited or for their answers, asks for no more.
+    """
+    if plan.closed_loop:
+        return None
+    start = plan.window_start_ns / 1e9
+    end = min(window_end_ns, count_end_ns(plan) or window_end_ns) / 1e9
+    pieces = _profile(plan)
+    if end <= start:
+        return rate_at(plan, plan.window_start_ns)
+    return (_work_until(pieces, end) - _work_until(pieces, start)) / (end - start)
+
+
+def count_end_ns(plan: Plan) -> int | None:
+    """When an open loop's rate adds up to `request_count` measured arrivals; None if it never does, or has no count."""
+    if plan.closed_loop or plan.request_count is None:
+        return None
+    pieces = _profile(plan)
+    return _times(pieces)(_work_until(pieces, plan.window_start_ns / 1e9) + plan.request_count)
+
+
+def window_end_of(plan: Plan, end_ns: int | None, *, scheduled: int, last_event: int) -> int:
+    """Where the measured window ended, if `end_ns` is where it had to end at the latest.
+
+    A run that reached its `request_count` ends with the time that the arrivals take by the plan, or with the last event
+    that its rates count, whichever is later.
+    """
+    count_end = count_end_ns(plan)
+    if plan.closed_loop:
+        reached = plan.request_count is not None and scheduled >= plan.request_count
+    else:
+        reached = count_end is not None and (end_ns is None or count_end <= end_ns)
+    seen = max(last_event + 1, count_end or 0, plan.window_start_ns)
+    if end_ns is None:
+        return seen
+    return max(min(seen, end_ns) if reached else end_ns, plan.window_start_ns)
+
+
 def clients_of(plan: Plan, rank: int, ranks: int) -> int:
     """How many of the group's clients a rank has: floor or ceiling of its share."""
     return plan.num_clients // ranks + (rank < plan.num_clients % ranks)
@@ -98,6 +138,15 @@ def scheduled_count(plan: Plan, rank: int, ranks: int, until_ns: int) -> tuple[i
         else:
             measured += 1
     return warmup, measured
+
+
+def _work_until(pieces: list[Piece], seconds: float) -> float:
+    """The cumulative rate at a moment."""
+    for piece in pieces:
+        if seconds < piece.end:
+            more = max(0.0, seconds - piece.start)
+            return piece.before + more * (piece.rate + piece.slope * more / 2)
+    return pieces[-1].until
 
 
 def _times(pieces: list[Piece]) -> Callable[[float], int | None]:

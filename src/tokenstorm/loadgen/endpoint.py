@@ -30,14 +30,18 @@ class Endpoint(msgspec.Struct, frozen=True):
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
+            (host or "").encode("idna")
         except ValueError as error:
             message = f"{url!r} is no URL: {error}"
             raise UsageError(message) from None
         if parts.scheme not in {"http", "https"} or not host:
             message = f"{url!r} needs a scheme and a host, as in http://127.0.0.1:8000"
             raise UsageError(message)
-        if parts.username or parts.query or parts.fragment:
+        if "@" in parts.netloc or parts.query or parts.fragment:
             message = f"{url!r}: leave out user names, queries and fragments (an API key goes into --api-key-env)"
+            raise UsageError(message)
+        if port == 0:
+            message = f"{url!r}: port 0 is none that a service can listen on"
             raise UsageError(message)
         authority = parts.netloc
         if any(not character.isprintable() or character == " " for character in authority + parts.path):

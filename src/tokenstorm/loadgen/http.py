@@ -6,6 +6,8 @@ comparing bytes. Such a read leaves the framing where it was, so that the parser
 """
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -15,10 +17,13 @@ from typing import cast
 import httptools
 
 from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.result import Failure
+from tokenstorm.result import EXHAUSTED, Failure
 
 RETIRE_NS = 4_000_000_000
 """Engines close a connection that was idle for 5 s; ours go a second earlier."""
+
+RACE_NS = 1_000_000_000
+"""A reused connection that ends later than this after the send was not closed while idle."""
 
 FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
 
@@ -193,12 +198,17 @@ class Connection(asyncio.Protocol):
             return
         if exc is None and self._headers_done and not self._framed:
             self._complete()  # the body ended with the connection
-        elif not (self.read_at or self.fresh or exchange.resent):
+        elif self._lost_the_race(exchange):
             self.exchange = None
             self._pool.resend(exchange)
         else:
             where = "in the middle of the answer" if self.read_at else "before any answer"
             self._broken("reset" if exc else "closed", f"{exc or 'the server closed the connection'}, {where}")
+
+    def _lost_the_race(self, exchange: Exchange) -> bool:
+        """Whether the server closed an idle connection while the request was on its way to it."""
+        just_sent = monotonic_ns() - exchange.sent < RACE_NS
+        return just_sent and not (self.read_at or self.fresh or exchange.resent)
 
     def on_header(self, name: bytes, _value: bytes) -> None:
         if name.lower() in FRAMING_HEADERS:
@@ -249,6 +259,7 @@ class Pool:
         self.endpoint = endpoint
         self._tls = (tls or ssl.create_default_context()) if endpoint.tls else None
         self._addresses: list[str] = []
+        self._resolving = asyncio.Lock()
         self._idle: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -281,10 +292,12 @@ class Pool:
     async def resolve(self) -> None:
         """Look the host up once, so that no request waits for a name server. Raises OSError."""
         if self.endpoint.unix is None:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM
-            )
-            self._addresses = [cast("str", address[0]) for *_, address in found]
+            async with self._resolving:
+                if not self._addresses:
+                    found = await asyncio.get_running_loop().getaddrinfo(
+                        self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM
+                    )
+                    self._addresses = [cast("str", address[0]) for *_, address in found]
 
     async def open(self, count: int) -> None:
         """Have `count` idle connections ready. Raises OSError."""
@@ -342,7 +355,8 @@ class Pool:
             return (await loop.create_unix_connection(self._connection, self.endpoint.unix))[1]
         if not self._addresses:
             await self.resolve()
-        for address in list(self._addresses):
+        trouble = OSError("the host has no address")
+        for address in tuple(self._addresses):
             try:
                 made = await loop.create_connection(
                     self._connection,
@@ -351,14 +365,15 @@ class Pool:
                     ssl=self._tls,
                     server_hostname=self.endpoint.host if self._tls else None,
                 )
-            except ConnectionRefusedError:
-                if address == self._addresses[-1]:
-                    raise
-                self._addresses.append(self._addresses.pop(0))  # as localhost does when only 127.0.0.1 listens
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                trouble = error
             else:
+                if address != self._addresses[0]:  # as with localhost, when only 127.0.0.1 listens
+                    self._addresses.sort(key=address.__ne__)
                 return made[1]
-        message = "every address refused"
-        raise ConnectionRefusedError(message)
+        raise trouble
 
     def _connection(self) -> Connection:
         return Connection(self)
@@ -378,6 +393,9 @@ def _shared(tail: bytes) -> bytes:
     return _tails.setdefault(tail, tail)
 
 
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.ENOBUFS, errno.ENOMEM))
+
+
 def connect_failure(error: OSError) -> tuple[str, str]:
     """Kind and detail of a connection that could not be made."""
     if isinstance(error, ConnectionRefusedError):
@@ -388,4 +406,6 @@ def connect_failure(error: OSError) -> tuple[str, str]:
         return "dns", str(error)
     if isinstance(error, FileNotFoundError):
         return "refused", "there is no such socket"
+    if error.errno in _OURS:
+        return EXHAUSTED, f"{os.strerror(error.errno)}, on this machine"
     return "unreachable", str(error)

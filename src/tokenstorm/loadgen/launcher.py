@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+import re
 import secrets
 import signal
 import socket
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from time import monotonic_ns
+from time import monotonic, monotonic_ns, time
 
 import msgspec
 
@@ -19,15 +20,16 @@ from tokenstorm import __version__
 from tokenstorm.errors import RunError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen import process
-from tokenstorm.loadgen.arrivals import rate_at
-from tokenstorm.loadgen.live import Glance, Group, Status
+from tokenstorm.loadgen.arrivals import mean_rate, rate_at
+from tokenstorm.loadgen.disk import beside
+from tokenstorm.loadgen.live import Event, Glance, Group, Status
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.preflight import EngineFacts, look
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
 from tokenstorm.metrics.exposition import render
-from tokenstorm.metrics.summary import Environment, Outcome, Run, Summary, summarize
+from tokenstorm.metrics.summary import Environment, Run, Summary, summarize
 from tokenstorm.plan import Plan, encode_plan
 from tokenstorm.runs import RunPaths, append, write_atomically
 
@@ -36,6 +38,19 @@ DRAIN_NOTICE_NS = 100_000_000
 END_SLACK_SECONDS = 10.0
 """What a rank may take beyond the drain's deadline to write its lines and report."""
 FILES_EVERY = 2
+HOLD_CHECK_SECONDS = 0.2
+WRITE_SECONDS = 10.0
+"""What the disk may take for the last files of a run."""
+UNWRITTEN_BYTES = 64_000_000
+"""What of the timeline may wait for a disk that hangs; beyond that, lines are left out."""
+
+
+class NotWritten(RunError):
+    """The summary was made, and could not be written: here it is."""
+
+    def __init__(self, message: str, summary: Summary) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class Launcher:
@@ -61,11 +76,14 @@ class Launcher:
         self._stops = 0
         self._aborted_at = 0
         self._released = asyncio.Event()
+        self._start_no_earlier = 0.0
         self._over = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._followers: list[Reply] = []
         self._starting: asyncio.Task[tuple[Service, EngineFacts, list[str]]] | None = None
         self._second = 0
         self._unwritten = b""
-        self._trouble: list[str] = []
+        self._trouble = ""
         self._start_at: int | None = None
         self._window_end: int | None = plan.window_end_ns
         self._started_at: str | None = None
@@ -89,22 +107,19 @@ class Launcher:
             await self._ranks.done(self._deadline())
             await self._end(watching)
             summary = self._summary(self._environment)
-            write_atomically(self.paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
-            self._phase = "finished"
-            self._write(self._files(None))
+            await self._keep(summary)
         except BaseException as error:
             self._phase = "failed"
+            await self._end(watching)
             with suppress(OSError):
-                await self._end(watching)
-                self._write(self._files(str(error) or type(error).__name__))
+                await self._write(self._files(str(error) or type(error).__name__))
+            self._dismiss_followers(str(error) or type(error).__name__)
             if isinstance(error, OSError):
-                message = (
-                    f"cannot write to {self.paths.root}: {error.strerror}; make room there, "
-                    "then `tokenstorm report` shows what was kept"
-                )
-                raise RunError(message) from None
+                raise RunError(self._cannot_write(error)) from None
             raise
         else:
+            self._dismiss_followers(None)
+            watching.result()  # a bug in it shows, now that nothing can be lost
             return summary
         finally:
             server.close()
@@ -121,10 +136,28 @@ class Launcher:
             at = max(0, monotonic_ns() + DRAIN_NOTICE_NS - self._start_at)
             if self._window_end is None or at < self._window_end:
                 self._window_end = at
-                self._ranks.send(Drain(at))
+            self._ranks.send(
+                Drain(at)
+            )  # also in the drain: who got a TERM of its own learns that the run ends in order
         else:
             self._aborted_at = monotonic_ns()
             self._ranks.send(Abort())
+
+    async def _keep(self, summary: Summary) -> None:
+        """Write the summary and the last of the other files. Raises `NotWritten`."""
+        data = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+        try:
+            await beside(lambda: write_atomically(self.paths.summary, data), WRITE_SECONDS)
+            self._phase = "finished"
+            await self._write(self._files(None))
+        except OSError as error:
+            raise NotWritten(self._cannot_write(error), summary) from None
+
+    def _cannot_write(self, error: OSError) -> str:
+        return (
+            f"cannot write to {self.paths.root}: {error.strerror or 'it hangs'}; make room there, "
+            "then `tokenstorm report` shows what was kept"
+        )
 
     async def _listen(self) -> asyncio.Server:
         try:
@@ -157,17 +190,31 @@ class Launcher:
         return found
 
     async def _hold(self) -> None:
-        if self.plan.start == "manual":
-            self._phase = "holding"
-            try:
-                await asyncio.wait_for(self._released.wait(), self.plan.hold_seconds)
-            except TimeoutError:
+        """Until `run` is said, and then until just before the start that it names."""
+        if self.plan.start == "auto":
+            return
+        self._phase = "holding"
+        deadline = monotonic() + self.plan.hold_seconds
+        while not self._released.is_set():
+            if monotonic() > deadline:
                 message = f"nobody released the group in the {self.plan.hold_seconds:g} s of hold_seconds"
-                raise RunError(message) from None
+                raise RunError(message)
+            self._ranks.check()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._released.wait(), HOLD_CHECK_SECONDS)
+        while (left := self._start_no_earlier - time() - self._notice_seconds()) > 0:
+            self._ranks.check()
+            await asyncio.sleep(min(left, HOLD_CHECK_SECONDS))
+
+    def _notice_seconds(self) -> float:
+        """How long before the common start the ranks must know of it: they open their connections."""
+        return 0.5 + self.plan.num_clients / self.plan.ranks * 0.001
 
     def _begin(self, service: Service) -> None:
-        share = self.plan.num_clients / self.plan.ranks
-        self._start_at = monotonic_ns() + round((0.5 + share * 0.001) * 1e9)
+        for path in (self.paths.timeline, self.paths.summary):  # of an earlier attempt, when the job starts anew
+            path.unlink(missing_ok=True)
+        ahead = max(self._notice_seconds(), self._start_no_earlier - time())
+        self._start_at = monotonic_ns() + round(ahead * 1e9)
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._phase = "running"
         self._ranks.send(Start(at=self._start_at, service=service))
@@ -186,26 +233,56 @@ class Launcher:
         return left
 
     async def _watch(self) -> None:
-        """Each second: the timeline, the live line, the files for those who cannot reach the port."""
+        """Each second: the timeline, who follows it, the live line, the files for those who cannot reach the port."""
         for turn in count():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), self._until_next_turn())
                 return
             if self._elapsed_ns() > (self._second + 1) * 10**9:
                 self._close_second()
-                if self._on_second:
-                    self._on_second(self._status(None))
-            files = self._files(None) if turn % FILES_EVERY == 0 else {}
+                self._show()
+            if self._writing is None or self._writing.done():  # a disk that hangs holds up the files, nothing else
+                self._writing = asyncio.create_task(self._write_turn(with_files=turn % FILES_EVERY == 0))
+
+    async def _write_turn(self, *, with_files: bool) -> None:
+        try:
+            await self._write(self._files(None) if with_files else {}, seconds=None)
+            self._obey(await beside(lambda: _take_control(self.paths.control), None))
+        except OSError as error:
+            self._trouble = f"the run directory could not be written to for some time: {error.strerror}"
+
+    def _show(self) -> None:
+        status = self._status(None)
+        self._tell_followers(status)
+        if self._on_second is not None:
             try:
-                await asyncio.to_thread(self._write, files)
-            except OSError as error:
-                self._trouble = [f"the run directory could not be written to for some time: {error.strerror}"]
-            self._obey_control_file()
+                self._on_second(status)
+            except OSError:  # the terminal is gone
+                self._on_second = None
+
+    def _tell_followers(self, status: Status) -> None:
+        line = self._group.line
+        line = line and msgspec.structs.replace(line, histograms={})
+        event = msgspec.json.encode(Event(status, line)) + b"\n"
+        self._followers = [follower for follower in self._followers if not follower.closed]
+        for follower in self._followers:
+            if not follower.paused:  # who reads too slowly misses a second
+                follower.write(event)
+
+    def _dismiss_followers(self, reason: str | None) -> None:
+        self._tell_followers(self._status(reason))
+        for follower in self._followers:
+            follower.end()
+        self._followers.clear()
 
     async def _end(self, watching: asyncio.Task[None]) -> None:
         """The last of the timeline, when nobody else writes any more."""
         self._over.set()
-        await watching
+        await asyncio.wait([watching])
+        if self._writing is not None:
+            _, hanging = await asyncio.wait([self._writing], timeout=WRITE_SECONDS)
+            for task in hanging:
+                task.cancel()
         while self._start_at is not None and (self._group.pending or self._second <= self._elapsed_ns() // 10**9):
             self._close_second()
 
@@ -217,7 +294,10 @@ class Launcher:
 
     def _close_second(self) -> None:
         line = self._group.close(self._second, self._phase_now(), self._target_rps())
-        self._unwritten += msgspec.json.encode(line) + b"\n"
+        if len(self._unwritten) < UNWRITTEN_BYTES:
+            self._unwritten += msgspec.json.encode(line) + b"\n"
+        else:
+            self._trouble = "the run directory hung for so long that seconds of the timeline are missing"
         self._second += 1
 
     def _files(self, reason: str | None) -> dict[Path, bytes]:
@@ -226,13 +306,17 @@ class Launcher:
             self.paths.metrics: self._metrics(),
         }
 
-    def _write(self, files: dict[Path, bytes]) -> None:
-        """Runs in a thread while the run goes on: a slow disk must not hold up the loop. Raises OSError."""
+    async def _write(self, files: dict[Path, bytes], seconds: float | None = WRITE_SECONDS) -> None:
+        """Bring the timeline and these files to disk. Raises OSError."""
         lines = self._unwritten
-        append(self.paths.timeline, lines)
+
+        def write() -> None:
+            append(self.paths.timeline, lines)
+            for path, data in files.items():
+                write_atomically(path, data)
+
+        await beside(write, seconds)
         self._unwritten = self._unwritten[len(lines) :]
-        for path, data in files.items():
-            write_atomically(path, data)
 
     def _phase_now(self) -> str:
         """The phase of the group: that of its ranks, once they run."""
@@ -294,22 +378,25 @@ class Launcher:
         gauges = self._group.gauges(self._phase_now(), self._ranks_up(), self._target_rps())
         return render(group_id, self._group.tally, gauges)
 
-    def _obey_control_file(self) -> None:
-        """Where nothing reaches the port, a file `control` with `stop`, `abort` or `run` in it does."""
-        with suppress(FileNotFoundError, PermissionError):
-            word = self.paths.control.read_bytes().decode(errors="replace").strip()
-            self.paths.control.unlink()
-            self._obey(word)
-
-    def _obey(self, word: str) -> bool:
-        if word == "run":
-            self._released.set()
-        elif word in {"stop", "abort"}:
-            for _ in range(2 if word == "abort" and not self._stops else 1):
+    def _obey(self, words: str) -> bool:
+        """Do what was said: `run`, `run <unix time>`, `stop` or `abort`."""
+        match words.split():
+            case ["run"]:
+                self._released.set()
+            case ["run", moment] if re.fullmatch(r"\d{1,12}(\.\d*)?", moment) and self._is_near(float(moment)):
+                self._start_no_earlier = float(moment)
+                self._released.set()
+            case ["stop"]:
                 self.stop()
-        else:
-            return False
+            case ["abort"]:
+                for _ in range(1 if self._stops else 2):
+                    self.stop()
+            case _:
+                return False
         return True
+
+    def _is_near(self, moment: float) -> bool:
+        return moment - time() <= self.plan.hold_seconds
 
     def _answer(self, request: Request, reply: Reply) -> None:
         """The launcher's port: for the ranks, and for whoever holds the secret."""
@@ -330,34 +417,37 @@ class Launcher:
                 reply.send(200, self._metrics(), "text/plain; version=0.0.4; charset=utf-8")
             case "GET", "/timeline":
                 reply.send(200, msgspec.json.encode(self._group.line))
+            case "GET", "/events":
+                reply.start(200, "application/x-ndjson")
+                self._followers.append(reply)
             case "POST", "/control":
-                if self._obey(request.body.decode(errors="replace").strip()):
+                if self._obey(request.body.decode(errors="replace")):
                     reply.send(202, b'{"status": "accepted"}')
                 else:
-                    reply.send(422, b'{"detail": "say `run`, `stop` or `abort`"}')
+                    reply.send(
+                        422, b'{"detail": "say `run`, `run <unix time>` (within hold_seconds), `stop` or `abort`"}'
+                    )
             case _:
-                reply.send(404, b'{"detail": "there is /status, /metrics, /timeline and /control"}')
+                reply.send(404, b'{"detail": "there is /status, /metrics, /timeline, /events and /control"}')
 
     def _summary(self, environment: Environment) -> Summary:
         plan, group = self.plan, self._group
-        counted = plan.request_count is not None and not self._stops
-        merged = merge_ranks(plan, self._ranks, group, self._window_end, counted=counted)
+        merged = merge_ranks(plan, self._ranks, group, self._window_end)
+        notes = environment.notes + [self._trouble] * bool(self._trouble)
         run = Run(
             plan=plan,
-            outcome=self._outcome(),
+            outcome="cancelled" if merged.cut_short or self._stops > 1 else "completed",
             window_end=merged.window_end,
+            requested_rps=mean_rate(plan, merged.window_end),
             started_at=self._started_at,
             ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             ranks=merged.reports,
             waited_below_cap=group.waited_below_cap,
             unsent_by_lost_ranks=merged.unsent,
             left_out=sorted(group.left_out),
-            environment=msgspec.structs.replace(environment, notes=environment.notes + self._trouble),
+            environment=msgspec.structs.replace(environment, notes=notes),
         )
         return summarize(run, merged.tally)
-
-    def _outcome(self) -> Outcome:
-        return "cancelled" if self._stops else "completed"
 
 
 @contextmanager
@@ -374,12 +464,21 @@ def handle_signals(launcher: Launcher) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _take_control(path: Path) -> str:
+    """Where nothing reaches the port, a file `control` does; one that is still empty is left to its writer."""
+    try:
+        words = path.read_bytes().decode(errors="replace").strip()
+        if words:
+            path.unlink()
+    except FileNotFoundError:
+        return ""
+    return words
+
+
 def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
     try:
         paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(paths.plan, encode_plan(plan))
-        for path in (paths.timeline, paths.summary):  # of an earlier attempt, when the job starts anew
-            path.unlink(missing_ok=True)
     except OSError as error:
         message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
         raise RunError(message) from None

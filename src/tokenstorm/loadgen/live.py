@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.messages import Delta
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
@@ -94,6 +95,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment | None
 
 
+class Event(msgspec.Struct, frozen=True):
+    """What GET /events says each second; the line comes without its histograms."""
+
+    status: Status
+    line: TimelineLine | None
+
+
 class Group:
     """Adds up deltas. Memory does not grow with the length of the run."""
 
@@ -136,7 +144,7 @@ class Group:
         for rank, delta in due:
             tally.merge(delta.tally)
             ranks[rank] = _worse(ranks.get(rank), delta)
-        waited_below_cap = self._waited_below_cap(deltas)
+        waited_below_cap = self._waited_below_cap(due)
         self.waited_below_cap += waited_below_cap
         line = TimelineLine(
             t=t,
@@ -163,15 +171,16 @@ class Group:
         self.line = line
         return line
 
-    def _waited_below_cap(self, deltas: list[Delta]) -> int:
-        """Arrivals that waited in their rank in a second in which the group was below its cap."""
-        peaks, waited = Counter[int](), Counter[int]()
-        for delta in deltas:
-            peaks[delta.second] += delta.peak
-            waited[delta.second] += delta.waited
+    def _waited_below_cap(self, due: list[tuple[int, Delta]]) -> int:
+        """Arrivals that waited in their rank in a second in which the ranks that reported were together below their cap."""
         if self._plan.ranks == 1:
             return 0
-        return sum(waited[second] for second, peak in peaks.items() if peak < self._plan.num_clients)
+        peaks, waited, caps = Counter[int](), Counter[int](), Counter[int]()
+        for rank, delta in due:
+            peaks[delta.second] += delta.peak
+            waited[delta.second] += delta.waited
+            caps[delta.second] += clients_of(self._plan, rank, self._plan.ranks)
+        return sum(waited[second] for second, peak in peaks.items() if peak < caps[second])
 
     def gauges(self, phase: str, up: dict[int, bool], target_rps: float | None) -> Gauges:
         """What `/metrics` shows beside the counters."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenstorm.loadgen.arrivals import scheduled_count
 from tokenstorm.metrics.rebuild import tally_of
-from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.metrics.tally import Counts, Tally, Window
 from tokenstorm.plan import Plan
 
 
@@ -14,11 +14,31 @@ def tally_of_lost(path: Path | None, plan: Plan, rank: int, window_end: int) -> 
     Inter-chunk times are not in the lines. Raises `RunError`.
     """
     tally = tally_of([path] if path and path.exists() else [], plan, Window(plan.window_start_ns, window_end))
-    if plan.closed_loop:
-        return tally, 0
-    warmup, measured = scheduled_count(plan, rank, plan.ranks, window_end)
-    for counts, expected in ((tally.warmup, warmup), (tally.counts, measured)):
-        gap = max(0, expected - counts.scheduled)
+    for counts, gap in _gaps(tally, plan, rank, window_end):
         counts.scheduled += gap
         counts.unsent += gap
-    return tally, max(0, measured - tally.counts.sent)
+    return tally, 0 if plan.closed_loop else tally.counts.scheduled - tally.counts.sent
+
+
+def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int) -> Tally:
+    """What the lines of a rank add up to, in a run that was cut off: arrivals without a line were in flight then.
+
+    Raises `RunError`.
+    """
+    tally = tally_of([path] if path else [], plan, Window(plan.window_start_ns, window_end))
+    for counts, gap in _gaps(tally, plan, rank, window_end):
+        counts.scheduled += gap
+        counts.sent += gap
+        counts.censored += gap
+    return tally
+
+
+def _gaps(tally: Tally, plan: Plan, rank: int, window_end: int) -> list[tuple[Counts, int]]:
+    """How many arrivals of a stripe have no line, in the warm-up and in the measured window; a closed loop has none."""
+    if plan.closed_loop:
+        return []
+    warmup, measured = scheduled_count(plan, rank, plan.ranks, window_end)
+    return [
+        (tally.warmup, max(0, warmup - tally.warmup.scheduled)),
+        (tally.counts, max(0, measured - tally.counts.scheduled)),
+    ]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tokenstorm.loadgen.arrivals import window_end_of
 from tokenstorm.loadgen.live import Group
 from tokenstorm.loadgen.lost import tally_of_lost
 from tokenstorm.loadgen.messages import Done
@@ -15,22 +16,25 @@ from tokenstorm.plan import Plan
 @dataclass(frozen=True)
 class Merged:
     """The group's tally, where its measured window ended (nanoseconds from the common start), a report for each rank,
-    and how many measured arrivals lost ranks never sent.
+    how many measured arrivals lost ranks never sent, and whether the window ended before the plan says.
     """
 
     tally: Tally
     window_end: int
     reports: list[RankReport]
     unsent: int
+    cut_short: bool
 
 
-def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None, *, counted: bool) -> Merged:
-    """Merge in any order of ranks; `counted` runs end with their last answer, if that is before `window_end`."""
+def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) -> Merged:
+    """Merge in any order of ranks. `window_end` is what the launcher said; where a rank heard it too late, its own counts."""
     total, reports, unsent = Tally(), [], 0
-    for done in [member.done for member in ranks.members.values() if member.done]:
+    reported = [member.done for member in ranks.members.values() if member.done]
+    for done in reported:
         total.merge(done.tally)
-    end = total.last_event + 1 if window_end is None else window_end
-    end = max(min(end, total.last_event + 1) if counted else end, plan.window_start_ns)
+    if reported:
+        window_end = max((done.window_end for done in reported if done.window_end is not None), default=None)
+    end = window_end_of(plan, window_end, scheduled=total.counts.scheduled, last_event=total.last_event)
     for rank in range(plan.ranks):
         member = ranks.members.get(rank)
         if member is not None and member.done is not None:
@@ -42,7 +46,7 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None, 
         unsent += missing
         total.merge(lost)
         reports.append(_lost(rank, member, group))
-    return Merged(total, end, reports, unsent)
+    return Merged(total, end, reports, unsent, cut_short=window_end != plan.window_end_ns)
 
 
 def _report(done: Done, member: Member, group: Group) -> RankReport:

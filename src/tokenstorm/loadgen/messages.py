@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from tokenstorm.errors import NOT_JSON
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.plan import Plan
@@ -80,7 +81,7 @@ class Delta(Message, frozen=True):
 
     `second` counts from the common start. `scheduled` to `output_tokens` count events of that second, warm-up
     included; `tally` holds the requests that finished. `peak` is the most requests in flight; `cpu` the share of a
-    core; `loop_lag`, `gc_pause` the longest in seconds; `waited` the measured arrivals that found no client.
+    core; `loop_lag`, `gc_pause` the longest in seconds; `waited` the measured arrivals that had to wait for a client.
     """
 
     second: int
@@ -116,12 +117,14 @@ class Abort(Message, frozen=True):
 class Done(Message, frozen=True):
     """Rank → launcher, last: everything this rank did.
 
-    `cpu` is the CPU time from start to drain over that time; `start` the common start on this rank's clock; `offset`
-    what must be added to this rank's clock to get the launcher's, and `round_trip` how well that is known, all in
-    nanoseconds; `peak_memory` is in bytes.
+    `window_end` is where its measured window ended, in nanoseconds from the common start, None when that was only when
+    the count was reached. `cpu` is the CPU time from start to drain over that time, `cpu_seconds` and `wall_seconds` go
+    on to the end of the drain; `start` is the common start on this rank's clock; `offset` what was added to this rank's
+    clock to get the launcher's, and `round_trip` how well that was known, all in nanoseconds; `peak_memory` is in bytes.
     """
 
     tally: Tally
+    window_end: int | None
     cpu: float
     cpu_seconds: float
     wall_seconds: float
@@ -157,5 +160,5 @@ async def receive(reader: asyncio.StreamReader) -> AnyMessage | None:
         return _decode(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise ValueError(str(error)) from None

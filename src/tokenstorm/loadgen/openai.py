@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import NOT_JSON, UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.prompts import Prompt, PromptSource
 from tokenstorm.metrics.histogram import Histogram
@@ -36,6 +36,7 @@ class Requests:
     ) -> None:
         self._plan = plan
         self._model = model
+        self._api_key = api_key
         self._prompts = prompts
         self._heads = [request_head("POST", endpoint, f"/v1/{_path(plan)}", api_key) for endpoint in endpoints]
         self._heads = [head + f"x-request-id: {plan.run_id}-".encode() for head in self._heads]
@@ -59,6 +60,12 @@ class Requests:
     def preflight(self, replica: int) -> bytes:
         """A first request that tries the service, outside the schedule."""
         return self._heads[replica] + b"preflight" + self._encode(0)[0]
+
+    def redacted(self, failure: Failure) -> Failure:
+        """The same without the API key: some engines repeat it in their refusals."""
+        if self._api_key and self._api_key in failure.detail:
+            return Failure(failure.kind, failure.detail.replace(self._api_key, "***"))
+        return failure
 
     def _encode(self, seq: int) -> tuple[bytes, Prompt]:
         prompt = self._prompts.get(seq)
@@ -198,7 +205,7 @@ class Whole(Answer):
         body = b"".join(self._pieces)
         try:
             event = _decode(body)
-        except msgspec.MsgspecError:
+        except NOT_JSON:
             event = None
         if not 200 <= status < 300:  # noqa: PLR2004 - the successes of HTTP
             detail = _words(event.error or event.message) if event else ""
@@ -283,7 +290,7 @@ class Stream(Answer):
             return ""
         try:
             event = _decode(data)
-        except msgspec.MsgspecError:
+        except NOT_JSON:
             self._malformed("not an event in JSON", data)
             return ""
         self._note(event)

@@ -5,7 +5,7 @@ from time import monotonic_ns
 
 import msgspec
 
-from tokenstorm.errors import PreflightError
+from tokenstorm.errors import NOT_JSON, PreflightError
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Exchange, Pool, Receive, connect_failure
 from tokenstorm.loadgen.messages import Service
@@ -70,13 +70,20 @@ async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[
             _try(plan, target, pool, requests.preflight(n)) for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)
+    except PreflightError as error:
+        raise PreflightError(_redacted(str(error), api_key)) from None
     finally:
         for pool in pools:
             pool.close()
-    notes = [attempt.note for attempt in tried if attempt.note]
+    notes = [_redacted(attempt.note, api_key) for attempt in tried if attempt.note]
     if not any(attempt.answered for attempt in tried):
         raise PreflightError("; ".join(notes))
     return Service(model, api_key), facts, notes
+
+
+def _redacted(words: str, api_key: str | None) -> str:
+    """Some engines repeat the key in their refusals."""
+    return words.replace(api_key, "***") if api_key else words
 
 
 def _pairs(plan: Plan, pools: list[Pool]) -> list[tuple[Target, Pool]]:
@@ -113,7 +120,7 @@ async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> st
         fetch = await _ask(pool, request_head("GET", pool.endpoint, "/v1/models", api_key) + b"\r\n", ASK_SECONDS)
         try:
             names = [model.id for model in msgspec.json.decode(fetch.body, type=_Models).data]
-        except msgspec.MsgspecError:
+        except NOT_JSON:
             names = []
         if fetch.status == 200 and names:  # noqa: PLR2004
             return names[0]
@@ -132,7 +139,7 @@ async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> Engin
         fetch = await _ask(pool, request_head("GET", pool.endpoint, "/version", api_key) + b"\r\n", ASK_SECONDS)
         try:
             return msgspec.json.decode(fetch.body) if fetch.status == 200 else None  # noqa: PLR2004
-        except msgspec.MsgspecError:
+        except NOT_JSON:
             return None
 
     answers = await asyncio.gather(*(version(pool) for pool in pools))

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import socket
-import sys
+from collections import deque
 from pathlib import Path
 from time import monotonic_ns, process_time_ns
 from typing import Any, TypeVar
@@ -47,6 +47,8 @@ ADDRESS = "TOKENSTORM_LAUNCHER"
 SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
 PROTOCOL = "tokenstorm-rank"
 FIRST_ASKS = 8
+EXCHANGES_KEPT = 16
+"""Clocks drift: what was exchanged longer ago than so many seconds does not count."""
 CLOSE_SECONDS = 5.0
 COLLECT_SECONDS = 0.2
 """What is kept free before the start, for a last garbage collection."""
@@ -90,20 +92,23 @@ class Pauses:
 
 
 class Clock:
-    """What to add to this machine's monotonic clock to get the launcher's; the exchange with the shortest trip tells."""
+    """What to add to this machine's monotonic clock to get the launcher's; of late exchanges the shortest trip tells."""
 
     def __init__(self, *, same_machine: bool) -> None:
-        self.offset = 0
-        self.round_trip = 0 if same_machine else sys.maxsize
-        self.known = asyncio.Event()
+        self._same_machine = same_machine
+        self._heard: deque[tuple[int, int]] = deque(maxlen=EXCHANGES_KEPT)
 
     def learn(self, tell: Tell) -> None:
         """Take in the launcher's answer."""
         now = monotonic_ns()
-        if now - tell.sent < self.round_trip:
-            self.round_trip = now - tell.sent
-            self.offset = tell.now - (tell.sent + now) // 2
-        self.known.set()
+        self._heard.append((now - tell.sent, tell.now - (tell.sent + now) // 2))
+
+    def read(self) -> tuple[int, int]:
+        """The offset, and how long the trip took that told it; both 0 on the launcher's machine."""
+        if self._same_machine:
+            return 0, 0
+        round_trip, offset = min(self._heard)
+        return offset, round_trip
 
 
 class RankProcess:
@@ -132,6 +137,7 @@ class RankProcess:
             await self._link.drain()
             return 1
         send(self._link, Ready())
+        self._ask()
         asyncio.get_running_loop().set_exception_handler(self._broke)
         listening = asyncio.create_task(self._listen())
         await self._finished.wait()
@@ -145,7 +151,7 @@ class RankProcess:
         self._welcome = welcome
         plan = welcome.plan
         share = -(-plan.num_clients // welcome.ranks)
-        if reason := allow_files(share):
+        if reason := allow_files(share, len(plan.targets)):
             raise RunError(reason)
         self._prompts = load_prompts(plan)
         self._endpoints = [Endpoint.parse(target.url) for target in plan.targets]
@@ -157,6 +163,12 @@ class RankProcess:
             for _ in range(FIRST_ASKS):
                 send(self._link, Ask(sent=monotonic_ns()))
                 self._clock.learn(await self._expect(Tell))
+
+    def _ask(self) -> None:
+        """Compare clocks every second, from the barrier on."""
+        if not self._finished.is_set():
+            send(self._link, Ask(sent=monotonic_ns()))
+            asyncio.get_running_loop().call_later(1.0, self._ask)
 
     async def _expect(self, kind: type[M]) -> M:
         message = await receive(self._reader)
@@ -213,9 +225,11 @@ class RankProcess:
             requests=Requests(plan, service.model, self._endpoints, self._prompts, service.api_key),
             replicas=Replicas(names, self._pools),
             writer=self._writer,
+            on_window_over=self._window_over,
             on_finished=self._drained,
         )
-        self.start_at = start.at - self._clock.offset
+        self._offset, self._round_trip = self._clock.read()
+        self.start_at = start.at - self._offset
         await self._connect_ahead(plan, rank.clients, welcome.ranks)
         gc.collect()
         gc.freeze()
@@ -276,17 +290,20 @@ class RankProcess:
         self._cpu_mark, self._wall_mark = cpu, wall
         self._second += 1
         send(self._link, delta)
-        send(self._link, Ask(sent=monotonic_ns()))
 
     def _terminated(self) -> None:
         """Somebody ends this process: drain as far as it goes. Unless the launcher ends the run, this rank is lost."""
 
         def drain() -> None:
-            if not self._told and self._rank is not None:
-                self._rank.drain(monotonic_ns() - self._rank.started_at)
+            rank = self._rank
+            if not self._told and rank is not None and rank.phase in {"warmup", "measured"}:
+                rank.drain(monotonic_ns() - rank.started_at)
                 self._deserted = True
 
         asyncio.get_running_loop().call_later(NEWS_SECONDS, drain)
+
+    def _window_over(self) -> None:
+        self._cpu_sending, self._wall_sending = process_time_ns() - self._cpu_start, monotonic_ns() - self._wall_start
 
     def _drained(self) -> None:
         self._cpu_end, self._wall_end = process_time_ns(), monotonic_ns()
@@ -301,16 +318,15 @@ class RankProcess:
         if self._deserted or self._bug is not None:
             return  # the launcher counts the lines
         self._send_delta()
-        cpu = (self._cpu_end - self._cpu_start) / 1e9
-        wall = (self._wall_end - self._wall_start) / 1e9
         done = Done(
             tally=rank.total,
-            cpu=cpu / max(wall, 1e-9),
-            cpu_seconds=cpu,
-            wall_seconds=wall,
+            window_end=rank.window.end,
+            cpu=self._cpu_sending / max(self._wall_sending, 1),
+            cpu_seconds=(self._cpu_end - self._cpu_start) / 1e9,
+            wall_seconds=(self._wall_end - self._wall_start) / 1e9,
             start=self.start_at,
-            offset=self._clock.offset,
-            round_trip=self._clock.round_trip,
+            offset=self._offset,
+            round_trip=self._round_trip,
             gc_pauses=self._pauses.count,
             gc_seconds=self._pauses.total_ns / 1e9,
             peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

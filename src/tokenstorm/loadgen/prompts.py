@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tokenstorm.errors import PlanError
+from tokenstorm.errors import NOT_JSON, PlanError
 from tokenstorm.loadgen.words import WORDS
 from tokenstorm.plan import Count, Length, Plan, PromptFile, PromptList, Synthetic
 
@@ -132,7 +132,7 @@ def _parse(path: Path, data: bytes) -> list[Prompt]:
 def _parse_json(path: Path, number: int, line: str, index: int) -> Prompt:
     try:
         parsed = msgspec.json.decode(line, type=_Line)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except NOT_JSON as error:
         reason = str(error).replace("Object contains unknown field", "there is no field")
         message = f"{path}, line {number}: {reason} (a line is an object with `prompt` or `messages`, and `max_tokens`)"
         raise PlanError(message) from None

@@ -1,8 +1,8 @@
 """One rank: sends its stripe of the schedule and turns every answer into a `Result`."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic_ns
 from typing import Literal
 
@@ -15,7 +15,7 @@ from tokenstorm.loadgen.openai import Answer, Expect, Requests, Stream, Whole
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.writer import LineWriter
-from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
 from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
 
@@ -25,6 +25,7 @@ SWEEP_TICKS = 20
 
 BATCH = 64
 GAPS_AT_ONCE = 1000
+BUSY_DISK_SECONDS = 0.05
 GRACE_NS = 50_000_000
 """An arrival that is due just before the window ends may leave so much later; after that it counts as unsent."""
 
@@ -70,7 +71,10 @@ class Flight(Exchange):
 
 
 class Rank:
-    """Drives one rank from the common start to the end of its drain; `on_finished` is called once, then."""
+    """Drives one rank from the common start to the end of its drain.
+
+    `on_window_over` is called once, when nothing is sent any more; `on_finished` once, at the end.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Rank:
         requests: Requests,
         replicas: Replicas,
         writer: LineWriter,
+        on_window_over: Callable[[], None],
         on_finished: Callable[[], None],
     ) -> None:
         self.plan = plan
@@ -92,10 +97,10 @@ class Rank:
         self.replicas = replicas
         self._requests = requests
         self._writer = writer
+        self._on_window_over = on_window_over
         self._on_finished = on_finished
         self._schedule = schedule_of(plan, rank, ranks)
         self._free = self.clients
-        self._waiting: deque[tuple[int, int]] = deque()
         self._in_flight: dict[int, Flight] = {}
         self._finished: list[Result] = []
         self._gaps: list[int] = []
@@ -105,6 +110,7 @@ class Rank:
         self._ticks = 0
         self._timeout_ns = round(plan.request_timeout_seconds * 1e9)
         self._drain_until: int | None = None
+        self._all_recorded = False
 
     def start(self, at: int) -> None:
         """Begin; `at` is the common start, in nanoseconds of this machine's monotonic clock."""
@@ -118,16 +124,20 @@ class Rank:
         self._pump()
 
     def drain(self, at: int) -> None:
-        """End the window at `at` (nanoseconds from the common start) instead of when the plan says."""
-        if self.phase in {"warmup", "measured"} and (self.window.end is None or at < self.window.end):
-            self.window = Window(self.window.start, at)
-            self._set_close_timer()
+        """End the window at `at` (nanoseconds from the common start), or now if that is past, instead of when the plan says."""
+        if self.phase in {"warmup", "measured"}:
+            at = max(at, self._now())  # what was sent since then counts
+            if self.window.end is None or at < self.window.end:
+                self.window = Window(self.window.start, at)
+                self._set_close_timer()
 
     def abort(self) -> None:
         """End now; what is in flight is censored."""
-        if self.phase != "finished":
-            self._close_window(self._now())
-            self._censor("aborted")
+        now = self._now()
+        if self.phase in {"warmup", "measured"}:
+            self.window = Window(self.window.start, now if self.window.end is None else min(now, self.window.end))
+            self._close_window(now)
+        self._censor("aborted")
 
     def answer_for(self, status: int, expect: Expect | None = None) -> Answer:
         """What will understand an answer with this status."""
@@ -169,39 +179,39 @@ class Rank:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._schedule.waiting
 
     def _now(self) -> int:
         return monotonic_ns() - self.started_at
 
     def _pump(self) -> None:
-        """Send everything that is due, and set the alarm for what is next."""
-        schedule = self._schedule
-        now = self._now()
-        while (at := schedule.next_at) is not None and at <= now:
-            seq, scheduled = schedule.take()
-            self._arrive(seq, scheduled, now)
-            now = self._now()
+        """Send what is due, as far as clients are free, and set the alarm for what is next.
+
+        After a batch the alarm rings at once, so that a rank that is behind goes on reading answers.
+        """
+        schedule, now = self._schedule, self._now()
+        for _ in range(BATCH):
+            if not self._is_due(now):
+                break
+            schedule.fall_due()
+            self._live.scheduled += 1
+            if self._free and not self._is_late(now):
+                self._free -= 1
+                seq, scheduled = schedule.take()
+                self._send(seq, scheduled, scheduled)
+                now = self._now()
         if self.phase in {"draining", "finished"}:
             return
-        self._alarm.set(None if at is None else self.started_at + at)
-        if schedule.exhausted and self.plan.request_count is not None and not self._waiting:
+        self._alarm.set(None if schedule.next_at is None else self.started_at + schedule.next_at)
+        if schedule.exhausted and self.plan.request_count is not None and not schedule.waiting:
             self._close_window(now)
 
-    def _arrive(self, seq: int, scheduled: int, now: int) -> None:
-        self._live.scheduled += 1
-        end = self.window.end
-        if end is not None and (scheduled >= end or now > end + GRACE_NS):
-            if scheduled < end:
-                self._unsent(seq, scheduled, scheduled if self._free else None)
-            else:
-                self._live.scheduled -= 1
-        elif self._free:
-            self._free -= 1
-            self._send(seq, scheduled, scheduled)
-        else:
-            self._waiting.append((seq, scheduled))
-            self._live.waited += scheduled >= self.window.start
+    def _is_due(self, now: int) -> bool:
+        at, end = self._schedule.next_at, self.window.end
+        return at is not None and at <= now and (end is None or at < end)
+
+    def _is_late(self, now: int) -> bool:
+        return self.window.end is not None and now > self.window.end + GRACE_NS
 
     def _send(self, seq: int, scheduled: int, slot_free: int) -> None:
         now = monotonic_ns()
@@ -213,22 +223,23 @@ class Rank:
         live = self._live
         live.sent += 1
         live.peak = max(live.peak, len(self._in_flight))
+        live.waited += slot_free - scheduled > WAIT_NS and scheduled >= self.window.start
         flight.sent = monotonic_ns()
         self.replicas.pools[replica].send(flight)
 
     def _client_free(self, done: int, *, failed: bool) -> None:
-        if self._waiting and (self.window.end is None or done < self.window.end):
-            seq, scheduled = self._waiting.popleft()
+        schedule, sending = self._schedule, self.phase in {"warmup", "measured"}
+        if sending and schedule.waiting and (self.window.end is None or done < self.window.end):
+            seq, scheduled = schedule.take()
             self._send(seq, scheduled, max(scheduled, done))
-            if self._schedule.exhausted and not self._waiting:
+            if schedule.exhausted and not schedule.waiting:
                 self._pump()
             return
         self._free += 1
-        if self.phase == "draining":
-            if not self._in_flight:
-                self._finish()
+        if not sending:
+            self._finish_if_over()
             return
-        self._schedule.answered(done, failed=failed)
+        schedule.answered(done, failed=failed)
         if self.plan.closed_loop:
             self._pump()
 
@@ -245,7 +256,11 @@ class Rank:
             self._close_timer = self._loop.call_later(0.001, self._window_over)
         else:
             self._pump()
-            self._close_window(self._now())
+            now = self._now()
+            if self._is_due(now) and not self._is_late(now):
+                self._loop.call_soon(self._window_over)
+            else:
+                self._close_window(now)
 
     def _close_window(self, now: int) -> None:
         """No request is sent any more; those that waited for a client are unsent."""
@@ -255,19 +270,37 @@ class Rank:
         self._alarm.close()
         if self._close_timer is not None:
             self._close_timer.cancel()
-        while self._waiting:
-            self._unsent(*self._waiting.popleft(), None)
         self._drain_until = now + round(self.plan.drain_seconds * 1e9)
-        if not self._in_flight:
-            self._finish()
+        self._live.waited += 0 if self._free else self._schedule.waiting
+        self._on_window_over()
+        self._record_unsent(had_client=self._free > 0)
+
+    def _record_unsent(self, *, had_client: bool) -> None:
+        """Give what was not sent its lines, a batch at a time and as fast as the disk takes them."""
+        schedule = self._schedule
+        for _ in range(BATCH):
+            if not schedule.waiting:
+                if not self._is_due(self._now()):
+                    self._all_recorded = True
+                    break
+                schedule.fall_due()
+                self._live.scheduled += 1
+            seq, scheduled = schedule.take()
+            self._unsent(seq, scheduled, scheduled if had_client else None)
+        self._flush()
+        if self._all_recorded:
+            self._finish_if_over()
+        else:
+            delay = BUSY_DISK_SECONDS if self._writer.is_busy else 0
+            self._loop.call_later(delay, partial(self._record_unsent, had_client=had_client))
 
     def _censor(self, why: str) -> None:
         for flight in list(self._in_flight.values()):
             flight.fail(CENSORED, why)
 
-    def _finish(self) -> None:
-        self._flush()
-        if self.phase != "finished":
+    def _finish_if_over(self) -> None:
+        if self.phase == "draining" and self._all_recorded and not self._in_flight:
+            self._flush()
             self.phase = "finished"
             for pool in self.replicas.pools:
                 pool.close()
@@ -334,7 +367,7 @@ class Rank:
         self._live.failed += result.outcome == "failed"
         if result.error is not None and result.error.kind in {"refused", "unreachable", "tls", "dns"}:
             self.replicas.refused(flight.replica, monotonic_ns())
-        else:
+        elif flight.status is not None:
             self.replicas.answered(flight.replica)
 
     def _unsent(self, seq: int, scheduled: int, slot_free: int | None) -> None:
@@ -355,7 +388,7 @@ class Rank:
             failure = answer.failure
         elif answer is not None:
             answer.cut()
-        return self._make(flight, answer or Answer(), failure)
+        return self._make(flight, answer or Answer(), failure and self._requests.redacted(failure))
 
     def _make(self, flight: Flight, answer: Answer, failure: Failure | None) -> Result:
         start = self.started_at

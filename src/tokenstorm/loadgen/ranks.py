@@ -34,8 +34,10 @@ from tokenstorm.runs import RunPaths
 
 SILENT_SECONDS = 30.0
 """A rank that says nothing for so long during the run is lost."""
+LOOK_SECONDS = 0.2
 TAIL_BYTES = 2000
 LEAVE_SECONDS = 5.0
+"""What processes get to leave by themselves, and again after a TERM."""
 
 
 class Member:
@@ -145,22 +147,33 @@ class Ranks:
                 why = "their processes ended" if gone else f"they did not come in {seconds:g} s"
                 message = f"{missing} of {self._plan.ranks} ranks are missing at the start: {why}{self._last_words()}"
                 raise RunError(message)
-            await self._change(0.2)
+            await self._change(LOOK_SECONDS)
+
+    def check(self) -> None:
+        """While they are held: raises `RunError` when too few of those who were ready are still there."""
+        lost = [member for member in self.members.values() if member.lost]
+        if len(lost) > RANKS_LOST_INVALID * self._plan.ranks:
+            message = f"rank {lost[0].rank} was lost before the start: {lost[0].lost}{self._last_words()}"
+            raise RunError(message)
 
     async def done(self, left: Callable[[], float | None]) -> None:
         """Wait until every rank has reported or is lost; `left` tells the seconds until those still silent are."""
+        looked = monotonic()
         for member in self.members.values():
-            member.heard = monotonic()
+            member.heard = looked
         while not all(member.over for member in self.members.values()):
-            seconds = left()
+            seconds, now = left(), monotonic()
+            stopped = max(0.0, now - looked - LOOK_SECONDS)  # it was this process that did not listen
+            looked = now
             for member in self.members.values():
                 if member.over:
                     continue
+                member.heard += stopped
                 if seconds is not None and seconds <= 0:
                     self._lose(member, "it did not report by the end of the drain")
-                elif monotonic() - member.heard > SILENT_SECONDS:
+                elif now - member.heard > SILENT_SECONDS:
                     self._lose(member, f"it said nothing for {SILENT_SECONDS:g} s")
-            await self._change(0.2)
+            await self._change(LOOK_SECONDS)
 
     def send(self, message: AnyMessage) -> None:
         """Say something to every rank that is still there."""
@@ -178,13 +191,16 @@ class Ranks:
             self._stderr.close()
 
     def _reap(self) -> None:
-        deadline = monotonic() + LEAVE_SECONDS
-        for process in self._processes:
-            try:
-                process.wait(max(0.0, deadline - monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        """Whoever does not leave gets a TERM first: a launch command like srun then ends what it started elsewhere."""
+        term = (subprocess.Popen.terminate,) if self._plan.launch else ()
+        for end in (None, *term, subprocess.Popen.kill):
+            deadline = monotonic() + LEAVE_SECONDS
+            for process in self._processes:
+                if end is not None and process.poll() is None:
+                    end(process)
+            for process in self._processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - monotonic()))
 
     def _lose(self, member: Member, why: str) -> None:
         member.lost = why

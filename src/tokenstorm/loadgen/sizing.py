@@ -1,5 +1,6 @@
 """How many ranks a plan needs, and how many open files a rank may have."""
 
+import os
 import resource
 
 from tokenstorm.plan import Plan
@@ -26,15 +27,25 @@ def fewest_ranks(plan: Plan, cores: int) -> int:
     return max(1, min(cores, plan.num_clients, int(busy / SHARE_OF_CORE) + 1))
 
 
-def allow_files(clients: int) -> str | None:
-    """Raise this process's limit of open files to what so many clients need; the reason why not, if it cannot be."""
-    needed = clients + SPARE_FILES
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def allow_files(clients: int, replicas: int) -> str | None:
+    """Raise this process's limit of open files for so many clients; the reason why not, if they cannot all connect.
+
+    To each replica there may be as many connections as there are clients: those that are idle stay open for a while.
+    """
+    needed, welcome = clients + SPARE_FILES, clients * replicas + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
         return (
             f"{clients} clients in one process need {needed} open files and the limit is {hard}: "
             "use fewer clients or more ranks, or raise `ulimit -n`"
         )
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    if soft != resource.RLIM_INFINITY and welcome > soft:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (welcome if hard == resource.RLIM_INFINITY else min(welcome, hard), hard)
+        )
     return None

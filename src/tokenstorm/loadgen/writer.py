@@ -9,6 +9,9 @@ from time import monotonic_ns
 from tokenstorm.metrics.verdict import DiskReport
 
 INTERVAL_SECONDS = 0.2
+WRITE_BYTES = 1_000_000
+"""One write: more would keep other threads from running while it is put together."""
+BUSY_BYTES = 16_000_000
 QUEUE_BYTES = 256_000_000
 """What may wait for a stalled disk: about half a million lines. Beyond that, lines are lost and counted."""
 STALL_NS = 500_000_000
@@ -20,7 +23,7 @@ class LineWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._queue: deque[tuple[bytes, int]] = deque()
-        self._queued_bytes = 0
+        self._put = self._written = self._in_hand = 0  # each is changed by one thread alone
         self._wake = threading.Event()
         self._closing = False
         self._writing_since = 0
@@ -35,18 +38,23 @@ class LineWriter:
 
     def put(self, block: bytes, lines: int) -> None:
         """Queue a block of whole lines."""
-        if self._queued_bytes > QUEUE_BYTES:
+        if self._put - self._written > QUEUE_BYTES:
             self._lost += lines
             return
-        self._queued_bytes += len(block)
+        self._put += len(block)
         self._queue.append((block, lines))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether so much waits for the disk that whoever can wait, should."""
+        return self._put - self._written > BUSY_BYTES
 
     def close(self, timeout: float) -> DiskReport:
         """Write what is queued, within `timeout` seconds; what does not get there is counted as lost."""
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)
-        self._lost += sum(lines for _, lines in self._queue)
+        self._lost += self._in_hand + sum(lines for _, lines in tuple(self._queue))
         return self.report()
 
     def report(self) -> DiskReport:
@@ -58,17 +66,24 @@ class LineWriter:
 
     def _run(self) -> None:
         while not (self._closing and not self._queue):
-            if self._queue:
-                self._write_all()
+            while self._queue and self._write_some():
+                pass
             if not self._closing:
                 self._wake.wait(INTERVAL_SECONDS)
             elif self._error:
                 return
         os.close(self._fd)
 
-    def _write_all(self) -> None:
-        taken = [self._queue.popleft() for _ in range(len(self._queue))]
-        data = memoryview(b"".join(block for block, _ in taken))
+    def _write_some(self) -> bool:
+        """Write a part of what is queued; whether all of that part got there."""
+        taken: list[bytes] = []
+        size = 0
+        while self._queue and size < WRITE_BYTES:
+            block, lines = self._queue.popleft()
+            taken.append(block)
+            size += len(block)
+            self._in_hand += lines
+        data = memoryview(b"".join(taken))
         self._writing_since = monotonic_ns()
         try:
             while data:
@@ -80,7 +95,9 @@ class LineWriter:
         self._writing_since = 0
         self._slowest = max(self._slowest, took)
         self._stalls += took > STALL_NS
+        self._written += size - len(data)
         if data:
             rest = bytes(data)
             self._queue.appendleft((rest, rest.count(b"\n")))
-        self._queued_bytes -= sum(len(block) for block, _ in taken) - len(data)
+        self._in_hand = 0
+        return not data

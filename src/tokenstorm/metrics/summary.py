@@ -8,6 +8,7 @@ from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
 from tokenstorm.metrics.verdict import DiskReport, Evidence, Verdict, judge
 from tokenstorm.plan import Plan
+from tokenstorm.result import EXHAUSTED
 
 SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
@@ -157,6 +158,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     outcome: Outcome
     window_end: int
+    requested_rps: float | None
     started_at: str | None
     ended_at: str | None
     ranks: list[RankReport]
@@ -212,6 +214,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
                 short=tally.short,
                 disk=client.disk,
                 left_out=run.left_out,
+                cut_off=run.outcome == "cut off",
             )
         ),
     )
@@ -241,7 +244,7 @@ def _missing(name: str, counts: Counts) -> tuple[int, int]:
 def _rates(run: Run, tally: Tally) -> Rates:
     seconds = max((run.window_end - run.plan.window_start_ns) / 1e9, 1e-9)
     return Rates(
-        requested_rps=None if run.plan.closed_loop else tally.counts.scheduled / seconds,
+        requested_rps=run.requested_rps,
         achieved_rps=tally.done_in_window / seconds,
         output_tokens_per_second=tally.output_tokens_in_window / seconds,
         prompt_tokens_per_second=tally.prompt_tokens_in_window / seconds,
@@ -261,7 +264,9 @@ def _client(run: Run, tally: Tally) -> ClientReport:
         disk=disk,
         waited=tally.waited,
         waited_below_cap=run.waited_below_cap,
-        not_sent_by_generator=tally.overslept + run.unsent_by_lost_ranks,
+        not_sent_by_generator=tally.overslept
+        + run.unsent_by_lost_ranks
+        + tally.counts.failed_by_kind.get(EXHAUSTED, 0),
         chunks=tally.chunks,
         coalesced=tally.coalesced,
     )

@@ -94,7 +94,7 @@ class Tally(msgspec.Struct):
     `output_tokens_in_window` (spread evenly from a request's first token to its last) and `prompt_tokens_in_window`
     (at the first token, or where there is none at the end). `waited` arrivals found every client of their rank busy;
     `overslept` ones were never sent although a client was free. `short` answers had fewer tokens than `ignore_eos`
-    promised.
+    promised. `last_event` is the last one that rates count: a successful answer's end, or a token.
     """
 
     counts: Counts = msgspec.field(default_factory=Counts)
@@ -153,8 +153,8 @@ class Tally(msgspec.Struct):
     def _add_to_rates(self, result: Result, window: Window) -> None:
         if result.done is None:
             return
-        self.last_event = max(self.last_event, result.done)
         succeeded = result.error is None
+        self.last_event = max(self.last_event, result.done if succeeded else result.last_token or 0)
         self.done_in_window += succeeded and window.holds(result.done)
         if result.output_tokens:
             first = result.first_token or result.done

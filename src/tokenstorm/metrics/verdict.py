@@ -52,7 +52,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What the verdict is made from. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
+    """What the verdict is made from; `cut_off` runs have no summary of their own. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
 
     `unsent_by_generator` arrivals had a free client, or a rank that was lost; `capped` ones found all clients of the
     group busy, `waited_below_cap` all clients of their rank while another rank had some free.
@@ -75,6 +75,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     short: int
     disk: DiskReport
     left_out: list[str]
+    cut_off: bool = False
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -137,6 +138,9 @@ def _generator(e: Evidence) -> _Found:
 def _service(e: Evidence) -> _Found:
     """Did the service do what it was asked?"""
     found: _Found = []
+    if e.cut_off:
+        text = "the run was cut off: what was in flight then has no end, and what ranks last said is missing"
+        found.append(("suspect", Reason("cut_off", text)))
     if not e.succeeded:
         found.append(("invalid", Reason("nothing_succeeded", f"none of {e.sent} requests succeeded")))
     elif e.failed > FAILED_SUSPECT * e.sent:

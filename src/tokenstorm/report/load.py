@@ -4,9 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from tokenstorm.errors import RunError
+from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
-from tokenstorm.loadgen.lost import tally_of_lost
+from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
@@ -38,14 +39,20 @@ def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
         message = f"{paths.root} has no result lines: the run ended before its first request{reason}"
         raise RunError(message)
     timeline = _timeline(paths.timeline)
-    planned = Window(plan.window_start_ns, plan.window_end_ns)
     if written is None:
-        seen = tally_of(list(files.values()), plan, planned).last_event
-        end = max(min(seen + 1, plan.window_end_ns or seen + 1), plan.window_start_ns)
-        lost = set()
+        tally, run = _cut_off(plan, files, timeline, status)
     else:
-        end = round(written.windows.measured_end * 1e9)
-        lost = {report.rank for report in written.ranks if report.lost}
+        tally, run = _again(plan, written, files, timeline)
+    for line in timeline:  # inter-chunk times stand there alone
+        if histogram := line.histograms.get("inter_chunk"):
+            tally.histograms["inter_chunk"].merge(histogram)
+    return summarize(run, tally)
+
+
+def _again(plan: Plan, written: Summary, files: dict[int, Path], timeline: list[TimelineLine]) -> tuple[Tally, Run]:
+    """A run that has a summary, counted again."""
+    end = round(written.windows.measured_end * 1e9)
+    lost = {report.rank for report in written.ranks if report.lost}
     there = [path for rank, path in files.items() if rank not in lost]
     tally = tally_of(there, plan, Window(plan.window_start_ns, end))
     unsent = 0
@@ -53,77 +60,67 @@ def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
         of_lost, missing = tally_of_lost(files.get(rank), plan, rank, end)
         tally.merge(of_lost)
         unsent += missing
-    _add_timeline(tally, timeline)
-    environment = status.environment if status else None
-    known = environment or Environment(tokenstorm=plan.tokenstorm, model=plan.model)
-    return summarize(_run(plan, written, known, sorted(files), timeline, end=end, unsent=unsent), tally)
-
-
-def _last_attempt(paths: RunPaths) -> dict[int, Path]:
-    """The result files by rank; where the job was started anew, the last start is the run."""
-    files = paths.all_results()
-    last = max((attempt for _, attempt in files), default=0)
-    return {rank: path for (rank, attempt), path in files.items() if attempt == last}
-
-
-def _run(
-    plan: Plan,
-    written: Summary | None,
-    environment: Environment,
-    ranks: list[int],
-    timeline: list[TimelineLine],
-    *,
-    end: int,
-    unsent: int,
-) -> Run:
-    last = timeline[-1] if timeline else None
-    below = sum(line.waited_below_cap for line in timeline)
-    left_out = last.left_out if last else []
-    if written is not None:
-        return Run(
-            plan=plan,
-            outcome=written.outcome,
-            window_end=end,
-            started_at=written.started_at,
-            ended_at=written.ended_at,
-            ranks=written.ranks,
-            waited_below_cap=below,
-            unsent_by_lost_ranks=unsent,
-            left_out=left_out,
-            environment=written.environment,
-        )
-    return Run(
+    return tally, Run(
         plan=plan,
-        outcome="cut off",
+        outcome=written.outcome,
         window_end=end,
-        started_at=None,
-        ended_at=None,
-        ranks=[_rank(rank, timeline) for rank in ranks],
-        waited_below_cap=below,
-        unsent_by_lost_ranks=0,
-        left_out=left_out,
-        environment=environment,
+        requested_rps=mean_rate(plan, end),
+        started_at=written.started_at,
+        ended_at=written.ended_at,
+        ranks=written.ranks,
+        waited_below_cap=sum(line.waited_below_cap for line in timeline),
+        unsent_by_lost_ranks=unsent,
+        left_out=timeline[-1].left_out if timeline else [],
+        environment=written.environment,
     )
 
 
-def _rank(rank: int, timeline: list[TimelineLine]) -> RankReport:
+def _cut_off(
+    plan: Plan, files: dict[int, Path], timeline: list[TimelineLine], status: Status | None
+) -> tuple[Tally, Run]:
+    """A run that never wrote its summary: it ended with the last that was seen of it."""
+    seen = tally_of(list(files.values()), plan, Window(plan.window_start_ns, plan.window_end_ns))
+    last = max(seen.last_event, (timeline[-1].t + 1) * 10**9 if timeline else 0)
+    end = window_end_of(plan, plan.window_end_ns, scheduled=seen.counts.scheduled, last_event=last)
+    end = max(min(end, last + 1), plan.window_start_ns)
+    tally = Tally()
+    for rank in range(plan.ranks):
+        tally.merge(tally_of_cut_off(files.get(rank), plan, rank, end))
+    return tally, Run(
+        plan=plan,
+        outcome="cut off",
+        window_end=end,
+        requested_rps=mean_rate(plan, end),
+        started_at=None,
+        ended_at=None,
+        ranks=[_rank(rank, timeline, lost=rank not in files) for rank in range(plan.ranks)],
+        waited_below_cap=sum(line.waited_below_cap for line in timeline),
+        unsent_by_lost_ranks=0,
+        left_out=timeline[-1].left_out if timeline else [],
+        environment=(status and status.environment) or Environment(tokenstorm=plan.tokenstorm, model=plan.model),
+    )
+
+
+def _last_attempt(paths: RunPaths) -> dict[int, Path]:
+    """The result files by rank; where the job was started anew, the last start that sent anything is the run."""
+    files = paths.all_results()
+    last = max((attempt for (_, attempt), path in files.items() if path.stat().st_size), default=0)
+    return {rank: path for (rank, attempt), path in files.items() if attempt == last}
+
+
+def _rank(rank: int, timeline: list[TimelineLine], *, lost: bool) -> RankReport:
     seconds: list[RankSecond] = [line.ranks[str(rank)] for line in timeline if str(rank) in line.ranks]
+    why = "it left no result lines" if lost else None
     if not seconds:
-        return RankReport(rank=rank)
+        return RankReport(rank=rank, lost=why)
     return RankReport(
         rank=rank,
+        lost=why,
         cpu=sum(second.cpu for second in seconds) / len(seconds),
         loop_lag_max_seconds=max(second.loop_lag for second in seconds),
         gc_longest_seconds=max(second.gc_pause for second in seconds),
         disk=seconds[-1].disk,
     )
-
-
-def _add_timeline(tally: Tally, timeline: list[TimelineLine]) -> None:
-    """Inter-chunk times stand in the timeline alone."""
-    for line in timeline:
-        if histogram := line.histograms.get("inter_chunk"):
-            tally.histograms["inter_chunk"].merge(histogram)
 
 
 def _timeline(path: Path) -> list[TimelineLine]:
@@ -133,7 +130,7 @@ def _timeline(path: Path) -> list[TimelineLine]:
     whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     try:
         return [decode(line) for line in whole]
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         message = f"{path}: not a timeline: {error}"
         raise RunError(message) from None
 
@@ -143,7 +140,7 @@ def _written(path: Path) -> Summary | None:
         return msgspec.json.decode(path.read_bytes(), type=Summary)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         message = f"{path} is no summary ({error}): try --rebuild after moving it away"
         raise RunError(message) from None
 
@@ -153,6 +150,6 @@ def _status(path: Path) -> Status | None:
         return msgspec.json.decode(path.read_bytes(), type=Status)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         message = f"{path} is no status: {error}"
         raise RunError(message) from None
