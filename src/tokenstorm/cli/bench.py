@@ -1,11 +1,9 @@
-"""The `tokenstorm` command."""
+"""Load from this machine, with no services: `bench`, `report` and `demo`."""
 
 import argparse
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +11,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from tokenstorm import __version__
-from tokenstorm.errors import RunError, TokenstormError, UsageError
+from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
@@ -23,38 +20,13 @@ from tokenstorm.plan import Plan
 from tokenstorm.report.load import load_summary
 from tokenstorm.report.text import live_line, summary_text
 from tokenstorm.runs import RunPaths, data_home
-from tokenstorm.simulator import __main__ as simulator
 
 INVALID = 3
-INTERRUPTED = 128 + signal.SIGINT
 DEMO_LOAD = "--num-clients 50 --requests-per-second 20 --duration 10 --warmup 2 --max-tokens 64"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 done but the verdict is `invalid`."""
-    args = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = args.run
-    try:
-        code = command(args)
-        sys.stdout.flush()
-    except TokenstormError as error:
-        sys.stderr.write(f"tokenstorm: {error}\n")
-        return error.exit_code
-    except BrokenPipeError:  # whoever read the output has gone; nothing must be written at the exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tokenstorm", description="Load tests of AI inference services.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"tokenstorm {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`bench`, `report` and `demo`."""
     bench = commands.add_parser("bench", help="load an endpoint from this machine", allow_abbrev=False)
     bench.add_argument(
         "url",
@@ -72,16 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print the summary as JSON")
     report.set_defaults(run=_report)
 
-    sim = commands.add_parser("sim", help="a simulated engine that costs no GPU", allow_abbrev=False)
-    simulator.add_arguments(sim)
-    sim.set_defaults(run=simulator.run)
-
     demo = commands.add_parser(
         "demo", help="everything on this machine: a simulated engine, load, results", allow_abbrev=False
     )
     _add_run_options(demo)
     demo.set_defaults(run=_demo)
-    return parser
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

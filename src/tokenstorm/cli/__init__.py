@@ -1,0 +1,46 @@
+"""The `tokenstorm` command."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from tokenstorm import __version__
+from tokenstorm.cli import bench
+from tokenstorm.errors import TokenstormError
+from tokenstorm.simulator import __main__ as simulator
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 done but the verdict is `invalid`."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.run
+    try:
+        code = command(args)
+        sys.stdout.flush()
+    except TokenstormError as error:
+        sys.stderr.write(f"tokenstorm: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the output has gone; nothing must be written at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tokenstorm", description="Load tests of AI inference services.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"tokenstorm {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    bench.add_commands(commands)
+    sim = commands.add_parser("sim", help="a simulated engine that costs no GPU", allow_abbrev=False)
+    simulator.add_arguments(sim)
+    sim.set_defaults(run=simulator.run)
+    return parser
