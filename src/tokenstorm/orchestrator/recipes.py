@@ -212,7 +212,7 @@ def _words(
     top: Section, number: int, parameters: Mapping[str, Parameter], names: frozenset[str], key: KeyDelivery
 ) -> Words:
     entry = top.sequence("command")[number]
-    if isinstance(entry, str):
+    if not isinstance(entry, dict):
         entry = {"words": [entry]}
     part = section(top.document, ("command", number), entry, ("if", "words", "else"), ("words",))
     condition = part.text("if") if "if" in part.values else None

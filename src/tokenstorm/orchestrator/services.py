@@ -128,7 +128,7 @@ class ServiceOrchestrator:
         if self.get(service_id).ended:
             return ()
         found = self._live[service_id].watch.replicas
-        return tuple(found[name] for name in sorted(found))
+        return tuple(sorted(found.values(), key=lambda replica: (replica.node, len(replica.id), replica.id)))
 
     async def create(self, recipe_name: str, config: Mapping[str, object]) -> Service:
         """Submit a service.
