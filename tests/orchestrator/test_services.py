@@ -390,7 +390,7 @@ def test_a_submit_that_fails_leaves_nothing_behind(tmp_path: Path, error: Except
         assert cluster.shell.files == {}
 
     with_orchestrator(cluster, test)
-    with_orchestrator(cluster, lambda orchestrator: _nothing(orchestrator))
+    with_orchestrator(cluster, _nothing)
 
 
 async def _nothing(orchestrator: ServiceOrchestrator) -> None:
