@@ -40,8 +40,8 @@ async def run(folder: Path) -> int:
 
 
 def _replicas(service: Service, folder: Path, node: str) -> list[Replica]:
-    key_file = folder / f"api_key.{node}"
-    if service.wants_key_file():
+    key_file = Path(service.api_key_file or folder / f"api_key.{node}")
+    if service.wants_key_file() and service.api_key_file is None:
         write_atomically(key_file, service.api_key.encode(), mode=0o600)
     return [Replica(service, Place(folder, node, index), key_file) for index in range(service.replicas_per_node)]
 

@@ -125,11 +125,6 @@ def simulated(launch: Launch, python: str) -> Launch:
 
 def service_file(launch: Launch, service_id: str, api_key: str, host: str, folder: PurePosixPath) -> dict[str, object]:
     """`service.json`, which tells the node what to start. It holds secrets: 0600."""
-    key_file = str(folder / launch.key.file) if launch.key.file else ""
-    command = [
-        word if number in launch.literal else word.replace("{api_key_file}", key_file)
-        for number, word in enumerate(launch.command)
-    ]
     return {
         "schema": 1,
         "service_id": service_id,
@@ -137,10 +132,11 @@ def service_file(launch: Launch, service_id: str, api_key: str, host: str, folde
         "replicas_per_node": launch.resources.replicas,
         "base_port": launch.base_port,
         "host": host,
-        "command": command,
+        "command": list(launch.command),
         "literal": list(launch.literal),
         "environment": dict(launch.environment),
         "api_key_env": launch.key.variable,
+        "api_key_file": str(folder / launch.key.file) if launch.key.file else None,
         "gpus_per_replica": launch.resources.gpu // launch.resources.replicas,
         "health_path": launch.probe.path,
         "models_path": launch.probe.models_path,
@@ -191,10 +187,10 @@ def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
 _MOST = {
     "nodes": 10_000,
     "cpu": 10_000,
-    "gpu": 1000,
+    "gpu": 64,
     "time_limit": 1_000_000,
-    "gpu_per_replica": 1000,
-    "replicas_per_node": 1000,
+    "gpu_per_replica": 64,
+    "replicas_per_node": 64,
 }
 
 

@@ -282,7 +282,7 @@ def _resources(top: Section) -> Resources:
     except ValueError as error:
         raise wrong(part, "memory", str(error)) from None
     given = {
-        name: top.integer(name, 1, least=1, most=10_000)
+        name: top.integer(name, 1, least=1, most=64)
         for name in ("gpu_per_replica", "replicas_per_node")
         if name in top.values
     }
@@ -290,7 +290,7 @@ def _resources(top: Section) -> Resources:
         nodes=part.integer("nodes", 1, least=1, most=10_000),
         cpu=part.integer("cpu", 1, least=1, most=10_000),
         memory_mb=memory,
-        gpu=part.integer("gpu", 0, least=0, most=10_000),
+        gpu=part.integer("gpu", 0, least=0, most=64),
         time_limit=part.integer("time_limit", 60, least=1, most=1_000_000),
         **given,
     )

@@ -15,7 +15,7 @@ import msgspec
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable
+from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
 
 from .exposition import merge
 from .launch import ConfigError, Launch, prepare, service_file, simulated
@@ -31,6 +31,8 @@ LOOK_SECONDS = 2.0
 EAGER_SECONDS = 0.25
 """The same while one of them is on its way to being ready."""
 METRICS_SECONDS = 10.0
+LEAVE_SECONDS = 30
+"""How long before the time limit a service's job is told to end: engines have nothing to write then."""
 
 
 def utc_now() -> datetime:
@@ -148,7 +150,7 @@ class ServiceOrchestrator:
                 self._put(replace(service, reason=f"submission unconfirmed: {error}"))
                 message = f"{error}; service {service.id} stays pending until it is known, and can be cancelled"
                 raise Unconfirmed(message) from error
-            except ClusterError:
+            except TokenstormError:
                 await self._drop(service)
                 raise
 
@@ -291,6 +293,7 @@ class ServiceOrchestrator:
             memory_mb=resources.memory_mb,
             gpus_per_node=resources.gpu,
             time_limit_minutes=resources.time_limit,
+            signal_lead_seconds=LEAVE_SECONDS,
         )
         return replace(job, command=(*self.site.scheduler.fan_out(job), *job.command))
 
