@@ -152,6 +152,11 @@ class Cluster:
         finally:
             await orchestrator.close()
 
+    def close(self) -> None:
+        """End the engines."""
+        for server in self.servers:
+            server.close()
+
     def content(self, service: Service) -> Any:
         """What the node is told."""
         return json.loads(self.shell.files[service.path / "service.json"])
@@ -221,7 +226,6 @@ def with_orchestrator(cluster: Cluster, test: Callable[[ServiceOrchestrator], Co
             async with cluster.orchestrator() as orchestrator:
                 await test(orchestrator)
         finally:
-            for server in cluster.servers:
-                server.close()
+            cluster.close()
 
     asyncio.run(run())

@@ -10,6 +10,7 @@ from tokenstorm.errors import Unreachable
 from tokenstorm.web import Problem, new_app, problems
 
 from .launch import ConfigError
+from .logs import PLACES
 from .routing import Router, vllm_routes
 from .schemas import (
     AccessEndpoint,
@@ -147,7 +148,7 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     async def logs(
         service_id: str,
         source: Annotated[str | None, Query(description="A replica's id, or `job`; all when not given")] = None,
-        after: Annotated[str | None, Query(description="The `next` of the last answer")] = None,
+        after: Annotated[str | None, Query(description="The `next` of the last answer", pattern=PLACES)] = None,
         limit: Annotated[int, Query(ge=1, le=2**20, description="Bytes of each log at most")] = 65_536,
     ) -> LogPiece:
         """The job's own output and the engine's, from the beginning or from where the last piece ended."""

@@ -7,7 +7,10 @@ from pathlib import PurePosixPath
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import UsageError
 
-_LOG = re.compile(r"(?:stdout|stderr|replica\.(?P<replica>.+))\.log")
+_LOG = re.compile(r"(?:stdout|stderr|replica\.(?P<replica>[^,:]+))\.log")
+_PLACE = r"(stdout|stderr|replica\.[^,:]+)\.log:[0-9]{1,15}"
+PLACES = f"^({_PLACE}(,{_PLACE})*)?$"
+"""What a place in the logs looks like: an offset in each file."""
 
 
 async def read_logs(
@@ -42,14 +45,11 @@ async def read_logs(
 def _places(after: str | None) -> dict[str, int]:
     if not after:
         return {}
-    places: dict[str, int] = {}
-    for part in after.split(","):
-        name, _, place = part.rpartition(":")
-        if not _LOG.fullmatch(name) or not re.fullmatch(r"\d{1,15}", place, re.ASCII):
-            message = f"after: {after[:100]!r} is no place in the logs: give the `next` of the last answer"
-            raise UsageError(message)
-        places[name] = int(place)
-    return places
+    if not re.fullmatch(PLACES, after, re.ASCII):
+        message = f"after: {after[:100]!r} is no place in the logs: give the `next` of the last answer"
+        raise UsageError(message)
+    parts = (part.rpartition(":") for part in after.split(","))
+    return {name: int(place) for name, _, place in parts}
 
 
 def _decoded(data: bytes) -> tuple[str, int]:
