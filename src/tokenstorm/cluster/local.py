@@ -123,8 +123,9 @@ class LocalScheduler:
         script = render(job, self._profile).encode()
         job_id = hashlib.sha256(job.name.encode()).hexdigest()[:16]
         folder = JobFolder(self._jobs / job_id)
-        if await asyncio.to_thread(folder.supervisor):
-            return job_id
+        with _told(f"cannot read {folder.root}"):
+            if await asyncio.to_thread(folder.supervisor):
+                return job_id
         order = Order(
             name=job.name,
             folder=str(job.folder),
@@ -141,11 +142,13 @@ class LocalScheduler:
         return job_id
 
     async def states(self, ids: Collection[JobId]) -> dict[JobId, JobState]:
-        return await asyncio.to_thread(lambda: {job: _state(self._folder(job)) for job in ids})
+        with _told(f"cannot read {self._jobs}"):
+            return await asyncio.to_thread(lambda: {job: _state(self._folder(job)) for job in ids})
 
     async def cancel(self, job: JobId) -> None:
         """The supervisor ends the job; where it is gone, what it left is ended before this returns."""
-        await asyncio.to_thread(self._cancel, self._folder(job))
+        with _told(f"cannot cancel the job {job}"):
+            await asyncio.to_thread(self._cancel, self._folder(job))
 
     def _folder(self, job: JobId) -> JobFolder:
         return JobFolder(self._jobs / job.replace("/", "_"))
