@@ -29,7 +29,8 @@ from .watch import Watch
 LOOK_SECONDS = 2.0
 """Between two looks at the services that run: how long an engine that broke can go unnoticed."""
 EAGER_SECONDS = 0.25
-"""The same while one of them is on its way to being ready."""
+"""The same while one of them is on its way to being ready, and something changed within the last…"""
+EAGER_FOR_SECONDS = 5.0
 METRICS_SECONDS = 10.0
 LEAVE_SECONDS = 30
 """How long before the time limit a service's job is told to end: engines have nothing to write then."""
@@ -77,6 +78,7 @@ class ServiceOrchestrator:
         self._client: httpx.AsyncClient | None = None
         self._watching: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._changed_at = self._clock.monotonic()
 
     async def start(self, *, watch: bool = True) -> None:
         """Find the services of before again. Raises RunError when the store cannot be used.
@@ -210,10 +212,11 @@ class ServiceOrchestrator:
                 await self.look()
             except RunError as error:  # a full disk: what was seen is seen again at the next look
                 self._trouble = str(error)
-            eager = any(not service.ended and service.status != "running" for service in self._services.values())
+            self._changed.clear()
+            unready = any(not service.ended and service.status != "running" for service in self._services.values())
+            eager = unready and self._clock.monotonic() - self._changed_at < EAGER_FOR_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), EAGER_SECONDS if eager else LOOK_SECONDS)
-            self._changed.clear()
 
     async def _look_at(self, service_id: str, job: JobState, trouble: Trouble) -> None:
         live = self._live[service_id]
@@ -321,6 +324,7 @@ class ServiceOrchestrator:
     def _put(self, service: Service) -> Service:
         self._stored.save(service)
         self._services[service.id] = service
+        self._changed_at = self._clock.monotonic()
         self._changed.set()
         return service
 
