@@ -215,8 +215,9 @@ class ServiceOrchestrator:
             self._changed.clear()
             unready = any(not service.ended and service.status != "running" for service in self._services.values())
             eager = unready and self._clock.monotonic() - self._changed_at < EAGER_FOR_SECONDS
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), EAGER_SECONDS if eager else LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):  # not wait_for, which can swallow being cancelled
+                async with asyncio.timeout(EAGER_SECONDS if eager else LOOK_SECONDS):
+                    await self._changed.wait()
 
     async def _look_at(self, service_id: str, job: JobState, trouble: Trouble) -> None:
         live = self._live[service_id]
