@@ -16,7 +16,11 @@ _PLACEHOLDER = re.compile(r"\{(port|host|index|api_key_file)\}")
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """`service.json`: what to start on each node. `command` holds the placeholders that `words` fills in."""
+    """`service.json`: what to start on each node. `command` holds the placeholders that `words` fills in.
+
+    The words at the positions `literal` hold such text because a user typed it, and stay as they are. `api_key_file` is
+    where the key lies already, in the form that the engine wants; without it, it is written there for `{api_key_file}`.
+    """
 
     schema: Literal[1]
     service_id: str
@@ -25,8 +29,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     base_port: Annotated[int, Meta(ge=1, le=LAST_PORT)]
     host: str
     command: Annotated[tuple[str, ...], Meta(min_length=1)]
+    literal: tuple[int, ...] = ()
     environment: dict[str, str] = {}
     api_key_env: str | None = None
+    api_key_file: str | None = None
     gpus_per_replica: Annotated[int, Meta(ge=0)] | None = None
     health_path: str = "/health"
     models_path: str = "/v1/models"
@@ -38,11 +44,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     def words(self, index: int, port: int, api_key_file: Path) -> list[str]:
         """The argv of one replica. Other braces stay as they are."""
         values = {"port": str(port), "host": self.host, "index": str(index), "api_key_file": str(api_key_file)}
-        return [_PLACEHOLDER.sub(lambda found: values[found[1]], word) for word in self.command]
+        return [
+            word if number in self.literal else _PLACEHOLDER.sub(lambda found: values[found[1]], word)
+            for number, word in enumerate(self.command)
+        ]
 
     def wants_key_file(self) -> bool:
         """Whether its engines read their key from a file."""
-        return any("{api_key_file}" in word for word in self.command)
+        return any("{api_key_file}" in word for number, word in enumerate(self.command) if number not in self.literal)
 
     def engine_environment(self, index: int) -> dict[str, str]:
         """The environment of one replica, with its key and its GPUs. Raises `UsageError` when there are too few."""
