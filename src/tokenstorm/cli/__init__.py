@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from tokenstorm import __version__
-from tokenstorm.cli import bench
+from tokenstorm.cli import bench, commands as services
 from tokenstorm.errors import TokenstormError
 from tokenstorm.simulator import __main__ as simulator
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     bench.add_commands(commands)
+    services.add_commands(commands)
     sim = commands.add_parser("sim", help="a simulated engine that costs no GPU", allow_abbrev=False)
     simulator.add_arguments(sim)
     sim.set_defaults(run=simulator.run)
