@@ -194,6 +194,24 @@ def test_a_job_cancelled_before_it_started_never_starts(place: Place) -> None:
     assert not (Path(job.folder) / "stdout.log").exists()
 
 
+def test_a_job_cancelled_at_any_moment_of_its_submit_is_cancelled(place: Place) -> None:
+    jobs = [place.job(SLEEPS, name=f"job {n}") for n in range(6)]
+
+    async def run() -> set[str]:
+        scheduler = place.again()
+        submits = [asyncio.create_task(scheduler.submit(job)) for job in jobs]
+        while not all(submit.done() for submit in submits):
+            for root in (place.root / "base" / "jobs").glob("*"):
+                await scheduler.cancel(root.name)
+            await asyncio.sleep(0)
+        for submit in submits:
+            await scheduler.cancel(submit.result())
+        return {submit.result() for submit in submits}
+
+    outcomes = {place.ended(number).outcome for number in asyncio.run(run())}
+    assert outcomes == {"cancelled"}
+
+
 def test_cancel_ends_all_processes_of_a_job_and_kills_what_ignores_term(tmp_path: Path, place: Place) -> None:
     place.kill_after = 0.3
     job = place.job(f"import subprocess, sys\nprint(subprocess.Popen([sys.executable, '-c', {IGNORES_TERM!r}], "

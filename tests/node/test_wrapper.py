@@ -247,16 +247,31 @@ def test_one_engine_killed_is_failed_and_the_others_go_on(stage: Stage) -> None:
     assert service.published(1)["status"] == "failed"
 
 
-def test_term_ends_all_engines_their_workers_too(stage: Stage, engines: list[int]) -> None:
-    worker = (
-        "import os, signal, subprocess\nsignal.signal(15, signal.SIG_IGN)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "open(f'{__file__}.{port}', 'w').write(str(child.pid))\nserve(port)"
-    )
-    service = Service(stage, command=engine_script(stage, worker), replicas_per_node=2).start()
+WORKS = """
+import signal, subprocess
+signal.signal(15, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(f"{__file__}.{port}", "w").write(str(child.pid))
+"""
+
+
+def with_workers(service: Service, status: str) -> list[int]:
+    """The pids of two engines and of what each has started."""
+
+    def worker(port: int) -> int | None:
+        path = service.stage.folder / f"engine.py.{port}"
+        return int(path.read_text()) if path.exists() and path.read_text() else None
+
+    pids = []
     for index in range(2):
-        found = service.reaches("running", index)
-        engines += [found["pid"], int((stage.folder / f"engine.py.{found['port']}").read_text())]
+        found = service.reaches(status, index)
+        pids += [found["pid"], wait_for(lambda port=found["port"]: worker(port), "the engine starts a worker")]  # type: ignore[misc]
+    return pids
+
+
+def test_term_ends_all_engines_their_workers_too(stage: Stage, engines: list[int]) -> None:
+    service = Service(stage, command=engine_script(stage, f"{WORKS}serve(port)"), replicas_per_node=2).start()
+    engines += with_workers(service, "running")
     service.process.terminate()
     assert service.process.wait(60) == 128 + signal.SIGTERM
     assert not any(alive(pid) for pid in engines)
@@ -264,11 +279,13 @@ def test_term_ends_all_engines_their_workers_too(stage: Stage, engines: list[int
 
 
 @pytest.mark.parametrize("status", ["starting", "running"])
-def test_engines_end_with_a_wrapper_that_is_killed(stage: Stage, engines: list[int], status: str) -> None:
-    end = "serve(port)" if status == "running" else "time.sleep(600)"
+def test_engines_and_their_workers_end_with_a_wrapper_that_is_killed(
+    stage: Stage, engines: list[int], status: str
+) -> None:
+    end = WORKS + ("serve(port)" if status == "running" else "time.sleep(600)")
     service = Service(stage, command=engine_script(stage, end), replicas_per_node=2).start()
-    engines += [service.reaches(status, index)["pid"] for index in range(2)]
-    service.process.kill()
+    engines += with_workers(service, status)
+    os.killpg(service.process.pid, signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in engines), "the engines end with their wrapper")
 
 

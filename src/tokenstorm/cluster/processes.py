@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+GIVE_UP_SECONDS = 10.0
+"""How long after KILL a process may still be seen: one that waits for a dead disk cannot end."""
 _PROC = Path("/proc")
 
 
@@ -71,16 +73,19 @@ def job_processes(leader: Process, mark: str) -> list[Process]:
     return found
 
 
-def end(processes: Callable[[], list[Process]], seconds: float, *, wait: Callable[[float], None] = time.sleep) -> None:
-    """TERM to all, and KILL to what is left after so many seconds, until none is left."""
+def end(processes: Callable[[], list[Process]], seconds: float) -> None:
+    """TERM to all, and KILL to what is left after so many seconds. What the kernel will not let go of is left alone."""
     for process in processes():
         process.send(signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while left := processes():
-        if time.monotonic() >= deadline:
+        late = time.monotonic() - deadline
+        if late > GIVE_UP_SECONDS:
+            return
+        if late >= 0:
             for process in left:
                 process.send(signal.SIGKILL)
-        wait(0.02)
+        time.sleep(0.05)
 
 
 def _pids() -> Iterator[int]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tokenstorm.errors import UsageError
+from tokenstorm.node.keeper import Slot, start_keeper
 from tokenstorm.node.replica import Place, Replica
 from tokenstorm.node.service import Service, read_service
 from tokenstorm.runs import write_atomically
@@ -16,11 +17,11 @@ from tokenstorm.runs import write_atomically
 TERMINATED = 128 + signal.SIGTERM
 
 
-async def run(folder: Path) -> int:
+async def run(folder: Path, keeper: int) -> int:
     """All replicas of this node. Returns 1 when they all ended, and what a shell says of TERM when that ended them."""
     service = read_service(folder)
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    replicas = _replicas(service, folder, node)
+    replicas = _replicas(service, folder, node, keeper)
     tasks = [asyncio.create_task(replica.run()) for replica in replicas]
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -39,11 +40,12 @@ async def run(folder: Path) -> int:
     return TERMINATED
 
 
-def _replicas(service: Service, folder: Path, node: str) -> list[Replica]:
-    key_file = Path(service.api_key_file or folder / f"api_key.{node}")
-    if service.wants_key_file() and service.api_key_file is None:
+def _replicas(service: Service, folder: Path, node: str, keeper: int) -> list[Replica]:
+    key_file = folder / f"api_key.{node}"
+    if service.wants_key_file():
         write_atomically(key_file, service.api_key.encode(), mode=0o600)
-    return [Replica(service, Place(folder, node, index), key_file) for index in range(service.replicas_per_node)]
+    places = [Place(folder, node, index) for index in range(service.replicas_per_node)]
+    return [Replica(service, place, key_file, Slot(keeper, place.index)) for place in places]
 
 
 def main() -> int:
@@ -52,7 +54,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="the service's folder, where service.json lies")
     args = parser.parse_args()
     try:
-        return asyncio.run(run(args.folder.absolute()))
+        return asyncio.run(run(args.folder.absolute(), start_keeper()))
     except UsageError as error:
         sys.stderr.write(f"tokenstorm: {error}\n")
         return error.exit_code

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tokenstorm.node.keeper import Slot
+
 LEAVE_SECONDS = 5.0
 """How long an engine has after TERM, before KILL. Shorter than what the scheduler gives us."""
 PROBE_SECONDS = 5.0
@@ -16,14 +18,15 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start an engine that ends when we do, however we end. Raises OSError."""
+def start(command: Sequence[str], environment: Mapping[str, str], log: Path, slot: Slot) -> subprocess.Popen[bytes]:
+    """Start an engine that ends when we do with all that it started, however we end. Raises OSError."""
     parent = os.getpid()
 
     def end_with_us() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # we ended before the kernel knew of the wish
             os._exit(1)
+        slot.remember_me()
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -36,11 +39,14 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
             process_group=0,
             preexec_fn=end_with_us,  # noqa: PLW1509 - it takes no lock that a thread could hold
         )
+    except OSError:
+        slot.forget()
+        raise
     finally:
         os.close(handle)
 
 
-async def stop(process: subprocess.Popen[bytes]) -> None:
+async def stop(process: subprocess.Popen[bytes], slot: Slot) -> None:
     """TERM to an engine and its workers, KILL to what is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -51,6 +57,7 @@ async def stop(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):  # its workers may be there although it is not
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    slot.forget()
 
 
 def last_words(log: Path) -> str:

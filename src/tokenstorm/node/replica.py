@@ -12,6 +12,7 @@ from typing import Literal
 
 from tokenstorm.errors import UsageError
 from tokenstorm.node import engine, ports
+from tokenstorm.node.keeper import Slot
 from tokenstorm.node.service import LAST_PORT, Published, Service, publish
 
 POLL_SECONDS = 0.1
@@ -49,10 +50,11 @@ class Place:
 class Replica:
     """Starts an engine, moves on to another port at a clash, and follows it to its end."""
 
-    def __init__(self, service: Service, place: Place, api_key_file: Path) -> None:
+    def __init__(self, service: Service, place: Place, api_key_file: Path, slot: Slot) -> None:
         self._service = service
         self._place = place
         self._api_key_file = api_key_file
+        self._slot = slot
         self._process: subprocess.Popen[bytes] | None = None
         self._reserved: socket.socket | None = None
         self._port = service.base_port
@@ -106,7 +108,8 @@ class Replica:
     def _start(self) -> None:
         index = self._place.index
         command = self._service.words(index, self._port, self._api_key_file)
-        self._process = engine.start(command, self._service.engine_environment(index), self._place.log)
+        environment = self._service.engine_environment(index)
+        self._process = engine.start(command, environment, self._place.log, self._slot)
 
     async def _settle(self, deadline: float) -> Found:
         """Wait until the engine is ready, or somebody else has its port. Raises `Failed`."""
@@ -156,7 +159,7 @@ class Replica:
     async def _leave(self) -> None:
         """Leave no process and no reservation behind."""
         if self._process is not None:
-            await engine.stop(self._process)
+            await engine.stop(self._process, self._slot)
             self._process = None
         if self._reserved is not None:
             self._reserved.close()
