@@ -9,7 +9,7 @@ import ipaddress
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -86,7 +86,7 @@ def new_app(
     description: str,
     *,
     lifespan: Lifespan | None = None,
-    ready: Callable[[], str | None],
+    ready: Callable[[], str | None] | Callable[[], Awaitable[str | None]],
     metrics: Callable[[], str] | None = None,
     token: str | None = None,
     hosts: Sequence[str] = (),
@@ -121,7 +121,9 @@ def new_app(
 
     @app.get("/ready", summary="Is it able to work?", tags=["state"], responses=problems(503))
     async def is_ready() -> dict[str, str]:
-        if reason := ready():
+        reason = ready()
+        reason = await reason if isinstance(reason, Awaitable) else reason
+        if reason:
             raise Problem(503, reason)
         return {"status": "ready"}
 

@@ -65,7 +65,7 @@ def create_app(
     app.include_router(engine_routes(orchestrator), prefix=PREFIX)
     app.include_router(group_routes(orchestrator), prefix=PREFIX)
     app.include_router(recipe_routes(orchestrator, endpoint), prefix=PREFIX)
-    app.include_router(vllm_routes(router), prefix=PREFIX)
+    app.include_router(vllm_routes(router, lambda: orchestrator.list()), prefix=PREFIX)  # noqa: PLW0108 - asked when it is started
     return app
 
 
@@ -104,7 +104,9 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     async def targets(request: Request) -> list[TargetGroup]:
         """A target for each running service: this API, which hands on the engine's metrics."""
         return [
-            TargetGroup(targets=[request.url.netloc], labels=_labels(service))
+            TargetGroup(
+                targets=[request.headers.get("x-forwarded-host") or request.url.netloc], labels=_labels(service)
+            )
             for service in orchestrator.list()
             if service.status == "running"
         ]
