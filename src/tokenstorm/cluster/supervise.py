@@ -33,7 +33,7 @@ def main() -> int:
     os.close(reading)
     with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "w") as answer:
         try:
-            _leave_the_caller()
+            _leave_the_caller(writing)
             order = folder.order()
             assert order is not None, "the order is written before a supervisor is started"
             os.chdir(order.folder)
@@ -49,14 +49,15 @@ def main() -> int:
     return 0
 
 
-def _leave_the_caller() -> None:
-    """A session, a mask and standard files of its own."""
+def _leave_the_caller(keep: int) -> None:
+    """A session, a mask and standard files of its own, and no others but one: uvloop hands on the pipes that it reads."""
     os.setsid()
     os.umask(0o077)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
-    os.close(nothing)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 class _Supervisor:
