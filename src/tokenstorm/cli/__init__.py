@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 
 from tokenstorm import __version__
-from tokenstorm.cli import bench, commands as services
+from tokenstorm.cli import bench
+from tokenstorm.cli import commands as services
 from tokenstorm.errors import TokenstormError
 from tokenstorm.simulator import __main__ as simulator
 

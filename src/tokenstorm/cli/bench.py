@@ -1,32 +1,23 @@
-"""Load from this machine, with no services: `bench`, `report` and `demo`."""
+"""Load from this machine, with no services: `bench` and `report`."""
 
 import argparse
-import asyncio
-import contextlib
-import shutil
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import uvloop
 
+from tokenstorm.cli.terminal import live, show_summary
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
-from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.options import add_load_options, api_key_of, plan_of
 from tokenstorm.plan import Plan
 from tokenstorm.report.load import load_summary
-from tokenstorm.report.text import live_line, summary_text
+from tokenstorm.report.text import live_line
 from tokenstorm.runs import RunPaths, data_home
-
-INVALID = 3
-DEMO_LOAD = "--num-clients 50 --requests-per-second 20 --duration 10 --warmup 2 --max-tokens 64"
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`bench`, `report` and `demo`."""
+    """`bench` and `report`."""
     bench = commands.add_parser("bench", help="load an endpoint from this machine", allow_abbrev=False)
     bench.add_argument(
         "url",
@@ -43,12 +34,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
     report.add_argument("--json", action="store_true", help="print the summary as JSON")
     report.set_defaults(run=_report)
-
-    demo = commands.add_parser(
-        "demo", help="everything on this machine: a simulated engine, load, results", allow_abbrev=False
-    )
-    _add_run_options(demo)
-    demo.set_defaults(run=_demo)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +54,9 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
     try:
         summary = uvloop.run(_run(plan, paths, api_key))
     except NotWritten as error:
-        _show(error.summary, paths, as_json=args.json)
+        show_summary(error.summary, str(paths.root), as_json=args.json)
         raise
-    return _show(summary, paths, as_json=args.json)
+    return show_summary(summary, str(paths.root), as_json=args.json)
 
 
 def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
@@ -92,36 +77,11 @@ def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
 
 
 async def _run(plan: Plan, paths: RunPaths, api_key: str | None) -> Summary:
-    with _live_line() as show:
-        launcher = Launcher(plan, paths, api_key=api_key, on_second=show)
+    with live() as show:
+        each_second = (lambda status: show(live_line(status))) if show else None
+        launcher = Launcher(plan, paths, api_key=api_key, on_second=each_second)
         with handle_signals(launcher):
             return await launcher.run()
-
-
-@contextlib.contextmanager
-def _live_line() -> Iterator[Callable[[Status], None] | None]:
-    """One line that is written over each second, on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-
-    def show(status: Status) -> None:
-        line = live_line(status)[: shutil.get_terminal_size().columns - 1]
-        sys.stderr.write(f"\r\x1b[K{line}")
-        sys.stderr.flush()
-
-    try:
-        yield show
-    finally:
-        sys.stderr.write("\r\x1b[K")
-
-
-def _show(summary: Summary, paths: RunPaths, *, as_json: bool) -> int:
-    if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
-    else:
-        sys.stdout.write(f"{summary_text(summary)}\nrun: {paths.root}\n")
-    return INVALID if summary.verdict.state == "invalid" else 0
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -129,56 +89,4 @@ def _report(args: argparse.Namespace) -> int:
     if not root.exists() and (data_home() / "runs" / args.run_dir).exists():
         root = data_home() / "runs" / args.run_dir
     paths = RunPaths(root)
-    return _show(load_summary(paths, rebuild=args.rebuild), paths, as_json=args.json)
-
-
-def _demo(args: argparse.Namespace) -> int:
-    """Deploy the simulator as a process of its own, load it, show the results, and stop it again."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("url", nargs="+")
-    add_load_options(parser)
-
-    async def demo() -> tuple[Summary, RunPaths]:
-        say = _progress(quiet=args.json)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tokenstorm.simulator",
-            "--port",
-            "0",
-            "--preset",
-            "medium",
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a terminal's Ctrl-C is for the load, which then drains
-        )
-        try:
-            assert process.stdout is not None
-            line = (await process.stdout.readline()).decode()
-            if not line:
-                message = "the simulated engine did not start"
-                raise RunError(message)
-            say(line.strip())
-            url = line.split(" at ")[1].split()[0]
-            say(f"tokenstorm bench {url} {DEMO_LOAD}")
-            options = parser.parse_args(
-                [url, *DEMO_LOAD.split()], namespace=argparse.Namespace(record_chunks=args.record_chunks)
-            )
-            plan = plan_of(options)
-            paths = _run_paths(args.run_dir, plan)
-            return await _run(plan, paths, None), paths
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
-
-    summary, paths = uvloop.run(demo())
-    return _show(summary, paths, as_json=args.json)
-
-
-def _progress(*, quiet: bool) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        if not quiet:
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-
-    return say
+    return show_summary(load_summary(paths, rebuild=args.rebuild), str(paths.root), as_json=args.json)

@@ -10,7 +10,7 @@ from tokenstorm.errors import RunError
 from tokenstorm.options import add_load_options
 
 if TYPE_CHECKING:
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - what add_subparsers gives
 
 ORCHESTRATOR_PORT, SERVER_PORT, CLIENT_PORT = 8000, 8001, 8003
 TOKEN = "TOKENSTORM_TOKEN"  # noqa: S105 - the name of the variable
@@ -163,7 +163,9 @@ def _add_group(commands: "Commands") -> None:
     _action(actions, "group", "targets", "Prometheus' service discovery")
 
 
-SET_HELP = "a parameter, environment.NAME or resources.NAME; the value is read as JSON where it is some; may be given again"
+SET_HELP = (
+    "a parameter, environment.NAME or resources.NAME; the value is read as JSON where it is some; may be given again"
+)
 
 
 def _action(actions: "Commands", module: str, name: str, text: str) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,11 @@ import uvloop
 from tokenstorm.cli import stack
 from tokenstorm.cli.commands import TOKEN
 from tokenstorm.cli.stack import Listen
+from tokenstorm.cli.terminal import tell
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import Config, load_config
 from tokenstorm.web import is_loopback
 
-
-ORCHESTRATOR_PORT, SERVER_PORT, CLIENT_PORT = 8000, 8001, 8003
 _LABEL = 14
 
 
@@ -94,7 +93,6 @@ async def everything(
     say: Callable[[str], None],
 ) -> AsyncIterator[Running]:
     """The three APIs, at the `ports` of orchestrator, Server API and Client API; at the end, that of what they started."""
-
     orchestrator_port, server_port, client_port = map(listen, ports)
     async with (
         stack.orchestrator_api(config, site, recipes, orchestrator_port) as (orchestrator_url, orchestrator),
@@ -117,7 +115,6 @@ async def everything(
 @asynccontextmanager
 async def opened_site(profile: str | None) -> AsyncIterator[tuple[Config, Site]]:
     """The configuration, and the place of a profile."""
-
     config = load_config()
     site = await open_site(config.profile(profile))
     try:
@@ -139,7 +136,7 @@ async def _up(args: argparse.Namespace) -> int:
                 recipes=args.recipes,
                 signals=signals,
                 keep=args.keep,
-                say=_tell,
+                say=tell,
             ) as running,
         ):
             _show("Server API", f"{running.server_url}  (try it at {running.server_url}/docs)")
@@ -188,7 +185,6 @@ async def _client(args: argparse.Namespace) -> int:
 
 def _listening(host: str) -> Callable[[int], Listen]:
     """Ports of that host. Beyond loopback there is a token: the one of the environment, or one that is printed here."""
-
     token = os.environ.get(TOKEN)
     if not token and not is_loopback(host):
         token = secrets.token_urlsafe(24)
@@ -203,8 +199,3 @@ def _count(number: int, what: str) -> str:
 def _show(what: str, value: str) -> None:
     sys.stdout.write(f"{what:<{_LABEL}}{value}\n")
     sys.stdout.flush()
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"tokenstorm: {line}\n")
-    sys.stderr.flush()

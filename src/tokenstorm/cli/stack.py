@@ -20,7 +20,7 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.config import Config
 from tokenstorm.errors import ClusterError
 from tokenstorm.orchestrator.app import create_app as orchestrator_app
-from tokenstorm.orchestrator.recipes import load_recipes
+from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 from tokenstorm.server_api.app import create_app as server_app
@@ -43,13 +43,19 @@ class Listen:
     token: str | None = field(default=None, repr=False)
 
 
+def all_recipes(config: Config, folders: Sequence[Path] = ()) -> Recipes:
+    """Those that are shipped, the user's own beside the configuration file, and those of further folders."""
+    usual = platformdirs.user_config_path("tokenstorm", appauthor=False)
+    own = (config.file.parent if config.file else usual) / "recipes"
+    return load_recipes([*([own] if own.is_dir() else []), *folders])
+
+
 @asynccontextmanager
 async def orchestrator_api(
     config: Config, site: Site, recipes: Sequence[Path], listen: Listen
 ) -> AsyncIterator[tuple[str, ServiceOrchestrator]]:
     """The orchestrator and its URL. Services go on when it ends."""
-    found = load_recipes([*_own_recipes(config), *recipes])
-    orchestrator = ServiceOrchestrator(site, found, _store(config, site, "services"))
+    orchestrator = ServiceOrchestrator(site, all_recipes(config, recipes), _store(config, site, "services"))
     async with contextlib.AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         engines = httpx.AsyncClient(transport=transport(site.shell), trust_env=False, limits=limits)
@@ -162,13 +168,6 @@ class Started:
                     going = {job for job in going if states[job].phase != "ended"}
                     await asyncio.sleep(_LOOK_SECONDS if going else 0)
         return left + [f"service {jobs[job]}" for job in sorted(going)]
-
-
-def _own_recipes(config: Config) -> list[Path]:
-    """The user's recipes, beside the configuration file."""
-    usual = platformdirs.user_config_path("tokenstorm", appauthor=False)
-    folder = (config.file.parent if config.file else usual) / "recipes"
-    return [folder] if folder.is_dir() else []
 
 
 def _store(config: Config, site: Site, what: str) -> Path:

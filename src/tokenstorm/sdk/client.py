@@ -5,7 +5,7 @@ import functools
 import inspect
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.parse import urlsplit
@@ -40,11 +40,12 @@ class _Wire:
 
     def _options(self, call: Call[Any], silence: float | None = None) -> dict[str, Any]:
         """The arguments of an httpx request."""
+        kind = {} if call.body is None else {"content-type": "application/json"}
         return {
             "method": call.method,
             "url": f"{self._urls[call.api]}{call.path}",
             "params": {name: value for name, value in call.query.items() if value is not None},
-            "headers": {**self._headers, **call.headers},
+            "headers": {**self._headers, **kind, **call.headers},
             "content": None if call.body is None else _json(call.body),
             "timeout": httpx.Timeout(silence or call.seconds, connect=CONNECT_SECONDS),
         }
@@ -95,14 +96,14 @@ def _sync_wait(make: Callable[P, waits.Steps[T]]) -> Callable[Concatenate["Clien
     return _named(follow, make)
 
 
-def _async(make: Callable[P, Call[T]]) -> Callable[Concatenate["AsyncClient", P], Awaitable[T]]:
+def _async(make: Callable[P, Call[T]]) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
     async def send(self: "AsyncClient", /, *args: P.args, **options: P.kwargs) -> T:
         return await self.send(make(*args, **options))
 
     return _named(send, make)
 
 
-def _async_wait(make: Callable[P, waits.Steps[T]]) -> Callable[Concatenate["AsyncClient", P], Awaitable[T]]:
+def _async_wait(make: Callable[P, waits.Steps[T]]) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
     async def follow(self: "AsyncClient", /, *args: P.args, **options: P.kwargs) -> T:
         return await self.follow(make(*args, **options))
 
