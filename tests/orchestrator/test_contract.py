@@ -88,7 +88,7 @@ turns = itertools.count()
 
 
 @schema.parametrize()
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_every_call_answers_as_documented(case: Any, served: tuple[str, list[str]]) -> None:
     url, ids = served
     known = {"service_id", "group_id"} & set(case.path_parameters or {})

@@ -1,5 +1,6 @@
 """From a recipe to an engine that answers, and to its end: whatever the scheduler, the nodes and the engines do."""
 
+import asyncio
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from orchestrating import PENDING, RUNNING, laptop, slurm, with_orchestrator
 from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.site import Site
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.orchestrator.launch import ConfigError
 from tokenstorm.orchestrator.services import ServiceOrchestrator
@@ -490,6 +492,23 @@ def test_what_happened_while_it_was_away_is_known_after_the_first_look(tmp_path:
 
     with_orchestrator(cluster, first)
     with_orchestrator(cluster, second)
+
+
+def test_it_can_be_closed_in_the_moment_something_changes(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test() -> None:
+        site = Site(cluster.profile, cluster.shell, cluster.scheduler, has_gpu=True)
+        orchestrator = ServiceOrchestrator(site, cluster.recipes, tmp_path / "services.db")
+        await orchestrator.start()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await orchestrator.create(ONE, {})
+        async with asyncio.timeout(10):
+            await orchestrator.close()
+        assert orchestrator.trouble == "the orchestrator has been closed"
+
+    asyncio.run(test())
 
 
 def test_two_orchestrators_never_look_after_the_same_services(tmp_path: Path) -> None:

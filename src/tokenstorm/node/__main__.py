@@ -41,8 +41,8 @@ async def run(folder: Path, keeper: int) -> int:
 
 
 def _replicas(service: Service, folder: Path, node: str, keeper: int) -> list[Replica]:
-    key_file = folder / f"api_key.{node}"
-    if service.wants_key_file():
+    key_file = Path(service.api_key_file or folder / f"api_key.{node}")
+    if service.wants_key_file() and service.api_key_file is None:
         write_atomically(key_file, service.api_key.encode(), mode=0o600)
     places = [Place(folder, node, index) for index in range(service.replicas_per_node)]
     return [Replica(service, place, key_file, Slot(keeper, place.index)) for place in places]

@@ -95,17 +95,19 @@ class ServiceOrchestrator:
             self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Leave all services as they are, and let go of the store."""
-        if self._watching:
-            self._watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watching
+        """Leave all services as they are, and let go of the store. A bug that ended the watch is raised here."""
+        watching, self._watching = self._watching, None
+        if watching:
+            watching.cancel()
+            await asyncio.wait((watching,))
         if self._client:
             await self._client.aclose()
         if self._store:
             self._store.close()
-        self._watching = self._client = self._store = None
+        self._client = self._store = None
         self._trouble = "the orchestrator has been closed"
+        if watching and not watching.cancelled():
+            watching.result()
 
     @property
     def trouble(self) -> str | None:
