@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_swagger import patch_fastapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenstorm import __version__
@@ -249,9 +249,11 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> set[str]:
-    """What is possible at a path: each method is a route of its own, and Starlette tells only of the first."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in routes for method in getattr(route, "methods", None) or ()}
+    """What is documented for a path: each method is a route of its own, and Starlette tells only of the first."""
+    paths = request.app.openapi()["paths"]
+    found = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    plainest = min(found, key=lambda path: path.count("{"), default=None)
+    return set() if plainest is None else {method.upper() for method in paths[plainest]}
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:
