@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_swagger import patch_fastapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenstorm import __version__
@@ -241,7 +242,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"there is nothing at {request.url.path}: /docs lists the calls"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not possible at {request.url.path}: /docs lists the calls"
+        return problem(error.status_code, detail, {"allow": ", ".join(sorted(_methods_at(request)))})
     return problem(error.status_code, detail, error.headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What is possible at a path: each method is a route of its own, and Starlette tells only of the first."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in routes for method in getattr(route, "methods", None) or ()}
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:

@@ -306,7 +306,7 @@ class ObserverRequest(Strict):
 
     url: str = Field(
         max_length=2048,
-        pattern=r"^https?://[^\s/?#@]+([/?][^\s#]*)?$",
+        pattern=r"^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?([/?][!-~]*)?$",
         description="Gets a POST with the group's status at every change of it",
         examples=["http://127.0.0.1:9000/hook"],
     )
