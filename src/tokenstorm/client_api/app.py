@@ -96,17 +96,17 @@ def _group_routes(manager: ClientManager) -> APIRouter:
             message=f"group {group.group_id}: {said}{simulated}",
         )
 
-    @routes.get("", summary="List the groups")
+    @routes.get("", summary="List the groups", response_model=GroupList)
     async def list_groups(
         status: Annotated[GroupStatus | None, Query(description="Only those")] = None,
         *,
         detail: Annotated[bool, Query(description="Whole groups instead of ids")] = False,
-    ) -> GroupList:
-        if not detail:
-            ids = manager.ids(status)
-            return GroupList(groups=ids, count=len(ids))
-        found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
-        return GroupList(groups=found, count=len(found))
+    ) -> Response:
+        found: list[int] | list[GroupAnswer] = manager.ids(status)
+        if detail:
+            found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
+        listed = GroupList.model_construct(groups=found, count=len(found))
+        return Response(listed.model_dump_json(), media_type="application/json")
 
     @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
     async def run_groups(request: RunGroupsRequest) -> DoneToAll:
