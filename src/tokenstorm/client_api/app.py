@@ -22,7 +22,8 @@ from tokenstorm.client_api.answers import (
     answer_of,
 )
 from tokenstorm.client_api.group import ClientGroup, GroupStatus
-from tokenstorm.client_api.manager import ClientManager, NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.results import results_routes
 from tokenstorm.client_api.schemas import GroupRequest, ObserverRequest, RunGroupsRequest, RunRequest
 from tokenstorm.web import Problem, new_app, problem, problems
@@ -69,7 +70,7 @@ def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
         "tokenstorm Client API",
         ABOUT,
         lifespan=lifespan,
-        ready=lambda: manager.trouble,
+        ready=manager.ready,
         metrics=lambda: _own_metrics(manager),
         token=token,
     )

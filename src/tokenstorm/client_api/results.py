@@ -14,7 +14,8 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from tokenstorm.client_api.answers import Logs
 from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.manager import ClientManager, NotNow
+from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.refusals import NotNow
 from tokenstorm.errors import Unknown
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.html import summary_page

@@ -141,7 +141,7 @@ class GroupRequest(Strict):
     time_limit: int | None = Field(
         None,
         ge=1,
-        le=60 * 24 * 365,
+        le=10**8,
         description="Minutes the job may take (what it needs): start-up, hold, warm-up, duration and drain",
     )
     arrival: Literal["constant", "poisson", "gamma"] | Arrival = Field("constant", description="How arrivals spread")
