@@ -22,7 +22,8 @@ from tokenstorm.client_api.answers import (
     answer_of,
 )
 from tokenstorm.client_api.group import ClientGroup, GroupStatus
-from tokenstorm.client_api.manager import ClientManager, NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.results import results_routes
 from tokenstorm.client_api.schemas import GroupRequest, ObserverRequest, RunGroupsRequest, RunRequest
 from tokenstorm.web import Problem, new_app, problem, problems
@@ -69,7 +70,7 @@ def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
         "tokenstorm Client API",
         ABOUT,
         lifespan=lifespan,
-        ready=lambda: manager.trouble,
+        ready=manager.ready,
         metrics=lambda: _own_metrics(manager),
         token=token,
     )
@@ -96,17 +97,17 @@ def _group_routes(manager: ClientManager) -> APIRouter:
             message=f"group {group.group_id}: {said}{simulated}",
         )
 
-    @routes.get("", summary="List the groups")
+    @routes.get("", summary="List the groups", response_model=GroupList)
     async def list_groups(
         status: Annotated[GroupStatus | None, Query(description="Only those")] = None,
         *,
         detail: Annotated[bool, Query(description="Whole groups instead of ids")] = False,
-    ) -> GroupList:
-        if not detail:
-            ids = manager.ids(status)
-            return GroupList(groups=ids, count=len(ids))
-        found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
-        return GroupList(groups=found, count=len(found))
+    ) -> Response:
+        found: list[int] | list[GroupAnswer] = manager.ids(status)
+        if detail:
+            found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
+        listed = GroupList.model_construct(groups=found, count=len(found))
+        return Response(listed.model_dump_json(), media_type="application/json")
 
     @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
     async def run_groups(request: RunGroupsRequest) -> DoneToAll:
@@ -133,12 +134,12 @@ def _group_routes(manager: ClientManager) -> APIRouter:
             for group in groups
         ]
 
-    @routes.get("/{group_id}", summary="One group", responses=problems(404))
+    @routes.get("/{group_id:int}", summary="One group", responses=problems(404))
     async def info(group_id: GroupId) -> GroupAnswer:
         group = manager.get(group_id)
         return _answer(manager, group, manager.store.request(group_id))
 
-    @routes.delete("/{group_id}", summary="Stop a group and take it off the list", responses=problems(404))
+    @routes.delete("/{group_id:int}", summary="Stop a group and take it off the list", responses=problems(404))
     async def delete(
         group_id: GroupId,
         *,
@@ -147,13 +148,13 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         manager.delete(group_id, purge=purge)
         return Done(status="deleted", group_id=group_id)
 
-    @routes.post("/{group_id}/run", summary="Release a held group", responses=problems(400, 404, 409))
+    @routes.post("/{group_id:int}/run", summary="Release a held group", responses=problems(400, 404, 409))
     async def run(group_id: GroupId, request: RunRequest | None = None) -> Done:
         """For a group created with `"start": "manual"`; at once, or at `start_at`."""
         manager.run([group_id], _moment(request) or 0.0)
         return Done(status="released", group_id=group_id)
 
-    @routes.post("/{group_id}/stop", summary="Stop a group", responses=problems(404))
+    @routes.post("/{group_id:int}/stop", summary="Stop a group", responses=problems(404))
     async def stop(group_id: GroupId) -> Done:
         """No more is sent, what was sent is waited for, and everything is kept."""
         group = manager.stop(group_id)
@@ -166,7 +167,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
     routes = APIRouter()
 
     @routes.get(
-        "/{group_id}/metrics",
+        "/{group_id:int}/metrics",
         summary="The group's metrics",
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text"}, **problems(404, 502, 503)},
@@ -180,7 +181,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
         return Response(text, media_type=PROMETHEUS)
 
     @routes.get(
-        "/{group_id}/events",
+        "/{group_id:int}/events",
         summary="Live updates",
         response_class=StreamingResponse,
         responses={
@@ -193,7 +194,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
         feed = manager.feed(manager.get(group_id))
         return StreamingResponse(feed.follow(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
-    @routes.post("/{group_id}/observers", status_code=201, summary="Be told", responses=problems(400, 404))
+    @routes.post("/{group_id:int}/observers", status_code=201, summary="Be told", responses=problems(400, 404))
     async def observe(group_id: GroupId, request: ObserverRequest) -> Observing:
         """The address gets a POST at every change of status, tried again until it takes it, in order."""
         manager.observe(group_id, request.url)

@@ -152,19 +152,14 @@ def _outcome(group: ClientGroup, job: JobState, summary: Summary | None, said: s
     if group.ending == "service died":
         return "failed", group.reason
     if summary is not None and summary.outcome == "completed":
-        if not summary.counts.succeeded:
-            return "failed", said or "no request succeeded"
-        return "completed", ""
+        return ("completed", "") if summary.counts.succeeded else ("failed", said or "no request succeeded")
     if job.outcome in {"timeout", "node_fail", "preempted", "out_of_memory", "lost"}:
         return job.outcome, told
-    if group.ending == "stop":
-        return "cancelled", "stopped"
-    if job.outcome == "cancelled":
-        return "cancelled", told
-    if summary is not None and summary.outcome == "cancelled":
-        if _reached_its_limit(group):
-            return "timeout", f"the time limit of {group.time_limit_minutes} min came before the end of the run"
-        return "cancelled", told or "the job was told to end"
+    cut_short = summary is not None and summary.outcome == "cancelled"
+    if cut_short and group.ending is None and _reached_its_limit(group):
+        return "timeout", f"the time limit of {group.time_limit_minutes} min came before the end of the run"
+    if cut_short or group.ending == "stop" or job.outcome == "cancelled":
+        return "cancelled", "stopped" if group.ending == "stop" else told or "the job was told to end"
     return "failed", said or told or "the load generator ended before its first request: its logs say why"
 
 

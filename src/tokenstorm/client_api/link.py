@@ -42,11 +42,11 @@ class LauncherLink:
         try:
             async with self._client.stream("GET", f"{url}/events", headers=self._headers, timeout=timeout) as answer:
                 if not answer.is_success:
-                    raise self._gone(f"it answered {answer.status_code}")
+                    raise _gone(self._folder, f"it answered {answer.status_code}")
                 async for line in answer.aiter_lines():
                     yield msgspec.json.decode(line, type=Said)
         except (httpx.TransportError, msgspec.MsgspecError) as error:
-            raise self._gone(str(error) or type(error).__name__) from None
+            raise _gone(self._folder, str(error) or type(error).__name__) from None
 
     async def control(self, words: str) -> None:
         """Say `run`, `run <unix time>`, `stop` or `abort`. Raises `UsageError` when the launcher does not take it."""
@@ -59,7 +59,7 @@ class LauncherLink:
             await self._shell.put(self._folder / "control", words.encode())
             return
         except httpx.TransportError as error:
-            raise self._gone(str(error) or type(error).__name__) from None
+            raise _gone(self._folder, str(error) or type(error).__name__) from None
         if answer.is_client_error:
             message = f"the launcher refused {words!r}: {answer.text[:200]}"
             raise UsageError(message)
@@ -85,17 +85,18 @@ class LauncherLink:
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:
-            raise self._gone(f"its status.json cannot be read: {error}") from None
+            raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
 
     async def _find(self) -> str:
         try:
             described = await self._shell.get(self._folder / "address.json")
             self.address = msgspec.json.decode(described, type=_Address).url
         except FileNotFoundError:
-            raise self._gone("it has not opened its port yet") from None
+            raise _gone(self._folder, "it has not opened its port yet") from None
         except msgspec.MsgspecError as error:
-            raise self._gone(f"its address.json cannot be read: {error}") from None
+            raise _gone(self._folder, f"its address.json cannot be read: {error}") from None
         return self.address
 
-    def _gone(self, why: str) -> Unreachable:
-        return Unreachable(f"the launcher of {self._folder} is not reachable: {why}")
+
+def _gone(folder: PurePosixPath, why: str) -> Unreachable:
+    return Unreachable(f"the launcher of {folder} is not reachable: {why}")

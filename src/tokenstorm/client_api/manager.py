@@ -5,7 +5,6 @@ finds a group in the store goes on from there; a job is submitted by its name, s
 """
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Coroutine, Iterable
@@ -27,33 +26,15 @@ from tokenstorm.client_api.group import ClientGroup, GroupStatus, Progress
 from tokenstorm.client_api.link import LauncherLink
 from tokenstorm.client_api.observers import Observers
 from tokenstorm.client_api.pauses import pauses
+from tokenstorm.client_api.refusals import KeyUsed, NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.schemas import GroupRequest
-from tokenstorm.client_api.services import ENDED, Access, ServiceDirectory, ServiceInfo
-from tokenstorm.client_api.store import GroupSecrets, Store
+from tokenstorm.client_api.services import ServiceDirectory
+from tokenstorm.client_api.starter import Starter
+from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, UsageError
-from tokenstorm.plan import new_run_id
-
-
-class NotNow(TokenstormError):
-    """What was asked for does not fit how the group, or its service, stands."""
-
-
-class KeyUsed(UsageError):
-    """An idempotency key was used for another request."""
-
-
-class SubmissionUnconfirmed(Unconfirmed):
-    """A group's job was submitted, or not; the group stays until that is known."""
-
-    def __init__(self, group_id: int, why: str) -> None:
-        super().__init__(
-            f"whether the job of group {group_id} was submitted is not known ({why}): the group stays pending until it "
-            "is; watch it, or delete it"
-        )
-        self.group_id = group_id
+from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
 
 
 @dataclass(frozen=True)
@@ -79,6 +60,7 @@ class ClientManager:
         self.dispatcher = SlurmClientDispatcher(site)
         self.archive = Archive(site.shell, site.profile.base_path / "runs", home)
         self.trouble: str | None = None
+        self._bug: str | None = None
         self._active: dict[int, ClientGroup] = {}
         self._live: dict[int, Live] = {}
         self._feeds: dict[int, Feed] = {}
@@ -88,6 +70,7 @@ class ClientManager:
         self._outside = httpx.AsyncClient(trust_env=False)
         self._observers = Observers(store, self._outside, self.spawn)
         self._follower = Follower(self)
+        self._starter = Starter(self, self._follower.wake)
         self._started = False
 
     async def start(self) -> None:
@@ -98,9 +81,9 @@ class ClientManager:
         for group in self.store.active():
             self._active[group.group_id] = group
             if group.stage in {"waiting", "submitting"}:
-                self.spawn(self._bring_up(group.group_id))
+                self.spawn(self._starter.bring_up(group.group_id))
         for group in self.store.to_purge():
-            self.spawn(self._purge(group))
+            self.spawn(self.purge(group))
         self._follower.start()
         self._observers.look()
 
@@ -124,12 +107,12 @@ class ClientManager:
         """
         fingerprint = _fingerprint(request)
         if key is None:
-            return await self._create(request, fingerprint, None)
+            return await self._starter.create(request, fingerprint, None)
         lock = self._keys.setdefault(key, asyncio.Lock())
         async with lock:
             known = self.store.by_key(key)
             if known is None:
-                return await self._create(request, fingerprint, key)
+                return await self._starter.create(request, fingerprint, key)
         group, earlier = known
         if not secrets.compare_digest(earlier, fingerprint):
             message = f"the Idempotency-Key {key!r} was used for another request: use a new one"
@@ -181,7 +164,7 @@ class ClientManager:
         group = self.end(self.get(group_id), "stop", "deleted")
         group = self.change(replace(group, deleted=True, purge=purge))
         if group.stage == "stopped" and purge:
-            self.spawn(self._purge(group))
+            self.spawn(self.purge(group))
 
     def observe(self, group_id: int, url: str) -> None:
         """Tell that address of every change from now on."""
@@ -207,6 +190,10 @@ class ClientManager:
                 self._feeds[group.group_id] = feed
         return feed
 
+    def ready(self) -> str | None:
+        """Why it cannot work now; None when it can."""
+        return self._bug or self.trouble
+
     # How groups change.
 
     @property
@@ -217,6 +204,14 @@ class ClientManager:
     def current(self, group_id: int) -> ClientGroup | None:
         """An active group as it is now."""
         return self._active.get(group_id)
+
+    def expect(self, group_id: int) -> ClientGroup:
+        """An active group that is known to be there."""
+        return self._active[group_id]
+
+    def take(self, group: ClientGroup) -> None:
+        """A group that the store has got."""
+        self._active[group.group_id] = group
 
     def change(self, group: ClientGroup) -> ClientGroup:
         """Write a new state down, then act on it and tell whoever wants to know. Raises `RunError` for a bad disk."""
@@ -288,132 +283,11 @@ class ClientManager:
                 continue
             self.trouble = None
             if group.purge:
-                await self._purge(group)
+                await self.purge(group)
             return
 
-    async def _create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
-        info, access = await self._find(request)
-        if request.dataset is not None:
-            await self.dispatcher.check_dataset(request.dataset)
-        seed = secrets.randbits(48) if request.seed is None else request.seed
-        request = request.model_copy(update={"seed": seed, "time_limit": request.minutes})
-        api_key = request.api_key.get_secret_value() if request.api_key else None
-        run_id, created_at = new_run_id(), states.now()
-
-        def make(group_id: int) -> ClientGroup:
-            return ClientGroup(
-                group_id=group_id,
-                run_id=run_id,
-                num_clients=request.num_clients,
-                service_id=None if request.service_id is None else str(request.service_id),
-                name=request.name,
-                labels=request.labels,
-                manual=request.start == "manual",
-                hold_seconds=request.hold_seconds,
-                drain_seconds=request.drain_seconds,
-                time_limit_minutes=request.minutes,
-                created_at=created_at,
-                engine=info.engine if info else None,
-                stage="waiting" if access is None else "submitting",
-                reason=_not_ready(request, info) if access is None else "being submitted",
-            )
-
-        group = self.store.add(
-            make,
-            request.model_dump_json(exclude={"api_key"}).encode(),
-            GroupSecrets(secrets.token_urlsafe(32), api_key),
-            idempotency_key=key,
-            fingerprint=fingerprint,
-        )
-        self._active[group.group_id] = group
-        if access is None:
-            self.spawn(self._bring_up(group.group_id))
-            return group
-        try:
-            return await self._submit(group, request, access)
-        except Unconfirmed as error:
-            self.change(states.unconfirmed(self._active[group.group_id]))
-            self.spawn(self._bring_up(group.group_id, first_pause=1.0))
-            raise SubmissionUnconfirmed(group.group_id, str(error)) from None
-        except (ClusterError, UsageError):
-            self._bury(self._active[group.group_id])
-            raise
-
-    async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
-        """How the service stands, and how to reach it once it is ready. Raises `NotNow` when it has ended."""
-        if request.target_url is not None:
-            return None, Access((("0", request.target_url),))
-        service = str(request.service_id)
-        info = await self.services.find(service)
-        if info.status in ENDED:
-            why = f": {info.reason}" if info.reason else ""
-            message = f"the service {service!r} has ended ({info.status}{why}): create a new one"
-            raise NotNow(message)
-        if info.status != "running":
-            return info, None
-        access = await (self.services.routed if request.via == "orchestrator" else self.services.access)(service)
-        return info, access if access.endpoints else None
-
-    async def _submit(self, group: ClientGroup, request: GroupRequest, access: Access) -> ClientGroup:
-        """Prepare the run folder and submit the job; what was prepared before is left as it is."""
-        plan = await self.dispatcher.prepared(group)
-        if plan is None:
-            known = self.store.secrets(group.group_id)
-            assert known is not None, "a group has its secrets until it stops"
-            plan = await self.dispatcher.make_plan(group, request, access)
-            key = known.api_key or access.api_key
-            await self.dispatcher.prepare(group, plan, GroupSecrets(known.launcher, key))
-        job_id = await self.dispatcher.submit(group, request, plan)
-        group = self.change(states.submitted(self._active[group.group_id], job_id))
-        self._follower.wake()
-        return group
-
-    async def _bring_up(self, group_id: int, first_pause: float = 0.0) -> None:
-        """From `waiting` or `submitting` to `queued`, however often the Server API or the cluster fails."""
-        await asyncio.sleep(first_pause)
-        request = GroupRequest.model_validate_json(self.store.request(group_id))
-        for pause in pauses(0.25, 5.0):
-            group = self._active.get(group_id)
-            if group is None or group.stage not in {"waiting", "submitting"}:
-                return
-            try:
-                await self._try_to_submit(group, request)
-            except Unconfirmed:
-                self._say(group_id, states.UNCONFIRMED)
-            except (NotNow, Unknown, RefusedJob, UsageError) as error:
-                with contextlib.suppress(RunError):
-                    self.change(states.stopped(self._active[group_id], "failed", str(error)))
-            except (ClusterError, RunError) as error:
-                self._say(group_id, str(error))
-            await asyncio.sleep(pause)
-
-    async def _try_to_submit(self, group: ClientGroup, request: GroupRequest) -> None:
-        if group.stage == "submitting" and await self.dispatcher.prepared(group):
-            await self._submit(group, request, Access(()))
-            return
-        info, access = await self._find(request)
-        current = self._active.get(group.group_id)
-        if current is None:  # stopped meanwhile
-            return
-        if access is None:
-            self._say(group.group_id, _not_ready(request, info))
-            return
-        engine = info.engine if info else None
-        await self._submit(self.change(states.submitting(current, engine)), request, access)
-
-    def _say(self, group_id: int, reason: str) -> None:
-        """Why a group still waits."""
-        if group := self._active.get(group_id):
-            with contextlib.suppress(RunError):  # the disk; it is said again at the next try
-                self.change(replace(group, reason=reason))
-
-    def _bury(self, group: ClientGroup) -> None:
-        """A group that never came to be: nobody sees it, its files go, its key is free again."""
-        self.store.free_key(group.group_id)
-        over = replace(states.stopped(group, "failed", "it could not be submitted"), deleted=True, purge=True)
-        self.spawn(self._purge(self.change(over)))
-
-    async def _purge(self, group: ClientGroup) -> None:
+    async def purge(self, group: ClientGroup) -> None:
+        """Remove the files of a group that is over, however often that takes."""
         for pause in pauses(0.5, 60.0):
             try:
                 await self.archive.purge(group.run_id)
@@ -427,14 +301,9 @@ class ClientManager:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.trouble = "this is a bug of tokenstorm: its traceback is in the log of the API"
+            self._bug = "this is a bug of tokenstorm: its traceback is in the log of the API"
             context = {"message": "tokenstorm: a bug in the Client API", "exception": error, "task": task}
             asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _not_ready(request: GroupRequest, info: ServiceInfo | None) -> str:
-    why = f": {info.reason}" if info and info.reason else ""
-    return f"waiting for the service {str(request.service_id)!r}, which is {info.status if info else 'not known'}{why}"
 
 
 def _fingerprint(request: GroupRequest) -> str:

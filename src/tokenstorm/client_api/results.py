@@ -14,7 +14,8 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from tokenstorm.client_api.answers import Logs
 from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.manager import ClientManager, NotNow
+from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.refusals import NotNow
 from tokenstorm.errors import Unknown
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.html import summary_page
@@ -37,7 +38,7 @@ def results_routes(manager: ClientManager) -> APIRouter:
     archive = manager.archive
 
     @routes.get(
-        "/{group_id}/results",
+        "/{group_id:int}/results",
         summary="The summary",
         response_class=Response,
         responses={
@@ -50,7 +51,7 @@ def results_routes(manager: ClientManager) -> APIRouter:
         return Response(_summary(archive, manager.get(group_id)), media_type="application/json")
 
     @routes.get(
-        "/{group_id}/requests",
+        "/{group_id:int}/requests",
         summary="Every request",
         response_class=StreamingResponse,
         responses={
@@ -81,7 +82,7 @@ def results_routes(manager: ClientManager) -> APIRouter:
         return StreamingResponse(rows, media_type=TYPES[wanted])
 
     @routes.get(
-        "/{group_id}/report",
+        "/{group_id:int}/report",
         summary="The report",
         response_class=HTMLResponse,
         responses=problems(404, 409),
@@ -91,7 +92,7 @@ def results_routes(manager: ClientManager) -> APIRouter:
         summary = msgspec.json.decode(_summary(archive, manager.get(group_id)), type=Summary)
         return HTMLResponse(summary_page(summary), headers={"content-security-policy": _PAGE_RULES})
 
-    @routes.get("/{group_id}/logs", summary="The job's logs", responses=problems(404, 502))
+    @routes.get("/{group_id:int}/logs", summary="The job's logs", responses=problems(404, 502))
     async def logs(
         group_id: GroupId,
         after: Annotated[

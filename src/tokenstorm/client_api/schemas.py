@@ -1,6 +1,7 @@
 """What the Client API takes: the request for a group, with what each field means. Answers are in `answers`."""
 
 import math
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, NoReturn, Self
 
@@ -140,7 +141,7 @@ class GroupRequest(Strict):
     time_limit: int | None = Field(
         None,
         ge=1,
-        le=60 * 24 * 365,
+        le=10**8,
         description="Minutes the job may take (what it needs): start-up, hold, warm-up, duration and drain",
     )
     arrival: Literal["constant", "poisson", "gamma"] | Arrival = Field("constant", description="How arrivals spread")
@@ -186,6 +187,14 @@ class GroupRequest(Strict):
             raise ValueError(message)
         return prompts
 
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
+            message = "it must be of printable ASCII characters, without spaces: it travels in a header"
+            raise ValueError(message)
+        return key
+
     @field_validator("target_url")
     @classmethod
     def _is_an_address(cls, url: str | None) -> str | None:
@@ -229,14 +238,11 @@ class GroupRequest(Strict):
             plan = make_plan({**fields, "run_id": "0" * 32, "ranks": self.ranks or 1, "seed": self.seed or 0})
             if msgspec.json.decode(encode_plan(plan), type=Plan) != plan:
                 _refuse("extra_body", "it holds a number that JSON has not: NaN or an infinity")
-            if self.api_key:
-                self.api_key.get_secret_value().encode("ascii")
         except UsageError as error:
             field = str(error).partition("`")[2].partition("`")[0].partition(".")[0].partition("[")[0]
             _refuse(field if field in type(self).model_fields else "arrival", str(error))
         except UnicodeEncodeError as error:
-            field = "api_key" if error.encoding == "ascii" else "extra_body"
-            _refuse(field, "it holds characters that cannot be sent")
+            _refuse("extra_body", f"it holds characters that cannot be sent ({error.reason})")
         except (OverflowError, RecursionError, TypeError):
             _refuse("extra_body", "it holds what JSON cannot carry: an integer beyond 64 bits, or too deep a nesting")
 
@@ -306,7 +312,7 @@ class ObserverRequest(Strict):
 
     url: str = Field(
         max_length=2048,
-        pattern=r"^https?://[^\s/?#@]+([/?][^\s#]*)?$",
+        pattern=r"^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?([/?][!-~]*)?$",
         description="Gets a POST with the group's status at every change of it",
         examples=["http://127.0.0.1:9000/hook"],
     )
