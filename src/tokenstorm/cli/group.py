@@ -53,7 +53,7 @@ def list(args: argparse.Namespace) -> int:  # noqa: A001 - named as the action i
             one.info.outcome,
             one.info.num_clients,
             _target(one),
-            _age(one),
+            one.info.created_at,
             one.info.reason,
         )
         for one in found.groups
@@ -239,10 +239,6 @@ def _say(args: argparse.Namespace, answer: object, text: str) -> None:
 
 def _target(group: Group) -> Any:
     return group.info.load_config.get("service_id") or group.info.load_config.get("target_url")
-
-
-def _age(group: Group) -> str:
-    return "" if group.info.created_at is None else f"{group.info.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _moment(text: str) -> datetime:

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -74,5 +75,7 @@ def live() -> Iterator[Callable[[str], None] | None]:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -255,14 +255,14 @@ def request_rows(group_id: int, form: Rows = "jsonl") -> Call[bytes]:
     return Call("client", "GET", f"/client-groups/{group_id:d}/requests", bytes, {"format": form}, seconds=300.0)
 
 
-def refusal(call: Call[Any], url: str, status: int, content: bytes) -> ApiError:
+def refusal(call: Call[Any], status: int, content: bytes) -> ApiError:
     """What an answer that is no success is raised as."""
     try:
         problem = msgspec.json.decode(content, type=dict[str, Any])
     except NOT_JSON:
         problem = {}
     said = problem.get("detail") or content[:500].decode(errors="replace").strip() or "nothing more was said"
-    return ApiError(f"{call.method} {url}{call.path} was answered with {status}: {said}", status, problem)
+    return ApiError(f"{said} ({call.method} {call.path}: {status})", status, problem)
 
 
 def _id(text: str) -> str:

@@ -52,7 +52,7 @@ class _Wire:
 
     def _read(self, call: Call[T], answer: httpx.Response) -> T:
         if not answer.is_success:
-            raise calls.refusal(call, self._urls[call.api], answer.status_code, answer.content)
+            raise calls.refusal(call, answer.status_code, answer.content)
         return call.read(answer.content)
 
     @contextmanager
@@ -192,7 +192,7 @@ class Client(_Wire):
             if not answer.is_success:
                 with self._told(call):
                     answer.read()
-                raise calls.refusal(call, self._urls[call.api], answer.status_code, answer.content)
+                raise calls.refusal(call, answer.status_code, answer.content)
             yield answer
         finally:
             answer.close()
@@ -311,7 +311,7 @@ class AsyncClient(_Wire):
             if not answer.is_success:
                 with self._told(call):
                     await answer.aread()
-                raise calls.refusal(call, self._urls[call.api], answer.status_code, answer.content)
+                raise calls.refusal(call, answer.status_code, answer.content)
             yield answer
         finally:
             await answer.aclose()
