@@ -207,6 +207,44 @@ def test_the_engine_gets_its_own_key_and_nothing_of_the_callers_hop() -> None:
     run(test, named("a", seen))
 
 
+def test_nothing_is_added_that_the_caller_did_not_send() -> None:
+    """No encoding it did not ask for, and no cookie that the engine gave somebody else."""
+    seen: list[Request] = []
+
+    def baking(request: Request, reply: Reply) -> None:
+        seen.append(request)
+        reply.send(200, b"{}", headers=[("set-cookie", "whose=hers"), ("keep-alive", "timeout=5")])
+
+    async def test(fleet: Fleet) -> None:
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(fleet.client.base_url.host, fleet.client.base_url.port)
+            writer.write(b"GET /vllm/s1/v1/a%2Fb/%E4?x=%zz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            assert b"set-cookie: whose=hers" in answer
+            assert b"timeout=5" not in answer
+        assert [(one.path, one.query) for one in seen] == [("/v1/a%2Fb/%E4", "x=%zz")] * 2
+        assert [set(one.headers) for one in seen] == [{"host", "authorization"}] * 2
+
+    run(test, baking)
+
+
+@pytest.mark.parametrize("path", ["/%76llm/s1/v1/models", "/vllm/s1/%761/models", "/vllm/s1%2Fv1/models"])
+def test_a_path_that_hides_where_it_leads_is_refused(path: str) -> None:
+    seen: list[Request] = []
+
+    async def test(fleet: Fleet) -> None:
+        reader, writer = await asyncio.open_connection(fleet.client.base_url.host, fleet.client.base_url.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+        assert (await reader.read()).startswith((b"HTTP/1.1 400", b"HTTP/1.1 404"))
+        writer.close()
+        await writer.wait_closed()
+        assert not seen
+
+    run(test, named("a", seen))
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/../metrics", "/v1/%2e%2e/metrics", "/v1/%252e%252e/metrics", "/v1/a%5c..%5cmetrics", "/v1/./models"]
 )
@@ -278,6 +316,23 @@ def test_a_caller_that_goes_away_ends_the_engines_work() -> None:
     run(test, endless)
 
 
+@pytest.mark.parametrize("path", ["v1/completions", "prompt"])
+def test_a_caller_that_goes_away_before_the_answer_ends_the_engines_work(path: str) -> None:
+    came, left = asyncio.Event(), asyncio.Event()
+
+    def silent(request: Request, reply: Reply) -> None:
+        reply.on_close = left.set
+        came.set()
+
+    async def test(fleet: Fleet) -> None:
+        asked = asyncio.create_task(fleet.client.post(f"/vllm/s1/{path}", json={"prompt": "hi"}))
+        await came.wait()
+        asked.cancel()
+        await left.wait()
+
+    run(test, silent)
+
+
 def test_an_engine_that_dies_in_the_middle_breaks_the_callers_stream_too() -> None:
     def dying(request: Request, reply: Reply) -> None:
         reply.start(200)
@@ -287,8 +342,66 @@ def test_an_engine_that_dies_in_the_middle_breaks_the_callers_stream_too() -> No
     async def test(fleet: Fleet) -> None:
         with pytest.raises(httpx.RemoteProtocolError):
             await fleet.chat()
+        assert set(await names(fleet, 4)) == {"b"}, "it is passed over from then on"
 
     run(test, dying, named("b"))
+
+
+def test_a_prompt_whose_answer_breaks_off_is_asked_again_elsewhere() -> None:
+    """Its caller has been sent nothing yet."""
+
+    def dying(request: Request, reply: Reply) -> None:
+        reply.start(200, "application/json")
+        reply.write(b'{"model":')
+        asyncio.get_running_loop().call_later(0.05, reply.reset)
+
+    async def test(fleet: Fleet) -> None:
+        answer = await fleet.client.post("/vllm/s1/prompt", json={"prompt": "hi"})
+        assert answer.json()["routed_to"] == "n.1"
+
+    run(test, dying, named("b"))
+
+
+def test_a_replica_that_was_found_well_again_is_used_at_once() -> None:
+    well = False
+
+    def moody(request: Request, reply: Reply) -> None:
+        (named("b") if well else resetting)(request, reply)
+
+    async def test(fleet: Fleet) -> None:
+        nonlocal well
+        assert set(await names(fleet, 4)) == {"a"}
+        there = fleet.replicas[1]
+        fleet.replicas[1] = replica(1, there.port or 0, "failed")
+        assert set(await names(fleet, 4)) == {"a"}
+        fleet.replicas[1], well = there, True
+        assert set(await names(fleet, 4)) == {"a", "b"}
+
+    run(test, named("a"), moody)
+
+
+def test_the_others_share_the_turns_of_one_that_rests() -> None:
+    async def test(fleet: Fleet) -> None:
+        await names(fleet, 4)
+        found = await names(fleet, 12)
+        assert {name: found.count(name) for name in "acd"} == {"a": 4, "c": 4, "d": 4}
+
+    run(test, named("a"), resetting, named("c"), named("d"))
+
+
+def test_a_connection_that_an_engine_closed_meanwhile_is_no_failure_of_that_engine() -> None:
+    """Engines close idle connections; the replica keeps its turns, and no request is lost."""
+    closes = True
+
+    def closing(request: Request, reply: Reply) -> None:
+        named("b")(request, reply)
+        if closes:
+            reply.reset()
+
+    async def test(fleet: Fleet) -> None:
+        assert (await names(fleet, 8)).count("b") == 4
+
+    run(test, named("a"), closing)
 
 
 def test_a_prompt_says_who_answered_it() -> None:

@@ -248,7 +248,8 @@ def recipe_routes(orchestrator: ServiceOrchestrator, endpoint: str | None) -> AP
     @routes.get("/orchestrator/endpoint", summary="Where the orchestrator is", tags=["state"])
     async def where(request: Request) -> EndpointInfo:
         url = f"{request.url.scheme}://{request.url.netloc}"
-        return EndpointInfo(endpoint=endpoint or url, local_url=url)
+        gateway = request.headers.get("x-forwarded-host")  # it has all of this API's calls, and is reached from there
+        return EndpointInfo(endpoint=endpoint or url, local_url=f"http://{gateway}" if gateway else url)
 
     return routes
 

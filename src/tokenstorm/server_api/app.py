@@ -1,20 +1,23 @@
 """The Server API: the orchestrator's resources, documented as there, and handed on as they are."""
 
+import re
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx
 from fastapi import FastAPI, Request, Response
 
+from tokenstorm.errors import ClusterError
 from tokenstorm.orchestrator import app as orchestrator_app
 from tokenstorm.orchestrator.routing import Router, openai_error
 from tokenstorm.orchestrator.services import ServiceOrchestrator
-from tokenstorm.proxy import Passed, body_of, path_of, upward
+from tokenstorm.proxy import Passed, call_of, send, unless_left
 from tokenstorm.web import Problem, new_app, problems
 
 PREFIX = orchestrator_app.PREFIX
-TIMEOUT = httpx.Timeout(None, connect=5.0)
 READY_SECONDS = 5.0
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+_PASS_THROUGH = re.compile(r"vllm/[^/]+/v1/")
 _OURS = frozenset((b"origin", b"x-forwarded-host"))
 """Headers that are for this hop: Origin was looked at here."""
 _DESCRIPTION = """Inference services on the cluster, from this machine. Everything here is answered by the orchestrator.
@@ -25,7 +28,10 @@ _DESCRIPTION = """Inference services on the cluster, from this machine. Everythi
 def create_app(
     orchestrator_url: str, client: httpx.AsyncClient, *, token: str | None = None, orchestrator_token: str | None = None
 ) -> FastAPI:
-    """The gateway to the orchestrator at a base URL, which `client` can reach."""
+    """The gateway to the orchestrator at a base URL, which `client` can reach.
+
+    Streams pass fastest where the client is over `tokenstorm.cluster.http.transport`.
+    """
     base = orchestrator_url.rstrip("/")
     absent = (
         f"cannot reach the orchestrator at {base}: start it with `tokenstorm orchestrator`, or all with `tokenstorm up`"
@@ -34,9 +40,9 @@ def create_app(
     async def ready() -> str | None:
         try:
             answer = await client.get(f"{base}/ready", timeout=READY_SECONDS)
-        except httpx.TransportError:
-            return absent
-        return None if answer.is_success else f"the orchestrator is not ready: {answer.text}"
+        except (httpx.TransportError, ClusterError) as error:
+            return f"{absent} ({error or type(error).__name__})"
+        return None if answer.is_success else f"the orchestrator is not ready: {_detail(answer)}"
 
     app = new_app("tokenstorm Server API", "", ready=ready, token=token)
 
@@ -44,21 +50,29 @@ def create_app(
     async def forward(path: str, request: Request) -> Response:
         """Hand on anything; what there is, the orchestrator knows."""
         try:
-            url, body = base + path_of(request), await body_of(request)
-            headers = [pair for pair in upward(request.headers.raw, orchestrator_token) if pair[0] not in _OURS]
-            headers.append((b"x-forwarded-host", request.headers.get("host", "").encode("latin-1")))
-            asked = client.build_request(request.method, url, headers=headers, content=body, timeout=TIMEOUT)
-            return Passed(await client.send(asked, stream=True))
-        except httpx.TransportError as error:
+            call = await call_of(request)
+            here = (b"x-forwarded-host", request.headers.get("host", "").encode("latin-1"))
+            call = replace(call, headers=[*(pair for pair in call.headers if pair[0] not in _OURS), here])
+            return Passed(await unless_left(request, send(client, base, call, orchestrator_token)))
+        except (httpx.TransportError, ClusterError) as error:
             failure = Problem(502, f"{absent} ({error or type(error).__name__})")
         except Problem as error:
             failure = error
-        if "/v1/" in path:
+        if _PASS_THROUGH.match(path):
             return openai_error(failure.status, failure.detail)
         raise failure
 
     _document(app)
     return app
+
+
+def _detail(answer: httpx.Response) -> str:
+    """What a problem document says, or the answer's own words where it is none."""
+    try:
+        found = answer.json()
+    except ValueError:
+        return answer.text
+    return str(found.get("detail", answer.text)) if isinstance(found, dict) else answer.text
 
 
 def _document(app: FastAPI) -> None:
