@@ -7,10 +7,11 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from running import TIMEOUT, Run, Stage, alive, fetch, free_port, rank_pids, running_second, wait_for
+from running import TIMEOUT, Run, Stage, Truth, alive, fetch, free_port, rank_pids, running_second, wait_for
 
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
 
@@ -304,6 +305,24 @@ def test_a_generator_that_was_stopped_for_a_second_accuses_itself(stage: Stage) 
     assert sum(line["sent"] for line in seconds) == 80
 
 
+def test_a_rank_that_is_starved_of_its_core_accuses_itself(stage: Stage) -> None:
+    """It runs 5 of every 25 ms, as under a quota of a container."""
+    load = ("--requests-per-second", "100", "--num-clients", "200", "--max-tokens", "4", "--ranks", "1")
+    process, run = stage.starting(stage.truth().url, *load, "--duration", "4", "--drain", "10")
+    running_second(run, process)
+    (rank,) = rank_pids(process.pid)
+    for _ in range(40):
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(0.02)
+        os.kill(rank, signal.SIGCONT)
+        time.sleep(0.005)
+    assert stage.ended(process).err == ""
+    assert run.summary["verdict"]["state"] != "valid"
+    assert "send_lag" in run.reasons
+    assert "client_cap" not in run.reasons
+    assert run.summary["counts"]["failed"] == 0
+
+
 @pytest.mark.parametrize("word", ["stop", "abort"])
 def test_a_control_file_ends_the_run(stage: Stage, word: str) -> None:
     process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "60")
@@ -316,9 +335,9 @@ def test_a_control_file_ends_the_run(stage: Stage, word: str) -> None:
     assert not (run.root / "control").exists()
 
 
-def manual(stage: Stage, hold: float) -> tuple[Run, str]:
+def manual(stage: Stage, hold: float, truth: Truth | None = None) -> tuple[Run, str]:
     run = Run(stage.folder / "held")
-    targets = [{"replica": "0", "url": stage.truth().url}]
+    targets = [{"replica": "0", "url": (truth or stage.truth()).url}]
     stage.plan_file(run, targets=targets, start="manual", hold_seconds=hold)
     (run.root / "secrets.json").write_text('{"launcher": "the-launchers-secret"}')
     return run, "the-launchers-secret"
@@ -343,6 +362,32 @@ def test_a_group_that_starts_by_hand_waits_to_be_released(stage: Stage, way: str
     ended = stage.ended(process)
     assert (ended.code, ended.err) == (0, "")
     assert run.summary["counts"]["succeeded"] == 20
+
+
+def test_a_group_starts_at_the_time_it_is_told_and_not_before(stage: Stage) -> None:
+    truth = stage.truth()
+    run, secret = manual(stage, 600, truth)
+    process = stage.loadgen(run.root / "plan.json")
+    wait_for(lambda: phase_is(run, process, "holding"), "status.json never said that the group holds")
+    url = run.json("address.json")["url"]
+    assert fetch(f"{url}/control", secret=secret, body=f"run {time.time() + 1e6}".encode())[0] == 422
+    clock = time.time_ns() - time.monotonic_ns()
+    at = time.time() + 2.5
+    assert fetch(f"{url}/control", secret=secret, body=f"run {at}".encode())[0] == 202
+    assert stage.ended(process).code in {0, 3}
+    first = min(request["received"] for asked in truth.requests().values() for request in asked)
+    assert (first + clock) / 1e9 >= at - 0.001
+    assert run.summary["counts"]["scheduled"] == run.summary["counts"]["succeeded"]
+
+
+def test_a_rank_that_dies_while_the_group_is_held_ends_it_at_once(stage: Stage) -> None:
+    run, _ = manual(stage, 600)
+    process = stage.loadgen(run.root / "plan.json")
+    wait_for(lambda: phase_is(run, process, "holding"), "status.json never said that the group holds")
+    os.kill(rank_pids(process.pid)[0], signal.SIGKILL)
+    ended = stage.ended(process)
+    assert ended.code == 1
+    assert "was lost before the start" in ended.err
 
 
 def test_a_group_that_nobody_releases_gives_up(stage: Stage) -> None:

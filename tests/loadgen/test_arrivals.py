@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+import plans
 from tokenstorm.loadgen.arrivals import (
     clients_of,
     count_end_ns,
@@ -20,22 +21,13 @@ from tokenstorm.loadgen.arrivals import (
     scheduled_count,
     window_end_of,
 )
-from tokenstorm.plan import Plan, make_plan
+from tokenstorm.plan import Plan
 
 SECOND = 1_000_000_000
 
 
 def plan(**fields: object) -> Plan:
-    return make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
-            "prompts": {"kind": "list", "prompts": ["hi"]},
-            "num_clients": 10,
-            "seed": 7,
-            **fields,
-        }
-    )
+    return plans.plan(**{"num_clients": 10, "seed": 7, **fields})
 
 
 def times(some_plan: Plan) -> list[float]:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plans import plan as made
 from tokenstorm.errors import PlanError, UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Connection, Exchange, Pool, Receive
 from tokenstorm.loadgen.openai import Requests, Stream, Whole
 from tokenstorm.loadgen.prompts import load_prompts
-from tokenstorm.plan import make_plan
 
 
 def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
@@ -338,15 +338,10 @@ def test_events_known_by_their_bytes_count_as_if_they_had_been_decoded(
 
 
 def requests(**fields: Any) -> Requests:
-    plan = make_plan(
-        {
-            "run_id": "ab" * 16,
-            "targets": [{"replica": "0", "url": "http://127.0.0.1:1/prefix"}],
-            "prompts": {"kind": "list", "prompts": ["hi"]},
-            "num_clients": 1,
-            "seed": 1,
-            **{name: value for name, value in fields.items() if name != "api_key"},
-        }
+    plan = made(
+        run_id="ab" * 16,
+        targets=[{"replica": "0", "url": "http://127.0.0.1:1/prefix"}],
+        **{name: value for name, value in fields.items() if name != "api_key"},
     )
     endpoints = [Endpoint.parse(target.url) for target in plan.targets]
     return Requests(plan, "m", endpoints, load_prompts(plan), fields.get("api_key"))

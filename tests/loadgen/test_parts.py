@@ -11,6 +11,7 @@ from time import monotonic_ns
 import pytest
 import uvloop
 
+from plans import plan
 from tokenstorm.loadgen import writer
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.endpoint import Endpoint
@@ -19,24 +20,10 @@ from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
 from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop, Schedule
 from tokenstorm.loadgen.sizing import fewest_ranks
 from tokenstorm.loadgen.writer import LineWriter
-from tokenstorm.plan import Plan, make_plan
 
 MS = 1_000_000
 _open, _write = os.open, os.write
 SECOND = 1_000_000_000
-
-
-def plan(**fields: object) -> Plan:
-    return make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
-            "prompts": {"kind": "list", "prompts": ["hi"]},
-            "num_clients": 4,
-            "seed": 1,
-            **fields,
-        }
-    )
 
 
 @pytest.fixture(params=["timerfd", "timers"])

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import uvloop
 
+from plans import plan as made
 from tokenstorm.errors import PreflightError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.preflight import look
 from tokenstorm.loadgen.prompts import load_prompts
-from tokenstorm.plan import make_plan
 
 Answer = Callable[[Request, Reply], None]
 MODELS = b'{"data": [{"id": "first"}, {"id": "second"}]}'
@@ -47,15 +47,10 @@ def looked(*answers: Answer, api_key: str | None = None, **fields: Any) -> Any:
             ports = [server.sockets[0].getsockname()[1] for server in servers]
             dead = fields.pop("dead", ())
             urls = [f"http://127.0.0.1:{port}" for port in (*ports, *dead)]
-            plan = make_plan(
-                {
-                    "run_id": "ab" * 16,
-                    "targets": [{"replica": str(number), "url": url} for number, url in enumerate(urls)],
-                    "prompts": {"kind": "list", "prompts": ["hi"]},
-                    "num_clients": 1,
-                    "seed": 1,
-                    **fields,
-                }
+            plan = made(
+                run_id="ab" * 16,
+                targets=[{"replica": str(number), "url": url} for number, url in enumerate(urls)],
+                **fields,
             )
             try:
                 return await look(plan, load_prompts(plan), api_key)

@@ -10,24 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from plans import plan
 from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts, prompt_file
-from tokenstorm.plan import make_plan
 
 
 def source(prompts: object, **fields: object) -> PromptSource:
-    return load_prompts(
-        make_plan(
-            {
-                "run_id": "0" * 32,
-                "targets": [{"replica": "0", "url": "http://127.0.0.1:1"}],
-                "num_clients": 1,
-                "seed": 7,
-                "prompts": prompts,
-                **fields,
-            }
-        )
-    )
+    return load_prompts(plan(**{"prompts": prompts, "seed": 7, **fields}))
 
 
 def of_file(path: Path, **fields: object) -> PromptSource:

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plans import TWO_REPLICAS
+from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.summary import QUANTILES, Environment, RankReport, Run, Summary, metric, summarize
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.metrics.verdict import DiskReport
-from tokenstorm.plan import make_plan
 from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
 
 MS = 1_000_000
@@ -63,18 +64,7 @@ def test_a_percentile_is_a_lower_bound_when_more_is_missing_than_it_leaves(missi
 
 
 def summary(results: list[Result], **changes: object) -> Summary:
-    plan = make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://h"}, {"replica": "1", "url": "http://i"}],
-            "prompts": {"kind": "list", "prompts": ["x"]},
-            "num_clients": 4,
-            "seed": 1,
-            "requests_per_second": 2,
-            "duration_seconds": 10,
-            **changes,
-        }
-    )
+    plan = made(**{"targets": TWO_REPLICAS, "requests_per_second": 2, "duration_seconds": 10, **changes})
     tally = Tally()
     tally.add(results, plan, Window(0, 10**10))
     ranks = [

@@ -8,23 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plans import TWO_REPLICAS, plan
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.plan import Plan, make_plan
 from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
 
-PLAN: Plan = make_plan(
-    {
-        "run_id": "0" * 32,
-        "targets": [{"replica": "0", "url": "http://h"}, {"replica": "1", "url": "http://i"}],
-        "prompts": {"kind": "list", "prompts": ["x"]},
-        "num_clients": 4,
-        "seed": 1,
-        "warmup_seconds": 1,
-        "duration_seconds": 10,
-        "max_tokens": 8,
-        "ignore_eos": True,
-    }
-)
+PLAN = plan(targets=TWO_REPLICAS, warmup_seconds=1, duration_seconds=10, max_tokens=8, ignore_eos=True)
 SECOND = 1_000_000_000
 WINDOW = Window(1 * SECOND, 11 * SECOND)
 

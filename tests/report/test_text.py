@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
+from plans import TWO_REPLICAS
+from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.plan import make_plan
 from tokenstorm.report.text import duration, live_line, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result
 
@@ -49,18 +50,7 @@ def result(seq: int, **fields: object) -> Result:
 
 
 def summary(results: list[Result], environment: Environment, **plan_fields: object) -> Summary:
-    plan = make_plan(
-        {
-            "run_id": "0" * 32,
-            "targets": [{"replica": "0", "url": "http://h"}, {"replica": "1", "url": "http://i"}],
-            "prompts": {"kind": "list", "prompts": ["x"]},
-            "num_clients": 4,
-            "seed": 1,
-            "requests_per_second": 10,
-            "duration_seconds": 1,
-            **plan_fields,
-        }
-    )
+    plan = made(**{"targets": TWO_REPLICAS, "requests_per_second": 10, "duration_seconds": 1, **plan_fields})
     tally = Tally()
     tally.add(results, plan, Window(0, 10**9))
     run = Run(

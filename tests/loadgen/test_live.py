@@ -1,0 +1,110 @@
+"""What the launcher makes of the news of its ranks."""
+
+import asyncio
+from time import monotonic_ns
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import uvloop
+
+from plans import plan
+from tokenstorm.loadgen import process, ranks
+from tokenstorm.loadgen.live import Group
+from tokenstorm.loadgen.messages import Delta, Hello, Tell
+from tokenstorm.loadgen.process import EXCHANGES_KEPT, Clock
+from tokenstorm.loadgen.ranks import SILENT_SECONDS, Member, Ranks
+from tokenstorm.metrics.tally import Tally
+from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.runs import RunPaths
+
+PLAN = plan(ranks=2, requests_per_second=10.0)
+
+
+def second(*, peak: int, waited: int) -> Delta:
+    counts: dict[str, Any] = dict.fromkeys(
+        ("scheduled", "sent", "succeeded", "failed", "unsent", "output_tokens", "in_flight", "waiting"), 0
+    )
+    return Delta(
+        second=0,
+        phase="measured",
+        peak=peak,
+        waited=waited,
+        cpu=0.1,
+        loop_lag=0.0,
+        gc_pause=0.0,
+        disk=DiskReport(),
+        left_out=[],
+        tally=Tally(),
+        **counts,
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "below"),
+    [(second(peak=0, waited=0), 5), (second(peak=2, waited=0), 0), (None, 0)],
+    ids=["free", "busy too", "lost"],
+)
+def test_arrivals_wait_below_the_cap_when_another_rank_that_is_there_had_free_clients(
+    other: Delta | None, below: int
+) -> None:
+    group = Group(PLAN)
+    group.add(0, second(peak=2, waited=5))
+    if other is not None:
+        group.add(1, other)
+    assert group.close(0, "measured", 10.0).waited_below_cap == below
+
+
+def lost_after(monkeypatch: pytest.MonkeyPatch, steps: list[float]) -> str | None:
+    """Whether a rank that says nothing is lost, when the launcher looks after each of these steps of time."""
+    now = 1000.0
+    times = iter(steps)
+
+    async def main() -> str | None:
+        nonlocal now
+        everybody = Ranks(PLAN, cast("RunPaths", SimpleNamespace(all_results=dict)), "", Group(PLAN))
+        link = cast("asyncio.StreamWriter", SimpleNamespace(close=lambda: None))
+        member = everybody.members[0] = Member(0, Hello("", 0, "", ""), link)
+
+        def look() -> float | None:
+            nonlocal now
+            step = next(times, None)
+            if step is None and member.lost is None:
+                member.lost = "end of the test"
+            now += step or 0.0
+            return None
+
+        await everybody.done(look)
+        return None if member.lost == "end of the test" else member.lost
+
+    monkeypatch.setattr(ranks, "monotonic", lambda: now)
+    monkeypatch.setattr(ranks, "LOOK_SECONDS", 0.001)
+    return uvloop.run(main())
+
+
+def test_a_rank_that_says_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [0.001] * 5 + [0.9] * 40
+    lost = lost_after(monkeypatch, looks)
+    assert lost is None  # each look came almost a second late: it was the launcher that was stopped
+    monkeypatch.setattr(ranks, "SILENT_SECONDS", 0.02)
+    assert "said nothing" in (lost_after(monkeypatch, [0.001] * 60) or "")
+
+
+def test_a_launcher_that_was_stopped_does_not_take_its_ranks_for_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lost_after(monkeypatch, [0.001, 10 * SILENT_SECONDS, 0.001]) is None
+
+
+def test_of_late_comparisons_of_clocks_the_quickest_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = monotonic_ns()
+    monkeypatch.setattr(process, "monotonic_ns", lambda: now)
+    clock = Clock(same_machine=False)
+    clock.learn(Tell(sent=now - 100, now=now - 50 + 7000))
+    clock.learn(Tell(sent=now - 20, now=now - 10 + 7010))
+    clock.learn(Tell(sent=now - 300, now=now + 9000))
+    assert clock.read() == (7010, 20)
+    for _ in range(EXCHANGES_KEPT):  # clocks drift, and the old answer is forgotten
+        clock.learn(Tell(sent=now - 200, now=now - 100 + 8000))
+    assert clock.read() == (8000, 200)
+    same = Clock(same_machine=True)
+    same.learn(Tell(sent=now - 100, now=now))
+    assert same.read() == (0, 0)
