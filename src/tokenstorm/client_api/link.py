@@ -1,5 +1,6 @@
 """The way to one group's launcher: its port, and its files where the port cannot be reached."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import PurePosixPath
 
@@ -10,6 +11,9 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import Unreachable, UsageError
 from tokenstorm.loadgen.live import Status
 
+ASK_EVERY = 0.5
+"""Seconds between questions to a launcher whose run has not started: its events begin with the first second."""
+_BEFORE_THE_START = frozenset(("starting", "holding"))
 SILENCE_SECONDS = 10.0
 """The launcher says something every second; after so long without a word it is asked anew."""
 
@@ -36,10 +40,13 @@ class LauncherLink:
         self.address: str | None = None
 
     async def events(self) -> AsyncIterator[Said]:
-        """What it says each second, over one connection, until the run is over."""
+        """What it says each second, over one connection, until the run is over. Before the start it is asked."""
         url = await self._find()
         timeout = httpx.Timeout(5.0, read=SILENCE_SECONDS)
         try:
+            while (status := await self._status(url)).phase in _BEFORE_THE_START:
+                yield Said(status, None)
+                await asyncio.sleep(ASK_EVERY)
             async with self._client.stream("GET", f"{url}/events", headers=self._headers, timeout=timeout) as answer:
                 if not answer.is_success:
                     raise _gone(self._folder, f"it answered {answer.status_code}")
@@ -86,6 +93,12 @@ class LauncherLink:
             return None
         except msgspec.MsgspecError as error:
             raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
+
+    async def _status(self, url: str) -> Status:
+        answer = await self._client.get(f"{url}/status", headers=self._headers, timeout=5.0)
+        if not answer.is_success:
+            raise _gone(self._folder, f"it answered {answer.status_code}")
+        return msgspec.json.decode(answer.content, type=Status)
 
     async def _find(self) -> str:
         try:
