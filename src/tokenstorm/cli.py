@@ -139,7 +139,7 @@ def _live_line() -> Iterator[Callable[[Status], None] | None]:
         return
 
     def show(status: Status) -> None:
-        line = live_line(status)[: shutil.get_terminal_size().columns - 1]
+        line = live_line(status, shutil.get_terminal_size().columns - 1)
         sys.stderr.write(f"\r\x1b[K{line}")
         sys.stderr.flush()
 
