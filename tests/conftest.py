@@ -7,6 +7,13 @@ import pytest
 from running import Stage, compile_truthd
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs a stage starts processes."""
+    for item in items:
+        if "stage" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.integration)
+
+
 @pytest.fixture(scope="session")
 def truthd(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """The ground-truth endpoint's program, built once, by the first test that wants it."""

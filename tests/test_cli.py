@@ -373,20 +373,3 @@ def test_a_rank_shows_as_down_once_it_is_lost(stage: Stage, port: Callable[[], P
 
     wait_for(down, "no rank was ever shown as down")
     assert json.loads(launcher.get("/status"))["ranks_up"] == 1
-
-
-def test_demo_needs_nothing_and_leaves_nothing_behind(stage: Stage) -> None:
-    process = stage.start("demo")
-    assert process.stdout
-    first = process.stdout.readline()
-    assert "simulated engine" in first
-    folder = stage.folder / "home" / "data" / "runs"
-    root = wait_for(lambda: next(folder.glob("*"), None) if folder.exists() else None, "the demo made no run")
-    running_second(Run(root), process)
-    process.send_signal(signal.SIGINT)
-    ended = stage.ended(process)
-    assert ended.err == ""
-    assert "SIMULATED" in ended.out
-    url = re.search(r"http://\S+", first)
-    assert url
-    one_clear_message(stage.command("bench", url[0], *STEADY), 1, "refused")

@@ -19,7 +19,16 @@ sys.meta_path.insert(0, OnlyTheBase())
 
 
 @pytest.mark.parametrize(
-    "module", ["loadgen", "loadgen.launcher", "loadgen.process", "loadgen.__main__", "simulator.__main__", "cli"]
+    "module",
+    [
+        "loadgen",
+        "loadgen.launcher",
+        "loadgen.process",
+        "loadgen.__main__",
+        "node.__main__",
+        "simulator.__main__",
+        "cli",
+    ],
 )
 def test_everything_runs_on_python_and_the_three_dependencies_alone(module: str) -> None:
     command = [sys.executable, "-W", "error", "-c", f"{BARE_NODE}import tokenstorm.{module}"]

@@ -6,6 +6,7 @@
     ├── RunError               a run that could not start, go on, or be read (exit code 1)
     │   └── PreflightError     the engine refused or never answered the first request
     ├── Unknown                what was named is not there; the message lists what is
+    ├── ApiError               an API refused a call, or did not answer; carries its problem document
     └── ClusterError           where jobs run, something went wrong
         ├── Unreachable        the machine cannot be reached: nothing was done
         ├── Unconfirmed        it was lost on the way: what was asked for happened, or did not
@@ -16,7 +17,7 @@ A request that fails is not an error but data: see `tokenstorm.result.Failure`.
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -51,6 +52,19 @@ class PreflightError(RunError):
 
 class Unknown(TokenstormError):
     """What was named is not there; the message lists what is."""
+
+
+class ApiError(TokenstormError):
+    """A call of an API came to nothing. `status` is None when there was no answer.
+
+    `problem` is the problem document (RFC 9457) with all its members, empty when there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None, problem: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = 2 if status == 422 else 1  # noqa: PLR2004 - what was asked for makes no sense as it stands
+        self.status = status
+        self.problem = dict(problem or {})
 
 
 class ClusterError(TokenstormError):

@@ -9,7 +9,7 @@ import ipaddress
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_swagger import patch_fastapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenstorm import __version__
@@ -85,7 +86,7 @@ def new_app(
     description: str,
     *,
     lifespan: Lifespan | None = None,
-    ready: Callable[[], str | None],
+    ready: Callable[[], str | None] | Callable[[], Awaitable[str | None]],
     metrics: Callable[[], str] | None = None,
     token: str | None = None,
     hosts: Sequence[str] = (),
@@ -120,7 +121,9 @@ def new_app(
 
     @app.get("/ready", summary="Is it able to work?", tags=["state"], responses=problems(503))
     async def is_ready() -> dict[str, str]:
-        if reason := ready():
+        reason = ready()
+        reason = await reason if isinstance(reason, Awaitable) else reason
+        if reason:
             raise Problem(503, reason)
         return {"status": "ready"}
 
@@ -241,7 +244,16 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"there is nothing at {request.url.path}: /docs lists the calls"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not possible at {request.url.path}: /docs lists the calls"
+        return problem(error.status_code, detail, {"allow": ", ".join(sorted(_methods_at(request)))})
     return problem(error.status_code, detail, error.headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What is documented for a path: each method is a route of its own, and Starlette tells only of the first."""
+    paths = request.app.openapi()["paths"]
+    found = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    plainest = min(found, key=lambda path: path.count("{"), default=None)
+    return set() if plainest is None else {method.upper() for method in paths[plainest]}
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:

@@ -1,0 +1,60 @@
+"""The `tokenstorm` command."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tokenstorm import __version__
+from tokenstorm.cli import bench
+from tokenstorm.cli import commands as services
+from tokenstorm.errors import TokenstormError
+from tokenstorm.simulator import __main__ as simulator
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+class Parser(argparse.ArgumentParser):
+    """A word that is no option is told with the usage of the command it was given to."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, with nothing left over."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 done but the verdict is `invalid`."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.run
+    try:
+        code = command(args)
+        sys.stdout.flush()
+    except TokenstormError as error:
+        sys.stderr.write(f"tokenstorm: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the output has gone; nothing must be written at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = Parser(
+        prog="tokenstorm", description="Load tests of AI inference services.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"tokenstorm {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    bench.add_commands(commands)
+    services.add_commands(commands)
+    sim = commands.add_parser("sim", help="a simulated engine that costs no GPU", allow_abbrev=False)
+    simulator.add_arguments(sim)
+    sim.set_defaults(run=simulator.run)
+    return parser

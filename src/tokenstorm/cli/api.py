@@ -1,0 +1,16 @@
+"""How commands reach the two APIs."""
+
+import argparse
+import os
+
+from tokenstorm.cli.commands import TOKEN
+from tokenstorm.sdk import CLIENT_URL, SERVER_URL, Client
+
+
+def client_of(args: argparse.Namespace) -> Client:
+    """A client of the addresses that were given: as options, in the environment, or those of `tokenstorm up`."""
+    return Client(
+        args.server_url or os.environ.get("TOKENSTORM_SERVER_URL") or SERVER_URL,
+        args.client_url or os.environ.get("TOKENSTORM_CLIENT_URL") or CLIENT_URL,
+        token=os.environ.get(TOKEN) or None,
+    )

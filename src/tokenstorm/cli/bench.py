@@ -1,0 +1,102 @@
+"""Load from this machine, with no services: `bench` and `report`."""
+
+import argparse
+from pathlib import Path
+
+import uvloop
+
+from tokenstorm.cli.terminal import live, show_summary, width
+from tokenstorm.errors import RunError, UsageError
+from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
+from tokenstorm.metrics.summary import Summary
+from tokenstorm.options import add_load_options, api_key_of, plan_of
+from tokenstorm.plan import Plan
+from tokenstorm.report.load import load_summary
+from tokenstorm.report.text import live_line
+from tokenstorm.runs import RunPaths, data_home
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`bench` and `report`."""
+    bench = commands.add_parser("bench", help="load an endpoint from this machine", allow_abbrev=False)
+    bench.add_argument(
+        "url",
+        nargs="+",
+        metavar="URL",
+        help="of an OpenAI-compatible service, with or without /v1; several are replicas",
+    )
+    add_load_options(bench)
+    _add_run_options(bench)
+    bench.set_defaults(run=_bench)
+
+    report = commands.add_parser("report", help="the numbers of a run, from its files", allow_abbrev=False)
+    report.add_argument("run_dir", metavar="RUN", help="a run directory, or a run id or its beginning")
+    report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
+    report.add_argument("--json", action="store_true", help="print the summary as JSON")
+    report.set_defaults(run=_report)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where the run's files go (a new folder in the data folder)"
+    )
+    parser.add_argument("--record-chunks", action="store_true", help="keep the time of every chunk in the result lines")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+
+
+def _bench(args: argparse.Namespace) -> int:
+    plan = plan_of(args)
+    return _load(plan, args, api_key_of(args))
+
+
+def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
+    paths = _run_paths(args.run_dir, plan)
+    try:
+        summary = uvloop.run(_run(plan, paths, api_key))
+    except NotWritten as error:
+        show_summary(error.summary, str(paths.root), as_json=args.json)
+        raise
+    return show_summary(summary, str(paths.root), as_json=args.json)
+
+
+def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
+    paths = RunPaths((run_dir or data_home() / "runs" / plan.run_id).absolute())
+    try:
+        str(paths.root).encode()
+        taken = paths.plan.exists()
+    except UnicodeEncodeError:
+        message = f"--run-dir {str(run_dir)!r} must be a name in UTF-8"
+        raise UsageError(message) from None
+    except OSError as error:
+        message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
+        raise RunError(message) from None
+    if taken:
+        message = f"{paths.root} holds a run already: name another folder with --run-dir"
+        raise RunError(message)
+    return paths
+
+
+async def _run(plan: Plan, paths: RunPaths, api_key: str | None) -> Summary:
+    with live() as show:
+        each_second = (lambda status: show(live_line(status, width()))) if show else None
+        launcher = Launcher(plan, paths, api_key=api_key, on_second=each_second)
+        with handle_signals(launcher):
+            return await launcher.run()
+
+
+def _found(name: str) -> Path:
+    """The folder of a run: a path, or a run id or the beginning of one."""
+    folder, runs = Path(name), data_home() / "runs"
+    if folder.exists():
+        return folder
+    found = [one for one in runs.glob("*") if one.name.startswith(name)]
+    if len(found) != 1:
+        which = f"{len(found)} runs begin so" if found else "it is no folder, and no run begins so"
+        message = f"{name}: {which} in {runs}"
+        raise RunError(message)
+    return found[0]
+
+
+def _report(args: argparse.Namespace) -> int:
+    paths = RunPaths(_found(args.run_dir))
+    return show_summary(load_summary(paths, rebuild=args.rebuild), str(paths.root), as_json=args.json)

@@ -1,0 +1,218 @@
+"""The commands of the services: what may be typed. What they do is imported once one is run, since it needs the extra."""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from tokenstorm.errors import RunError
+from tokenstorm.options import add_load_options
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - what add_subparsers gives
+
+ORCHESTRATOR_PORT, SERVER_PORT, CLIENT_PORT = 8000, 8001, 8003
+TOKEN = "TOKENSTORM_TOKEN"  # noqa: S105 - the name of the variable
+
+
+def add_commands(commands: "Commands") -> None:
+    """All of them."""
+    _add_serving(commands)
+    _add_service(commands)
+    _add_group(commands)
+    recipes = commands.add_parser("recipes", help="what services can be created from", allow_abbrev=False)
+    recipes.add_argument("name", nargs="?", metavar="RECIPE", help="one of them, with its parameters")
+    recipes.add_argument(
+        "--recipes", type=Path, action="append", default=[], metavar="DIR", help="more recipes; may be given again"
+    )
+    _add_json(recipes)
+    recipes.set_defaults(run=_later("service", "recipes"))
+    demo = commands.add_parser(
+        "demo", help="everything on this machine: deploy a simulated engine, load it, results", allow_abbrev=False
+    )
+    _add_json(demo)
+    demo.set_defaults(run=_later("demo", "demo"))
+
+
+def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """A function of a module of this package, which is imported when the command is run."""
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            found = importlib.import_module(f"tokenstorm.cli.{module}")
+        except ModuleNotFoundError as error:
+            if (error.name or "tokenstorm").partition(".")[0] == "tokenstorm":
+                raise
+            message = f"this command needs the extra `services` ({error}): pip install 'tokenstorm[services]'"
+            raise RunError(message) from None
+        command: Callable[[argparse.Namespace], int] = getattr(found, name)
+        return command(args)
+
+    return run
+
+
+def _add_serving(commands: "Commands") -> None:
+    up = commands.add_parser(
+        "up", help="the Server API, the orchestrator and the Client API together", allow_abbrev=False
+    )
+    _add_profile(up)
+    _add_host(up)
+    _add_port(up, "--server-port", SERVER_PORT)
+    _add_port(up, "--client-port", CLIENT_PORT)
+    _add_port(up, "--orchestrator-port", ORCHESTRATOR_PORT)
+    _add_recipes(up)
+    up.add_argument("--keep", action="store_true", help="leave services and groups running at the end")
+    up.set_defaults(run=_later("serve", "up"))
+
+    orchestrator = commands.add_parser("orchestrator", help="the orchestrator alone", allow_abbrev=False)
+    _add_profile(orchestrator)
+    _add_host(orchestrator)
+    _add_port(orchestrator, "--port", ORCHESTRATOR_PORT)
+    _add_recipes(orchestrator)
+    orchestrator.set_defaults(run=_later("serve", "orchestrator"))
+
+    server = commands.add_parser("server", help="the Server API alone", allow_abbrev=False)
+    _add_host(server)
+    _add_port(server, "--port", SERVER_PORT)
+    address = f"http://127.0.0.1:{ORCHESTRATOR_PORT}"
+    server.add_argument("--orchestrator-url", default=address, metavar="URL", help="(%(default)s)")
+    server.set_defaults(run=_later("serve", "server"))
+
+    client = commands.add_parser("client", help="the Client API alone", allow_abbrev=False)
+    _add_profile(client)
+    _add_host(client)
+    _add_port(client, "--port", CLIENT_PORT)
+    address = f"http://127.0.0.1:{SERVER_PORT}"
+    client.add_argument("--server-url", default=address, metavar="URL", help="(%(default)s)")
+    client.set_defaults(run=_later("serve", "client"))
+
+
+def _add_service(commands: "Commands") -> None:
+    service = commands.add_parser("service", help="inference services: create, look at, ask, stop", allow_abbrev=False)
+    actions = service.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    create = _action(actions, "service", "create", "start a service from a recipe")
+    create.add_argument("recipe", metavar="RECIPE", help="as `tokenstorm recipes` lists them")
+    create.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+    create.add_argument("--config", metavar="JSON", help="the whole config as a JSON object, before --set")
+    create.add_argument("--wait", action="store_true", help="until it is ready")
+    create.add_argument("--timeout", type=float, default=900.0, metavar="S", help="of --wait, seconds (900)")
+
+    show_all = _action(actions, "service", "list", "all services")
+    show_all.add_argument("--status", metavar="STATUS", help="only those")
+
+    _of_service(actions, "show", "one service, with its replicas")
+    _of_service(actions, "stop", "cancel it")
+    _of_service(actions, "models", "the models it has")
+    _of_service(actions, "metrics", "its engine's own metrics")
+    _of_service(actions, "access", "what a client needs to talk to its engine, the key included")
+    logs = _of_service(actions, "logs", "its logs")
+    logs.add_argument("--source", metavar="ID", help="a replica's id, or `job`")
+    logs.add_argument("--follow", action="store_true", help="go on until it ends")
+    prompt = _of_service(actions, "prompt", "ask it something")
+    prompt.add_argument("text", metavar="TEXT")
+    prompt.add_argument("--max-tokens", type=int, default=100, metavar="N", help="(100)")
+    prompt.add_argument("--temperature", type=float, default=0.7, metavar="T", help="(0.7)")
+    prompt.add_argument("--model")
+    wait = _of_service(actions, "wait", "until it is ready")
+    wait.add_argument("--timeout", type=float, default=900.0, metavar="S", help="seconds (900)")
+    _action(actions, "service", "targets", "Prometheus' service discovery")
+
+
+def _add_group(commands: "Commands") -> None:
+    group = commands.add_parser("group", help="groups of clients: create, watch, stop, results", allow_abbrev=False)
+    actions = group.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    create = _action(actions, "group", "create", "send load to a service")
+    create.add_argument("service_id", nargs="?", metavar="SERVICE", help="the id of a service or a group of replicas")
+    create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
+    create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
+    add_load_options(create)
+    where = create.add_argument_group("where and when")
+    where.add_argument("--dataset", metavar="NAME", help="prompts from a file of the profile's datasets")
+    where.add_argument("--time-limit", type=int, metavar="MIN", help="minutes of the job (what it needs)")
+    where.add_argument("--nodes", type=int, metavar="N", help="that send (1)")
+    where.add_argument("--start", choices=("auto", "manual"), help="manual: wait for `group run`")
+    where.add_argument("--hold", type=float, metavar="S", help="how long --start manual waits (600)")
+    where.add_argument("--via", choices=("direct", "orchestrator"), help="(direct)")
+    where.add_argument("--colocate", action="store_true", help="clients may run on the engine's nodes")
+    where.add_argument("--exclusive", action="store_true", help="no other job on the clients' nodes")
+    where.add_argument("--name", metavar="TEXT")
+    where.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given again")
+    where.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one group")
+
+    show_all = _action(actions, "group", "list", "all groups")
+    show_all.add_argument("--status", choices=("pending", "running", "stopped"), help="only those")
+    _of_group(actions, "show", "one group")
+    _of_group(actions, "watch", "its progress, live, and its results")
+    _of_group(actions, "stop", "send no more, wait for what was sent, keep everything")
+    _of_group(actions, "results", "the summary")
+    _of_group(actions, "metrics", "its Prometheus text")
+    _of_group(actions, "report", "its report, as HTML")
+    _of_group(actions, "logs", "the logs of its job")
+    requests = _of_group(actions, "requests", "every request")
+    requests.add_argument("--format", choices=("jsonl", "csv", "parquet"), default="jsonl", help="(jsonl)")
+    delete = _of_group(actions, "delete", "stop it and take it off the list")
+    delete.add_argument("--purge", action="store_true", help="remove its result files too")
+    observe = _of_group(actions, "observe", "have an address told of every change")
+    observe.add_argument("url", metavar="URL")
+    run = _action(actions, "group", "run", "release groups that were created with --start manual")
+    run.add_argument("group_ids", nargs="+", type=int, metavar="GROUP")
+    run.add_argument("--start-at", metavar="TIME", help="one moment for all, ISO 8601 (several: 5 s from now)")
+    _action(actions, "group", "targets", "Prometheus' service discovery")
+
+
+SET_HELP = (
+    "a parameter, environment.NAME or resources.NAME; the value is read as JSON where it is some; may be given again"
+)
+
+
+def _action(actions: "Commands", module: str, name: str, text: str) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=text, allow_abbrev=False)
+    for option, api in (("--server-url", "Server"), ("--client-url", "Client")):
+        parser.add_argument(option, metavar="URL", help=f"of the {api} API ($TOKENSTORM_{api.upper()}_URL, or here)")
+    _add_json(parser)
+    parser.set_defaults(run=_later(module, name))
+    return parser
+
+
+def _of_service(actions: "Commands", name: str, text: str) -> argparse.ArgumentParser:
+    parser = _action(actions, "service", name, text)
+    parser.add_argument("service_id", metavar="SERVICE")
+    return parser
+
+
+def _of_group(actions: "Commands", name: str, text: str) -> argparse.ArgumentParser:
+    parser = _action(actions, "group", name, text)
+    parser.add_argument("group_id", type=int, metavar="GROUP")
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON, and nothing else")
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", metavar="P", help="where jobs run (the configured default)")
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    text = f"where to listen (%(default)s); beyond loopback a token is wanted, ${TOKEN} or a new one"
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help=text)
+
+
+def _add_port(parser: argparse.ArgumentParser, option: str, default: int) -> None:
+    parser.add_argument(option, type=_port, default=default, metavar="N", help="(%(default)s; 0: any that is free)")
+
+
+def _add_recipes(parser: argparse.ArgumentParser) -> None:
+    text = "a folder with more recipes; may be given again"
+    parser.add_argument("--recipes", type=Path, action="append", default=[], metavar="DIR", help=text)
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) <= 65535:  # noqa: PLR2004 - what a port is
+        return int(text)
+    message = f"{text!r} is no port: give a number from 0 to 65535"
+    raise argparse.ArgumentTypeError(message)

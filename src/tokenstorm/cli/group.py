@@ -1,0 +1,250 @@
+"""`tokenstorm group …`. Each function is a command."""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from tokenstorm.cli.api import client_of
+from tokenstorm.cli.request import request_of
+from tokenstorm.cli.terminal import live, show_facts, show_json, show_summary, show_table, show_text, tell
+from tokenstorm.cli.watching import Watching
+from tokenstorm.errors import ApiError, UsageError
+from tokenstorm.sdk import Client, Group
+
+_PAUSE_SECONDS = 0.5
+_NO_RESULTS = frozenset((404, 409))
+
+
+def create(args: argparse.Namespace) -> int:
+    """Create a group; with --watch see it to its end."""
+    request = request_of(args)
+    with client_of(args) as client:
+        created = client.create_group(idempotency_key=args.idempotency_key, **request)
+        if args.watch:
+            if not args.json:
+                show_text(created.message)
+                sys.stdout.flush()
+            return _watch(client, created.group_id, as_json=args.json)
+    if args.json:
+        show_json(created)
+    else:
+        show_text(f"{created.message}\nwatch it: tokenstorm group watch {created.group_id}")
+    return 0
+
+
+def watch(args: argparse.Namespace) -> int:
+    """Live progress, then the results; the exit code is that of the run."""
+    with client_of(args) as client:
+        return _watch(client, args.group_id, as_json=args.json)
+
+
+def list(args: argparse.Namespace) -> int:  # noqa: A001 - named as the action is
+    """All groups."""
+    with client_of(args) as client:
+        found = client.list_groups(args.status)
+    if args.json:
+        show_json(found)
+        return 0
+    rows = [
+        (
+            one.group_id,
+            one.info.status,
+            one.info.outcome,
+            one.info.num_clients,
+            _target(one),
+            one.info.created_at,
+            one.info.reason,
+        )
+        for one in found.groups
+    ]
+    show_table(("GROUP", "STATUS", "OUTCOME", "CLIENTS", "SERVICE", "CREATED", ""), rows)
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """One group."""
+    with client_of(args) as client:
+        group = client.get_group(args.group_id)
+    if args.json:
+        show_json(group)
+    else:
+        _show(group)
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Drain a group."""
+    with client_of(args) as client:
+        done = client.stop_group(args.group_id)
+    _say(args, done, f"group {done.group_id} is {done.status}")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Release held groups."""
+    start_at = _moment(args.start_at) if args.start_at else None
+    with client_of(args) as client:
+        if len(args.group_ids) == 1:
+            done = client.run_group(args.group_ids[0], start_at)
+            _say(args, done, f"group {done.group_id} is {done.status}")
+        else:
+            released = client.run_groups(args.group_ids, start_at)
+            _say(args, released, f"groups {', '.join(map(str, released.group_ids))} start at {released.start_at}")
+    return 0
+
+
+def delete(args: argparse.Namespace) -> int:
+    """Take a group off the list."""
+    with client_of(args) as client:
+        done = client.delete_group(args.group_id, purge=args.purge)
+    _say(args, done, f"group {done.group_id} is {done.status}" + (", with its files" if args.purge else ""))
+    return 0
+
+
+def observe(args: argparse.Namespace) -> int:
+    """Have an address told of every change."""
+    with client_of(args) as client:
+        client.observe_group(args.group_id, args.url)
+    _say(args, {"group_id": args.group_id, "url": args.url}, f"{args.url} is told of group {args.group_id}")
+    return 0
+
+
+def results(args: argparse.Namespace) -> int:
+    """The summary of a group that has stopped."""
+    with client_of(args) as client:
+        return _results(client, client.get_group(args.group_id), as_json=args.json)
+
+
+def metrics(args: argparse.Namespace) -> int:
+    """Prometheus text."""
+    with client_of(args) as client:
+        show_text(client.get_group_metrics(args.group_id))
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """HTML."""
+    with client_of(args) as client:
+        show_text(client.get_report(args.group_id))
+    return 0
+
+
+def requests(args: argparse.Namespace) -> int:
+    """Every request, as the file comes."""
+    with client_of(args) as client:
+        for piece in client.request_rows(args.group_id, args.format):
+            sys.stdout.buffer.write(piece)
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    """The logs of the group's job, all there is by now."""
+    with client_of(args) as client:
+        after: str | None = None
+        while True:
+            piece = client.get_group_logs(args.group_id, after=after)
+            if args.json:
+                show_json(piece)
+            else:
+                sys.stdout.write(piece.logs)
+            if not piece.logs:
+                return 0
+            after = piece.next
+
+
+def targets(args: argparse.Namespace) -> int:
+    """Prometheus' service discovery, which is JSON anyway."""
+    with client_of(args) as client:
+        show_json(client.get_group_targets())
+    return 0
+
+
+def _watch(client: Client, group_id: int, *, as_json: bool) -> int:
+    try:
+        with live() as line:
+            group = _follow(client, group_id, Watching(line))
+    except KeyboardInterrupt:
+        tell(f"group {group_id} goes on: `tokenstorm group stop {group_id}` ends it")
+        raise
+    return _results(client, group, as_json=as_json)
+
+
+def _follow(client: Client, group_id: int, watching: Watching) -> Group:
+    """See a group to its end; a stream that breaks is taken up again, as long as the API is there."""
+    while True:
+        try:
+            for event in client.events(group_id):
+                watching.see(event)
+        except ApiError as error:
+            if error.status is not None:
+                raise
+        group = client.get_group(group_id)
+        if group.info.status == "stopped":
+            return group
+
+
+def _results(client: Client, group: Group, *, as_json: bool) -> int:
+    """The summary, with the exit code of the run; a run that failed before there were results says why."""
+    try:
+        summary = client.results(group.group_id)
+    except ApiError as error:
+        if error.status not in _NO_RESULTS or group.info.status != "stopped":
+            raise
+        why = group.info.reason or "it left no results"
+        message = f"group {group.group_id} {group.info.outcome}: {why}"
+        raise ApiError(message) from None
+    code = show_summary(summary, group.info.run_dir or group.info.run_id, as_json=as_json)
+    if group.info.outcome not in {"completed", "cancelled"}:
+        tell(f"group {group.group_id} {group.info.outcome}: {group.info.reason}")
+        return 1
+    return code
+
+
+def _show(group: Group) -> None:
+    info = group.info
+    progress = info.progress
+    done = None
+    if progress:
+        share = "" if progress.fraction is None else f" ({progress.fraction:.0%})"
+        done = f"{progress.elapsed_seconds:.0f} s{share}, {progress.sent} sent, {progress.succeeded} succeeded, "
+        done += f"{progress.failed} failed, {progress.in_flight} in flight"
+    show_facts(
+        [
+            ("group", group.group_id),
+            ("name", info.load_config.get("name")),
+            ("status", info.status),
+            ("outcome", info.outcome),
+            ("reason", info.reason),
+            ("service", _target(group)),
+            ("engine", info.engine),
+            ("clients", info.num_clients),
+            ("requests per second", info.load_config.get("requests_per_second")),
+            ("progress", done),
+            ("job", info.job_id),
+            ("created", info.created_at),
+            ("started", info.started_at),
+            ("ended", info.ended_at),
+            ("run", info.run_dir or info.run_id),
+        ]
+    )
+
+
+def _say(args: argparse.Namespace, answer: object, text: str) -> None:
+    if args.json:
+        show_json(answer)
+    else:
+        show_text(text)
+
+
+def _target(group: Group) -> Any:
+    return group.info.load_config.get("service_id") or group.info.load_config.get("target_url")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"--start-at {text!r} must look like 2026-01-31T12:00:00Z"
+        raise UsageError(message) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

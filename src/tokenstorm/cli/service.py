@@ -1,0 +1,248 @@
+"""`tokenstorm service …`, and `recipes`. Each function is a command."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tokenstorm.cli.api import client_of
+from tokenstorm.cli.stack import all_recipes
+from tokenstorm.cli.terminal import live, show_facts, show_json, show_table, show_text
+from tokenstorm.config import load_config
+from tokenstorm.errors import NOT_JSON, ApiError, UsageError
+from tokenstorm.orchestrator.schemas import recipe_info
+from tokenstorm.sdk import Client
+from tokenstorm.sdk.answers import ENDED, Recipe, Service, ServiceGroup
+
+_FOLLOW_SECONDS = 0.5
+
+
+def create(args: argparse.Namespace) -> int:
+    """Start a service."""
+    config = _config(args.config, args.set)
+    with client_of(args) as client:
+        service = client.create_service(args.recipe, config)
+        if args.wait:
+            service = _wait(client, service.id, args.timeout)
+    _show(service, as_json=args.json)
+    return 0
+
+
+def wait(args: argparse.Namespace) -> int:
+    """Until a service is ready."""
+    with client_of(args) as client:
+        service = _wait(client, args.service_id, args.timeout)
+    _show(service, as_json=args.json)
+    return 0
+
+
+def list(args: argparse.Namespace) -> int:  # noqa: A001 - named as the action is
+    """All services."""
+    with client_of(args) as client:
+        found = client.list_services(args.status)
+    if args.json:
+        show_json(found)
+        return 0
+    rows = [
+        (one.id, one.status, f"{one.healthy_replicas}/{one.total_replicas}", one.recipe_name, one.engine, one.model)
+        for one in found.services
+    ]
+    show_table(("ID", "STATUS", "REPLICAS", "RECIPE", "ENGINE", "MODEL"), rows)
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """One service; a group with its replicas."""
+    with client_of(args) as client:
+        service = client.get_service(args.service_id)
+        if service.group_id is not None:
+            service = client.get_service_group(service.group_id)
+    _show(service, as_json=args.json)
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Cancel a service."""
+    with client_of(args) as client:
+        state = client.stop_service(args.service_id)
+    if args.json:
+        show_json(state)
+    else:
+        show_text(f"service {args.service_id} is {state.status}" + (f": {state.reason}" if state.reason else ""))
+    return 0
+
+
+def models(args: argparse.Namespace) -> int:
+    """The models of a service; exit code 1 while it has none."""
+    with client_of(args) as client:
+        found = client.get_models(args.service_id)
+    if args.json:
+        show_json(found)
+    else:
+        show_text("\n".join(found.models or ()) if found.success else f"no models yet: {found.error}")
+    return 0 if found.success else 1
+
+
+def metrics(args: argparse.Namespace) -> int:
+    """The engine's own metrics."""
+    with client_of(args) as client:
+        show_text(client.get_service_metrics(args.service_id))
+    return 0
+
+
+def access(args: argparse.Namespace) -> int:
+    """What a client needs to talk to the engine itself."""
+    with client_of(args) as client:
+        found = client.get_access(args.service_id)
+    if args.json:
+        show_json(found)
+    else:
+        show_facts([*((one.replica, one.url) for one in found.endpoints), ("API key", found.api_key)])
+    return 0
+
+
+def targets(args: argparse.Namespace) -> int:
+    """Prometheus' service discovery, which is JSON anyway."""
+    with client_of(args) as client:
+        show_json(client.get_service_targets())
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    """The logs; with --follow until the service has ended and all is shown."""
+    with client_of(args) as client:
+        after: str | None = None
+        while True:
+            over = not args.follow or client.get_service_status(args.service_id).status in ENDED
+            piece = client.get_service_logs(args.service_id, source=args.source, after=after)
+            if args.json:
+                show_json(piece)
+            else:
+                sys.stdout.write(piece.logs)
+            sys.stdout.flush()
+            if not piece.logs:
+                if over:
+                    return 0
+                time.sleep(_FOLLOW_SECONDS)
+            after = piece.next
+
+
+def prompt(args: argparse.Namespace) -> int:
+    """Ask a service something."""
+    with client_of(args) as client:
+        said = client.prompt(
+            args.service_id, args.text, max_tokens=args.max_tokens, temperature=args.temperature, model=args.model
+        )
+    if args.json:
+        show_json(said)
+    elif not said.success:
+        raise ApiError(said.error or f"service {args.service_id} gave no answer")
+    else:
+        show_text(said.response or "")
+    return 0 if said.success else 1
+
+
+def recipes(args: argparse.Namespace) -> int:
+    """What there is on this machine; no API is asked."""
+    found = all_recipes(load_config(), args.recipes)
+    chosen = [found.get(args.name)] if args.name else [*found.by_name.values()]
+    infos = [msgspec.convert(recipe_info(recipe).model_dump(), Recipe) for recipe in chosen]
+    if args.json:
+        show_json(infos[0] if args.name else infos)
+    elif args.name:
+        _show_recipe(infos[0])
+    else:
+        show_table(("RECIPE", "ENGINE", "GPUS", ""), [_row(one) for one in infos])
+    return 0
+
+
+def _row(recipe: Recipe) -> tuple[object, ...]:
+    return recipe.name, recipe.engine, recipe.resources.gpu * recipe.resources.nodes, recipe.description
+
+
+def _show_recipe(recipe: Recipe) -> None:
+    resources = recipe.resources
+    show_facts(
+        [
+            ("recipe", recipe.name),
+            ("", recipe.description),
+            ("engine", recipe.engine),
+            ("nodes", resources.nodes),
+            ("replicas per node", resources.replicas_per_node),
+            ("GPUs per node", resources.gpu),
+            ("time limit", f"{resources.time_limit} min"),
+        ]
+    )
+    show_text("\nparameters, for --set NAME=VALUE:")
+    rows = [
+        (one.name, one.type, msgspec.json.encode(one.default).decode(), one.description) for one in recipe.parameters
+    ]
+    show_table(("NAME", "TYPE", "DEFAULT", ""), rows)
+
+
+def _wait(client: Client, service_id: str, seconds: float) -> Service:
+    with live() as line:
+
+        def changed(service: Service) -> None:
+            if line:
+                line(f"service {service_id} is {service.status}" + (f": {service.reason}" if service.reason else ""))
+
+        return client.wait_until_ready(service_id, seconds=seconds, on_change=changed)
+
+
+def _show(service: Service, *, as_json: bool) -> None:
+    if as_json:
+        show_json(service)
+        return
+    show_facts(
+        [
+            ("group" if service.group_id else "service", service.id),
+            ("status", service.status + (f": {service.reason}" if service.reason else "")),
+            ("recipe", service.recipe_name),
+            ("engine", service.engine),
+            ("model", service.model),
+            ("note", service.note),
+            ("replicas", f"{service.healthy_replicas} of {service.total_replicas} answer"),
+            ("endpoint", service.endpoint),
+            ("job", service.job_id),
+            ("nodes", service.nodes),
+            ("created", service.created_at),
+            ("ready", service.ready_at),
+            ("ended", service.ended_at),
+        ]
+    )
+    if isinstance(service, ServiceGroup) and service.node_jobs:
+        rows = [(one.id, one.status, one.endpoint, one.reason) for job in service.node_jobs for one in job.replicas]
+        show_text("")
+        show_table(("REPLICA", "STATUS", "ENDPOINT", ""), rows)
+
+
+def _config(text: str | None, settings: Sequence[str]) -> dict[str, Any]:
+    """The config of a request: a JSON object, and KEY=VALUE pairs whose keys may have a table's name before a dot."""
+    try:
+        config = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+    except NOT_JSON as error:
+        message = f"--config must be a JSON object: {error}"
+        raise UsageError(message) from None
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not key or not equals:
+            message = f"--set {setting!r} must look like KEY=VALUE"
+            raise UsageError(message)
+        table, dot, name = key.partition(".")
+        place = config.setdefault(table, {}) if dot else config
+        if not isinstance(place, dict):
+            message = f"--set {setting!r}: {table} is no table"
+            raise UsageError(message)
+        place[name if dot else key] = value if table == "environment" else _value(value)
+    return config
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except NOT_JSON:
+        return text

@@ -1,0 +1,241 @@
+"""The Client API's calls."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+
+from tokenstorm.client_api.answers import (
+    Created,
+    Done,
+    DoneToAll,
+    GroupAnswer,
+    GroupList,
+    Observing,
+    ScrapeTarget,
+    answer_of,
+)
+from tokenstorm.client_api.group import ClientGroup, GroupStatus
+from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.results import results_routes
+from tokenstorm.client_api.schemas import GroupRequest, ObserverRequest, RunGroupsRequest, RunRequest
+from tokenstorm.web import Problem, new_app, problem, problems
+
+COMMON_START_SECONDS = 5.0
+"""How far ahead the common start of several groups is, when nobody says."""
+DISCOVERED_SECONDS = 300.0
+"""How long a group that is over stays among the targets of Prometheus, so that its last figures are read."""
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+ABOUT = """
+Groups of clients that send load to a service and measure what comes back.
+
+1. `POST /api/v1/client-groups` with a service's id, the number of clients, a rate and prompts. A service that is not
+   ready yet is waited for.
+2. `GET /api/v1/client-groups/{id}` tells how far it is; `…/events` streams it; `…/metrics` is for Prometheus.
+3. Once its `status` is `stopped`, `…/results` has the numbers and the verdict, `…/report` the page to pass on.
+"""
+
+GroupId = Annotated[int, Path(ge=1, le=2**62, description="As POST /client-groups gave it", examples=[1])]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same request with the same key makes one group, however often it is sent",
+    ),
+]
+
+
+def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
+    """The API over a manager, which it starts and closes."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await manager.start()
+        try:
+            yield
+        finally:
+            await manager.close()
+
+    app = new_app(
+        "tokenstorm Client API",
+        ABOUT,
+        lifespan=lifespan,
+        ready=manager.ready,
+        metrics=lambda: _own_metrics(manager),
+        token=token,
+    )
+    app.add_exception_handler(NotNow, _on_not_now)
+    app.add_exception_handler(SubmissionUnconfirmed, _on_unconfirmed)
+    app.include_router(_group_routes(manager), prefix="/api/v1/client-groups", tags=["client groups"])
+    app.include_router(_live_routes(manager), prefix="/api/v1/client-groups", tags=["live"])
+    app.include_router(results_routes(manager), prefix="/api/v1/client-groups", tags=["results"])
+    return app
+
+
+def _group_routes(manager: ClientManager) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post("", status_code=201, summary="Create a group", responses=problems(400, 404, 409, 502, 504))
+    async def create(request: GroupRequest, idempotency_key: Key = None) -> Created:
+        """Checked as a whole before anything is done; submitted, or waiting for its service, when this answers."""
+        group = await manager.create(request, idempotency_key)
+        said = group.reason if group.job_id is None else f"submitted as job {group.job_id}"
+        simulated = "; its engine is SIMULATED" if group.engine == "simulated" else ""
+        return Created(
+            group_id=group.group_id,
+            num_clients=group.num_clients,
+            message=f"group {group.group_id}: {said}{simulated}",
+        )
+
+    @routes.get("", summary="List the groups", response_model=GroupList)
+    async def list_groups(
+        status: Annotated[GroupStatus | None, Query(description="Only those")] = None,
+        *,
+        detail: Annotated[bool, Query(description="Whole groups instead of ids")] = False,
+    ) -> Response:
+        found: list[int] | list[GroupAnswer] = manager.ids(status)
+        if detail:
+            found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
+        listed = GroupList.model_construct(groups=found, count=len(found))
+        return Response(listed.model_dump_json(), media_type="application/json")
+
+    @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
+    async def run_groups(request: RunGroupsRequest) -> DoneToAll:
+        """For groups created with `"start": "manual"`: all of them, or none."""
+        start_at = _moment(request) or time.time() + COMMON_START_SECONDS
+        manager.run(request.group_ids, start_at)
+        at = datetime.fromtimestamp(start_at, UTC).isoformat(timespec="milliseconds")
+        return DoneToAll(status="released", group_ids=request.group_ids, start_at=at)
+
+    @routes.get("/targets", summary="Prometheus HTTP service discovery")
+    async def targets(request: Request) -> list[ScrapeTarget]:
+        """A bare array, as Prometheus wants it: each group's metrics behind this API's address."""
+        groups = [manager.get(group_id) for group_id in manager.ids("running")]
+        groups += [group for group in map(manager.get, manager.ids("stopped")[-100:]) if _ended_lately(group)]
+        return [
+            ScrapeTarget(
+                targets=[request.url.netloc],
+                labels={
+                    "__metrics_path__": f"/api/v1/client-groups/{group.group_id}/metrics",
+                    "group_id": str(group.group_id),
+                    "group_name": group.name,
+                },
+            )
+            for group in groups
+        ]
+
+    @routes.get("/{group_id:int}", summary="One group", responses=problems(404))
+    async def info(group_id: GroupId) -> GroupAnswer:
+        group = manager.get(group_id)
+        return _answer(manager, group, manager.store.request(group_id))
+
+    @routes.delete("/{group_id:int}", summary="Stop a group and take it off the list", responses=problems(404))
+    async def delete(
+        group_id: GroupId,
+        *,
+        purge: Annotated[bool, Query(description="Remove its result files too")] = False,
+    ) -> Done:
+        manager.delete(group_id, purge=purge)
+        return Done(status="deleted", group_id=group_id)
+
+    @routes.post("/{group_id:int}/run", summary="Release a held group", responses=problems(400, 404, 409))
+    async def run(group_id: GroupId, request: RunRequest | None = None) -> Done:
+        """For a group created with `"start": "manual"`; at once, or at `start_at`."""
+        manager.run([group_id], _moment(request) or 0.0)
+        return Done(status="released", group_id=group_id)
+
+    @routes.post("/{group_id:int}/stop", summary="Stop a group", responses=problems(404))
+    async def stop(group_id: GroupId) -> Done:
+        """No more is sent, what was sent is waited for, and everything is kept."""
+        group = manager.stop(group_id)
+        return Done(status="stopped" if group.status == "stopped" else "stopping", group_id=group_id)
+
+    return routes
+
+
+def _live_routes(manager: ClientManager) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get(
+        "/{group_id:int}/metrics",
+        summary="The group's metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text"}, **problems(404, 502, 503)},
+    )
+    async def metrics(group_id: GroupId) -> Response:
+        group = manager.get(group_id)
+        text = await manager.metrics(group)
+        if text is None:
+            said = f" ({group.reason})" if group.reason else ""
+            raise Problem(503, f"group {group_id} is {group.status} and has no metrics{said}: ask again once it runs")
+        return Response(text, media_type=PROMETHEUS)
+
+    @routes.get(
+        "/{group_id:int}/events",
+        summary="Live updates",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"},
+            **problems(404),
+        },
+    )
+    async def events(group_id: GroupId) -> StreamingResponse:
+        """`status` at every change, `progress` (a timeline line without its histograms) every second, `done` at the end."""
+        feed = manager.feed(manager.get(group_id))
+        return StreamingResponse(feed.follow(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    @routes.post("/{group_id:int}/observers", status_code=201, summary="Be told", responses=problems(400, 404))
+    async def observe(group_id: GroupId, request: ObserverRequest) -> Observing:
+        """The address gets a POST at every change of status, tried again until it takes it, in order."""
+        manager.observe(group_id, request.url)
+        return Observing(group_id=group_id, url=request.url)
+
+    return routes
+
+
+def _answer(manager: ClientManager, group: ClientGroup, request: bytes) -> GroupAnswer:
+    latest = manager.current(group.group_id) or group
+    run_dir = str(manager.archive.folder(group.run_id))
+    return answer_of(latest, msgspec.json.decode(request), manager.live(latest), run_dir)
+
+
+def _moment(request: RunRequest | None) -> float | None:
+    """The common start as Unix time."""
+    if request is None or request.start_at is None:
+        return None
+    start = request.start_at if request.start_at.tzinfo else request.start_at.replace(tzinfo=UTC)
+    if start < datetime.now(UTC):
+        message = f"{start.isoformat()} is over: give a moment to come, or none"
+        raise RequestValidationError([{"loc": ("body", "start_at"), "msg": message, "type": "value_error"}])
+    return start.timestamp()
+
+
+def _ended_lately(group: ClientGroup) -> bool:
+    if group.ended_at is None or group.progress is None:
+        return False
+    return (datetime.now(UTC) - datetime.fromisoformat(group.ended_at)).total_seconds() < DISCOVERED_SECONDS
+
+
+def _own_metrics(manager: ClientManager) -> str:
+    statuses: tuple[GroupStatus, ...] = ("pending", "running", "stopped")
+    lines = [f'tokenstorm_groups{{status="{status}"}} {len(manager.ids(status))}' for status in statuses]
+    return "\n".join(("# HELP tokenstorm_groups Client groups", "# TYPE tokenstorm_groups gauge", *lines, ""))
+
+
+async def _on_not_now(_request: Request, error: Exception) -> Response:
+    return problem(409, str(error))
+
+
+async def _on_unconfirmed(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, SubmissionUnconfirmed)
+    return problem(504, str(error), group_id=error.group_id)

@@ -1,0 +1,112 @@
+"""From a group's request to its job: the plan, the run folder, and the submission."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.schemas import SIGNAL_LEAD_SECONDS, GroupRequest
+from tokenstorm.client_api.services import Access
+from tokenstorm.client_api.store import GroupSecrets
+from tokenstorm.cluster.scheduler import Job, JobId
+from tokenstorm.cluster.site import Site
+from tokenstorm.errors import UsageError
+from tokenstorm.loadgen.prompts import prompt_file
+from tokenstorm.loadgen.sizing import fewest_ranks
+from tokenstorm.plan import Plan, decode_plan, encode_plan, make_plan
+
+CORES_PER_NODE = 32
+"""What a compute node is taken to have at least, where ranks run on other machines than this."""
+
+
+class SlurmClientDispatcher:
+    """Puts a group's files where its job will run, and submits the job. Raises what shell and scheduler raise."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def folder(self, run_id: str) -> PurePosixPath:
+        """The run's folder on the cluster."""
+        return self._site.profile.base_path / "runs" / run_id
+
+    async def check_dataset(self, name: str) -> dict[str, object]:
+        """The `prompts` of a plan for a dataset. Raises `UsageError` that lists the datasets there are."""
+        folder = self._site.profile.base_path / "datasets"
+        try:
+            data = await self._site.shell.get(folder / name)
+        except FileNotFoundError:
+            there = ", ".join(await self._site.shell.list(folder)) or "none"
+            message = f"`dataset`: there is no {name!r} in {folder}: there is {there}"
+            raise UsageError(message) from None
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / name
+            copy.write_bytes(data)
+            try:
+                prompt_file(copy)
+            except UsageError as error:
+                message = f"`dataset`: {str(error).replace(str(copy), str(folder / name))}"
+                raise UsageError(message) from None
+        return {"kind": "file", "path": str(folder / name), "sha256": hashlib.sha256(data).hexdigest()}
+
+    async def make_plan(self, group: ClientGroup, request: GroupRequest, access: Access) -> Plan:
+        """The plan of a group whose service can be reached. Raises `UsageError`."""
+        fields = request.plan_fields() | {
+            "run_id": group.run_id,
+            "group_id": group.group_id,
+            "seed": request.seed,
+            "targets": [{"replica": replica, "url": url} for replica, url in access.endpoints],
+        }
+        if request.dataset is not None:
+            fields["prompts"] = await self.check_dataset(request.dataset)
+        launch = self._site.scheduler.fan_out(self._job(group, request, request.nodes, ()))
+        ranks = request.ranks or _ranks(make_plan(fields), request, launch)
+        return make_plan({**fields, "ranks": ranks, "launch": launch})
+
+    async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
+        """Write the run folder. The plan comes last: where it is, all is."""
+        folder, shell = self.folder(group.run_id), self._site.shell
+        await shell.put(folder / "secrets.json", msgspec.json.encode(secrets), mode=0o600)
+        await shell.put(folder / "plan.json", encode_plan(plan), mode=0o600)
+
+    async def prepared(self, group: ClientGroup) -> Plan | None:
+        """The plan that lies in the run folder, if it was prepared."""
+        path = self.folder(group.run_id) / "plan.json"
+        try:
+            return decode_plan(await self._site.shell.get(path), str(path))
+        except FileNotFoundError:
+            return None
+
+    async def submit(self, group: ClientGroup, request: GroupRequest, plan: Plan) -> JobId:
+        """Submit the job of a prepared group; one that is known by its name is not submitted again."""
+        nodes = () if request.colocate else _engine_nodes(plan)
+        return await self._site.scheduler.submit(self._job(group, request, plan.ranks, nodes))
+
+    def _job(self, group: ClientGroup, request: GroupRequest, ranks: int, not_on: tuple[str, ...]) -> Job:
+        folder = self.folder(group.run_id)
+        return Job(
+            name=group.job_name,
+            command=(self._site.profile.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
+            folder=folder,
+            nodes=request.nodes,
+            tasks_per_node=-(-ranks // request.nodes),
+            time_limit_minutes=request.minutes,
+            signal_lead_seconds=SIGNAL_LEAD_SECONDS,
+            exclusive=request.exclusive,
+            not_on=not_on,
+        )
+
+
+def _ranks(plan: Plan, request: GroupRequest, launch: Sequence[str]) -> int:
+    """The fewest that carry the load, and as many on each node."""
+    cores = CORES_PER_NODE * request.nodes if launch else os.cpu_count() or 1
+    per_node = -(-fewest_ranks(plan, cores) // request.nodes)
+    return max(1, min(per_node, plan.num_clients // request.nodes)) * request.nodes
+
+
+def _engine_nodes(plan: Plan) -> tuple[str, ...]:
+    """The nodes of the engine, from the names of its replicas, `<node>.<index>`."""
+    return tuple(sorted({node for node, _, _ in (target.replica.rpartition(".") for target in plan.targets) if node}))

@@ -1,0 +1,245 @@
+"""Following groups: one question for all jobs, one connection to each running launcher, a look at their services."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import replace
+
+from tokenstorm.client_api import group as states
+from tokenstorm.client_api.group import ClientGroup, Progress
+from tokenstorm.client_api.link import LauncherLink, Said
+from tokenstorm.client_api.pauses import pauses
+from tokenstorm.client_api.services import ENDED
+from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
+
+if TYPE_CHECKING:
+    from tokenstorm.client_api.manager import ClientManager
+
+FIRST_POLL, LAST_POLL = 0.1, 5.0
+"""Seconds between questions for the jobs' states: soon after a change, then less and less often."""
+SERVICES_EVERY = 2.0
+BARREN_SECONDS = 5
+"""After so many seconds of failures alone, it is tried whether the engine still takes connections."""
+ABORT_AFTER_SECONDS = 5.0
+"""How long a run has to drain when its service died."""
+CANCEL_AFTER_SECONDS = 20.0
+"""What the launcher may take beyond its drain before its job is cancelled."""
+
+
+class Follower:
+    """Sees every group of a manager to its end."""
+
+    def __init__(self, manager: "ClientManager") -> None:
+        self._manager = manager
+        self._news = asyncio.Event()
+        self._finishing: set[int] = set()
+        self._followed: set[int] = set()
+
+    def start(self) -> None:
+        """Begin; groups that were being followed, ended or released before are taken up again."""
+        self._manager.spawn(self._poll())
+        self._manager.spawn(self._watch_services())
+        for group in self._manager.active:
+            self._attend(group)
+            if group.ending and group.stage != "waiting":
+                self._manager.spawn(self.end_early(group.group_id))
+            if group.released is not None:
+                self._manager.spawn(self.release(group.group_id))
+
+    def wake(self) -> None:
+        """Something happened: ask now."""
+        self._news.set()
+
+    async def release(self, group_id: int) -> None:
+        """Tell a held group's launcher to start, as soon as there is one."""
+        for pause in pauses(0.2, 2.0):
+            group = self._manager.current(group_id)
+            if group is None or group.released is None:
+                return
+            if group.stage == "running":
+                try:
+                    await self._manager.link(group).control(f"run {group.released:.3f}" if group.released else "run")
+                except (ClusterError, UsageError):
+                    pass  # not up yet, or lost for a moment
+                else:
+                    return
+            await asyncio.sleep(pause)
+
+    async def end_early(self, group_id: int) -> None:
+        """End a group whose job may be there: by its launcher, so that everything is kept; by the scheduler at last."""
+        manager, began = self._manager, time.monotonic()
+        aborted = False
+        for pause in pauses(0.2, 1.0):
+            group = manager.current(group_id)
+            if group is None or group_id in self._finishing:
+                return
+            died = group.ending == "service died"
+            patience = (ABORT_AFTER_SECONDS if died else group.drain_seconds) + CANCEL_AFTER_SECONDS * (not died)
+            spent = time.monotonic() - began
+            try:
+                if group.job_id and (group.stage == "queued" or spent > patience + ABORT_AFTER_SECONDS * died):
+                    await manager.site.scheduler.cancel(group.job_id)
+                    self.wake()
+                    if group.stage != "queued":
+                        return
+                elif group.stage == "running" and not group.told:
+                    await manager.link(group).control("stop")
+                    self._note_told(group_id)
+                elif died and group.told and not aborted and spent > ABORT_AFTER_SECONDS:
+                    await manager.link(group).control("abort")
+                    aborted = True
+            except (ClusterError, RunError, UsageError):
+                pass  # tried again, and cancelled when time is up
+            await asyncio.sleep(pause)
+
+    def _note_told(self, group_id: int) -> None:
+        if group := self._manager.current(group_id):
+            self._manager.change(replace(group, told=True))
+
+    async def _poll(self) -> None:
+        manager, wait = self._manager, pauses(FIRST_POLL, LAST_POLL)
+        while True:
+            jobs = {
+                group.job_id: group.group_id
+                for group in manager.active
+                if group.job_id and group.group_id not in self._finishing
+            }
+            if jobs:
+                try:
+                    found = await manager.site.scheduler.states(jobs)
+                    if any([self._job_says(jobs[job_id], state) for job_id, state in found.items()]):  # noqa: C419 - all of them
+                        wait = pauses(FIRST_POLL, LAST_POLL)
+                    manager.trouble = None
+                except (ClusterError, RunError) as error:
+                    manager.trouble = str(error)
+            try:
+                async with asyncio.timeout(next(wait) if jobs else None):
+                    await self._news.wait()
+                self._news.clear()
+                wait = pauses(FIRST_POLL, LAST_POLL)
+            except TimeoutError:
+                pass
+
+    def _job_says(self, group_id: int, job: JobState) -> bool:
+        """Take in a job's state; whether it is news."""
+        group = self._manager.current(group_id)
+        if group is None:
+            return False
+        if job.phase == "ended":
+            self._finishing.add(group_id)
+            self._manager.spawn(self._finish(group_id, job))
+            return True
+        seen = states.observed(group, job)
+        if seen == group:
+            return False
+        self._attend(self._manager.change(seen))
+        return True
+
+    async def _finish(self, group_id: int, job: JobState) -> None:
+        try:
+            await self._manager.finish(group_id, job)
+        finally:
+            self._finishing.discard(group_id)
+
+    def _attend(self, group: ClientGroup) -> None:
+        if group.stage == "running" and group.group_id not in self._followed:
+            self._followed.add(group.group_id)
+            self._manager.spawn(self._follow(group))
+
+    async def _follow(self, group: ClientGroup) -> None:
+        """One connection to the launcher, made anew when it breaks; its files while there is none."""
+        group_id, link, wait, barren = group.group_id, self._manager.link(group), pauses(0.1, 5.0), 0
+        try:
+            while self._manager.current(group_id) and group_id not in self._finishing:
+                try:
+                    async for said in link.events():
+                        wait = pauses(0.1, 5.0)
+                        self._take(group_id, link, said)
+                        barren = _barren_seconds(barren, said)
+                        if barren and barren % BARREN_SECONDS == 0:
+                            await self._probe(group_id)
+                    self.wake()  # it is over, or its launcher is
+                except ClusterError:
+                    await self._read_status(group_id, link)
+                await asyncio.sleep(next(wait))
+        finally:
+            self._followed.discard(group_id)
+
+    def _take(self, group_id: int, link: LauncherLink, said: Said) -> None:
+        group = self._manager.current(group_id)
+        if group and group.client_address != link.address:
+            self._manager.change(replace(group, client_address=link.address))
+        line = said.line
+        if line is not None:
+            line = {name: value for name, value in line.items() if name != "histograms"}
+        self._manager.progressed(group_id, Progress.of(said.status), msgspec.json.encode(line) if line else None)
+
+    async def _read_status(self, group_id: int, link: LauncherLink) -> None:
+        try:
+            status = await link.status_file()
+        except ClusterError:
+            return  # its age shows
+        if status:
+            self._manager.progressed(group_id, Progress.of(status), None)
+
+    async def _watch_services(self) -> None:
+        """A group whose service ends, ends."""
+        manager = self._manager
+        while True:
+            await asyncio.sleep(SERVICES_EVERY)
+            watched = [group for group in manager.active if group.stage in {"queued", "running"} and not group.ending]
+            for service in {group.service_id for group in watched if group.service_id}:
+                reason = await self._ended(service)
+                for group in watched:
+                    current = manager.current(group.group_id)
+                    if reason and group.service_id == service and current:
+                        self._end_with_service(current, reason)
+
+    async def _ended(self, service: str) -> str | None:
+        try:
+            info = await self._manager.services.find(service)
+        except Unknown:
+            return f"the service {service!r} is gone"
+        except ClusterError:
+            return None  # whoever knows the services is away; the run goes on
+        if info.status not in ENDED:
+            return None
+        return f"the service {service!r} ended ({info.status}{': ' + info.reason if info.reason else ''})"
+
+    async def _probe(self, group_id: int) -> None:
+        """Nothing succeeds any more: is there anybody at all?"""
+        group = self._manager.current(group_id)
+        try:
+            plan = await self._manager.dispatcher.prepared(group) if group else None
+        except (ClusterError, UsageError):
+            return
+        for target in plan.targets if plan else ():
+            parts = urlsplit(target.url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            try:
+                async with asyncio.timeout(5.0):
+                    _, writer = await self._manager.site.shell.open_connection(parts.hostname or "", port)
+            except (OSError, TimeoutError):
+                continue
+            except ClusterError:
+                return
+            writer.close()
+            return
+        if plan and (group := self._manager.current(group_id)):
+            self._end_with_service(group, "the service died: nobody takes a connection at its address any more")
+
+    def _end_with_service(self, group: ClientGroup, reason: str) -> None:
+        try:
+            self._manager.end(group, "service died", reason)
+        except RunError as error:  # the disk: seen again in a moment
+            self._manager.trouble = str(error)
+
+
+def _barren_seconds(before: int, said: Said) -> int:
+    """How many seconds brought failures, since the last one that brought a success."""
+    line = said.line or {}
+    return 0 if line.get("succeeded") else before + bool(line.get("failed"))

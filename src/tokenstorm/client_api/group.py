@@ -1,0 +1,171 @@
+"""One client group: what is known about it, and how that changes. Data and pure functions, no I/O."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.scheduler import Outcome as JobOutcome
+from tokenstorm.loadgen.live import Status as LauncherStatus
+from tokenstorm.metrics.summary import Summary
+
+GroupStatus = Literal["pending", "running", "stopped"]
+Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
+Ending = Literal["stop", "service died"]
+UNCONFIRMED = "submission unconfirmed"
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the run is, as its launcher says; times in seconds since the common start."""
+
+    elapsed_seconds: float
+    fraction: float | None
+    sent: int
+    succeeded: int
+    failed: int
+    in_flight: int
+    phase: str
+
+    @classmethod
+    def of(cls, status: LauncherStatus) -> "Progress":
+        """What a user wants of the launcher's status."""
+        return cls(**{name: getattr(status, name) for name in cls.__struct_fields__})
+
+
+class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """One job with N clients. `stage` is where it stands: `submitting` means that the job may be there or not.
+
+    `ending` says why it is being ended early, `told` that its launcher knows; `released` is when a held group may start (Unix time, 0 for at once).
+    """
+
+    group_id: int
+    run_id: str
+    num_clients: int
+    service_id: str | None
+    name: str
+    labels: dict[str, str]
+    manual: bool
+    hold_seconds: float
+    drain_seconds: float
+    time_limit_minutes: int
+    created_at: str
+    stage: Stage
+    engine: str | None = None
+    outcome: JobOutcome | None = None
+    reason: str = ""
+    job_id: str | None = None
+    job_state: str | None = None
+    client_address: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    progress: Progress | None = None
+    ending: Ending | None = None
+    told: bool = False
+    released: float | None = None
+    has_summary: bool = False
+    deleted: bool = False
+    purge: bool = False
+    observers: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> GroupStatus:
+        """What the API says."""
+        match self.stage:
+            case "running" | "stopped":
+                return self.stage
+            case _:
+                return "pending"
+
+    @property
+    def job_name(self) -> str:
+        """Unique, so that a job is never submitted twice."""
+        return f"tokenstorm-{self.run_id}"
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """What observers and event streams are told about when it changes."""
+        return (self.status, self.outcome, self.reason, self.deleted)
+
+
+def now() -> str:
+    """ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def digest(text: str) -> str:
+    """Tells one request from another."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def submitting(group: ClientGroup, engine: str | None) -> ClientGroup:
+    """The job is about to be submitted; written down before it is."""
+    return msgspec.structs.replace(group, stage="submitting", reason="being submitted", engine=engine)
+
+
+def unconfirmed(group: ClientGroup) -> ClientGroup:
+    """Whether the job was submitted is not known."""
+    return msgspec.structs.replace(group, reason=UNCONFIRMED)
+
+
+def submitted(group: ClientGroup, job_id: str) -> ClientGroup:
+    """The scheduler has the job."""
+    return msgspec.structs.replace(group, stage="queued", job_id=job_id, job_state="pending", reason="submitted")
+
+
+def observed(group: ClientGroup, job: JobState) -> ClientGroup:
+    """What the scheduler says of a job that is not over."""
+    if job.phase == "pending":
+        reason = group.reason if group.ending else job.reason
+        return msgspec.structs.replace(group, job_state="pending", reason=reason)
+    return msgspec.structs.replace(
+        group,
+        stage="running",
+        job_state="running",
+        reason=group.reason if group.ending else "",
+        started_at=group.started_at or now(),
+    )
+
+
+def ending(group: ClientGroup, why: Ending, reason: str) -> ClientGroup:
+    """It is to end early; the first reason stays."""
+    return group if group.ending else msgspec.structs.replace(group, ending=why, reason=reason)
+
+
+def stopped(group: ClientGroup, outcome: JobOutcome, reason: str) -> ClientGroup:
+    """It is over."""
+    return msgspec.structs.replace(
+        group, stage="stopped", outcome=outcome, reason=reason, ended_at=now(), client_address=None
+    )
+
+
+def ended(group: ClientGroup, job: JobState, summary: Summary | None, said: str) -> ClientGroup:
+    """Its job is over: what to call that. `said` is the launcher's own last reason."""
+    outcome, reason = _outcome(group, job, summary, said)
+    known = msgspec.structs.replace(group, job_state=job.outcome or "ended", has_summary=summary is not None)
+    return stopped(known, outcome, reason)
+
+
+def _outcome(group: ClientGroup, job: JobState, summary: Summary | None, said: str) -> tuple[JobOutcome, str]:
+    told = job.reason or said
+    if group.ending == "service died":
+        return "failed", group.reason
+    if summary is not None and summary.outcome == "completed":
+        return ("completed", "") if summary.counts.succeeded else ("failed", said or "no request succeeded")
+    if job.outcome in {"timeout", "node_fail", "preempted", "out_of_memory", "lost"}:
+        return job.outcome, told
+    cut_short = summary is not None and summary.outcome == "cancelled"
+    if cut_short and group.ending is None and _reached_its_limit(group):
+        return "timeout", f"the time limit of {group.time_limit_minutes} min came before the end of the run"
+    if cut_short or group.ending == "stop" or job.outcome == "cancelled":
+        return "cancelled", "stopped" if group.ending == "stop" else told or "the job was told to end"
+    return "failed", said or told or "the load generator ended before its first request: its logs say why"
+
+
+def _reached_its_limit(group: ClientGroup) -> bool:
+    """Whether the job ran so long that the signal ahead of its limit had come."""
+    if group.started_at is None:
+        return False
+    ran = datetime.now(UTC) - datetime.fromisoformat(group.started_at)
+    return ran.total_seconds() >= group.time_limit_minutes * 60 - 120

@@ -1,0 +1,115 @@
+"""The way to one group's launcher: its port, and its files where the port cannot be reached."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import PurePosixPath
+
+import httpx
+import msgspec
+
+from tokenstorm.cluster.shell import Shell
+from tokenstorm.errors import Unreachable, UsageError
+from tokenstorm.loadgen.live import Status
+
+ASK_EVERY = 0.5
+"""Seconds between questions to a launcher whose run has not started: its events begin with the first second."""
+_BEFORE_THE_START = frozenset(("starting", "holding"))
+SILENCE_SECONDS = 10.0
+"""The launcher says something every second; after so long without a word it is asked anew."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One second of GET /events."""
+
+    status: Status
+    line: dict[str, object] | None
+
+
+class _Address(msgspec.Struct):
+    url: str
+
+
+class LauncherLink:
+    """One launcher, found by the address in its run folder. Raises `Unreachable` when it does not answer."""
+
+    def __init__(self, shell: Shell, client: httpx.AsyncClient, folder: PurePosixPath, secret: str) -> None:
+        self._shell = shell
+        self._client = client
+        self._folder = folder
+        self._headers = {"authorization": f"Bearer {secret}"}
+        self.address: str | None = None
+
+    async def events(self) -> AsyncIterator[Said]:
+        """What it says each second, over one connection, until the run is over. Before the start it is asked."""
+        url = await self._find()
+        timeout = httpx.Timeout(5.0, read=SILENCE_SECONDS)
+        try:
+            while (status := await self._status(url)).phase in _BEFORE_THE_START:
+                yield Said(status, None)
+                await asyncio.sleep(ASK_EVERY)
+            async with self._client.stream("GET", f"{url}/events", headers=self._headers, timeout=timeout) as answer:
+                if not answer.is_success:
+                    raise _gone(self._folder, f"it answered {answer.status_code}")
+                async for line in answer.aiter_lines():
+                    yield msgspec.json.decode(line, type=Said)
+        except (httpx.TransportError, msgspec.MsgspecError) as error:
+            raise _gone(self._folder, str(error) or type(error).__name__) from None
+
+    async def control(self, words: str) -> None:
+        """Say `run`, `run <unix time>`, `stop` or `abort`. Raises `UsageError` when the launcher does not take it."""
+        url = await self._find()
+        try:
+            answer = await self._client.post(
+                f"{url}/control", content=words.encode(), headers=self._headers, timeout=5.0
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent: the file is the other way in
+            await self._shell.put(self._folder / "control", words.encode())
+            return
+        except httpx.TransportError as error:
+            raise _gone(self._folder, str(error) or type(error).__name__) from None
+        if answer.is_client_error:
+            message = f"the launcher refused {words!r}: {answer.text[:200]}"
+            raise UsageError(message)
+
+    async def metrics(self) -> bytes | None:
+        """Its Prometheus text, from the file if need be; None before there is any."""
+        try:
+            url = await self._find()
+            answer = await self._client.get(f"{url}/metrics", headers=self._headers, timeout=5.0)
+            if answer.is_success:
+                return answer.content
+        except (httpx.TransportError, Unreachable):
+            pass
+        try:
+            return await self._shell.get(self._folder / "metrics.prom")
+        except FileNotFoundError:
+            return None
+
+    async def status_file(self) -> Status | None:
+        """What it last wrote down; None before it did."""
+        try:
+            return msgspec.json.decode(await self._shell.get(self._folder / "status.json"), type=Status)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
+
+    async def _status(self, url: str) -> Status:
+        answer = await self._client.get(f"{url}/status", headers=self._headers, timeout=5.0)
+        if not answer.is_success:
+            raise _gone(self._folder, f"it answered {answer.status_code}")
+        return msgspec.json.decode(answer.content, type=Status)
+
+    async def _find(self) -> str:
+        try:
+            described = await self._shell.get(self._folder / "address.json")
+            self.address = msgspec.json.decode(described, type=_Address).url
+        except FileNotFoundError:
+            raise _gone(self._folder, "it has not opened its port yet") from None
+        except msgspec.MsgspecError as error:
+            raise _gone(self._folder, f"its address.json cannot be read: {error}") from None
+        return self.address
+
+
+def _gone(folder: PurePosixPath, why: str) -> Unreachable:
+    return Unreachable(f"the launcher of {folder} is not reachable: {why}")

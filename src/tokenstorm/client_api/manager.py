@@ -1,0 +1,328 @@
+"""The groups: created, brought up, followed to their end, kept. What is known survives the process at any moment.
+
+A group's way is written down before each step is taken: `waiting` → `submitting` → `queued` → `running` → `stopped`. Whoever
+finds a group in the store goes on from there; a job is submitted by its name, so no step is ever taken twice.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import httpx
+import msgspec
+from msgspec.structs import replace
+
+from tokenstorm.client_api import group as states
+from tokenstorm.client_api.archive import Archive
+from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
+from tokenstorm.client_api.feed import Feed
+from tokenstorm.client_api.follower import Follower
+from tokenstorm.client_api.group import ClientGroup, GroupStatus, Progress
+from tokenstorm.client_api.link import LauncherLink
+from tokenstorm.client_api.observers import Observers
+from tokenstorm.client_api.pauses import pauses
+from tokenstorm.client_api.refusals import KeyUsed, NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.schemas import GroupRequest
+from tokenstorm.client_api.services import ServiceDirectory
+from tokenstorm.client_api.starter import Starter
+from tokenstorm.client_api.store import Store
+from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.site import Site
+from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
+
+
+@dataclass(frozen=True)
+class Live:
+    """The latest of a running group, and when it came (monotonic seconds)."""
+
+    progress: Progress
+    at: float
+
+    @property
+    def age_seconds(self) -> float:
+        """How old it is."""
+        return time.monotonic() - self.at
+
+
+class ClientManager:
+    """All groups of one user on one site. `start` once before anything else, `close` at the end; jobs go on."""
+
+    def __init__(self, site: Site, store: Store, services: ServiceDirectory, home: Path) -> None:
+        self.site = site
+        self.store = store
+        self.services = services
+        self.dispatcher = SlurmClientDispatcher(site)
+        self.archive = Archive(site.shell, site.profile.base_path / "runs", home)
+        self.trouble: str | None = None
+        self._bug: str | None = None
+        self._active: dict[int, ClientGroup] = {}
+        self._live: dict[int, Live] = {}
+        self._feeds: dict[int, Feed] = {}
+        self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cluster = httpx.AsyncClient(transport=transport(site.shell), trust_env=False)
+        self._outside = httpx.AsyncClient(trust_env=False)
+        self._observers = Observers(store, self._outside, self.spawn)
+        self._follower = Follower(self)
+        self._starter = Starter(self, self._follower.wake)
+        self._started = False
+
+    async def start(self) -> None:
+        """Go on with every group that is not over. A second call does nothing."""
+        if self._started:
+            return
+        self._started = True
+        for group in self.store.active():
+            self._active[group.group_id] = group
+            if group.stage in {"waiting", "submitting"}:
+                self.spawn(self._starter.bring_up(group.group_id))
+        for group in self.store.to_purge():
+            self.spawn(self.purge(group))
+        self._follower.start()
+        self._observers.look()
+
+    async def close(self) -> None:
+        """Stop following; the next start goes on from here."""
+        for feed in self._feeds.values():
+            feed.close()
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cluster.aclose()
+        await self._outside.aclose()
+
+    # What users ask for.
+
+    async def create(self, request: GroupRequest, key: str | None = None) -> ClientGroup:
+        """A new group, or the one that was made with the same `key`. It exists wholly or not at all.
+
+        Raises `Unknown`, `NotNow`, `UsageError` or `ClusterError`; `SubmissionUnconfirmed` where the group stays.
+        """
+        fingerprint = _fingerprint(request)
+        if key is None:
+            return await self._starter.create(request, fingerprint, None)
+        lock = self._keys.setdefault(key, asyncio.Lock())
+        async with lock:
+            known = self.store.by_key(key)
+            if known is None:
+                return await self._starter.create(request, fingerprint, key)
+        group, earlier = known
+        if not secrets.compare_digest(earlier, fingerprint):
+            message = f"the Idempotency-Key {key!r} was used for another request: use a new one"
+            raise KeyUsed(message)
+        if group.deleted:
+            message = f"group {group.group_id}, created with the Idempotency-Key {key!r}, was deleted: use a new one"
+            raise NotNow(message)
+        if group.reason == states.UNCONFIRMED:
+            raise SubmissionUnconfirmed(group.group_id, "the cluster was lost on the way")
+        return group
+
+    def get(self, group_id: int) -> ClientGroup:
+        """One group. Raises `Unknown`."""
+        group = self._active.get(group_id) or self.store.get(group_id)
+        if group is None or group.deleted:
+            message = f"there is no group {group_id}: GET /api/v1/client-groups lists them"
+            raise Unknown(message)
+        return group
+
+    def ids(self, status: GroupStatus | None = None) -> list[int]:
+        """All groups, oldest first."""
+        return self.store.ids(status)
+
+    def live(self, group: ClientGroup) -> Live | None:
+        """How far a running group is."""
+        return self._live.get(group.group_id)
+
+    def run(self, group_ids: Iterable[int], start_at: float) -> None:
+        """Release held groups, all or none, at one Unix time (0: at once). Raises `Unknown`, `NotNow`, `UsageError`."""
+        groups = [self.get(group_id) for group_id in dict.fromkeys(group_ids)]
+        for group in groups:
+            if not group.manual or group.status == "stopped":
+                why = "has stopped" if group.manual else 'was not created with "start": "manual"'
+                message = f"group {group.group_id} {why}: there is nothing to release"
+                raise NotNow(message)
+            if start_at - time.time() > group.hold_seconds:
+                message = f"`start_at` is beyond the {group.hold_seconds:g} s that group {group.group_id} may be held"
+                raise UsageError(message)
+        for group in groups:
+            self.change(replace(self.get(group.group_id), released=start_at))
+            self.spawn(self._follower.release(group.group_id))
+
+    def stop(self, group_id: int) -> ClientGroup:
+        """Drain a group and keep everything. One that is over stays as it is."""
+        return self.end(self.get(group_id), "stop", "stopping: what was sent is waited for")
+
+    def delete(self, group_id: int, *, purge: bool) -> None:
+        """Take a group off the list, and stop it if need be. `purge` removes its files too."""
+        group = self.end(self.get(group_id), "stop", "deleted")
+        group = self.change(replace(group, deleted=True, purge=purge))
+        if group.stage == "stopped" and purge:
+            self.spawn(self.purge(group))
+
+    def observe(self, group_id: int, url: str) -> None:
+        """Tell that address of every change from now on."""
+        group = self.get(group_id)
+        if url not in group.observers:
+            self.change(replace(group, observers=(*group.observers, url)))
+
+    async def metrics(self, group: ClientGroup) -> bytes | None:
+        """The group's Prometheus text; None before there is any."""
+        if group.stage == "stopped":
+            return self.archive.metrics(group.run_id)
+        return await self.link(group).metrics() if group.stage == "running" else None
+
+    def feed(self, group: ClientGroup) -> Feed:
+        """Its live updates."""
+        feed = self._feeds.get(group.group_id)
+        if feed is None:
+            feed = Feed()
+            feed.publish("status", _told(group))
+            if group.stage == "stopped":
+                feed.publish("done", _told(group))
+            else:
+                self._feeds[group.group_id] = feed
+        return feed
+
+    def ready(self) -> str | None:
+        """Why it cannot work now; None when it can."""
+        return self._bug or self.trouble
+
+    # How groups change.
+
+    @property
+    def active(self) -> tuple[ClientGroup, ...]:
+        """The groups that are not over, deleted ones included."""
+        return tuple(self._active.values())
+
+    def current(self, group_id: int) -> ClientGroup | None:
+        """An active group as it is now."""
+        return self._active.get(group_id)
+
+    def expect(self, group_id: int) -> ClientGroup:
+        """An active group that is known to be there."""
+        return self._active[group_id]
+
+    def take(self, group: ClientGroup) -> None:
+        """A group that the store has got."""
+        self._active[group.group_id] = group
+
+    def change(self, group: ClientGroup) -> ClientGroup:
+        """Write a new state down, then act on it and tell whoever wants to know. Raises `RunError` for a bad disk."""
+        before = self._active.get(group.group_id)
+        if group == before:
+            return group
+        news = before is None or before.shown != group.shown
+        self.store.save(group, _told(group) if news else None)
+        if group.stage == "stopped":
+            self._active.pop(group.group_id, None)
+            self._live.pop(group.group_id, None)
+        else:
+            self._active[group.group_id] = group
+        if feed := self._feeds.get(group.group_id):
+            if news:
+                feed.publish("status", _told(group))
+            if group.stage == "stopped":
+                feed.publish("done", _told(group))
+                del self._feeds[group.group_id]
+        if news and group.observers:
+            self._observers.look()
+        return group
+
+    def progressed(self, group_id: int, progress: Progress, line: bytes | None) -> None:
+        """A second of a running group."""
+        known = self._live.get(group_id)
+        if known is None or known.progress != progress or line is not None:
+            self._live[group_id] = Live(progress, time.monotonic())
+        if line is not None and (feed := self._feeds.get(group_id)):
+            feed.publish("progress", line)
+
+    def end(self, group: ClientGroup, why: states.Ending, reason: str) -> ClientGroup:
+        """See to it that a group ends early."""
+        if group.stage == "stopped" or group.ending:
+            return group
+        group = self.change(states.ending(group, why, reason))
+        if group.stage == "waiting":
+            return self.change(states.stopped(group, "cancelled", "stopped before it started"))
+        self.spawn(self._follower.end_early(group.group_id))
+        return group
+
+    def link(self, group: ClientGroup) -> LauncherLink:
+        """The way to its launcher."""
+        known = self.store.secrets(group.group_id)
+        secret = known.launcher if known else ""
+        return LauncherLink(self.site.shell, self._cluster, self.archive.folder(group.run_id), secret)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the rest, until `close`. A bug in it shows, in the log and in `/ready`."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    async def finish(self, group_id: int, job: JobState) -> None:
+        """The job is over: bring home what it left and say how it went, however often that takes."""
+        for pause in pauses(0.5, 30.0):
+            group = self._active[group_id]
+            try:
+                left = await self.archive.keep(group.run_id)
+                await self.archive.forget_secrets(group.run_id)
+                group = self._active[group_id]
+                said = (left.status.reason if left.status else None) or ""
+                progress = Progress.of(left.status) if left.status else None
+                known = replace(group, progress=progress)
+                group = self.change(states.ended(known, job, left.summary, said))
+            except (ClusterError, RunError) as error:
+                self.trouble = str(error)
+                await asyncio.sleep(pause)
+                continue
+            self.trouble = None
+            if group.purge:
+                await self.purge(group)
+            return
+
+    async def purge(self, group: ClientGroup) -> None:
+        """Remove the files of a group that is over, however often that takes."""
+        for pause in pauses(0.5, 60.0):
+            try:
+                await self.archive.purge(group.run_id)
+                self.store.save(replace(group, purge=False))
+            except (ClusterError, RunError, OSError) as error:
+                self.trouble = f"the files of run {group.run_id} could not be removed: {error}"
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._bug = "this is a bug of tokenstorm: its traceback is in the log of the API"
+            context = {"message": "tokenstorm: a bug in the Client API", "exception": error, "task": task}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _fingerprint(request: GroupRequest) -> str:
+    """The same for the same request, API key included."""
+    key = request.api_key.get_secret_value() if request.api_key else ""
+    return states.digest(request.model_dump_json(exclude={"api_key"}) + "\n" + key)
+
+
+def _told(group: ClientGroup) -> bytes:
+    """What observers and viewers get at a change of status."""
+    return msgspec.json.encode(
+        {
+            "group_id": group.group_id,
+            "run_id": group.run_id,
+            "name": group.name,
+            "status": group.status,
+            "outcome": group.outcome,
+            "reason": group.reason,
+            "deleted": group.deleted,
+            "at": states.now(),
+        }
+    )

@@ -1,0 +1,152 @@
+"""The calls that give what a run left: summary, rows, report, logs."""
+
+import importlib
+import importlib.util
+import re
+import tempfile
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import HTMLResponse, StreamingResponse
+
+from tokenstorm.client_api.answers import Logs
+from tokenstorm.client_api.archive import Archive
+from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.refusals import NotNow
+from tokenstorm.errors import Unknown
+from tokenstorm.metrics.summary import Summary
+from tokenstorm.report.html import summary_page
+from tokenstorm.result import Result
+from tokenstorm.web import Problem, problems
+
+Format = Literal["jsonl", "csv", "parquet"]
+TYPES: dict[Format, str] = {
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
+_PAGE_RULES = "default-src 'none'; style-src 'unsafe-inline'"
+GroupId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
+
+
+def results_routes(manager: ClientManager) -> APIRouter:
+    """`/results`, `/requests`, `/report` and `/logs` of a group."""
+    routes = APIRouter()
+    archive = manager.archive
+
+    @routes.get(
+        "/{group_id:int}/results",
+        summary="The summary",
+        response_class=Response,
+        responses={
+            200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "summary.json"},
+            **problems(404, 409),
+        },
+    )
+    async def results(group_id: GroupId) -> Response:
+        """Counts, rates, percentiles and the verdict, as docs/runs.md tells; 409 before the end."""
+        return Response(_summary(archive, manager.get(group_id)), media_type="application/json")
+
+    @routes.get(
+        "/{group_id:int}/requests",
+        summary="Every request",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {kind.partition(";")[0]: {} for kind in TYPES.values()}, "description": "A row for each"},
+            **problems(404, 406, 409, 502),
+        },
+    )
+    async def requests(
+        group_id: GroupId,
+        form: Annotated[Format | None, Query(alias="format", description="Instead of the Accept header")] = None,
+        accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+    ) -> Response:
+        """JSON lines, CSV or Parquet, by `format` or by the Accept header; 409 before the end."""
+        wanted = form or _accepted(accept or "*/*")
+        if wanted is None:
+            raise Problem(406, f"there is {', '.join(kind.partition(';')[0] for kind in TYPES.values())}")
+        if wanted == "parquet" and not importlib.util.find_spec("pyarrow"):
+            raise Problem(
+                406, "Parquet needs the package pyarrow where the Client API runs: install it, or ask for csv"
+            )
+        group = manager.get(group_id)
+        if group.status != "stopped":
+            raise _not_over(group)
+        files = await archive.result_files(group.run_id)
+        if wanted == "parquet":
+            return Response(await _parquet(archive, files), media_type=TYPES[wanted])
+        rows = archive.lines(files) if wanted == "jsonl" else archive.csv(files)
+        return StreamingResponse(rows, media_type=TYPES[wanted])
+
+    @routes.get(
+        "/{group_id:int}/report",
+        summary="The report",
+        response_class=HTMLResponse,
+        responses=problems(404, 409),
+    )
+    async def report(group_id: GroupId) -> HTMLResponse:
+        """One HTML page that needs nothing else, to keep or pass on; 409 before the end."""
+        summary = msgspec.json.decode(_summary(archive, manager.get(group_id)), type=Summary)
+        return HTMLResponse(summary_page(summary), headers={"content-security-policy": _PAGE_RULES})
+
+    @routes.get("/{group_id:int}/logs", summary="The job's logs", responses=problems(404, 502))
+    async def logs(
+        group_id: GroupId,
+        after: Annotated[
+            str, Query(pattern=r"^(\d{1,15}-\d{1,15})?$", description="The `next` of the answer before")
+        ] = "",
+    ) -> Logs:
+        """What the load generator wrote to its standard output and standard error, a part at a time."""
+        text, cursor = await archive.logs(manager.get(group_id).run_id, after)
+        return Logs(logs=text, next=cursor)
+
+    return routes
+
+
+def _not_over(group: ClientGroup) -> NotNow:
+    why = f" ({group.reason})" if group.reason else ""
+    return NotNow(f"group {group.group_id} is {group.status}{why}: there are results once it has stopped")
+
+
+def _summary(archive: Archive, group: ClientGroup) -> bytes:
+    """Raises `NotNow` before the end, `Unknown` when there is none."""
+    if group.status != "stopped":
+        raise _not_over(group)
+    summary = archive.summary(group.run_id) if group.has_summary else None
+    if summary is None:
+        why = group.reason or "its files were removed"
+        message = f"group {group.group_id} has no results, it {group.outcome or 'ended'}: {why}"
+        raise Unknown(message)
+    return summary
+
+
+def _accepted(accept: str) -> Format | None:
+    """The first format that the Accept header allows, by its weights."""
+    wanted = []
+    for part in accept.split(","):
+        kind, *parameters = (word.strip().lower() for word in part.split(";"))
+        written = next((word[2:] for word in parameters if word.startswith("q=")), "1")
+        weight = float(written) if re.fullmatch(r"[01](\.\d{0,3})?", written) else 0.0
+        if weight:
+            wanted.append((weight, kind))
+    for _, kind in sorted(wanted, key=lambda found: -found[0]):
+        for form, media in TYPES.items():
+            name = media.partition(";")[0]
+            if kind in {name, "*/*", f"{name.partition('/')[0]}/*"}:
+                return form
+    return None
+
+
+async def _parquet(archive: Archive, files: list[PurePosixPath]) -> bytes:
+    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    rows: list[dict[str, Any]] = []
+    async for lines in archive.lines(files):
+        results = (msgspec.json.decode(line, type=Result) for line in lines.splitlines())
+        rows += [msgspec.to_builtins(result) for result in results]
+    with tempfile.SpooledTemporaryFile() as file:
+        parquet.write_table(arrow.Table.from_pylist(rows), file)
+        file.seek(0)
+        return file.read()

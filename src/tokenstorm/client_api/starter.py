@@ -1,0 +1,160 @@
+"""Bringing groups up: from a request to a job that is submitted, once and only once."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from tokenstorm.client_api import group as states
+from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.pauses import pauses
+from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.schemas import GroupRequest
+from tokenstorm.client_api.services import ENDED, Access, ServiceInfo
+from tokenstorm.client_api.store import GroupSecrets
+from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
+from tokenstorm.plan import new_run_id
+
+if TYPE_CHECKING:
+    from tokenstorm.client_api.manager import ClientManager
+
+
+class Starter:
+    """Starts the groups of a manager; `submitted` is called when the scheduler got one more job."""
+
+    def __init__(self, manager: "ClientManager", submitted: Callable[[], None]) -> None:
+        self._manager = manager
+        self._submitted = submitted
+
+    async def create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
+        """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
+        info, access = await self._find(request)
+        if request.dataset is not None:
+            await self._manager.dispatcher.check_dataset(request.dataset)
+        seed = secrets.randbits(48) if request.seed is None else request.seed
+        request = request.model_copy(update={"seed": seed, "time_limit": request.minutes})
+        api_key = request.api_key.get_secret_value() if request.api_key else None
+        run_id, created_at = new_run_id(), states.now()
+
+        def make(group_id: int) -> ClientGroup:
+            return ClientGroup(
+                group_id=group_id,
+                run_id=run_id,
+                num_clients=request.num_clients,
+                service_id=None if request.service_id is None else str(request.service_id),
+                name=request.name,
+                labels=request.labels,
+                manual=request.start == "manual",
+                hold_seconds=request.hold_seconds,
+                drain_seconds=request.drain_seconds,
+                time_limit_minutes=request.minutes,
+                created_at=created_at,
+                engine=info.engine if info else None,
+                stage="waiting" if access is None else "submitting",
+                reason=_not_ready(request, info) if access is None else "being submitted",
+            )
+
+        group = self._manager.store.add(
+            make,
+            request.model_dump_json(exclude={"api_key"}).encode(),
+            GroupSecrets(secrets.token_urlsafe(32), api_key),
+            idempotency_key=key,
+            fingerprint=fingerprint,
+        )
+        self._manager.take(group)
+        if access is None:
+            self._manager.spawn(self.bring_up(group.group_id))
+            return group
+        try:
+            return await self._submit(group, request, access)
+        except (Unconfirmed, RunError) as error:  # RunError: the disk, with the job submitted or not
+            self._say(group.group_id, states.UNCONFIRMED)
+            self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
+            raise SubmissionUnconfirmed(group.group_id, str(error)) from None
+        except (ClusterError, UsageError):
+            self._bury(self._manager.expect(group.group_id))
+            raise
+
+    async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
+        """How the service stands, and how to reach it once it is ready. Raises `NotNow` when it has ended."""
+        if request.target_url is not None:
+            return None, Access((("0", request.target_url),))
+        service = str(request.service_id)
+        info = await self._manager.services.find(service)
+        if info.status in ENDED:
+            why = f": {info.reason}" if info.reason else ""
+            message = f"the service {service!r} has ended ({info.status}{why}): create a new one"
+            raise NotNow(message)
+        if info.status != "running":
+            return info, None
+        access = await (
+            self._manager.services.routed if request.via == "orchestrator" else self._manager.services.access
+        )(service)
+        return info, access if access.endpoints else None
+
+    async def _submit(self, group: ClientGroup, request: GroupRequest, access: Access) -> ClientGroup:
+        """Prepare the run folder and submit the job; what was prepared before is left as it is."""
+        plan = await self._manager.dispatcher.prepared(group)
+        if plan is None:
+            known = self._manager.store.secrets(group.group_id)
+            assert known is not None, "a group has its secrets until it stops"
+            plan = await self._manager.dispatcher.make_plan(group, request, access)
+            key = known.api_key or access.api_key
+            await self._manager.dispatcher.prepare(group, plan, GroupSecrets(known.launcher, key))
+        job_id = await self._manager.dispatcher.submit(group, request, plan)
+        group = self._manager.change(states.submitted(self._manager.expect(group.group_id), job_id))
+        self._submitted()
+        return group
+
+    async def bring_up(self, group_id: int, first_pause: float = 0.0) -> None:
+        """From `waiting` or `submitting` to `queued`, however often the Server API or the cluster fails."""
+        await asyncio.sleep(first_pause)
+        request = GroupRequest.model_validate_json(self._manager.store.request(group_id))
+        for pause in pauses(0.25, 5.0):
+            group = self._manager.current(group_id)
+            if group is None or group.stage not in {"waiting", "submitting"}:
+                return
+            try:
+                await self._try_to_submit(group, request)
+            except Unconfirmed:
+                self._say(group_id, states.UNCONFIRMED)
+            except (NotNow, Unknown, RefusedJob, UsageError) as error:
+                with contextlib.suppress(RunError):
+                    self._manager.change(states.stopped(self._manager.expect(group_id), "failed", str(error)))
+            except (ClusterError, RunError) as error:
+                self._say(group_id, str(error))
+            await asyncio.sleep(pause)
+
+    async def _try_to_submit(self, group: ClientGroup, request: GroupRequest) -> None:
+        if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
+            await self._submit(group, request, Access(()))
+            return
+        info, access = await self._find(request)
+        current = self._manager.current(group.group_id)
+        if current is None:  # stopped meanwhile
+            return
+        if access is None:
+            self._say(group.group_id, _not_ready(request, info))
+            return
+        engine = info.engine if info else None
+        await self._submit(self._manager.change(states.submitting(current, engine)), request, access)
+
+    def _say(self, group_id: int, reason: str) -> None:
+        """Why a group still waits."""
+        if group := self._manager.current(group_id):
+            with contextlib.suppress(RunError):  # the disk; it is said again at the next try
+                self._manager.change(replace(group, reason=reason))
+
+    def _bury(self, group: ClientGroup) -> None:
+        """A group that never came to be: nobody sees it, its files go, its key is free again."""
+        self._manager.store.free_key(group.group_id)
+        over = replace(states.stopped(group, "failed", "it could not be submitted"), deleted=True, purge=True)
+        self._manager.spawn(self._manager.purge(self._manager.change(over)))
+
+
+def _not_ready(request: GroupRequest, info: ServiceInfo | None) -> str:
+    why = f": {info.reason}" if info and info.reason else ""
+    return f"waiting for the service {str(request.service_id)!r}, which is {info.status if info else 'not known'}{why}"

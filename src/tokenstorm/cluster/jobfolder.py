@@ -1,0 +1,101 @@
+"""The files by which the local scheduler and a job's supervisor know of each other: `<base_path>/jobs/<id>/`.
+
+job.json          what to do, written before anything is started
+supervisor.json   who does it; made by linking, so that exactly one process can be it, once
+state.json        how far it got, replaced by rename
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenstorm.cluster.processes import Process
+from tokenstorm.runs import write_atomically
+
+MARK = "TOKENSTORM_JOB"
+"""In the environment of every process of a job: the folder here that it belongs to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a supervisor needs to know: where `script.sh` lies, and when it has to end. Times in seconds."""
+
+    name: str
+    folder: str
+    time_limit: float
+    signal_lead: float
+    kill_after: float
+
+    def encode(self) -> bytes:
+        """As it is written into `job.json`."""
+        return json.dumps(asdict(self)).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How a job stands, as its supervisor last saw it."""
+
+    phase: Literal["running", "ended"]
+    outcome: Literal["completed", "failed", "cancelled", "timeout", "lost"] | None = None
+    reason: str = ""
+    exit_code: int | None = None
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """One job's files. Reading gives None for a file that is not there."""
+
+    root: Path
+
+    @property
+    def mark(self) -> str:
+        """The entry in the environment of every process of the job."""
+        return f"{MARK}={self.root}"
+
+    @property
+    def order_file(self) -> Path:
+        """What `order` reads."""
+        return self.root / "job.json"
+
+    def order(self) -> Order | None:
+        """What is to be done."""
+        content = self._read("job.json")
+        return None if content is None else Order(**content)
+
+    def supervisor(self) -> Process | None:
+        """Who does it, or did."""
+        content = self._read("supervisor.json")
+        return None if content is None else Process(**content)
+
+    def state(self) -> State | None:
+        """How far it got."""
+        content = self._read("state.json")
+        return None if content is None else State(**content)
+
+    def write_state(self, state: State) -> None:
+        """Say how far it got; for the one process that made the claim."""
+        write_atomically(self.root / "state.json", json.dumps(asdict(state)).encode(), mode=0o600)
+
+    def claim(self, process: Process) -> bool:
+        """Become the supervisor. False when somebody is, or was: what was started once is never started again."""
+        mine = self.root / f".supervisor.{process.pid}.{process.start}"
+        write_atomically(mine, json.dumps(asdict(process)).encode(), mode=0o600)
+        try:
+            os.link(mine, self.root / "supervisor.json")
+        except FileExistsError:
+            return False
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                mine.unlink()
+        return True
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads((self.root / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        return content

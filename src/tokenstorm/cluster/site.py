@@ -1,0 +1,47 @@
+"""A profile that is open: the shell and the scheduler of the place it names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenstorm.cluster.local import LocalScheduler, LocalShell
+from tokenstorm.cluster.scheduler import Scheduler
+from tokenstorm.cluster.shell import Shell
+from tokenstorm.config import Profile
+from tokenstorm.errors import Unreachable, UsageError
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where jobs run. Whoever has one need not know which kind it is."""
+
+    profile: Profile
+    shell: Shell
+    scheduler: Scheduler
+    has_gpu: bool
+
+    async def close(self) -> None:
+        """Give up what is held here; jobs go on."""
+        await self.shell.close()
+
+
+async def open_site(profile: Profile) -> Site:
+    """Open a profile, and make its base path for this user alone. Raises `UsageError` or `Unreachable`."""
+    if profile.scheduler != "local":
+        message = (
+            f"the profile {profile.name!r} wants the scheduler {profile.scheduler!r}, which this version cannot reach "
+            'yet: choose a profile with scheduler = "local"'
+        )
+        raise UsageError(message)
+    base = Path(profile.base_path)
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot make {base}: {error.strerror}; choose another base_path"
+        raise Unreachable(message) from None
+    shell = LocalShell()
+    return Site(profile, shell, LocalScheduler(shell, profile), has_gpu=_has_gpu())
+
+
+def _has_gpu() -> bool:
+    """Whether the driver made a device for a GPU of NVIDIA's, the kind that the shipped recipes ask for."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))

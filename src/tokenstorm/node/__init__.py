@@ -1,0 +1,1 @@
+"""What runs beside the engines on their node: starts them, proves where they listen, and publishes it."""

@@ -1,0 +1,64 @@
+"""`python -m tokenstorm.node FOLDER`: the engines of one service on this node, until they end or TERM comes."""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from tokenstorm.errors import UsageError
+from tokenstorm.node.keeper import Slot, start_keeper
+from tokenstorm.node.replica import Place, Replica
+from tokenstorm.node.service import Service, read_service
+from tokenstorm.runs import write_atomically
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+async def run(folder: Path, keeper: int) -> int:
+    """All replicas of this node. Returns 1 when they all ended, and what a shell says of TERM when that ended them."""
+    service = read_service(folder)
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    replicas = _replicas(service, folder, node, keeper)
+    tasks = [asyncio.create_task(replica.run()) for replica in replicas]
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    stopping = asyncio.create_task(told.wait())
+    over = asyncio.gather(*tasks)
+    await asyncio.wait((over, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if over.done():
+        stopping.cancel()
+        over.result()
+        return 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return TERMINATED
+
+
+def _replicas(service: Service, folder: Path, node: str, keeper: int) -> list[Replica]:
+    key_file = Path(service.api_key_file or folder / f"api_key.{node}")
+    if service.wants_key_file() and service.api_key_file is None:
+        write_atomically(key_file, service.api_key.encode(), mode=0o600)
+    places = [Place(folder, node, index) for index in range(service.replicas_per_node)]
+    return [Replica(service, place, key_file, Slot(keeper, place.index)) for place in places]
+
+
+def main() -> int:
+    """Parse the command line and run. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tokenstorm.node", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the service's folder, where service.json lies")
+    args = parser.parse_args()
+    try:
+        return asyncio.run(run(args.folder.absolute(), start_keeper()))
+    except UsageError as error:
+        sys.stderr.write(f"tokenstorm: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""One replica: from the first port that may be free to an engine that is proved to be ours."""
+
+import asyncio
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tokenstorm.errors import UsageError
+from tokenstorm.node import engine, ports
+from tokenstorm.node.keeper import Slot
+from tokenstorm.node.service import LAST_PORT, Published, Service, publish
+
+POLL_SECONDS = 0.1
+PORTS_TRIED = 1000
+CLASHES = 20
+"""An engine that was started so often in vain has another trouble than its port."""
+_DENIED = (401, 403)
+
+Found = Literal["running", "clash"]
+
+
+class Failed(Exception):
+    """The replica will not run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a replica belongs."""
+
+    folder: Path
+    node: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        """Unique in the service."""
+        return f"{self.node}.{self.index}"
+
+    @property
+    def log(self) -> Path:
+        """What the engine says."""
+        return self.folder / f"replica.{self.name}.log"
+
+
+class Replica:
+    """Starts an engine, moves on to another port at a clash, and follows it to its end."""
+
+    def __init__(self, service: Service, place: Place, api_key_file: Path, slot: Slot) -> None:
+        self._service = service
+        self._place = place
+        self._api_key_file = api_key_file
+        self._slot = slot
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reserved: socket.socket | None = None
+        self._port = service.base_port
+
+    async def run(self) -> None:
+        """Until the engine ended, which is always a failure: it is meant to stay. Cancelling ends the engine."""
+        reason = "the service was stopped"
+        try:
+            await self._reach_running()
+            self._publish("running")
+            reason = await self._end()
+        except (Failed, UsageError) as error:
+            reason = str(error)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            reason = f"cannot start the engine: {where}{error.strerror}"
+        finally:
+            await self._leave()
+            self._publish("failed", reason)
+
+    async def _reach_running(self) -> None:
+        deadline = time.monotonic() + self._service.ready_seconds
+        clashes = 0
+        for port in range(self._service.base_port, min(self._service.base_port + PORTS_TRIED, LAST_PORT + 1)):
+            if not self._take(port):
+                continue
+            self._start()
+            self._publish("starting")
+            if await self._settle(deadline) == "running":
+                return
+            how = self._said()
+            await self._leave()
+            clashes += 1
+            if clashes == CLASHES:
+                message = f"on {CLASHES} ports from {self._service.base_port} up somebody else was quicker{how}"
+                raise Failed(message)
+        message = f"no free port from {self._service.base_port} up: choose another `base_port`"
+        raise Failed(message)
+
+    def _take(self, port: int) -> bool:
+        """Reserve a port among ourselves, if nobody listens there."""
+        mark = ports.reserve(port)
+        if mark is None:
+            return False
+        if not ports.is_free(self._service.host, port):
+            mark.close()
+            return False
+        self._reserved, self._port = mark, port
+        return True
+
+    def _start(self) -> None:
+        index = self._place.index
+        command = self._service.words(index, self._port, self._api_key_file)
+        environment = self._service.engine_environment(index)
+        self._process = engine.start(command, environment, self._place.log, self._slot)
+
+    async def _settle(self, deadline: float) -> Found:
+        """Wait until the engine is ready, or somebody else has its port. Raises `Failed`."""
+        while True:
+            if self._running.poll() is not None:
+                if not ports.is_free(self._service.host, self._port):
+                    return "clash"  # somebody was quicker, and the engine said so and ended
+                raise Failed(self._how_it_ended())
+            owner = ports.listener(self._port, self._running.pid)
+            if owner == "foreign":
+                return "clash"
+            if owner != "nobody" and (found := await self._ready(sure=owner == "ours")):
+                return found
+            if time.monotonic() > deadline:
+                message = f"it was not ready in {self._service.ready_seconds:g} s{self._said()}"
+                raise Failed(message)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _ready(self, *, sure: bool) -> Found | None:
+        """Ask the listener: it is well, knows our key, and if it may be somebody else's engine, no other key."""
+        service = self._service
+        if await self._ask(service.health_path, None) != 200:  # noqa: PLR2004 - OK
+            return None
+        key = service.api_key if service.api_key_env or service.wants_key_file() else None
+        status = await self._ask(service.models_path, key)
+        if status in _DENIED:
+            if not sure:
+                return "clash"
+            message = (
+                f"the engine on port {self._port} does not accept its API key: look at `api_key_env` in the recipe"
+            )
+            raise Failed(message)
+        if status != 200:  # noqa: PLR2004 - OK
+            return None
+        if not sure and key is not None and await self._ask(service.models_path, secrets.token_hex()) not in _DENIED:
+            return "clash"
+        return "running"
+
+    async def _ask(self, path: str, key: str | None) -> int | None:
+        return await engine.ask(self._service.host, self._port, path, key)
+
+    async def _end(self) -> str:
+        while self._running.poll() is None:  # noqa: ASYNC110 - another process sets no event
+            await asyncio.sleep(POLL_SECONDS)
+        return self._how_it_ended()
+
+    async def _leave(self) -> None:
+        """Leave no process and no reservation behind."""
+        if self._process is not None:
+            await engine.stop(self._process, self._slot)
+            self._process = None
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
+
+    def _publish(self, status: Literal["starting", "running", "failed"], reason: str = "") -> None:
+        published = Published(
+            replica=self._place.name,
+            node=self._place.node,
+            host=self._service.host,
+            port=self._port,
+            pid=self._process.pid if self._process else None,
+            status=status,
+            reason=reason,
+        )
+        publish(self._place.folder, published)
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the engine was started"
+        return self._process
+
+    def _how_it_ended(self) -> str:
+        code = self._running.returncode
+        how = f"ended with status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        return f"the engine {how}{self._said()}"
+
+    def _said(self) -> str:
+        words = engine.last_words(self._place.log).replace(self._service.api_key, "…")
+        return f"; the last it said: {words}" if words else ""

@@ -1,0 +1,270 @@
+"""From a recipe and what a user gave it to what is run: pure, and nothing a user typed is ever read as a placeholder."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from tokenstorm.errors import UsageError
+
+from .parameters import Parameter, Value, memory_mb, shown
+from .recipes import (
+    OF_THE_NODE,
+    PLACEHOLDER,
+    VARIABLE,
+    KeyDelivery,
+    Probe,
+    Recipe,
+    Resources,
+    Words,
+    unfit,
+)
+
+SIMULATED = "simulated"
+_SIMULATOR_KEY = "TOKENSTORM_API_KEY"
+
+
+class ConfigError(UsageError):
+    """What a user gave a recipe does not fit it; `field` says which part of the request."""
+
+    def __init__(self, *, field: str, message: str) -> None:
+        self.field = field.encode(errors="backslashreplace").decode()  # a key may be no text that can be written
+        super().__init__(f"{self.field}: {message}")
+        self.message = message
+
+
+class Settings(Protocol):
+    """What a profile tells recipes."""
+
+    @property
+    def python(self) -> str: ...
+    @property
+    def model_dir(self) -> object: ...
+    @property
+    def hf_home(self) -> object: ...
+    @property
+    def offline(self) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What runs as one service: on each of `resources.nodes` nodes, `resources.replicas` engines.
+
+    `command` is an argv in which `{host}`, `{port}`, `{index}` and `{api_key_file}` are filled in where it starts, except
+    in the words at the positions `literal`: those hold such text because a user typed it.
+    """
+
+    recipe_name: str
+    engine: str
+    model: str
+    command: tuple[str, ...]
+    literal: tuple[int, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    base_port: int
+    resources: Resources
+    probe: Probe
+    key: KeyDelivery
+    note: str = ""
+
+    @property
+    def total_replicas(self) -> int:
+        """Engines on all nodes."""
+        return self.resources.nodes * self.resources.replicas
+
+
+def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) -> Launch:
+    """Raises ConfigError for what the recipe does not know or cannot use."""
+    valid = ("environment", "resources", *recipe.parameters)
+    for name in config:
+        if name not in valid:
+            message = f"{recipe.name} knows no such key: there are {', '.join(sorted(valid))}"
+            raise ConfigError(field=f"config.{name}", message=message)
+    resources = _resources(recipe.resources, _mapping(config, "resources"))
+    given = {name: _parameter(parameter, config) for name, parameter in recipe.parameters.items()}
+    values: dict[str, Value] = {**given, **_of_profile(settings), **_of_resources(resources)}
+    command, literal = _command(recipe.command, values)
+    return Launch(
+        recipe_name=recipe.name,
+        engine=recipe.engine,
+        model=_filled(recipe.model, values),
+        command=command,
+        literal=literal,
+        environment=_environment(recipe, _mapping(config, "environment"), values),
+        base_port=recipe.base_port,
+        resources=resources,
+        probe=recipe.probe,
+        key=recipe.key,
+    )
+
+
+def simulated(launch: Launch, python: str) -> Launch:
+    """The same service by the simulator, for a machine without the GPU that the engine needs. It says so."""
+    words = ["--host", "{host}", "--port", "{port}", "--model", launch.model, "--api-key-env", _SIMULATOR_KEY]
+    command = (python, "-m", "tokenstorm.simulator", *words)
+    replicas = launch.resources.replicas
+    return replace(
+        launch,
+        engine=SIMULATED,
+        command=command,
+        literal=(command.index("--model") + 1,) if _looks_filled(launch.model) else (),
+        resources=replace(
+            launch.resources,
+            cpu=replicas,
+            memory_mb=None,
+            gpu=0,
+            gpu_per_replica=None,
+            replicas_per_node=replicas if launch.resources.is_group else None,
+        ),
+        probe=Probe(),
+        key=KeyDelivery(variable=_SIMULATOR_KEY),
+        note=f"this machine has no GPU for {launch.engine}: a simulated engine answers for {launch.model}, "
+        "and its numbers speak of no real engine",
+    )
+
+
+def service_file(launch: Launch, service_id: str, api_key: str, host: str, folder: PurePosixPath) -> dict[str, object]:
+    """`service.json`, which tells the node what to start. It holds secrets: 0600."""
+    return {
+        "schema": 1,
+        "service_id": service_id,
+        "api_key": api_key,
+        "replicas_per_node": launch.resources.replicas,
+        "base_port": launch.base_port,
+        "host": host,
+        "command": list(launch.command),
+        "literal": list(launch.literal),
+        "environment": dict(launch.environment),
+        "api_key_env": launch.key.variable,
+        "api_key_file": str(folder / launch.key.file) if launch.key.file else None,
+        "gpus_per_replica": launch.resources.gpu // launch.resources.replicas,
+        "health_path": launch.probe.path,
+        "models_path": launch.probe.models_path,
+        "ready_seconds": launch.probe.timeout_seconds,
+    }
+
+
+def _mapping(config: Mapping[str, object], name: str) -> Mapping[str, object]:
+    value = config.get(name, {})
+    if not isinstance(value, Mapping):
+        raise ConfigError(field=f"config.{name}", message=f"must be an object, not {shown(value)}")
+    return value
+
+
+def _parameter(parameter: Parameter, config: Mapping[str, object]) -> Value:
+    try:
+        return parameter.check(config.get(parameter.name, parameter.default))
+    except ValueError as error:
+        raise ConfigError(field=f"config.{parameter.name}", message=str(error)) from None
+
+
+def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
+    least = {"nodes": 1, "cpu": 1, "gpu": 0, "time_limit": 1}
+    least |= {name: 1 for name in ("gpu_per_replica", "replicas_per_node") if getattr(defaults, name) is not None}
+    valid = sorted((*least, "memory"))
+    changed: dict[str, int | None] = {}
+    for name, value in given.items():
+        where = f"config.resources.{name}"
+        if name not in valid:
+            raise ConfigError(field=where, message=f"is not among the resources: there are {', '.join(valid)}")
+        if name == "memory":
+            try:
+                changed["memory_mb"] = memory_mb(value)
+            except ValueError as error:
+                raise ConfigError(field=where, message=str(error)) from None
+        elif not isinstance(value, int) or isinstance(value, bool) or not least[name] <= value <= _MOST[name]:
+            raise ConfigError(
+                field=where, message=f"must be a whole number from {least[name]} to {_MOST[name]}, not {shown(value)}"
+            )
+        else:
+            changed[name] = value
+    resources = replace(defaults, **changed)  # type: ignore[arg-type]
+    if complaint := unfit(resources):
+        raise ConfigError(field="config.resources.gpu", message=complaint)
+    return resources
+
+
+_MOST = {
+    "nodes": 10_000,
+    "cpu": 10_000,
+    "gpu": 64,
+    "time_limit": 1_000_000,
+    "gpu_per_replica": 64,
+    "replicas_per_node": 64,
+}
+
+
+def _of_profile(settings: Settings) -> dict[str, Value]:
+    return {
+        "profile.python": settings.python,
+        "profile.model_dir": None if settings.model_dir is None else str(settings.model_dir),
+        "profile.hf_home": None if settings.hf_home is None else str(settings.hf_home),
+        "profile.offline": settings.offline,
+    }
+
+
+def _of_resources(resources: Resources) -> dict[str, Value]:
+    return {
+        "resources.nodes": resources.nodes,
+        "resources.cpu": resources.cpu,
+        "resources.gpu": max(resources.gpu, 1),
+        "resources.gpu_per_replica": resources.gpu_per_replica or 1,
+    }
+
+
+def _command(entries: tuple[Words, ...], values: Mapping[str, Value]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    command: list[str] = []
+    literal: list[int] = []
+    for entry in entries:
+        given = entry.condition is None or values[entry.condition] not in (None, False)
+        for word in entry.words if given else entry.otherwise:
+            ours = [name for name in PLACEHOLDER.findall(word) if name not in OF_THE_NODE]
+            value = values[ours[0]] if ours else None
+            made = list(value) if isinstance(value, tuple) else [_filled(word, values)]
+            if ours:
+                literal += [len(command) + number for number, text in enumerate(made) if _looks_filled(text)]
+            command += made
+    return tuple(command), tuple(literal)
+
+
+def _environment(recipe: Recipe, given: Mapping[str, object], values: Mapping[str, Value]) -> dict[str, str]:
+    """The recipe's variables, less those that name what is not set, and the user's, of which null takes one away."""
+    found = {
+        name: _filled(text, values)
+        for name, text in recipe.environment.items()
+        if not any(values[used] is None for used in PLACEHOLDER.findall(text))
+    }
+    for name, value in given.items():
+        where = f"config.environment.{name}"
+        if not re.fullmatch(VARIABLE, name):
+            raise ConfigError(field=where, message="is no name for a variable: use letters, digits and _")
+        if name in (recipe.key.variable, _SIMULATOR_KEY):
+            raise ConfigError(field=where, message="is the API key, which tokenstorm makes itself: leave it out")
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = _variable(where, value)
+    return found
+
+
+def _variable(where: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ConfigError(field=where, message=f"must be text, not {shown(value)}")
+    check: Callable[[object], Value] = Parameter(name=where, kind="string", default="").check
+    try:
+        return str(check(str(value)))
+    except ValueError as error:
+        raise ConfigError(field=where, message=str(error)) from None
+
+
+def _filled(text: str, values: Mapping[str, Value]) -> str:
+    """One pass, so that what is put in is not looked at again."""
+    return PLACEHOLDER.sub(lambda match: _word(values[match[1]]) if match[1] in values else match[0], text)
+
+
+def _word(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _looks_filled(text: str) -> bool:
+    return not OF_THE_NODE.isdisjoint(PLACEHOLDER.findall(text))

@@ -1,0 +1,64 @@
+"""The logs of a service in pieces: the job's own output and that of each replica, from where the last piece ended."""
+
+import codecs
+import re
+from pathlib import PurePosixPath
+
+from tokenstorm.cluster.shell import Shell
+from tokenstorm.errors import UsageError
+
+_LOG = re.compile(r"(?:stdout|stderr|replica\.(?P<replica>[^,:]+))\.log")
+_PLACE = r"(stdout|stderr|replica\.[^,:]+)\.log:[0-9]{1,15}"
+PLACES = f"^({_PLACE}(,{_PLACE})*)?$"
+"""What a place in the logs looks like: an offset in each file."""
+
+
+async def read_logs(
+    shell: Shell, folder: PurePosixPath, secret: str, *, source: str | None, after: str | None, limit: int
+) -> tuple[str, str]:
+    """The text after the place `after`, and the place where it ends. Raises UsageError for a place that is none.
+
+    `source` is a replica's id or `job`, None for all; `limit` is in bytes for each file. The API key is masked.
+    """
+    places = _places(after)
+    parts: list[tuple[str, str]] = []
+    for name in await shell.list(folder):
+        match = _LOG.fullmatch(name)
+        if match is None or source not in (None, match["replica"] or "job"):
+            continue
+        try:
+            data = await shell.get(folder / name, offset=places.get(name, 0), limit=limit)
+        except FileNotFoundError:
+            continue
+        text, used = _decoded(data)
+        places[name] = places.get(name, 0) + used
+        if text:
+            parts.append((name, text.replace(secret, "***")))
+    whole = (
+        parts[0][1]
+        if source and len(parts) == 1
+        else "".join(f"==> {name} <==\n{_ended(text)}" for name, text in parts)
+    )
+    return whole, ",".join(f"{name}:{place}" for name, place in sorted(places.items()))
+
+
+def _places(after: str | None) -> dict[str, int]:
+    if not after:
+        return {}
+    if not re.fullmatch(PLACES, after, re.ASCII):
+        message = f"after: {after[:100]!r} is no place in the logs: give the `next` of the last answer"
+        raise UsageError(message)
+    parts = (part.rpartition(":") for part in after.split(","))
+    return {name: int(place) for name, _, place in parts}
+
+
+def _decoded(data: bytes) -> tuple[str, int]:
+    """The text, and how many bytes it took: a character that is cut in two is left for the next piece."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data)
+    left = decoder.getstate()[0]
+    return text, len(data) - len(left)
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith("\n") else f"{text}\n"

@@ -1,0 +1,129 @@
+"""A service as data, and how it goes from state to state: pure, with the time as an argument."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+from tokenstorm.cluster.scheduler import JobState, Outcome
+
+from .recipes import Probe, Resources
+from .replicas import Replica
+
+Status = Literal["pending", "configuring", "starting", "running", "completed", "failed", "cancelled", "timeout"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+ENDED: frozenset[Status] = frozenset(("completed", "failed", "cancelled", "timeout"))
+
+_STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled", "timeout": "timeout"}
+_WORDS: dict[Outcome, str] = {
+    "node_fail": "a node failed",
+    "preempted": "the scheduler preempted the job",
+    "out_of_memory": "the job ran out of memory",
+    "lost": "the scheduler knows nothing of the job any more",
+    "timeout": "the job reached its time limit",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One engine, or a group of replicas, that runs as one job. It is the row of the store too.
+
+    `started_at` is when its job was first seen running, `ready_at` when all replicas had answered. `stopping` means
+    that its end is decided and its job has still to be cancelled.
+    """
+
+    id: str
+    recipe_name: str
+    engine: str
+    model: str
+    folder: str
+    resources: Resources
+    probe: Probe
+    created_at: datetime
+    api_key: str = field(repr=False)
+    note: str = ""
+    status: Status = "pending"
+    reason: str = ""
+    job_id: str | None = None
+    nodes: tuple[str, ...] = ()
+    started_at: datetime | None = None
+    ready_at: datetime | None = None
+    ended_at: datetime | None = None
+    stopping: bool = False
+
+    @property
+    def is_group(self) -> bool:
+        """Whether its recipe is one for replicas."""
+        return self.resources.is_group
+
+    @property
+    def total_replicas(self) -> int:
+        """Engines on all its nodes."""
+        return self.resources.nodes * self.resources.replicas
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status in ENDED
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Its folder on the cluster."""
+        return PurePosixPath(self.folder)
+
+
+def advance(
+    service: Service, job: JobState, replicas: Sequence[Replica], *, now: datetime, ran_seconds: float
+) -> Service:
+    """The service after a look at its job and its replicas; `ran_seconds` is how long the job has been running."""
+    if service.ended:
+        return service
+    if job.phase == "ended":
+        return _end(service, job, replicas, now)
+    if job.phase == "pending":  # the first time, or again after it was put back into the queue
+        return replace(
+            service, status="pending", reason=job.reason, nodes=(), started_at=None, ready_at=None, stopping=False
+        )
+    return _run(replace(service, nodes=job.nodes, started_at=service.started_at or now), replicas, now, ran_seconds)
+
+
+def _run(service: Service, replicas: Sequence[Replica], now: datetime, ran_seconds: float) -> Service:
+    healthy = sum(replica.status == "running" for replica in replicas)
+    all_healthy = healthy == service.total_replicas
+    if service.ready_at or all_healthy:
+        reason = "" if all_healthy else _unwell(service, replicas, healthy)
+        return replace(service, status="running", reason=reason, ready_at=service.ready_at or now)
+    if any(replica.status == "failed" for replica in replicas):
+        return _give_up(service, _unwell(service, replicas, healthy), now)
+    if ran_seconds > service.probe.timeout_seconds:
+        reason = f"not ready after {service.probe.timeout_seconds:g} s: {_unwell(service, replicas, healthy)}"
+        return _give_up(service, reason, now)
+    if not replicas:
+        return replace(service, status="configuring", reason="the job runs and has started no engine yet")
+    return replace(service, status="starting", reason=_unwell(service, replicas, healthy))
+
+
+def _end(service: Service, job: JobState, replicas: Sequence[Replica], now: datetime) -> Service:
+    outcome = job.outcome or "lost"
+    words = [job.reason or _WORDS.get(outcome, "")]
+    words += [f"replica {replica.id}: {replica.reason}" for replica in replicas if replica.reason]
+    if not any(words) and job.exit_code:
+        words = [f"the job ended with exit code {job.exit_code}: its log says why"]
+    status = _STATUS_OF.get(outcome, "failed")
+    return replace(service, status=status, reason="; ".join(filter(None, words)), ended_at=now, stopping=False)
+
+
+def _give_up(service: Service, reason: str, now: datetime) -> Service:
+    return replace(service, status="failed", reason=reason, ended_at=now, stopping=True)
+
+
+def _unwell(service: Service, replicas: Sequence[Replica], healthy: int) -> str:
+    """Who does not answer, and why."""
+    words = [
+        f"{replica.id}: {replica.reason}" for replica in replicas if replica.status != "running" and replica.reason
+    ]
+    counted = (
+        f"{healthy} of {service.total_replicas} replicas answer" if service.is_group else "the engine does not answer"
+    )
+    return "; ".join((f"{counted} yet" if service.ready_at is None else counted, *words))

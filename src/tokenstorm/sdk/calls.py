@@ -1,0 +1,291 @@
+"""Every call of both APIs, described once: what is sent, and how the answer is read. No I/O."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
+
+import msgspec
+
+from tokenstorm.errors import NOT_JSON, ApiError
+from tokenstorm.metrics.summary import Summary
+from tokenstorm.sdk import answers
+from tokenstorm.sdk.answers import GroupStatus, ServiceStatus
+
+T = TypeVar("T")
+Api = Literal["server", "client"]
+Rows = Literal["jsonl", "csv", "parquet"]
+
+SECONDS = 30.0
+"""What a call may take; none waits for a job."""
+SUBMIT_SECONDS = 120.0
+"""What a call may take that submits a job, or waits for an engine."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request to one of the APIs; `path` comes after `/api/v1`."""
+
+    api: Api
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    read: Callable[[bytes], T]
+    query: Mapping[str, str | int | None] = field(default_factory=dict)
+    body: object = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = SECONDS
+
+
+class GroupRequest(TypedDict, total=False):
+    """What a group is created with: `docs/groups.md` has the meanings and what is taken when one is left out."""
+
+    service_id: str | int
+    target_url: str
+    num_clients: Required[int]
+    requests_per_second: float | None
+    duration_seconds: float
+    request_count: int
+    prompts: Sequence[str]
+    dataset: str
+    synthetic: Mapping[str, object]
+    unique_prompts: bool
+    max_tokens: int
+    temperature: float
+    time_limit: int
+    arrival: str | Mapping[str, object]
+    think_time_seconds: float
+    ramp_seconds: float
+    seed: int
+    warmup_seconds: float
+    drain_seconds: float
+    request_timeout_seconds: float
+    stream: bool
+    endpoint: Literal["chat", "completions"]
+    model: str
+    ignore_eos: bool
+    extra_body: Mapping[str, object]
+    api_key: str
+    nodes: int
+    ranks: int
+    start: Literal["auto", "manual"]
+    hold_seconds: float
+    via: Literal["direct", "orchestrator"]
+    colocate: bool
+    exclusive: bool
+    name: str
+    labels: Mapping[str, str]
+
+
+def create_service(recipe_name: str, config: Mapping[str, object] | None = None) -> Call[answers.Service]:
+    """Start a service from a recipe; `config` sets its parameters, `environment` and `resources`."""
+    body = {"recipe_name": recipe_name, "config": dict(config or {})}
+    return Call("server", "POST", "/services", _as(answers.Service), body=body, seconds=SUBMIT_SECONDS)
+
+
+def list_services(status: ServiceStatus | None = None) -> Call[answers.Services]:
+    """All services and groups of replicas, the oldest first."""
+    return Call("server", "GET", "/services", _as(answers.Services), {"status": status})
+
+
+def get_service(service_id: str) -> Call[answers.Service]:
+    """One service."""
+    return Call("server", "GET", f"/services/{_id(service_id)}", _as(answers.Service))
+
+
+def get_service_status(service_id: str) -> Call[answers.ServiceState]:
+    """How a service stands."""
+    return Call("server", "GET", f"/services/{_id(service_id)}/status", _as(answers.ServiceState))
+
+
+def stop_service(service_id: str) -> Call[answers.ServiceState]:
+    """Cancel a service; one that has ended stays as it is."""
+    path, body = f"/services/{_id(service_id)}/status", {"status": "cancelled"}
+    return Call("server", "POST", path, _as(answers.ServiceState), body=body, seconds=SUBMIT_SECONDS)
+
+
+def get_service_logs(
+    service_id: str, *, source: str | None = None, after: str | None = None, limit: int | None = None
+) -> Call[answers.Logs]:
+    """The logs after the place `after`; `source` is a replica's id, or `job`; `limit` in bytes of each log."""
+    query = {"source": source, "after": after, "limit": limit}
+    return Call("server", "GET", f"/services/{_id(service_id)}/logs", _as(answers.Logs), query)
+
+
+def get_service_metrics(service_id: str) -> Call[str]:
+    """The engine's own metrics, Prometheus text."""
+    return Call("server", "GET", f"/services/{_id(service_id)}/metrics", _text)
+
+
+def get_service_targets() -> Call[tuple[answers.Target, ...]]:
+    """Prometheus' service discovery of the running services."""
+    return Call("server", "GET", "/services/targets", _as(tuple[answers.Target, ...]))
+
+
+def get_access(service_id: str) -> Call[answers.Access]:
+    """What a client on the cluster needs to talk to the engine itself, its key included."""
+    return Call("server", "GET", f"/services/{_id(service_id)}/access", _as(answers.Access))
+
+
+def list_service_groups() -> Call[answers.ServiceGroups]:
+    """All groups of replicas."""
+    return Call("server", "GET", "/service-groups", _as(answers.ServiceGroups))
+
+
+def get_service_group(group_id: str) -> Call[answers.ServiceGroup]:
+    """One group of replicas, node by node."""
+    return Call("server", "GET", f"/service-groups/{_id(group_id)}", _as(answers.ServiceGroup))
+
+
+def list_recipes() -> Call[answers.Recipes]:
+    """All recipes, with their parameters."""
+    return Call("server", "GET", "/recipes", _as(answers.Recipes))
+
+
+def get_recipe(name: str) -> Call[answers.Recipe]:
+    """One recipe, by its category/name."""
+    return Call("server", "GET", f"/recipes/{quote(name)}", _as(answers.Recipe))
+
+
+def list_vllm_services() -> Call[answers.VllmServices]:
+    """The services that take prompts."""
+    return Call("server", "GET", "/vllm/services", _as(answers.VllmServices))
+
+
+def get_models(service_id: str) -> Call[answers.Models]:
+    """The models of a service; `success` is false while it loads."""
+    return Call("server", "GET", f"/vllm/{_id(service_id)}/models", _as(answers.Models))
+
+
+def prompt(
+    service_id: str, text: str, *, max_tokens: int = 100, temperature: float = 0.7, model: str | None = None
+) -> Call[answers.Prompted]:
+    """Ask a service something, by way of the orchestrator."""
+    body: dict[str, object] = {"prompt": text, "max_tokens": max_tokens, "temperature": temperature}
+    if model is not None:
+        body["model"] = model
+    path = f"/vllm/{_id(service_id)}/prompt"
+    return Call("server", "POST", path, _as(answers.Prompted), body=body, seconds=SUBMIT_SECONDS)
+
+
+def get_orchestrator() -> Call[answers.OrchestratorAddress]:
+    """Where the orchestrator is."""
+    return Call("server", "GET", "/orchestrator/endpoint", _as(answers.OrchestratorAddress))
+
+
+def create_group(*, idempotency_key: str | None = None, **request: Unpack[GroupRequest]) -> Call[answers.Created]:
+    """Create a group of clients; the same request with the same key makes one group."""
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    read, seconds = _as(answers.Created), SUBMIT_SECONDS
+    return Call("client", "POST", "/client-groups", read, body=request, headers=headers, seconds=seconds)
+
+
+def list_groups(status: GroupStatus | None = None) -> Call[answers.Groups]:
+    """All groups of clients with their infos, the oldest first."""
+    return Call("client", "GET", "/client-groups", _as(answers.Groups), {"status": status, "detail": "true"})
+
+
+def get_group(group_id: int) -> Call[answers.Group]:
+    """One group of clients."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}", _as(answers.Group))
+
+
+def run_group(group_id: int, start_at: datetime | None = None) -> Call[answers.Done]:
+    """Release a group that was created with `start: "manual"`."""
+    body = {"start_at": start_at.isoformat()} if start_at else {}
+    return Call("client", "POST", f"/client-groups/{group_id:d}/run", _as(answers.Done), body=body)
+
+
+def run_groups(group_ids: Sequence[int], start_at: datetime | None = None) -> Call[answers.Released]:
+    """Release several groups at one moment: all of them, or none."""
+    body: dict[str, object] = {"group_ids": list(group_ids)}
+    if start_at:
+        body["start_at"] = start_at.isoformat()
+    return Call("client", "POST", "/client-groups/run", _as(answers.Released), body=body)
+
+
+def stop_group(group_id: int) -> Call[answers.Done]:
+    """Send no more, wait for what was sent, and keep everything."""
+    return Call("client", "POST", f"/client-groups/{group_id:d}/stop", _as(answers.Done))
+
+
+def delete_group(group_id: int, *, purge: bool = False) -> Call[answers.Done]:
+    """Stop a group and take it off the list; `purge` removes its files too."""
+    query = {"purge": "true" if purge else None}
+    return Call("client", "DELETE", f"/client-groups/{group_id:d}", _as(answers.Done), query)
+
+
+def get_group_metrics(group_id: int) -> Call[str]:
+    """The group's Prometheus text."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}/metrics", _text)
+
+
+def get_group_targets() -> Call[tuple[answers.Target, ...]]:
+    """Prometheus' service discovery of the groups."""
+    return Call("client", "GET", "/client-groups/targets", _as(tuple[answers.Target, ...]))
+
+
+def results(group_id: int) -> Call[Summary]:
+    """The summary of a group that has stopped."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}/results", _as(Summary))
+
+
+def get_report(group_id: int) -> Call[str]:
+    """The report of a group that has stopped, as HTML."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}/report", _text)
+
+
+def get_group_logs(group_id: int, *, after: str | None = None) -> Call[answers.Logs]:
+    """The logs of the group's job after the place `after`."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}/logs", _as(answers.Logs), {"after": after})
+
+
+def observe_group(group_id: int, url: str) -> Call[None]:
+    """Have every change of status POSTed to an address."""
+    return Call("client", "POST", f"/client-groups/{group_id:d}/observers", _nothing, body={"url": url})
+
+
+def events(group_id: int) -> Call[bytes]:
+    """The live updates, server-sent events; read as a stream."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}/events", bytes)
+
+
+def request_rows(group_id: int, form: Rows = "jsonl") -> Call[bytes]:
+    """Every request of a group that has stopped; read as a stream."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}/requests", bytes, {"format": form}, seconds=300.0)
+
+
+def refusal(call: Call[Any], status: int, content: bytes) -> ApiError:
+    """What an answer that is no success is raised as."""
+    try:
+        problem = msgspec.json.decode(content, type=dict[str, Any])
+    except NOT_JSON:
+        problem = {}
+    said = problem.get("detail") or content[:500].decode(errors="replace").strip() or "nothing more was said"
+    return ApiError(f"{said} ({call.method} {call.path}: {status})", status, problem)
+
+
+def _id(text: str) -> str:
+    """An id as one part of a path, whatever it holds."""
+    return quote(str(text), safe="").replace(".", "%2E")
+
+
+def _as(kind: type[T]) -> Callable[[bytes], T]:
+    decoder = msgspec.json.Decoder(kind)
+
+    def read(content: bytes) -> T:
+        try:
+            return decoder.decode(content)
+        except NOT_JSON as error:
+            message = f"an answer cannot be read ({error}): is it another version of tokenstorm that answers?"
+            raise ApiError(message) from None
+
+    return read
+
+
+def _text(content: bytes) -> str:
+    return content.decode(errors="replace")
+
+
+def _nothing(_content: bytes) -> None:
+    return None

@@ -1,0 +1,97 @@
+"""The Server API: the orchestrator's resources, documented as there, and handed on as they are."""
+
+import re
+from dataclasses import replace
+from typing import Any, cast
+
+import httpx
+from fastapi import FastAPI, Request, Response
+
+from tokenstorm.errors import ClusterError
+from tokenstorm.orchestrator import app as orchestrator_app
+from tokenstorm.orchestrator.routing import Router, openai_error
+from tokenstorm.orchestrator.services import ServiceOrchestrator
+from tokenstorm.proxy import Passed, call_of, send, unless_left
+from tokenstorm.web import Problem, new_app, problems
+
+PREFIX = orchestrator_app.PREFIX
+READY_SECONDS = 5.0
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+_PASS_THROUGH = re.compile(r"vllm/[^/]+/v1/")
+_OURS = frozenset((b"origin", b"x-forwarded-host"))
+"""Headers that are for this hop: Origin was looked at here."""
+_DESCRIPTION = """Inference services on the cluster, from this machine. Everything here is answered by the orchestrator.
+
+"""
+
+
+def create_app(
+    orchestrator_url: str, client: httpx.AsyncClient, *, token: str | None = None, orchestrator_token: str | None = None
+) -> FastAPI:
+    """The gateway to the orchestrator at a base URL, which `client` can reach.
+
+    Streams pass fastest where the client is over `tokenstorm.cluster.http.transport`.
+    """
+    base = orchestrator_url.rstrip("/")
+    absent = (
+        f"cannot reach the orchestrator at {base}: start it with `tokenstorm orchestrator`, or all with `tokenstorm up`"
+    )
+
+    async def ready() -> str | None:
+        try:
+            answer = await client.get(f"{base}/ready", timeout=READY_SECONDS)
+        except (httpx.TransportError, ClusterError) as error:
+            return f"{absent} ({error or type(error).__name__})"
+        return None if answer.is_success else f"the orchestrator is not ready: {_detail(answer)}"
+
+    app = new_app("tokenstorm Server API", "", ready=ready, token=token)
+
+    @app.api_route(PREFIX + "/{path:path}", methods=_METHODS, include_in_schema=False)
+    async def forward(path: str, request: Request) -> Response:
+        """Hand on anything; what there is, the orchestrator knows."""
+        try:
+            call = await call_of(request)
+            here = (b"x-forwarded-host", request.headers.get("host", "").encode("latin-1"))
+            call = replace(call, headers=[*(pair for pair in call.headers if pair[0] not in _OURS), here])
+            return Passed(await unless_left(request, send(client, base, call, orchestrator_token)))
+        except (httpx.TransportError, ClusterError) as error:
+            failure = Problem(502, f"{absent} ({error or type(error).__name__})")
+        except Problem as error:
+            failure = error
+        if _PASS_THROUGH.match(path):
+            return openai_error(failure.status, failure.detail)
+        raise failure
+
+    _document(app)
+    return app
+
+
+def _detail(answer: httpx.Response) -> str:
+    """What a problem document says, or the answer's own words where it is none."""
+    try:
+        found = answer.json()
+    except ValueError:
+        return answer.text
+    return str(found.get("detail", answer.text)) if isinstance(found, dict) else answer.text
+
+
+def _document(app: FastAPI) -> None:
+    """Describe what is handed on as the orchestrator does."""
+    nobody = cast("ServiceOrchestrator", None)  # its routes are only described here
+    described = orchestrator_app.create_app(nobody, cast("Router", None))
+    app.description = _DESCRIPTION + described.description
+    own = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = own()
+        theirs = described.openapi()
+        for path, calls in theirs["paths"].items():
+            if path.startswith(PREFIX) and path not in document["paths"]:
+                document["paths"][path] = calls
+                for call in calls.values():
+                    call["responses"].update({str(code): text for code, text in problems(502).items()})
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(theirs["components"]["schemas"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,160 @@
+"""What a request may say: the specification's are taken as they stand, what is wrong is refused with its field named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groups import GROUPS, SMALL, Services, api
+from tokenstorm.client_api.schemas import GroupRequest
+from tokenstorm.client_api.services import ServiceInfo
+from waiting import finish
+
+BASIC = {
+    "service_id": "abc",
+    "num_clients": 10,
+    "requests_per_second": 2.0,
+    "duration_seconds": 60,
+    "prompts": ["Write a poem about AI.", "Explain machine learning.", "What is deep learning?"],
+    "max_tokens": 100,
+    "time_limit": 10,
+}
+STRESS = {
+    "service_id": "abc",
+    "num_clients": 100,
+    "requests_per_second": 50.0,
+    "duration_seconds": 300,
+    "prompts": ["Test prompt"] * 10,
+    "max_tokens": 200,
+    "time_limit": 20,
+}
+
+
+@pytest.mark.parametrize("request_", [BASIC, STRESS], ids=["basic", "stress"])
+def test_the_specifications_requests_are_taken_as_they_stand(request_: dict[str, Any], tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path, services=Services({"abc": ServiceInfo(status="running", engine="vllm")})) as it:
+            answer = await it.post(**request_)
+            assert answer.status_code == 201
+            assert answer.json()["status"] == "created"
+            assert answer.json()["num_clients"] == request_["num_clients"]
+            config = (await it.info(answer.json()["group_id"]))["load_config"]
+            assert {name: config[name] for name in request_} == request_
+            assert it.jobs.submits[0].time_limit_minutes == request_["time_limit"]
+
+    finish(work())
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("num_clients", {"num_clients": 0}),
+        ("num_clients", {"num_clients": 1001}),
+        ("num_clients", {"num_clients": 2001, "nodes": 2}),
+        ("num_clients", {"num_clients": "2"}),
+        ("num_clients", {"num_clients": None}),
+        ("nodes", {"nodes": 3}),
+        ("requests_per_second", {"requests_per_second": 0}),
+        ("requests_per_second", {"requests_per_second": float("nan")}),
+        ("requests_per_second", {"requests_per_second": float("inf")}),
+        ("requests_per_second", {"requests_per_second": 1, "arrival": {"ramp": {"from_rps": 1, "to_rps": 2}}}),
+        ("duration_seconds", {"duration_seconds": -1}),
+        ("duration_seconds", {"duration_seconds": 5, "arrival": {"stages": [{"rps": 1, "seconds": 6}]}}),
+        ("temperature", {"temperature": 2.1}),
+        ("temperature", {"temperature": float("nan")}),
+        ("prompts", {"prompts": []}),
+        ("prompts.0", {"prompts": [""]}),
+        ("prompts", {"prompts": None}),
+        ("prompts", {"prompts": ["x" * 1000] * 10_000}),
+        ("prompts", {"synthetic": {"words": 5}}),
+        ("synthetic", {"prompts": None, "synthetic": {}}),
+        ("endpoint", {"prompts": None, "synthetic": {"tokens": 5}, "endpoint": "chat"}),
+        ("dataset", {"prompts": None, "dataset": "../../etc/passwd"}),
+        ("time_limit", {"time_limit": 4}),
+        ("time_limit", {"time_limit": 10, "start": "manual", "hold_seconds": 600}),
+        ("time_limit", {"time_limit": 5, "warmup_seconds": 1}),
+        ("arrival", {"arrival": "sometimes"}),
+        ("arrival", {"arrival": "poisson"}),
+        ("seed", {"seed": -1}),
+        ("ranks", {"ranks": 3}),
+        ("api_key", {"api_key": "nö"}),
+        ("api_key", {"api_key": "key\r\nx-header: of its own"}),
+        ("extra_body", {"extra_body": {"x": "\ud800"}}),
+        ("name", {"name": "\ud800"}),
+        ("extra_body", {"extra_body": {"deep": {"x": float("nan")}}}),
+        ("target_url", {"target_url": "ftp://x"}),
+        ("target_url", {"target_url": "http://user:secret@x"}),
+        ("service_id", {"service_id": "both"}),
+        ("service_id", {"target_url": None}),
+        ("via", {"via": "orchestrator"}),
+        ("num_cliënts", {"num_cliënts": 5}),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_field_named(field: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            body = json.dumps({**SMALL, **changes})
+            answer = await it.client.post(GROUPS, content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == 422, answer.text
+            named = {error["field"] for error in answer.json()["errors"]}
+            assert any(name == field or name.startswith(f"{field}.") for name in named), answer.json()
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert it.jobs.submits == []
+            assert (await it.get()).json()["count"] == 0
+
+    finish(work())
+
+
+@pytest.mark.parametrize(
+    ("fields", "minutes"),
+    [
+        ({}, 5),  # 120 to start + 60 + 30 to drain + 90 to end = 300 s
+        ({"duration_seconds": 61}, 6),
+        ({"start": "manual", "hold_seconds": 600}, 15),
+        ({"request_count": 600, "requests_per_second": 10}, 5),
+        ({"request_count": 600}, 60),  # a closed loop: nobody can tell
+        ({"arrival": {"stages": [{"rps": 1, "seconds": 60}, {"rps": 2, "seconds": 60}]}}, 6),
+    ],
+)
+def test_a_time_limit_that_is_not_given_holds_the_whole_run(fields: dict[str, Any], minutes: int) -> None:
+    assert GroupRequest.model_validate({**SMALL, **fields}).minutes == minutes
+
+
+def test_a_dataset_is_read_from_the_profiles_folder_and_pinned(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            missing = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
+            assert missing.status_code == 422
+            assert "there is none" in missing.json()["detail"]
+            folder = tmp_path / "cluster" / "datasets"
+            folder.mkdir(parents=True)
+            (folder / "q.jsonl").write_text('{"prompt": "why?"}\n{"oops": 1}\n')
+            wrong = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
+            assert wrong.status_code == 422
+            assert "q.jsonl, line 2" in wrong.json()["detail"]
+            (folder / "q.jsonl").write_text('{"prompt": "why?"}\n')
+            group = await it.create(prompts=None, dataset="q.jsonl")
+            plan = json.loads((Path((await it.info(group))["run_dir"]) / "plan.json").read_bytes())
+            assert plan["prompts"]["path"] == str(folder / "q.jsonl")
+
+    finish(work())
+
+
+def test_keys_are_in_files_of_0600_and_nowhere_else(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create(api_key="sk-very-secret")
+            info = await it.get(f"/{group}")
+            assert "sk-very-secret" not in info.text
+            run = Path(info.json()["info"]["run_dir"])
+            assert (run / "secrets.json").stat().st_mode & 0o777 == 0o600
+            assert json.loads((run / "secrets.json").read_bytes())["api_key"] == "sk-very-secret"
+            holders = [
+                path for path in tmp_path.rglob("*") if path.is_file() and b"sk-very-secret" in path.read_bytes()
+            ]
+            assert {path.stat().st_mode & 0o077 for path in holders} == {0}
+            assert "sk-very-secret" not in " ".join(it.jobs.submits[0].command)
+            assert "sk-very-secret" not in (run / "plan.json").read_text()
+
+    finish(work())

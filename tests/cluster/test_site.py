@@ -1,0 +1,43 @@
+"""The profile `local`, with nothing configured, is a place where jobs run."""
+
+import asyncio
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tokenstorm.cluster.scheduler import Job, JobState
+from tokenstorm.cluster.site import open_site
+from tokenstorm.config import load_config
+from tokenstorm.errors import Unreachable, UsageError
+
+
+def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    async def run() -> JobState:
+        site = await open_site(load_config({"TOKENSTORM_HOME": str(home)}).profile())
+        folder = PurePosixPath(site.profile.base_path) / "work"
+        job = await site.scheduler.submit(Job(name="job", command=("true",), folder=folder))
+        async with asyncio.timeout(60):
+            while (state := (await site.scheduler.states([job]))[job]).phase != "ended":  # noqa: ASYNC110 - asked, not told
+                await asyncio.sleep(0.01)
+        await site.close()
+        return state
+
+    assert asyncio.run(run()).outcome == "completed"
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_base_path_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    profile = load_config({"TOKENSTORM_HOME": str(tmp_path / "file" / "below")}).profile()
+    with pytest.raises(Unreachable, match=r"cannot make .*file/below: Not a directory"):
+        asyncio.run(open_site(profile))
+
+
+def test_what_is_not_there_yet_is_refused(tmp_path: Path) -> None:
+    profile = load_config(
+        {"TOKENSTORM_HOME": str(tmp_path), "TOKENSTORM_SCHEDULER": "slurm", "TOKENSTORM_BASE_PATH": "/x"}
+    )
+    with pytest.raises(UsageError, match="slurm"):
+        asyncio.run(open_site(profile.profile()))

@@ -1,0 +1,155 @@
+"""Configuration says what it knows, refuses what it does not by file and key, and needs none for this machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tokenstorm.config import Config, load_config
+from tokenstorm.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+CLUSTER = """
+default_profile = "there"
+
+[profiles.there]
+scheduler = "slurm"
+base_path = "/project/scratch/me/tokenstorm"
+account = "p200000"
+qos = "default"
+python = "python3.11"
+prologue = ["module load env/release/2023.1", "module load Apptainer"]
+interface = "ib0"
+
+[profiles.there.ssh]
+host = "login.example"
+port = 8822
+user = "u100000"
+identity_file = "~/.ssh/id_ed25519"
+shell = "asyncssh"
+
+[profiles.there.partitions]
+cpu = "cpu"
+gpu = "gpu"
+
+[profiles.there.container]
+runtime = "apptainer"
+images = "/project/scratch/images"
+
+[profiles.there.orchestrator]
+placement = "local"
+"""
+
+
+def configured(folder: Path, text: str, **environ: str) -> Config:
+    file = folder / "config.toml"
+    file.write_text(text)
+    return load_config({"TOKENSTORM_CONFIG": str(file), "TOKENSTORM_HOME": str(folder / "home"), **environ})
+
+
+def test_with_nothing_configured_there_is_this_machine(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "none")}
+    code = "from tokenstorm.config import load_config as l; c = l(); p = c.profile(); print(c.file, c.home, p.base_path, p.python)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    home = f"{tmp_path}/.local/share/tokenstorm"
+    assert done.stdout.split() == ["None", home, home, sys.executable]
+    profile = load_config({"TOKENSTORM_HOME": str(tmp_path)}).profile()
+    assert (profile.name, profile.scheduler, profile.base_path) == ("local", "local", PurePosixPath(tmp_path))
+
+
+def test_the_file_in_the_users_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenstorm").mkdir()
+    (tmp_path / "tokenstorm" / "config.toml").write_text('[profiles.local]\naccount = "mine"\n')
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    code = "from tokenstorm.config import load_config as l; print(l().profile('local').account)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "mine\n"
+
+
+def test_every_key_of_the_design_is_known(tmp_path: Path) -> None:
+    config = configured(tmp_path, CLUSTER)
+    profile = config.profile()
+    assert config.profiles == ("local", "there")
+    assert (profile.name, profile.ssh.port, profile.container.runtime) == ("there", 8822, "apptainer")
+    assert profile.prologue == ("module load env/release/2023.1", "module load Apptainer")
+    assert config.profile("local").scheduler == "local"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("colour = 1", "colour: no such key"),
+        ("default_profile = 3", "default_profile: must be"),
+        ("profiles = 3", "[profiles.NAME]"),
+        ("[profiles]\nlocal = 3", "[profiles.NAME]"),
+        ('[profiles.local]\ncolour = "red"', "profiles.local.colour: no such key; there is account, base_path"),
+        ("[profiles.local.ssh]\nhots = 1", "profiles.local.ssh.hots: no such key; there is host, identity_file"),
+        ('[profiles.local]\nname = "x"', "profiles.local.name: no such key"),
+        ("[profiles.local]\nssh = 3", "profiles.local.ssh: "),
+        ("[profiles.local.ssh]\nport = 70000", "profiles.local.ssh.port: Input should be less than or equal to 65535"),
+        ("[profiles.local]\naccount = 3", "profiles.local.account: Input should be a valid string"),
+        ('[profiles.local]\nbase_path = "here"', "profiles.local.base_path: must be an absolute path, not 'here'"),
+        ('[profiles.x]\nscheduler = "pbs"', "profiles.x.scheduler: Input should be 'local' or 'slurm'"),
+        ('[profiles.local]\nprologue = "x"', "profiles.local.prologue: "),
+        ("[profiles", "not TOML: "),
+    ],
+)
+def test_what_is_wrong_is_named_by_file_and_key(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        configured(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path}/config.toml: ")
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.toml: cannot read the configuration: No such file"):
+        load_config({"TOKENSTORM_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_an_unknown_profile_is_told_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no profile 'nowhere' in .*config\.toml: there is local, there"):
+        configured(tmp_path, CLUSTER).profile("nowhere")
+
+
+def test_what_a_profile_lacks_is_named_with_its_override(tmp_path: Path) -> None:
+    text = '[profiles.x]\nscheduler = "slurm"'
+    with pytest.raises(UsageError, match=r"profiles\.x\.base_path in .*config\.toml, or TOKENSTORM_BASE_PATH"):
+        configured(tmp_path, text).profile("x")
+    assert configured(tmp_path, text, TOKENSTORM_BASE_PATH="/x").profile("x").base_path == PurePosixPath("/x")
+    with pytest.raises(UsageError, match=r"profiles\.y\.scheduler"):
+        configured(tmp_path, "[profiles.y]").profile("y")
+
+
+def test_every_key_can_be_overridden(tmp_path: Path) -> None:
+    overrides = {
+        "TOKENSTORM_ACCOUNT": "other",
+        "TOKENSTORM_SSH_PORT": "22",
+        "TOKENSTORM_SSH_IDENTITY_FILE": "/key",
+        "TOKENSTORM_PROLOGUE": "module load a\nmodule load b",
+        "TOKENSTORM_OFFLINE": "true",
+        "TOKENSTORM_ORCHESTRATOR_PLACEMENT": "login",
+        "TOKENSTORM_QOS": "",
+    }
+    profile = configured(tmp_path, CLUSTER, **overrides).profile("there")
+    assert (profile.account, profile.ssh.port, profile.ssh.identity_file) == ("other", 22, "/key")
+    assert (profile.prologue, profile.offline) == (("module load a", "module load b"), True)
+    assert (profile.orchestrator.placement, profile.qos, profile.ssh.user) == ("login", "default", "u100000")
+    assert configured(tmp_path, CLUSTER, TOKENSTORM_DEFAULT_PROFILE="local").profile().name == "local"
+
+
+def test_an_override_that_is_wrong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^TOKENSTORM_SSH_PORT: Input should be a valid integer"):
+        configured(tmp_path, CLUSTER, TOKENSTORM_SSH_PORT="x").profile()
+
+
+def test_the_manual_shows_every_key_and_its_example_is_right(tmp_path: Path) -> None:
+    manual = (ROOT / "docs" / "configuration.md").read_text()
+    example = "\n".join(line[4:] for line in manual.splitlines() if line.startswith("    "))
+    assert configured(tmp_path, example).profile().name == "there"
+    from tokenstorm.config import Profile, _keys  # noqa: PLC0415 - the table of keys is no part of the interface
+
+    missing = [".".join(path) for path in _keys(Profile) if f"`{'.'.join(path)}`" not in manual]
+    assert not missing
