@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from tokenstorm.errors import NOT_JSON, UsageError
+from tokenstorm.errors import NOT_JSON, PlanError, UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import cores, fewest_ranks
@@ -76,8 +76,55 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     request.add_argument("--unique", action="store_true", help="salt each prompt, so that no prefix cache helps")
 
 
+_OPTION_OF = {
+    "warmup_seconds": "warmup",
+    "duration_seconds": "duration",
+    "drain_seconds": "drain",
+    "request_timeout_seconds": "timeout",
+    "think_time_seconds": "think-time",
+    "arrival.burstiness": "burstiness",
+    "arrival.ramp": "ramp",
+    "arrival.stages": "stages",
+    "prompts.prompts": "prompt",
+    "prompts.length": "synthetic-words or --synthetic-tokens",
+}
+
+
 def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan that the options and the URLs ask for. Raises `UsageError` naming what is wrong."""
+    """The plan that the options and the URLs ask for. Raises `UsageError` naming the option that is wrong."""
+    try:
+        return _plan_of(args)
+    except PlanError as error:
+        raise UsageError(re.sub(r"`([a-z_.]+)[^`]*`", _as_option, str(error))) from None
+
+
+def _as_option(found: re.Match[str]) -> str:
+    """The option for a field of a plan, or the field's name where it has none of its own."""
+    field: str = found[1]
+    for known, option in _OPTION_OF.items():
+        if field == known or field.startswith(f"{known}."):
+            return f"--{option}"
+    return f"--{field.replace('_', '-')}" if field in _SAME else found[0]
+
+
+_SAME = frozenset(
+    (
+        "num_clients",
+        "requests_per_second",
+        "request_count",
+        "seed",
+        "ranks",
+        "max_tokens",
+        "temperature",
+        "arrival",
+        "endpoint",
+        "model",
+        "ramp_seconds",
+    )
+)
+
+
+def _plan_of(args: argparse.Namespace) -> Plan:
     for url in args.url:
         Endpoint.parse(url)
     stages = None if args.stages is None else _stages(args.stages)

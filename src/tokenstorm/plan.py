@@ -5,6 +5,7 @@ number of ranks. Secrets are not part of it.
 """
 
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -193,6 +194,9 @@ class Plan(Strict, frozen=True, kw_only=True):
         if self.closed_loop and self.arrival != Arrival():
             message = f"an `arrival` of kind `{self.arrival.kind}` needs `requests_per_second`"
             raise ValueError(message)
+        if not self.closed_loop and self.think_time_seconds:
+            message = "`think_time_seconds` belongs to a closed loop: arrivals at a rate do not wait for answers"
+            raise ValueError(message)
         if self.arrival.stages:
             total = math.fsum(stage.seconds for stage in self.arrival.stages)
             if self.duration_seconds is None or not math.isclose(total, self.duration_seconds):
@@ -286,11 +290,19 @@ def _refuse_other_version(data: bytes, where: str) -> None:
         raise PlanError(message)
 
 
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+
+
 def _explain(error: msgspec.ValidationError) -> str:
-    """What msgspec found, with the field first: "`num_clients`: expected `int` >= 1"."""
+    """What msgspec found, with the field first: "`num_clients`: must be at least 1"."""
     what, _, path = str(error).partition(" - at `$")
     what = what.replace("Object contains unknown field", "there is no field").replace(
         "Object missing required", "missing"
     )
+    if what == "Invalid enum value 2" and path.startswith(".schema"):
+        what = "Another version of tokenstorm wrote this: it must be 1"
+    if bound := re.fullmatch(r"Expected `(?:int|float)` (>=|<=|>|<) (-?[\d.e+]+)", what):
+        what = f"Must be {_BOUNDS[bound[1]]} {float(bound[2]):g}"
+    what = what.replace("Expected `str` of length >= 1", "Must not be empty")
     field = path.rstrip("`").lstrip(".")
     return f"`{field}`: {what[0].lower()}{what[1:]}" if field else what

@@ -86,5 +86,5 @@ def read_results(path: Path) -> Iterator[Result]:
             try:
                 yield decode(line)
             except NOT_JSON as error:
-                message = f"{path}, line {number}: not a result line: {error}"
+                message = f"{path}, line {number}: not a result line: {error}; take it out to see the rest"
                 raise RunError(message) from None

@@ -59,7 +59,7 @@ def test_a_good_run_is_valid_and_has_no_reasons() -> None:
         ({"ranks": 1, "lost": [0]}, "invalid", "ranks_lost"),
         ({"waited_below_cap": 100}, "valid", None),
         ({"waited_below_cap": 101}, "suspect", "rank_cap"),
-        ({"cut_off": True}, "suspect", "cut_off"),
+        ({"outcome": "cut off"}, "suspect", "cut_off"),
         ({"capped": 100}, "valid", None),
         ({"capped": 101}, "suspect", "client_cap"),
         ({"capped": 10_000}, "suspect", "client_cap"),

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from tokenstorm import __version__
 from tokenstorm.cli import bench
@@ -13,6 +14,17 @@ from tokenstorm.errors import TokenstormError
 from tokenstorm.simulator import __main__ as simulator
 
 INTERRUPTED = 128 + signal.SIGINT
+
+
+class Parser(argparse.ArgumentParser):
+    """A word that is no option is told with the usage of the command it was given to."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, with nothing left over."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="tokenstorm", description="Load tests of AI inference services.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"tokenstorm {__version__}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import uvloop
 
-from tokenstorm.cli.terminal import live, show_summary
+from tokenstorm.cli.terminal import live, show_summary, width
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.metrics.summary import Summary
@@ -30,7 +30,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     bench.set_defaults(run=_bench)
 
     report = commands.add_parser("report", help="the numbers of a run, from its files", allow_abbrev=False)
-    report.add_argument("run_dir", metavar="RUN", help="a run directory, or a run id")
+    report.add_argument("run_dir", metavar="RUN", help="a run directory, or a run id or its beginning")
     report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
     report.add_argument("--json", action="store_true", help="print the summary as JSON")
     report.set_defaults(run=_report)
@@ -78,15 +78,25 @@ def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
 
 async def _run(plan: Plan, paths: RunPaths, api_key: str | None) -> Summary:
     with live() as show:
-        each_second = (lambda status: show(live_line(status))) if show else None
+        each_second = (lambda status: show(live_line(status, width()))) if show else None
         launcher = Launcher(plan, paths, api_key=api_key, on_second=each_second)
         with handle_signals(launcher):
             return await launcher.run()
 
 
+def _found(name: str) -> Path:
+    """The folder of a run: a path, or a run id or the beginning of one."""
+    folder, runs = Path(name), data_home() / "runs"
+    if folder.exists():
+        return folder
+    found = [one for one in runs.glob("*") if one.name.startswith(name)]
+    if len(found) != 1:
+        which = f"{len(found)} runs begin so" if found else "it is no folder, and no run begins so"
+        message = f"{name}: {which} in {runs}"
+        raise RunError(message)
+    return found[0]
+
+
 def _report(args: argparse.Namespace) -> int:
-    root = Path(args.run_dir)
-    if not root.exists() and (data_home() / "runs" / args.run_dir).exists():
-        root = data_home() / "runs" / args.run_dir
-    paths = RunPaths(root)
+    paths = RunPaths(_found(args.run_dir))
     return show_summary(load_summary(paths, rebuild=args.rebuild), str(paths.root), as_json=args.json)

@@ -63,13 +63,18 @@ def live() -> Iterator[Callable[[str], None] | None]:
         return
 
     def show(line: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
+        sys.stderr.write(f"\r\x1b[K{line[: width()]}")
         sys.stderr.flush()
 
     try:
         yield show
     finally:
         sys.stderr.write("\r\x1b[K")
+
+
+def width() -> int:
+    """How many characters fit on a line of the terminal."""
+    return shutil.get_terminal_size().columns - 1
 
 
 def _cell(value: object) -> str:

@@ -39,6 +39,7 @@ END_SLACK_SECONDS = 10.0
 """What a rank may take beyond the drain's deadline to write its lines and report."""
 FILES_EVERY = 2
 HOLD_CHECK_SECONDS = 0.2
+WORDS = "`run`, `run <unix time>` (within hold_seconds), `stop` and `abort`"
 WRITE_SECONDS = 10.0
 """What the disk may take for the last files of a run."""
 UNWRITTEN_BYTES = 64_000_000
@@ -247,7 +248,9 @@ class Launcher:
     async def _write_turn(self, *, with_files: bool) -> None:
         try:
             await self._write(self._files(None) if with_files else {}, seconds=None)
-            self._obey(await beside(lambda: _take_control(self.paths.control), None))
+            words = await beside(lambda: _take_control(self.paths.control), None)
+            if words and not self._obey(words):
+                self._trouble = f"the control file said {words[:80]!r}, which is none of {WORDS}"
         except OSError as error:
             self._trouble = f"the run directory could not be written to for some time: {error.strerror}"
 
@@ -320,8 +323,10 @@ class Launcher:
 
     def _phase_now(self) -> str:
         """The phase of the group: that of its ranks, once they run."""
-        if self._phase != "running" or not self._group.last:
+        if self._phase != "running":
             return self._phase
+        if not self._group.last:
+            return "warmup" if self.plan.warmup_seconds else "measured"
         phases = {delta.phase for delta in self._group.last.values()}
         return next((phase for phase in ("warmup", "measured", "draining") if phase in phases), "draining")
 
@@ -403,7 +408,7 @@ class Launcher:
         if not secrets.compare_digest(
             request.headers.get("authorization", "").encode(), f"Bearer {self._secret}".encode()
         ):
-            reply.send(401, b'{"detail": "this port wants the group\'s secret as a bearer token"}')
+            reply.send(401, b'{"detail": "this port wants the run\'s secret as a bearer token"}')
             return
         match request.method, request.path:
             case "GET", "/rank":
@@ -424,9 +429,7 @@ class Launcher:
                 if self._obey(request.body.decode(errors="replace")):
                     reply.send(202, b'{"status": "accepted"}')
                 else:
-                    reply.send(
-                        422, b'{"detail": "say `run`, `run <unix time>` (within hold_seconds), `stop` or `abort`"}'
-                    )
+                    reply.send(422, msgspec.json.encode({"detail": f"say one of {WORDS}"}))
             case _:
                 reply.send(404, b'{"detail": "there is /status, /metrics, /timeline, /events and /control"}')
 

@@ -112,6 +112,7 @@ class Group:
         self.last: dict[int, Delta] = {}
         self.worst: dict[int, RankSecond] = {}
         self.cpu_seconds: dict[int, float] = {}
+        self.sent_by: dict[int, int] = {}
         self.left_out: set[str] = set()
         self.waited_below_cap = 0
         self.scheduled = self.sent = self.succeeded = self.failed = self.unsent = self.output_tokens = 0
@@ -124,6 +125,7 @@ class Group:
         self.left_out |= set(delta.left_out)
         self.worst[rank] = _worse(self.worst.get(rank), delta)
         self.cpu_seconds[rank] = self.cpu_seconds.get(rank, 0.0) + delta.cpu
+        self.sent_by[rank] = self.sent_by.get(rank, 0) + delta.sent
         self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
         self.tally.merge(delta.tally)
         self._pending.append((rank, delta))

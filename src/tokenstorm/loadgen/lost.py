@@ -8,16 +8,22 @@ from tokenstorm.metrics.tally import Counts, Tally, Window
 from tokenstorm.plan import Plan
 
 
-def tally_of_lost(path: Path | None, plan: Plan, rank: int, window_end: int) -> tuple[Tally, int]:
-    """What its lines add up to, and how many measured arrivals of its stripe were not sent or have no line.
+def tally_of_lost(path: Path | None, plan: Plan, rank: int, window_end: int, told: int) -> tuple[Tally, int]:
+    """What its lines add up to, and how many measured arrivals of its stripe it never sent.
 
-    Inter-chunk times are not in the lines. Raises `RunError`.
+    `told` is how many requests it had said it sent: those without a line were in flight. Inter-chunk times are not in
+    the lines. Raises `RunError`.
     """
     tally = tally_of([path] if path and path.exists() else [], plan, Window(plan.window_start_ns, window_end))
+    in_flight = max(0, told - tally.warmup.sent - tally.counts.sent)
     for counts, gap in _gaps(tally, plan, rank, window_end):
+        cut = min(gap, in_flight)
+        in_flight -= cut
         counts.scheduled += gap
-        counts.unsent += gap
-    return tally, 0 if plan.closed_loop else tally.counts.scheduled - tally.counts.sent
+        counts.sent += cut
+        counts.censored += cut
+        counts.unsent += gap - cut
+    return tally, 0 if plan.closed_loop else tally.counts.unsent
 
 
 def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int) -> Tally:

@@ -40,7 +40,7 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
         if member is not None and member.done is not None:
             reports.append(_report(member.done, member, group))
             continue
-        lost, missing = tally_of_lost(ranks.results_of(rank), plan, rank, end)
+        lost, missing = tally_of_lost(ranks.results_of(rank), plan, rank, end, group.sent_by.get(rank, 0))
         if rank in group.inter_chunk:
             lost.histograms["inter_chunk"].merge(group.inter_chunk[rank])
         unsent += missing
@@ -80,6 +80,7 @@ def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
         host=member.hello.host,
         pid=member.hello.pid,
         lost=member.lost or "it never reported",
+        told_sent=group.sent_by.get(rank, 0),
         cpu=group.cpu_seconds.get(rank, 0.0) / (last.second + 1) if last else 0.0,
         loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
         gc_longest_seconds=worst.gc_pause if worst else 0.0,

@@ -67,7 +67,8 @@ async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[
         model = plan.model or await _first_model(plan, pools, api_key)
         requests = Requests(plan, model, endpoints, prompts, api_key)
         tries = [
-            _try(plan, target, pool, requests.preflight(n)) for n, (target, pool) in enumerate(_pairs(plan, pools))
+            _try(plan, target, pool, requests.preflight(n), api_key)
+            for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)
     except PreflightError as error:
@@ -97,7 +98,7 @@ class _Attempt(msgspec.Struct, frozen=True):
     note: str | None
 
 
-async def _try(plan: Plan, target: Target, pool: Pool, request: bytes) -> _Attempt:
+async def _try(plan: Plan, target: Target, pool: Pool, request: bytes, api_key: str | None) -> _Attempt:
     """One request to one replica, left at its first token; a note where it was not answered well."""
     fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=plan.stream)
     if fetch.trouble is None:
@@ -105,7 +106,7 @@ async def _try(plan: Plan, target: Target, pool: Pool, request: bytes) -> _Attem
     kind, detail = fetch.trouble
     status = fetch.status or 0
     if kind.startswith("http_") and 400 <= status < 500 and status not in TOLERATED:  # noqa: PLR2004
-        hint = " (give the key with --api-key-env)" if status in {401, 403} else ""
+        hint = _key_hint(status, api_key)
         message = f"{target.url} refuses the request with HTTP {status}: {detail}{hint}"
         raise PreflightError(message)
     answered = fetch.status is not None
@@ -113,9 +114,15 @@ async def _try(plan: Plan, target: Target, pool: Pool, request: bytes) -> _Attem
     return _Attempt(answered=answered, note=f"{target.url} {what} ({kind}): {detail}")
 
 
+def _key_hint(status: int | None, api_key: str | None) -> str:
+    if status not in {401, 403}:
+        return ""
+    return " (it refuses the key)" if api_key else " (give the key with --api-key-env)"
+
+
 async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
     """The first model that a replica names at /v1/models."""
-    words, answered = [], False
+    words, unnamed = [], False
     for target, pool in _pairs(plan, pools):
         fetch = await _ask(pool, request_head("GET", pool.endpoint, "/v1/models", api_key) + b"\r\n", ASK_SECONDS)
         try:
@@ -124,13 +131,13 @@ async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> st
             names = []
         if fetch.status == 200 and names:  # noqa: PLR2004
             return names[0]
-        answered = answered or fetch.status is not None
+        unnamed = unnamed or fetch.status in {200, 404, 405}
         kind, detail = fetch.trouble or ("no model", "GET /v1/models names none")
-        hint = " (give the key with --api-key-env)" if fetch.status in {401, 403} else ""
+        hint = _key_hint(fetch.status, api_key)
         words.append(f"{target.url} does not tell its model ({kind}): {detail}{hint}")
     message = "; ".join(words)
-    if answered:
-        message += ": name it with --model"
+    if unnamed:
+        message += "; name one with --model"
     raise PreflightError(message)
 
 

@@ -55,7 +55,7 @@ def render(group_id: str, tally: Tally, gauges: Gauges) -> bytes:
     family(
         rate,
         "gauge",
-        "The asked rate; absent in a closed loop",
+        "The asked rate; absent in a closed loop and when nothing is sent",
         [("", gauges.target_rps)] if gauges.target_rps is not None else [],
     )
     family("client_event_loop_lag_seconds", "gauge", "The longest in the last second", [("", gauges.loop_lag)])

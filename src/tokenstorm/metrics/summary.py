@@ -6,7 +6,7 @@ import msgspec
 
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
-from tokenstorm.metrics.verdict import DiskReport, Evidence, Verdict, judge
+from tokenstorm.metrics.verdict import DiskReport, Evidence, Outcome, Verdict, judge
 from tokenstorm.plan import Plan
 from tokenstorm.result import EXHAUSTED
 
@@ -14,8 +14,6 @@ SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 SAMPLES_BEYOND = 10
 """A percentile is said to rest on enough samples when so many lie beyond it: 1000 for p99, 10000 for p99.9."""
-
-Outcome = Literal["completed", "cancelled", "cut off"]
 
 _SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
 
@@ -73,12 +71,16 @@ class ReplicaReport(msgspec.Struct, frozen=True):
 
 
 class RankReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank: where it ran, what it cost between start and drain, and how its clock stood to the launcher's."""
+    """One rank: where it ran, what it cost between start and drain, and how its clock stood to the launcher's.
+
+    A lost one had told of `told_sent` requests; those without a line were in flight.
+    """
 
     rank: int
     host: str = ""
     pid: int = 0
     lost: str | None = None
+    told_sent: int = 0
     cpu: float = 0.0
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -214,7 +216,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
                 short=tally.short,
                 disk=client.disk,
                 left_out=run.left_out,
-                cut_off=run.outcome == "cut off",
+                outcome=run.outcome,
             )
         ),
     )

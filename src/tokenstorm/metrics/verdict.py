@@ -17,6 +17,8 @@ WAITED_SUSPECT = 0.01
 COALESCED_SUSPECT = 0.05
 
 State = Literal["valid", "suspect", "invalid"]
+Outcome = Literal["completed", "cancelled", "cut off"]
+"""How a run ended: as planned, by somebody's wish, or without a summary of its own."""
 
 
 class DiskReport(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What the verdict is made from; `cut_off` runs have no summary of their own. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
+    """What the verdict is made from. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
 
     `unsent_by_generator` arrivals had a free client, or a rank that was lost; `capped` ones found all clients of the
     group busy, `waited_below_cap` all clients of their rank while another rank had some free.
@@ -75,7 +77,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     short: int
     disk: DiskReport
     left_out: list[str]
-    cut_off: bool = False
+    outcome: Outcome = "completed"
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -95,7 +97,8 @@ def _load(e: Evidence) -> _Found:
     share = 1 - e.unsent_by_generator / e.scheduled if e.scheduled else 1.0
     if share < SENT_SUSPECT:
         text = f"{e.unsent_by_generator} of {e.scheduled} arrivals were not sent, by the load generator's fault"
-        found.append((_grade(share < SENT_INVALID), Reason("not_sent", f"{text}: use more ranks or nodes")))
+        hint = "ranks were lost" if e.lost else "use more ranks or nodes"
+        found.append((_grade(share < SENT_INVALID), Reason("not_sent", f"{text}: {hint}")))
     if e.capped > WAITED_SUSPECT * e.scheduled:
         text = (
             f"{e.capped} of {e.scheduled} arrivals found every client busy: the load was limited by num_clients, "
@@ -115,7 +118,8 @@ def _generator(e: Evidence) -> _Found:
     """Was the load generator up to it?"""
     found: _Found = []
     if e.send_lag_p99 is not None and e.send_lag_p99 > SEND_LAG_SUSPECT:
-        text = f"1% of the requests left more than {e.send_lag_p99 * 1e3:.1f} ms late, by the load generator's fault"
+        latest = max(1, e.sent // 100)
+        text = f"{latest} of {e.sent} requests left {e.send_lag_p99 * 1e3:.1f} ms late or more, by the load generator's fault"
         found.append((_grade(e.send_lag_p99 > SEND_LAG_INVALID), Reason("send_lag", text)))
     busy = {rank: cpu for rank, cpu in e.cpu.items() if cpu > CPU_SUSPECT}
     if busy:
@@ -138,7 +142,7 @@ def _generator(e: Evidence) -> _Found:
 def _service(e: Evidence) -> _Found:
     """Did the service do what it was asked?"""
     found: _Found = []
-    if e.cut_off:
+    if e.outcome == "cut off":
         text = "the run was cut off: what was in flight then has no end, and what ranks last said is missing"
         found.append(("suspect", Reason("cut_off", text)))
     if not e.succeeded:
@@ -147,7 +151,8 @@ def _service(e: Evidence) -> _Found:
         text = f"{e.failed} of {e.sent} requests failed, and have no part in the latencies"
         found.append((_grade(e.failed > FAILED_INVALID * e.sent), Reason("failures", text)))
     if e.censored > CENSORED_SUSPECT * e.sent:
-        text = f"{e.censored} of {e.sent} requests were still in flight when the drain ended: give it more seconds"
+        hint = ": give the drain more seconds" if e.outcome == "completed" else ""
+        text = f"{e.censored} of {e.sent} requests were still in flight when the run ended{hint}"
         found.append(("suspect", Reason("censored", text)))
     if e.short:
         text = f"{e.short} answers had fewer tokens than max_tokens although ignore_eos was asked for"

@@ -21,7 +21,12 @@ def load_summary(paths: RunPaths, *, rebuild: bool = False) -> Summary:
         if not paths.plan.exists():
             message = f"{paths.root} is no run directory: it has no {paths.plan.name}"
             raise RunError(message)
-        written = _written(paths.summary)
+        try:
+            written = _written(paths.summary)
+        except RunError:
+            if not rebuild:
+                raise
+            written = None
         if written is not None and not rebuild:
             return written
         return rebuild_summary(paths, written)
@@ -52,12 +57,12 @@ def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
 def _again(plan: Plan, written: Summary, files: dict[int, Path], timeline: list[TimelineLine]) -> tuple[Tally, Run]:
     """A run that has a summary, counted again."""
     end = round(written.windows.measured_end * 1e9)
-    lost = {report.rank for report in written.ranks if report.lost}
+    lost = {report.rank: report.told_sent for report in written.ranks if report.lost}
     there = [path for rank, path in files.items() if rank not in lost]
     tally = tally_of(there, plan, Window(plan.window_start_ns, end))
     unsent = 0
-    for rank in lost:
-        of_lost, missing = tally_of_lost(files.get(rank), plan, rank, end)
+    for rank, told in lost.items():
+        of_lost, missing = tally_of_lost(files.get(rank), plan, rank, end, told)
         tally.merge(of_lost)
         unsent += missing
     return tally, Run(
@@ -141,7 +146,7 @@ def _written(path: Path) -> Summary | None:
     except FileNotFoundError:
         return None
     except NOT_JSON as error:
-        message = f"{path} is no summary ({error}): try --rebuild after moving it away"
+        message = f"{path} is no summary ({error}): try --rebuild"
         raise RunError(message) from None
 
 

@@ -2,6 +2,7 @@
 
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
+from tokenstorm.plan import Plan
 
 _ROWS = {
     "latency_seconds": "latency (from schedule)",
@@ -18,20 +19,24 @@ _FOR_OPEN_LOOPS = frozenset(("ttft_from_schedule_seconds", "client_wait_seconds"
 _CELL = 10
 
 
-def live_line(status: Status) -> str:
-    """Achieved and asked rate, in flight, TTFT and latency, failures: one line."""
+def live_line(status: Status, columns: int = 200) -> str:
+    """Achieved and asked rate, in flight, failures, TTFT and latency: one line of so much of it as fits."""
     asked = f"/{status.requested_rps:.4g}" if status.requested_rps else ""
     parts = [
         f"{status.elapsed_seconds:4.0f} s {status.phase}",
         f"{status.achieved_rps:.1f}{asked} req/s",
         f"{status.output_tokens_per_second:.0f} tok/s",
         f"{status.in_flight} in flight" + (f" +{status.waiting} waiting" if status.waiting else ""),
+        f"{status.failed} failed",
         f"TTFT p50 {duration(status.ttft.p50)} p99 {duration(status.ttft.p99)}",
         f"latency p50 {duration(status.latency.p50)} p99 {duration(status.latency.p99)}",
-        f"{status.failed} failed",
     ]
     if status.ranks_up < status.ranks:
-        parts.append(f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
+        parts.insert(1, f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
+    if status.phase == "draining":
+        parts.insert(1, "waiting for the last answers, Ctrl-C ends at once")
+    while len(parts) > 1 and len(" · ".join(parts)) > columns:
+        parts.pop()
     return " · ".join(parts)
 
 
@@ -64,25 +69,48 @@ def _decimals(value: float) -> int:
 def _head(summary: Summary) -> list[str]:
     plan, counts, rates = summary.plan, summary.counts, summary.rates
     seconds = summary.windows.measured_end - summary.windows.measured_start
-    loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals"
+    loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals{_profile(plan)}"
+    kind = f"{plan.endpoint}, {'streamed' if plan.stream else 'in one piece'}, at most {plan.max_tokens} tokens"
     model = summary.environment.model or "?"
     where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
-    asked = "" if rates.requested_rps is None else f" of {rates.requested_rps:.4g} asked"
+    asked = "" if rates.requested_rps is None else f" of {_figure(rates.requested_rps)} asked"
     missing = "".join(
         f", {count} {name}" for name, count in (("censored", counts.censored), ("unsent", counts.unsent)) if count
     )
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.failed_by_kind.items()))
     return [
-        f"{model} at {where}",
-        f"{loop}, {plan.num_clients} clients, {plan.ranks} rank{'s' * (plan.ranks > 1)}, {seconds:.4g} s measured{warmup}",
+        f"{model} at {where}: {kind}",
+        f"{loop}, {_many(plan.num_clients, 'client')}, {_many(plan.ranks, 'rank')}, {seconds:.3f} s measured{warmup}",
         "",
         f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed{missing}"
         + (f" ({kinds})" if kinds else ""),
-        f"rate       {rates.achieved_rps:.4g} req/s achieved{asked}",
-        f"tokens     {rates.output_tokens_per_second:.4g} output tok/s, {rates.prompt_tokens_per_second:.4g} prompt tok/s"
+        f"rate       {_figure(rates.achieved_rps)} req/s achieved{asked}",
+        f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
+        f"{_figure(rates.prompt_tokens_per_second)} prompt tok/s"
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
     ]
+
+
+def _profile(plan: Plan) -> str:
+    """How the rate went, where it changed."""
+    arrival = plan.arrival
+    if arrival.ramp:
+        return f" from {arrival.ramp.from_rps:g} to {arrival.ramp.to_rps:g} req/s"
+    return (
+        " at " + ", ".join(f"{stage.rps:g}x{stage.seconds:g}" for stage in arrival.stages or ())
+        if arrival.stages
+        else ""
+    )
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _figure(value: float) -> str:
+    """Four digits, and no exponent."""
+    return f"{value:.4g}" if value < 10_000 else f"{value:.0f}"  # noqa: PLR2004 - four digits
 
 
 def _table(summary: Summary) -> list[str]:
@@ -119,7 +147,7 @@ def _replicas(summary: Summary) -> list[str]:
     if len(summary.replicas) == 1:
         return []
     lines = [
-        f"replica {name}: {replica.counts.sent} sent, {replica.counts.succeeded} succeeded, {replica.counts.failed} failed"
+        f"replica {name} ({replica.url}): {replica.counts.sent} sent, {replica.counts.succeeded} succeeded, {replica.counts.failed} failed"
         + (", left out for some time" if replica.left_out else "")
         for name, replica in summary.replicas.items()
     ]
