@@ -1,6 +1,7 @@
 """The whole product on one machine: real processes, from a recipe to results, as a user meets it."""
 
 import json
+import os
 import re
 import resource
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urljoin
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from running import TIMEOUT, Run, Stage, fetch, free_port, wait_for
 from serving import ANY_PORTS, Up, kill_what_is_left, nothing_is_left, processes_of, start_up
 from tokenstorm.errors import ApiError
+from tokenstorm.orchestrator.services import LOOK_SECONDS as HEALTH_SECONDS
 from tokenstorm.sdk import Change, Second
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +104,51 @@ def test_an_example_runs_as_it_is(stage: Stage, start: Callable[..., Up], name: 
     assert "(simulated)" in done.out
     with up.sdk() as client:
         assert {service.status for service in client.list_services().services} == {"cancelled"}
+
+
+@pytest.mark.parametrize("via", ["direct", "orchestrator"])
+def test_a_group_goes_on_when_one_of_four_replicas_is_killed(
+    stage: Stage, start: Callable[..., Up], via: Literal["direct", "orchestrator"]
+) -> None:
+    up = start()
+    with up.sdk() as client:
+        service = client.create_service("inference/sim-replicas", {"preset": "fast"})
+        client.wait_until_ready(service.id, seconds=TIMEOUT)
+        created = client.create_group(
+            service_id=service.id,
+            num_clients=40,
+            requests_per_second=40.0,
+            duration_seconds=8.0,
+            max_tokens=8,
+            prompts=["a"],
+            via=via,
+        )
+        for event in client.events(created.group_id):
+            if isinstance(event, Second) and event.t >= 1:
+                killed_after = event.t
+                break
+        published = sorted((stage.folder / "home").rglob("replica.*.json"))
+        assert len(published) == 4
+        os.kill(json.loads(published[1].read_bytes())["pid"], signal.SIGKILL)
+        client.wait_until_stopped(created.group_id, seconds=TIMEOUT)
+        summary = client.results(created.group_id)
+        results = list(client.requests(created.group_id))
+    reasons = {reason.code for reason in summary.verdict.reasons}
+    assert summary.counts.scheduled == len(results) == 320
+    if via == "orchestrator":
+        late = [one for one in results if one.error and one.scheduled / 1e9 > killed_after + 2 + HEALTH_SECONDS]
+        assert not late
+        assert summary.counts.succeeded >= 300
+        return
+    assert "replica_left_out" in reasons
+    assert [report.left_out for report in summary.replicas.values()].count(True) == 1
+    (dead,) = (name for name, report in summary.replicas.items() if report.left_out)
+    assert summary.counts.failed == summary.replicas[dead].counts.failed >= 3
+    # 3 refusals, then one try in 5 s; what was in flight at the kill broke off
+    assert summary.counts.failed < 20
+    assert {one.replica for one in results} == set(summary.replicas)
+    others = [report.counts.sent for name, report in summary.replicas.items() if name != dead]
+    assert min(others) > summary.replicas[dead].counts.sent
 
 
 def test_up_ends_what_it_started_and_keeps_the_results(stage: Stage, start: Callable[..., Up]) -> None:
