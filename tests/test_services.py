@@ -344,7 +344,7 @@ def test_what_makes_no_sense_is_exit_code_2_and_one_line(start: Callable[..., Up
         ("service", "create", "inference/sim-single-node", "--config", "[]"): "--config",
         ("group", "create"): "SERVICE",
         ("group", "create", "s1", "--target-url", "http://127.0.0.1:9"): "--target-url",
-        ("group", "create", "s1", "--num-clients", "0"): "num_clients",
+        ("group", "create", "s1", "--num-clients", "0"): "--num-clients",
         ("group", "create", "s1", "--num-clients", "1001"): "num_clients",
         ("group", "create", "s1", "--time-limit", "1"): "time_limit",
         ("group", "create", "s1", "--label", "x"): "--label",
