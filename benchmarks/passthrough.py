@@ -1,8 +1,9 @@
 """What the pass-through adds to the time to the first token.
 
-    python benchmarks/passthrough.py [--streams 100] [--pairs 5] [--seconds 8]
+    python benchmarks/passthrough.py [--streams 100] [--pairs 5] [--seconds 8] [--engine simulator|truthd]
 
-A simulated engine sends a chunk to each of 100 streams every 50 ms. The load generator reads them from the engine itself
+An engine sends a chunk to each of 100 streams every 50 ms: the simulator to all at once, as batching engines do, the
+yardstick's endpoint to each on its own. The load generator reads them from the engine itself
 and through the pass-through, by turns: through the orchestrator alone (one hop), and through the Server API and the
 orchestrator (two). Each is a process of its own. Prints both p50s, their difference and their ratio for each pair, and
 ends with 1 when the median of one hop's differences is above the bar.
@@ -14,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -41,13 +43,17 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=100, help="streams at once (100)")
     parser.add_argument("--pairs", type=int, default=5, help="alternated pairs for each way (5)")
     parser.add_argument("--seconds", type=float, default=8.0, help="measured window of each run (8)")
+    parser.add_argument("--engine", choices=("simulator", "truthd"), default="simulator", help="(simulator)")
     parser.add_argument("--serve", nargs=2, metavar=("WHAT", "URL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         uvloop.run(serve(*args.serve))
         return 0
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        engine = stack.enter_context(started("-m", "tokenstorm.simulator", "--port", "0", *ENGINE, KEY))
+        if args.engine == "truthd":
+            engine = stack.enter_context(truthd(Path(folder)))
+        else:
+            engine = stack.enter_context(started("-m", "tokenstorm.simulator", "--port", "0", *ENGINE, KEY))
         below = stack.enter_context(started(__file__, "--serve", "orchestrator", engine))
         above = stack.enter_context(started(__file__, "--serve", "server", below))
         ways = {"one hop": f"{below}/api/v1/vllm/s1", "two hops": f"{above}/api/v1/vllm/s1"}
@@ -112,6 +118,21 @@ def started(*words: str) -> Iterator[str]:
             yield found[0]
         finally:
             process.terminate()
+
+
+@contextlib.contextmanager
+def truthd(folder: Path) -> Iterator[str]:
+    """The yardstick's endpoint, whose streams each have their own pace, and its address."""
+    binary = folder / "truthd"
+    subprocess.run(["cc", "-O2", "-o", binary, Path(__file__).parent / "yardstick" / "truthd.c", "-lm"], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with subprocess.Popen([binary, "--port", str(port), "--ttft", "50", "--itl", "50"]) as process:
+        try:
+            yield f"http://127.0.0.1:{port}"  # the load generator waits until it listens
+        finally:
+            process.kill()
 
 
 def environment() -> dict[str, str]:

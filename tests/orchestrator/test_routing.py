@@ -262,15 +262,38 @@ def test_a_path_that_climbs_is_refused(path: str) -> None:
     run(test, named("a", seen))
 
 
-def test_a_body_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_that_is_too_large_is_refused(announced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokenstorm.proxy.MAX_BODY_BYTES", 1000)
+    seen: list[Request] = []
+
+    async def in_parts() -> AsyncIterator[bytes]:
+        for _ in range(2):
+            yield b"x" * 600
 
     async def test(fleet: Fleet) -> None:
-        answer = await fleet.client.post("/vllm/s1/v1/completions", content=b"x" * 1001)
+        body = b"x" * 1001 if announced else in_parts()
+        answer = await fleet.client.post("/vllm/s1/v1/completions", content=body)
         assert answer.status_code == 413
-        assert "error" in answer.json()
+        assert answer.json()["error"]["code"] == "request_too_large"
+        assert not seen
+        assert (await fleet.client.post("/vllm/s1/v1/completions", content=b"x" * 1000)).status_code == 200
 
-    run(test, named("a"))
+    run(test, named("a", seen))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_every_method_passes(method: str) -> None:
+    seen: list[Request] = []
+
+    async def test(fleet: Fleet) -> None:
+        answer = await fleet.client.request(method, "/vllm/s1/v1/files/f1")
+        assert answer.status_code == 200
+        assert int(answer.headers["content-length"]) > 0
+        assert bool(answer.content) == (method != "HEAD")
+        assert [one.method for one in seen] == [method]
+
+    run(test, named("a", seen))
 
 
 def test_a_stream_passes_chunk_by_chunk() -> None:

@@ -102,6 +102,15 @@ def test_prometheus_is_sent_to_the_address_it_came_by(tmp_path: Path) -> None:
     behind(tmp_path, test)
 
 
+def test_the_orchestrator_is_named_by_its_own_address_and_by_one_that_works_from_here(tmp_path: Path) -> None:
+    async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
+        told = (await above.get("/api/v1/orchestrator/endpoint")).json()
+        assert told["endpoint"] == str(below.base_url).rstrip("/")
+        assert told["local_url"] == str(above.base_url).rstrip("/")
+
+    behind(tmp_path, test)
+
+
 def test_the_orchestrators_token_is_the_gateways_own_secret(tmp_path: Path) -> None:
     async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
         assert (await below.get("/api/v1/services")).status_code == 401

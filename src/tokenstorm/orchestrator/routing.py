@@ -31,6 +31,13 @@ REST_SECONDS = 5.0
 _FAILING = frozenset((502, 503, 504))
 _TOLD = frozenset((400, 401, 404, 413, 422, 429, 500, 503))
 """Statuses of an engine that a prompt's caller gets as they are; others become 502."""
+_CODES = {
+    400: "invalid_path",
+    404: "service_not_found",
+    413: "request_too_large",
+    502: "orchestrator_unreachable",
+    503: "no_healthy_replica",
+}
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _JSON = {"content-type": "application/json"}
 _SOON = {"retry-after": "2"}
@@ -350,6 +357,6 @@ def _words(body: bytes) -> str:
 def openai_error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     """An error as OpenAI's clients know it."""
     kind = "invalid_request_error" if status < 500 else "service_unavailable"  # noqa: PLR2004 - the caller's fault or not
-    code = HTTPStatus(status).name.lower()
+    code = _CODES.get(status, str(status))
     content = {"error": {"message": message, "type": kind, "param": None, "code": code}}
     return Response(json.dumps(content), status, {**_JSON, **(headers or {})})
