@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import socket
@@ -201,6 +203,24 @@ class Stage:
     def command(self, *words: str, **environment: str) -> Ended:
         """The tokenstorm command, to its end."""
         return self.ended(self.start(*words, **environment))
+
+    def on_a_terminal(self, *words: str, **environment: str) -> tuple[int, str]:
+        """The tokenstorm command with a terminal as its standard error; what it wrote there."""
+        ours, its = pty.openpty()
+        command = [sys.executable, "-m", "tokenstorm", *words]
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": its}
+        process = self.popen(command, env=self.environment(**environment), **options)
+        os.close(its)
+        said = b""
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            readable, _, _ = select.select([ours], [], [], 0.1)
+            try:
+                said += os.read(ours, 4096) if readable else b""
+            except OSError:  # the other side is closed
+                break
+        os.close(ours)
+        return process.wait(TIMEOUT), said.decode()
 
     def starting(self, url: str, *options: str, name: str = "run") -> tuple[subprocess.Popen[str], Run]:
         """A bench that goes on, and its files."""

@@ -2,14 +2,11 @@
 
 import json
 import os
-import pty
 import re
 import resource
-import select
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -221,26 +218,8 @@ def test_an_invalid_verdict_is_exit_code_3(stage: Stage) -> None:
     assert "verdict: INVALID" in ended.out
 
 
-def on_a_terminal(stage: Stage, *words: str) -> tuple[int, str]:
-    """Run a command with a terminal as its standard error; what it wrote there."""
-    ours, its = pty.openpty()
-    command = [sys.executable, "-m", "tokenstorm", *words]
-    process = stage.popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=its)
-    os.close(its)
-    said = b""
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        readable, _, _ = select.select([ours], [], [], 0.1)
-        try:
-            said += os.read(ours, 4096) if readable else b""
-        except OSError:  # the other side is closed
-            break
-    os.close(ours)
-    return process.wait(TIMEOUT), said.decode()
-
-
 def test_a_terminal_sees_a_line_that_lives(stage: Stage) -> None:
-    code, said = on_a_terminal(stage, "bench", stage.truth().url, *STEADY, "--duration", "2.5")
+    code, said = stage.on_a_terminal("bench", stage.truth().url, *STEADY, "--duration", "2.5")
     assert code == 0
     lines = said.split("\r\x1b[K")
     assert len(lines) >= 3

@@ -186,6 +186,62 @@ def test_up_with_keep_leaves_them_running_and_the_next_one_goes_on_with_them(
         client.stop_service(service_id)
 
 
+def test_what_a_killed_up_left_behind_is_found_again_by_the_next_one(stage: Stage, start: Callable[..., Up]) -> None:
+    up = start()
+    service_id, group_id = running_group(up, duration_seconds=5.0)
+    up.process.kill()
+    up.process.communicate(timeout=TIMEOUT)
+    again = start()
+    with again.sdk() as client:
+        assert client.wait_until_stopped(group_id, seconds=TIMEOUT).info.outcome == "completed"
+        assert client.results(group_id).counts.succeeded == 50
+        assert client.prompt(service_id, "Still there?", max_tokens=2).success
+    ended = again.stop()
+    assert ended.code == 0
+    assert f"left running, as it was before: service {service_id}" in ended.err
+    last = start()
+    assert last.command("service", "stop", service_id).code == 0
+
+
+def test_a_group_that_was_deleted_while_it_ran_keeps_nobody_from_ending(stage: Stage, start: Callable[..., Up]) -> None:
+    up = start()
+    _, group_id = running_group(up)
+    with up.sdk() as client:
+        client.delete_group(group_id, purge=True)
+    ended = up.stop()
+    assert (ended.code, "Traceback" in ended.err) == (0, False)
+    nothing_is_left(stage.folder)
+
+
+def test_watching_on_a_terminal_shows_a_line_that_lives(stage: Stage, start: Callable[..., Up]) -> None:
+    up = start()
+    service_id, _ = running_group(up, duration_seconds=1.0)
+    load = ("--num-clients", "5", "--requests-per-second", "20", "--duration", "3", "--max-tokens", "2")
+    words = ("group", "create", service_id, *load, "--watch")
+    code, said = stage.on_a_terminal(*words, **up.variables)
+    assert code == 0
+    lines = said.split("\r\x1b[K")
+    assert any("/20 req/s" in line and "in flight" in line for line in lines)
+    assert any("is running" in line for line in lines)
+    assert said.endswith("\r\x1b[K")
+    assert "\n" not in said
+
+
+def test_watching_goes_on_when_the_client_api_is_started_anew(stage: Stage, start: Callable[..., Up]) -> None:
+    up = start("--keep")
+    service_id, group_id = running_group(up, duration_seconds=6.0)
+    watching = up.start("group", "watch", str(group_id), "--json")
+    up.stop()
+    ports = [
+        word for url, name in zip((up.server, up.client), ANY_PORTS[::2], strict=False) for word in (name, url[17:])
+    ]
+    again = start(ports=(*ports, *ANY_PORTS[4:]))
+    ended = stage.ended(watching)
+    assert again.command("service", "stop", service_id).code == 0
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out)["counts"]["succeeded"] == 60
+
+
 def test_a_second_signal_ends_at_once_a_group_that_drains(stage: Stage, start: Callable[..., Up]) -> None:
     up = start()
     with up.sdk() as client:

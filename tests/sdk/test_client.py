@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tokenstorm import sdk
 from tokenstorm.errors import ApiError, UsageError
 from tokenstorm.sdk import AsyncClient, Change, Client, Group, Second, Service
 from tokenstorm.sdk import calls as every_call
@@ -101,6 +102,11 @@ def test_both_clients_have_the_same_calls_with_the_same_arguments() -> None:
         assert inspect.signature(sync).parameters == inspect.signature(other).parameters
         assert sync.__doc__ == other.__doc__
         assert sync.__doc__
+
+
+def test_public_names_are_listed_in_order_and_are_there() -> None:
+    assert sorted(sdk.__all__, key=lambda name: (not name.isupper(), name)) == sdk.__all__
+    assert all(hasattr(sdk, name) for name in sdk.__all__)
 
 
 def test_every_call_that_is_described_is_a_method() -> None:

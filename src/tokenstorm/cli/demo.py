@@ -53,6 +53,7 @@ async def _demo(say: Say) -> tuple[Summary, str]:
                     recipes=[],
                     signals=signals,
                     keep=False,
+                    earlier=True,  # what a demo that was killed left behind
                     say=_nobody,
                 ) as running,
                 AsyncClient(running.server_url, running.client_url) as client,

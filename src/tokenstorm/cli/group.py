@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,11 @@ from tokenstorm.cli.terminal import live, show_facts, show_json, show_summary, s
 from tokenstorm.cli.watching import Watching
 from tokenstorm.errors import ApiError, UsageError
 from tokenstorm.sdk import Client, Group
+from tokenstorm.sdk.calls import get_group
+from tokenstorm.sdk.waits import patiently
 
-_PAUSE_SECONDS = 0.5
+BACK_SECONDS = 30.0
+"""How long an API that went away in the middle of a watch is waited for."""
 _NO_RESULTS = frozenset((404, 409))
 
 
@@ -171,7 +175,7 @@ def _watch(client: Client, group_id: int, *, as_json: bool) -> int:
 
 
 def _follow(client: Client, group_id: int, watching: Watching) -> Group:
-    """See a group to its end; a stream that breaks is taken up again, as long as the API is there."""
+    """See a group to its end; a stream that breaks is taken up again, when the API is soon back."""
     while True:
         try:
             for event in client.events(group_id):
@@ -179,7 +183,7 @@ def _follow(client: Client, group_id: int, watching: Watching) -> Group:
         except ApiError as error:
             if error.status is not None:
                 raise
-        group = client.get_group(group_id)
+        group = client.follow(patiently(get_group(group_id), time.monotonic() + BACK_SECONDS))
         if group.info.status == "stopped":
             return group
 

@@ -16,6 +16,7 @@ import uvloop
 
 from tokenstorm.cli import stack
 from tokenstorm.cli.commands import TOKEN
+from tokenstorm.cli.ending import Started
 from tokenstorm.cli.stack import Listen
 from tokenstorm.cli.terminal import tell
 from tokenstorm.cluster.site import Site, open_site
@@ -59,9 +60,11 @@ class Signals:
 
 @contextlib.contextmanager
 def handled_signals() -> Iterator[Signals]:
-    """SIGINT, SIGTERM and a lost terminal end the block in order; what was ignored before (nohup) stays so."""
+    """SIGINT, SIGTERM and a lost terminal end the block in order; `nohup` is respected."""
     loop, signals = asyncio.get_running_loop(), Signals(asyncio.Event(), asyncio.Event())
-    heard = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
     for one in heard:
         loop.add_signal_handler(one, signals.came)
     try:
@@ -90,26 +93,36 @@ async def everything(
     recipes: list[Path],
     signals: Signals,
     keep: bool,
+    earlier: bool = False,
     say: Callable[[str], None],
 ) -> AsyncIterator[Running]:
-    """The three APIs, at the `ports` of orchestrator, Server API and Client API; at the end, that of what they started."""
+    """The three APIs, at the `ports` of orchestrator, Server API and Client API.
+
+    Their end is that of what was started meanwhile, and with `earlier` before; with `keep` all goes on.
+    """
     orchestrator_port, server_port, client_port = map(listen, ports)
     async with (
         stack.orchestrator_api(config, site, recipes, orchestrator_port) as (orchestrator_url, orchestrator),
         stack.server_api(orchestrator_url, server_port) as server_url,
         stack.client_api(config, site, server_url, client_port) as (client_url, manager),
     ):
-        started = stack.Started(manager, orchestrator)
+        started = Started(manager, orchestrator, earlier=earlier)
         try:
             yield Running(orchestrator_url, server_url, client_url)
         finally:
-            groups, services = len(started.groups), len(started.services)
-            if keep:
-                say(f"left running: {_count(groups, 'group')}, {_count(services, 'service')}")
-            elif groups or services:
-                say(f"stopping {_count(groups, 'group')} and {_count(services, 'service')}; once more: at once")
-                for left in await started.stop(signals.hurry):
-                    say(f"{left} could not be ended: look at it with the next `tokenstorm up`")
+            await _end(started, signals, keep=keep, say=say)
+
+
+async def _end(started: Started, signals: Signals, *, keep: bool, say: Callable[[str], None]) -> None:
+    groups, services = _count(len(started.groups), "group"), _count(len(started.services), "service")
+    if keep:
+        say(f"left running: {groups}, {services}")
+    elif started.groups or started.services:
+        say(f"stopping {groups} and {services}; once more: at once")
+        for left in await started.stop(signals.hurry):
+            say(f"{left} could not be ended: look at it with the next `tokenstorm up`")
+    if started.others:
+        say(f"left running, as it was before: {', '.join(started.others)}")
 
 
 @asynccontextmanager
@@ -148,7 +161,6 @@ async def _up(args: argparse.Namespace) -> int:
 
 
 async def _orchestrator(args: argparse.Namespace) -> int:
-
     listen = _listening(args.host)
     with handled_signals() as signals:
         async with (
@@ -161,7 +173,6 @@ async def _orchestrator(args: argparse.Namespace) -> int:
 
 
 async def _server(args: argparse.Namespace) -> int:
-
     listen = _listening(args.host)
     with handled_signals() as signals:
         async with stack.server_api(args.orchestrator_url, listen(args.port)) as url:
@@ -171,7 +182,6 @@ async def _server(args: argparse.Namespace) -> int:
 
 
 async def _client(args: argparse.Namespace) -> int:
-
     listen = _listening(args.host)
     with handled_signals() as signals:
         async with (

@@ -27,7 +27,7 @@ def until_ready(
     deadline = time.monotonic() + seconds
     last: tuple[str, str] | None = None
     while True:
-        service: Service = yield from _patiently(get_service(service_id), deadline)
+        service: Service = yield from patiently(get_service(service_id), deadline)
         if on_change and (service.status, service.reason) != last:
             on_change(service)
         last = service.status, service.reason
@@ -53,7 +53,7 @@ def until_stopped(
     deadline = time.monotonic() + seconds
     last: Group | None = None
     while True:
-        group: Group = yield from _patiently(get_group(group_id), deadline)
+        group: Group = yield from patiently(get_group(group_id), deadline)
         if on_change and group != last:
             on_change(group)
         last = group
@@ -65,8 +65,8 @@ def until_stopped(
         yield PAUSE_SECONDS
 
 
-def _patiently(call: Call[T], deadline: float) -> Steps[T]:
-    """A failure that may pass is tried again until the deadline."""
+def patiently(call: Call[T], deadline: float) -> Steps[T]:
+    """Make a call; a failure that may pass is tried again until the deadline (`time.monotonic()`)."""
     while True:
         try:
             answer: T = yield call
