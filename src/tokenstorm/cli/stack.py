@@ -15,6 +15,7 @@ from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import HttpServices
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Config
 from tokenstorm.orchestrator.app import create_app as orchestrator_app
@@ -23,9 +24,6 @@ from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 from tokenstorm.server_api.app import create_app as server_app
 from tokenstorm.web import Server
-
-KEEP_ALIVE_SECONDS = 4.0
-"""Idle connections to our own APIs are closed after 5 s by them."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ async def orchestrator_api(
 @asynccontextmanager
 async def server_api(orchestrator_url: str, listen: Listen) -> AsyncIterator[str]:
     """The Server API before an orchestrator that has the same token; its URL."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
-    async with httpx.AsyncClient(trust_env=False, limits=limits) as client:
+    shell = LocalShell()  # over its transport a chunk costs less than over that of httpx
+    async with httpx.AsyncClient(transport=transport(shell), trust_env=False) as client:
         app = server_app(orchestrator_url, client, token=listen.token, orchestrator_token=listen.token)
         server = Server(app, listen.host, listen.port)
         async with server.running():
