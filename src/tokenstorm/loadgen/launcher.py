@@ -22,7 +22,7 @@ from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen import process
 from tokenstorm.loadgen.arrivals import mean_rate, rate_at
 from tokenstorm.loadgen.disk import beside
-from tokenstorm.loadgen.live import Event, Glance, Group, Status
+from tokenstorm.loadgen.live import Event, Glance, Group, Status, TimelineLine
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.preflight import EngineFacts, look
@@ -255,16 +255,13 @@ class Launcher:
             self._trouble = f"the run directory could not be written to for some time: {error.strerror}"
 
     def _show(self) -> None:
-        status = self._status(None)
-        self._tell_followers(status)
         if self._on_second is not None:
             try:
-                self._on_second(status)
+                self._on_second(self._status(None))
             except OSError:  # the terminal is gone
                 self._on_second = None
 
-    def _tell_followers(self, status: Status) -> None:
-        line = self._group.line
+    def _tell_followers(self, status: Status, line: TimelineLine | None) -> None:
         line = line and msgspec.structs.replace(line, histograms={})
         event = msgspec.json.encode(Event(status, line)) + b"\n"
         self._followers = [follower for follower in self._followers if not follower.closed]
@@ -273,7 +270,7 @@ class Launcher:
                 follower.write(event)
 
     def _dismiss_followers(self, reason: str | None) -> None:
-        self._tell_followers(self._status(reason))
+        self._tell_followers(self._status(reason), None)
         for follower in self._followers:
             follower.end()
         self._followers.clear()
@@ -302,6 +299,7 @@ class Launcher:
         else:
             self._trouble = "the run directory hung for so long that seconds of the timeline are missing"
         self._second += 1
+        self._tell_followers(self._status(None), line)
 
     def _files(self, reason: str | None) -> dict[Path, bytes]:
         return {
