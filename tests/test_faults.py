@@ -106,7 +106,7 @@ def test_a_signal_drains_the_run_and_keeps_everything(stage: Stage, number: sign
     assert counts["succeeded"] == counts["scheduled"] == len(run.lines()) > 0
     assert 1 <= summary["windows"]["measured_end"] < 30
     assert summary["rates"]["achieved_rps"] == pytest.approx(20, rel=0.3)
-    assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk"}
+    assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk", "stalled"}
     in_order(run)
     assert rebuilt_counts(stage, run) == counts
 
@@ -258,6 +258,47 @@ def test_a_run_that_was_killed_as_a_whole_owns_up_to_what_was_in_flight(stage: S
     assert "ranks_lost" in {reason["code"] for reason in without["verdict"]["reasons"]}
 
 
+def test_a_run_that_was_stopped_and_then_killed_ends_where_it_was_stopped(stage: Stage) -> None:
+    truth = stage.truth(ttft=20_000)
+    process, run = stage.starting(truth.url, *STEADY, "--duration", "60", "--num-clients", "200", "--drain", "60")
+    running_second(run, process, 2)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: run.json("status.json")["phase"] == "draining", "status.json never said that the run drains")
+    os.killpg(process.pid, signal.SIGKILL)
+    stage.ended(process)
+    summary = json.loads(stage.command("report", str(run.root), "--json").out)
+    end = run.json("status.json")["window_end_seconds"]
+    assert summary["windows"]["measured_end"] == pytest.approx(end)
+    assert summary["counts"]["scheduled"] == math.ceil(end * 20)
+
+
+def test_a_rank_that_was_gone_before_the_run_was_cut_off_is_lost(stage: Stage) -> None:
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "60", "--ranks", "2")
+    running_second(run, process, 2)
+    os.kill(rank_pids(process.pid)[1], signal.SIGKILL)
+    gone = len(run.timeline())
+    running_second(run, process, gone + 5)
+    os.killpg(process.pid, signal.SIGKILL)
+    stage.ended(process)
+    summary = json.loads(stage.command("report", str(run.root), "--json").out)
+    codes = {reason["code"] for reason in summary["verdict"]["reasons"]}
+    assert {"ranks_lost", "not_sent", "cut_off"} <= codes
+    assert summary["counts"]["unsent"] >= 30
+    assert summary["counts"]["censored"] <= 20
+
+
+def test_no_second_is_written_twice_when_another_file_cannot_be_written(stage: Stage) -> None:
+    process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "4")
+    running_second(run, process)
+    (run.root / "status.json").unlink()
+    (run.root / "status.json").mkdir()
+    running_second(run, process, 3)
+    (run.root / "status.json").rmdir()
+    assert stage.ended(process).err == ""
+    seconds = [line["t"] for line in run.timeline()]
+    assert seconds == list(range(len(seconds)))
+
+
 def test_a_run_directory_that_misbehaves_for_a_while_costs_no_summary(stage: Stage) -> None:
     """A folder stands where the control file is looked for: reading it fails each second."""
     process, run = stage.starting(stage.truth().url, *STEADY, "--duration", "2")
@@ -304,6 +345,43 @@ def test_a_generator_that_was_stopped_for_a_second_accuses_itself(stage: Stage) 
     seconds = run.timeline()
     assert [line["t"] for line in seconds] == list(range(len(seconds)))
     assert sum(line["sent"] for line in seconds) == 80
+
+
+@pytest.mark.parametrize("load", [(), ("--requests-per-second", "60")], ids=["closed loop", "few clients"])
+def test_a_generator_that_stands_still_accuses_itself_where_no_request_could_leave(
+    stage: Stage, load: tuple[str, ...]
+) -> None:
+    """Answers that it reads late free its clients late: the send lag cannot tell."""
+    process, run = stage.starting(
+        stage.truth(ttft=20, itl=5).url, *load, "--num-clients", "4", "--max-tokens", "4", "--duration", "4"
+    )
+    running_second(run, process)
+    (rank,) = rank_pids(process.pid)
+    os.kill(rank, signal.SIGSTOP)
+    time.sleep(1)
+    os.kill(rank, signal.SIGCONT)
+    assert stage.ended(process).code == 3
+    assert run.summary["verdict"]["state"] == "invalid"
+    assert "stalled" in run.reasons
+    assert rebuilt_counts(stage, run) == run.summary["counts"]
+
+
+def test_ranks_that_have_nothing_to_send_are_no_fault(stage: Stage) -> None:
+    run = stage.bench(
+        stage.truth().url, "--ranks", "4", "--num-clients", "4", "--requests-per-second", "10", "--request-count", "2"
+    )
+    assert run.summary["counts"]["succeeded"] == 2
+    assert "rank_cpu" not in run.reasons
+
+
+def test_one_rank_of_eight_that_dies_before_the_start_does_not_end_the_group(stage: Stage) -> None:
+    options = ("--ranks", "8", "--num-clients", "16", "--duration", "2")
+    process, run = stage.starting(stage.truth().url, *STEADY, *options)
+    pids = wait_for(lambda: len(found := rank_pids(process.pid)) == 8 and found, "eight ranks were never started")
+    os.kill(pids[3], signal.SIGKILL)
+    assert stage.ended(process).err == ""
+    assert "1 of 8 ranks were lost" in run.reasons["ranks_lost"]
+    assert run.summary["counts"]["succeeded"] >= 30
 
 
 def test_a_rank_that_is_starved_of_its_core_accuses_itself(stage: Stage) -> None:

@@ -374,6 +374,38 @@ def test_bytes_that_nobody_asked_for_do_not_become_the_next_answer() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("more", [OK, b"and more\r\n", CHUNKED + b"5\r\nab"], ids=["twice", "bytes", "half"])
+def test_what_follows_a_whole_answer_in_one_read_is_not_the_next_requests(more: bytes) -> None:
+    """The next request leaves as soon as the answer is whole, and gets its own, on another connection."""
+
+    async def main() -> None:
+        turn = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal turn
+            turn += 1
+            await saying(OK + more if turn == 1 else OK, OK)(reader, writer)
+
+        async with server(serve) as pool:
+            following = Kept()
+
+            class First(Kept):
+                def ended(self) -> None:
+                    super().ended()
+                    following.sent = monotonic_ns()
+                    pool.send(following)
+
+            first = First()
+            pool.send(first)
+            await following.over.wait()
+        assert (first.body, first.kind) == (b"ok", None)
+        assert (following.body, following.kind) == (b"ok", None)
+        assert following.done is not None
+        assert following.done > following.sent
+
+    run(main)
+
+
 def test_nobody_listening_is_refused() -> None:
     async def main() -> None:
         with socket.socket() as free:

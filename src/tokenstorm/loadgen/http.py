@@ -105,6 +105,7 @@ class Connection(asyncio.Protocol):
         "_tail_size",
         "_text_at",
         "_transport",
+        "_whole",
         "closed",
         "connected",
         "exchange",
@@ -123,6 +124,7 @@ class Connection(asyncio.Protocol):
         self.fresh = True
         self._framed = False
         self._headers_done = False
+        self._whole = False
         self.connected = self.idle_since = self.read_at = 0
         self._data = self._head = self._tail = b""
         self._expected_below = self._head_at = self._text_at = self._tail_size = 0
@@ -150,7 +152,13 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError:
             raise  # a bug of ours, not of the server
         except httptools.HttpParserError as error:
-            self._broken("malformed", f"not HTTP: {error}")
+            if self._whole:
+                self._close()  # what follows a whole answer is nobody's
+            else:
+                self._broken("malformed", f"not HTTP: {error}")
+        if self._whole:  # only now: the next request must not be given what is left of this read
+            self._whole = False
+            self._complete()
 
     def on_body(self, piece: bytes) -> None:
         self._receive(piece, self.read_at)
@@ -218,7 +226,7 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:  # noqa: PLR2004 - 1xx answers precede the real one
             self._headers_done = True
-            if self.exchange is None:  # nobody asked
+            if self.exchange is None or self._whole:  # nobody asked
                 self._close()
             else:
                 self.exchange.status = status
@@ -226,9 +234,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._headers_done:
+            self._headers_done = self._framed = False
+            self._receive = _nobody
+            self._whole = True
             if not self._parser.should_keep_alive():
                 self._close()
-            self._complete()
 
     def _complete(self) -> None:
         exchange = self.exchange
@@ -262,6 +272,7 @@ class Pool:
         self._resolving = asyncio.Lock()
         self._idle: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def send(self, exchange: Exchange) -> None:
         """Start the exchange on an idle connection, or on a new one. `exchange.sent` is set by the caller."""
@@ -303,15 +314,15 @@ class Pool:
         """Have `count` idle connections ready. Raises OSError."""
         gate = asyncio.Semaphore(64)
 
-        async def one() -> Connection:
+        async def one() -> None:
             async with gate:
-                return await self._connect()
+                connection = await self._connect()
+            if self._closed:
+                connection.abandon()
+            else:
+                self.release(connection)
 
         opened = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
-        for connection in opened:
-            if isinstance(connection, Connection):
-                connection.fresh = False
-                self._idle.append(connection)
         for trouble in opened:
             if isinstance(trouble, BaseException):
                 raise trouble
@@ -327,6 +338,7 @@ class Pool:
 
     def close(self) -> None:
         """Close the idle connections and stop connecting."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         for connection in self._idle:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic, monotonic_ns, time
@@ -141,7 +142,7 @@ class Launcher:
                 Drain(at)
             )  # also in the drain: who got a TERM of its own learns that the run ends in order
         else:
-            self._aborted_at = monotonic_ns()
+            self._aborted_at = self._aborted_at or monotonic_ns()
             self._ranks.send(Abort())
 
     async def _keep(self, summary: Summary) -> None:
@@ -310,14 +311,10 @@ class Launcher:
     async def _write(self, files: dict[Path, bytes], seconds: float | None = WRITE_SECONDS) -> None:
         """Bring the timeline and these files to disk. Raises OSError."""
         lines = self._unwritten
-
-        def write() -> None:
-            append(self.paths.timeline, lines)
-            for path, data in files.items():
-                write_atomically(path, data)
-
-        await beside(write, seconds)
-        self._unwritten = self._unwritten[len(lines) :]
+        await beside(lambda: append(self.paths.timeline, lines), seconds)
+        self._unwritten = self._unwritten[len(lines) :]  # at once: what comes next may fail
+        for path, data in files.items():
+            await beside(partial(write_atomically, path, data), seconds)
 
     def _phase_now(self) -> str:
         """The phase of the group: that of its ranks, once they run."""
@@ -384,9 +381,11 @@ class Launcher:
     def _obey(self, words: str) -> bool:
         """Do what was said: `run`, `run <unix time>`, `stop` or `abort`."""
         match words.split():
-            case ["run"]:
+            case ["run"] if self._start_at is None:
                 self._released.set()
-            case ["run", moment] if re.fullmatch(r"\d{1,12}(\.\d*)?", moment) and self._is_near(float(moment)):
+            case ["run", moment] if (
+                self._start_at is None and re.fullmatch(r"\d{1,12}(\.\d*)?", moment) and self._is_near(float(moment))
+            ):
                 self._start_no_earlier = float(moment)
                 self._released.set()
             case ["stop"]:

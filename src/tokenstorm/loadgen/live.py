@@ -11,7 +11,7 @@ from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.summary import Environment
 from tokenstorm.metrics.tally import METRICS, Tally
-from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.metrics.verdict import STALL_SECONDS, DiskReport
 from tokenstorm.plan import Plan
 
 SCHEMA: Literal[1] = 1
@@ -113,6 +113,7 @@ class Group:
         self.worst: dict[int, RankSecond] = {}
         self.cpu_seconds: dict[int, float] = {}
         self.sent_by: dict[int, int] = {}
+        self.stalled: dict[int, float] = {}
         self.left_out: set[str] = set()
         self.waited_below_cap = 0
         self.scheduled = self.sent = self.succeeded = self.failed = self.unsent = self.output_tokens = 0
@@ -126,6 +127,8 @@ class Group:
         self.worst[rank] = _worse(self.worst.get(rank), delta)
         self.cpu_seconds[rank] = self.cpu_seconds.get(rank, 0.0) + delta.cpu
         self.sent_by[rank] = self.sent_by.get(rank, 0) + delta.sent
+        if delta.loop_lag > STALL_SECONDS:
+            self.stalled[rank] = self.stalled.get(rank, 0.0) + delta.loop_lag
         self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
         self.tally.merge(delta.tally)
         self._pending.append((rank, delta))

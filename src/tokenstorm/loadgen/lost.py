@@ -16,6 +16,10 @@ def tally_of_lost(path: Path | None, plan: Plan, rank: int, window_end: int, tol
     """
     tally = tally_of([path] if path and path.exists() else [], plan, Window(plan.window_start_ns, window_end))
     in_flight = max(0, told - tally.warmup.sent - tally.counts.sent)
+    if plan.closed_loop:  # nothing else tells of them
+        tally.counts.scheduled += in_flight
+        tally.counts.sent += in_flight
+        tally.counts.censored += in_flight
     for counts, gap in _gaps(tally, plan, rank, window_end):
         cut = min(gap, in_flight)
         in_flight -= cut

@@ -59,6 +59,7 @@ def _report(done: Done, member: Member, group: Group) -> RankReport:
         cpu_seconds=done.cpu_seconds,
         wall_seconds=done.wall_seconds,
         loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
+        stalled_seconds=group.stalled.get(member.rank, 0.0),
         gc_pauses=done.gc_pauses,
         gc_seconds=done.gc_seconds,
         gc_longest_seconds=worst.gc_pause if worst else 0.0,
@@ -83,6 +84,7 @@ def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
         told_sent=group.sent_by.get(rank, 0),
         cpu=group.cpu_seconds.get(rank, 0.0) / (last.second + 1) if last else 0.0,
         loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
+        stalled_seconds=group.stalled.get(rank, 0.0),
         gc_longest_seconds=worst.gc_pause if worst else 0.0,
         disk=worst.disk if worst else DiskReport(),
     )

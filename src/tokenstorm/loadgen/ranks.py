@@ -136,17 +136,19 @@ class Ranks:
     async def ready(self, seconds: float) -> None:
         """Wait at the barrier. Raises `RunError` when a rank refuses, or too few come."""
         deadline = monotonic() + seconds
-        while sum(member.ready for member in self.members.values()) < self._plan.ranks:
+        ranks = self._plan.ranks
+        while (there := sum(member.ready and not member.lost for member in self.members.values())) < ranks:
             if self._refused:
                 raise RunError(self._refused)
-            gone = [process for process in self._processes if process.poll() is not None]
-            missing = self._plan.ranks - sum(member.ready and not member.lost for member in self.members.values())
-            if monotonic() > deadline or gone:
-                if missing <= RANKS_LOST_INVALID * self._plan.ranks and not self._plan.launch:
-                    break
-                why = "their processes ended" if gone else f"they did not come in {seconds:g} s"
-                message = f"{missing} of {self._plan.ranks} ranks are missing at the start: {why}{self._last_words()}"
+            gone = sum(process.poll() is not None for process in self._processes)
+            late = monotonic() > deadline
+            missing = ranks - there if late or self._plan.launch else gone  # who lives may still come
+            if (gone or late) and (self._plan.launch or missing > RANKS_LOST_INVALID * ranks):
+                why = f"they did not come in {seconds:g} s" if late else "their processes ended"
+                message = f"{missing} of {ranks} ranks are missing at the start: {why}{self._last_words()}"
                 raise RunError(message)
+            if late or there == ranks - gone:
+                break
             await self._change(LOOK_SECONDS)
 
     def check(self) -> None:
@@ -158,18 +160,19 @@ class Ranks:
 
     async def done(self, left: Callable[[], float | None]) -> None:
         """Wait until every rank has reported or is lost; `left` tells the seconds until those still silent are."""
-        looked = monotonic()
+        looked, slept = monotonic(), 0.0
         for member in self.members.values():
             member.heard = looked
         while not all(member.over for member in self.members.values()):
             seconds, now = left(), monotonic()
             stopped = max(0.0, now - looked - LOOK_SECONDS)  # it was this process that did not listen
             looked = now
+            slept += stopped
             for member in self.members.values():
                 if member.over:
                     continue
                 member.heard += stopped
-                if seconds is not None and seconds <= 0:
+                if seconds is not None and seconds + slept <= 0:
                     self._lose(member, "it did not report by the end of the drain")
                 elif now - member.heard > SILENT_SECONDS:
                     self._lose(member, f"it said nothing for {SILENT_SECONDS:g} s")

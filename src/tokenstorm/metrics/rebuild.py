@@ -3,6 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
+from tokenstorm.errors import RunError
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan
 from tokenstorm.result import read_results
@@ -16,5 +17,9 @@ def tally_of(paths: list[Path], plan: Plan, window: Window) -> Tally:
     for path in paths:
         results = read_results(path)
         while batch := list(islice(results, BATCH)):
-            tally.add(batch, plan, window)
+            try:
+                tally.add(batch, plan, window)
+            except ValueError as error:
+                message = f"{path} holds a line with impossible times: {error}"
+                raise RunError(message) from None
     return tally

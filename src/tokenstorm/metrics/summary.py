@@ -12,6 +12,8 @@ from tokenstorm.result import EXHAUSTED
 
 SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+CPU_SECONDS = 1.0
+"""A share of a core is judged from so many seconds on."""
 SAMPLES_BEYOND = 10
 """A percentile is said to rest on enough samples when so many lie beyond it: 1000 for p99, 10000 for p99.9."""
 
@@ -73,7 +75,8 @@ class ReplicaReport(msgspec.Struct, frozen=True):
 class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     """One rank: where it ran, what it cost between start and drain, and how its clock stood to the launcher's.
 
-    A lost one had told of `told_sent` requests; those without a line were in flight.
+    `stalled_seconds` adds up the times in which its event loop stood still, the longest of each second. A lost one had
+    told of `told_sent` requests; those without a line were in flight.
     """
 
     rank: int
@@ -85,6 +88,7 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     loop_lag_max_seconds: float = 0.0
+    stalled_seconds: float = 0.0
     gc_pauses: int = 0
     gc_seconds: float = 0.0
     gc_longest_seconds: float = 0.0
@@ -208,7 +212,9 @@ def summarize(run: Run, tally: Tally) -> Summary:
                 capped=max(0, tally.waited - run.waited_below_cap),
                 waited_below_cap=run.waited_below_cap,
                 send_lag_p99=metrics["send_lag_seconds"].p99,
-                cpu={report.rank: report.cpu for report in run.ranks},
+                cpu={report.rank: report.cpu for report in run.ranks if report.wall_seconds >= CPU_SECONDS},
+                stalled=max((report.stalled_seconds for report in run.ranks), default=0.0),
+                seconds=run.window_end / 1e9,
                 ranks=plan.ranks,
                 lost=[report.rank for report in run.ranks if report.lost],
                 chunks=tally.chunks,

@@ -9,6 +9,10 @@ import msgspec
 
 SENT_SUSPECT, SENT_INVALID = 0.99, 0.95
 SEND_LAG_SUSPECT, SEND_LAG_INVALID = 0.005, 0.050
+STALL_SECONDS = 0.050
+"""An event loop that stood still for longer than this has read answers too late."""
+STALLED_SUSPECT, STALLED_INVALID = 0.01, 0.10
+"""Of the time from the common start to the end of the window, the seconds a rank stood still."""
 CPU_SUSPECT, CPU_INVALID = 0.80, 0.95
 FAILED_SUSPECT, FAILED_INVALID = 0.01, 0.10
 CENSORED_SUSPECT = 0.01
@@ -55,6 +59,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the verdict is made from. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
+    `stalled` is how long the worst rank's event loop stood still in the `seconds` of the run.
 
     `unsent_by_generator` arrivals had a free client, or a rank that was lost; `capped` ones found all clients of the
     group busy, `waited_below_cap` all clients of their rank while another rank had some free.
@@ -70,6 +75,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     waited_below_cap: int
     send_lag_p99: float | None
     cpu: dict[int, float]
+    stalled: float = 0.0
+    seconds: float = 0.0
     ranks: int
     lost: list[int]
     chunks: int
@@ -121,6 +128,9 @@ def _generator(e: Evidence) -> _Found:
         latest = max(1, e.sent // 100)
         text = f"{latest} of {e.sent} requests left {e.send_lag_p99 * 1e3:.1f} ms late or more, by the load generator's fault"
         found.append((_grade(e.send_lag_p99 > SEND_LAG_INVALID), Reason("send_lag", text)))
+    if e.stalled > STALLED_SUSPECT * e.seconds:
+        text = f"a rank stood still for {e.stalled:.1f} s of {e.seconds:.0f}: what it read meanwhile looks slow, by its own fault"
+        found.append((_grade(e.stalled > STALLED_INVALID * e.seconds), Reason("stalled", text)))
     busy = {rank: cpu for rank, cpu in e.cpu.items() if cpu > CPU_SUSPECT}
     if busy:
         rank, cpu = max(busy.items(), key=lambda item: item[1])

@@ -11,8 +11,12 @@ from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.metrics.verdict import STALL_SECONDS
 from tokenstorm.plan import Plan, read_plan
 from tokenstorm.runs import RunPaths
+
+SILENT_LINES = 3
+"""A rank that is missing in so many of the last seconds was gone."""
 
 
 def load_summary(paths: RunPaths, *, rebuild: bool = False) -> Summary:
@@ -86,11 +90,21 @@ def _cut_off(
     """A run that never wrote its summary: it ended with the last that was seen of it."""
     seen = tally_of(list(files.values()), plan, Window(plan.window_start_ns, plan.window_end_ns))
     last = max(seen.last_event, (timeline[-1].t + 1) * 10**9 if timeline else 0)
-    end = window_end_of(plan, plan.window_end_ns, scheduled=seen.counts.scheduled, last_event=last)
+    latest = plan.window_end_ns
+    if status and status.window_end_seconds is not None:  # it may have been told to stop before
+        stopped = round(status.window_end_seconds * 1e9)
+        latest = stopped if latest is None else min(stopped, latest)
+    end = window_end_of(plan, latest, scheduled=seen.counts.scheduled, last_event=last)
     end = max(min(end, last + 1), plan.window_start_ns)
-    tally = Tally()
+    tally, unsent, lost = Tally(), 0, set()
     for rank in range(plan.ranks):
-        tally.merge(tally_of_cut_off(files.get(rank), plan, rank, end))
+        of_rank, missing = tally_of_lost(files.get(rank), plan, rank, end, 0)
+        if missing and _silent(rank, timeline):
+            lost.add(rank)
+            unsent += missing
+        else:
+            of_rank = tally_of_cut_off(files.get(rank), plan, rank, end)
+        tally.merge(of_rank)
     return tally, Run(
         plan=plan,
         outcome="cut off",
@@ -98,9 +112,9 @@ def _cut_off(
         requested_rps=mean_rate(plan, end),
         started_at=None,
         ended_at=None,
-        ranks=[_rank(rank, timeline, lost=rank not in files) for rank in range(plan.ranks)],
+        ranks=[_rank(rank, timeline, lost=rank not in files or rank in lost) for rank in range(plan.ranks)],
         waited_below_cap=sum(line.waited_below_cap for line in timeline),
-        unsent_by_lost_ranks=0,
+        unsent_by_lost_ranks=unsent,
         left_out=timeline[-1].left_out if timeline else [],
         environment=(status and status.environment) or Environment(tokenstorm=plan.tokenstorm, model=plan.model),
     )
@@ -113,16 +127,23 @@ def _last_attempt(paths: RunPaths) -> dict[int, Path]:
     return {rank: path for (rank, attempt), path in files.items() if attempt == last}
 
 
+def _silent(rank: int, timeline: list[TimelineLine]) -> bool:
+    """Whether a rank had stopped telling of itself before the run was cut off."""
+    return len(timeline) > SILENT_LINES and all(str(rank) not in line.ranks for line in timeline[-SILENT_LINES:])
+
+
 def _rank(rank: int, timeline: list[TimelineLine], *, lost: bool) -> RankReport:
     seconds: list[RankSecond] = [line.ranks[str(rank)] for line in timeline if str(rank) in line.ranks]
-    why = "it left no result lines" if lost else None
+    why = "it was gone before the run was cut off" if lost else None
     if not seconds:
         return RankReport(rank=rank, lost=why)
     return RankReport(
         rank=rank,
         lost=why,
         cpu=sum(second.cpu for second in seconds) / len(seconds),
+        wall_seconds=float(len(seconds)),
         loop_lag_max_seconds=max(second.loop_lag for second in seconds),
+        stalled_seconds=sum(second.loop_lag for second in seconds if second.loop_lag > STALL_SECONDS),
         gc_longest_seconds=max(second.gc_pause for second in seconds),
         disk=seconds[-1].disk,
     )
@@ -134,7 +155,7 @@ def _timeline(path: Path) -> list[TimelineLine]:
     decode = msgspec.json.Decoder(TimelineLine).decode
     whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     try:
-        return [decode(line) for line in whole]
+        return list({line.t: line for line in map(decode, reversed(whole))}.values())[::-1]
     except NOT_JSON as error:
         message = f"{path}: not a timeline: {error}"
         raise RunError(message) from None
