@@ -377,8 +377,8 @@ def test_ranks_that_have_nothing_to_send_are_no_fault(stage: Stage) -> None:
 def test_one_rank_of_eight_that_dies_before_the_start_does_not_end_the_group(stage: Stage) -> None:
     options = ("--ranks", "8", "--num-clients", "16", "--duration", "2")
     process, run = stage.starting(stage.truth().url, *STEADY, *options)
-    pids = wait_for(lambda: len(found := rank_pids(process.pid)) == 8 and found, "eight ranks were never started")
-    os.kill(pids[3], signal.SIGKILL)
+    wait_for(lambda: len(rank_pids(process.pid)) == 8, "eight ranks were never started")
+    os.kill(rank_pids(process.pid)[3], signal.SIGKILL)
     assert stage.ended(process).err == ""
     assert "1 of 8 ranks were lost" in run.reasons["ranks_lost"]
     assert run.summary["counts"]["succeeded"] >= 30

@@ -244,7 +244,7 @@ def test_the_folder_that_is_named_last_wins(tmp_path: Path) -> None:
         (tmp_path / folder / "x.yaml").write_text(MINE.replace("9000", str(9000 + number)))
     (tmp_path / "b" / "deeper").mkdir()
     text = (SHIPPED / "inference" / "sim-single-node.yaml").read_text()
-    (tmp_path / "b" / "deeper" / "sim.yml").write_text(text.replace("[8001]", "[7000]"))
+    (tmp_path / "b" / "deeper" / "sim.yml").write_text(text.replace("[8101]", "[7000]"))
     recipes = load_recipes([tmp_path / "a", tmp_path / "b"])
     assert recipes.get("mine/engine").base_port == 9001
     assert recipes.get("inference/sim-single-node").base_port == 7000

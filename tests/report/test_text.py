@@ -75,7 +75,7 @@ def test_the_end_of_a_run_tells_load_results_and_what_to_think_of_them() -> None
     head, *rest = text.splitlines()
     assert "SIMULATED" in head
     assert "m at http://h and 1 more: chat, streamed, at most 100 tokens" in rest
-    assert "constant arrivals, 4 clients, 1 rank, 1.000 s measured" in rest
+    assert "constant arrivals, 4 clients, 1 rank, 1 s measured" in rest
     assert "requests   4 scheduled, 2 succeeded, 1 failed, 1 unsent (1 reset)" in rest
     assert "rate       2 req/s achieved of 10 asked" in rest
     assert "replica 1 (http://i): 1 sent, 0 succeeded, 1 failed, left out for some time" in rest

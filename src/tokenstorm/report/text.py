@@ -81,7 +81,7 @@ def _head(summary: Summary) -> list[str]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.failed_by_kind.items()))
     return [
         f"{model} at {where}: {kind}",
-        f"{loop}, {_many(plan.num_clients, 'client')}, {_many(plan.ranks, 'rank')}, {seconds:.3f} s measured{warmup}",
+        f"{loop}, {_many(plan.num_clients, 'client')}, {_many(plan.ranks, 'rank')}, {round(seconds, 3):g} s measured{warmup}",
         "",
         f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed{missing}"
         + (f" ({kinds})" if kinds else ""),
