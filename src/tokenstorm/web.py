@@ -258,7 +258,7 @@ def _methods_at(request: Request) -> set[str]:
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [{"field": _field(found["loc"]), "message": _plain(found["msg"])} for found in error.errors()]
+    errors = [_field_error(found) for found in error.errors()]
     return problem(422, "; ".join(f"{found['field']}: {found['message']}" for found in errors), errors=errors)
 
 
@@ -271,6 +271,12 @@ async def _on_bug(request: Request, _error: Exception) -> Response:
     """Starlette raises it again after the answer, so that the traceback is logged."""
     sys.stderr.write(f"tokenstorm: a bug in {request.method} {request.url.path}, its traceback follows\n")
     return problem(500, "this is a bug of tokenstorm: its traceback is in the log of the API")
+
+
+def _field_error(found: dict[str, Any]) -> dict[str, str]:
+    if found["type"] == "json_invalid":
+        return {"field": "body", "message": f"is not JSON from character {found['loc'][-1]} on"}
+    return {"field": _field(found["loc"]), "message": _plain(found["msg"])}
 
 
 def _field(location: Sequence[object]) -> str:

@@ -1,0 +1,39 @@
+"""What every API says of a request that it cannot read."""
+
+import asyncio
+
+import httpx
+from pydantic import BaseModel, Field
+
+from tokenstorm.web import new_app
+
+
+class Asked(BaseModel):
+    number: int = Field(ge=1)
+
+
+def answered(body: bytes) -> httpx.Response:
+    app = new_app("test", "", ready=lambda: None)
+
+    @app.post("/asked")
+    async def asked(request: Asked) -> int:
+        return request.number
+
+    async def main() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post("/asked", content=body, headers={"content-type": "application/json"})
+
+    return asyncio.run(main())
+
+
+def test_a_body_that_is_no_json_is_told_with_the_place() -> None:
+    answer = answered(b'{"number":1,')
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"] == [{"field": "body", "message": "is not JSON from character 12 on"}]
+
+
+def test_a_field_that_is_wrong_is_told_by_its_name() -> None:
+    answer = answered(b'{"number": 0}')
+    assert [error["field"] for error in answer.json()["errors"]] == ["number"]
+    assert answer.json()["detail"] == "number: Input should be greater than or equal to 1"
