@@ -29,6 +29,11 @@ class Login:
     daemon: "subprocess.Popen[bytes]"
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def login(tmp_path: Path) -> Iterator[Login]:
     assert SSHD is not None
@@ -49,7 +54,7 @@ def login(tmp_path: Path) -> Iterator[Login]:
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "conf"], stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 10
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not listens(port):
             assert time.monotonic() < end
             time.sleep(0.01)
         known, key = str(home / "known_hosts"), str(home / "user")
@@ -120,6 +125,7 @@ def test_a_connection_reaches_a_listener_and_fails_where_there_is_none(login: Lo
         reader, writer = await shell.open_connection("127.0.0.1", login.ssh.port)
         said = await reader.readexactly(4)
         writer.close()
+        await writer.wait_closed()
         return said
 
     assert use(login.ssh, what) == b"SSH-"

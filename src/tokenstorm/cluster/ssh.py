@@ -50,6 +50,7 @@ class SSHManager:
         self._sessions = asyncio.Semaphore(SESSIONS)
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
+        self._relays: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._not_before = 0.0
         self._why = ""
@@ -63,14 +64,6 @@ class SSHManager:
         timeout: float = 60.0,
     ) -> Output:
         """The environment travels on standard input, not on the command line, where others could read it."""
-        words = [*argv, *(environment or {}), *(environment or {}).values()]
-        if any("\0" in word for word in words):
-            message = f"{argv[0]!r} cannot be run with these arguments: embedded null byte"
-            raise UsageError(message)
-        for name in environment or {}:
-            if not (name.isascii() and name.isidentifier()):
-                message = f"{name!r} cannot be the name of an environment variable"
-                raise UsageError(message)
         command, given = _command(argv, environment or {}, stdin)
         opened = False
         process: asyncssh.SSHClientProcess[bytes] | None = None
@@ -157,9 +150,9 @@ class SSHManager:
             raise ConnectionRefusedError(message) from error
         except asyncssh.Error as error:
             raise Unreachable(self._said(f"no connection to {host}:{port}: {error.reason}")) from error
-        relay = asyncio.gather(_copy(reader, far[1]), _copy(far[0], writer), return_exceptions=True)
-        _RELAYS.add(relay)
-        relay.add_done_callback(_RELAYS.discard)
+        relay = asyncio.create_task(_relay((reader, writer), far))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
         return near
 
     async def close(self) -> None:
@@ -167,6 +160,10 @@ class SSHManager:
         if connection is not None:
             connection.abort()
             await connection.wait_closed()
+        relays = tuple(self._relays)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
         """The shared connection. After a failed login the next is not tried at once: a site would ban us."""
@@ -230,7 +227,7 @@ class SSHManager:
                     opened = True
                     yield files
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
-            raise FileNotFoundError(f"{what}: {error.reason}") from error  # noqa: TRY003, EM102
+            raise FileNotFoundError(f"{what}: {error.reason}") from error  # noqa: EM102
         except TimeoutError:
             message = self._said(f"{what} in {TRANSFER_SECONDS:g} s")
             raise (Unconfirmed if opened else Unreachable)(message) from None
@@ -248,11 +245,15 @@ class SSHManager:
         return f"{self._host}: {message}"
 
 
-_RELAYS: set[asyncio.Future[object]] = set()
-
-
 def _command(argv: Sequence[str], environment: Mapping[str, str], stdin: bytes) -> tuple[str, bytes]:
     """A command as text for the login shell, whatever shell that is, and its standard input."""
+    if any("\0" in word for word in [*argv, *environment, *environment.values()]):
+        message = f"{argv[0]!r} cannot be run with these arguments: embedded null byte"
+        raise UsageError(message)
+    for name in environment:
+        if not (name.isascii() and name.isidentifier()):
+            message = f"{name!r} cannot be the name of an environment variable"
+            raise UsageError(message)
     if not environment:
         return "exec " + shlex.join(argv), stdin
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()).encode()
@@ -274,6 +275,16 @@ async def _pair() -> tuple[Streams, Streams]:
     """Two ends of one pipe: what asyncssh opens is not an asyncio stream, and our callers want one."""
     one, other = socket.socketpair()
     return await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
+
+
+async def _relay(tunnel: tuple[object, object], end: Streams) -> None:
+    try:
+        await asyncio.gather(_copy(tunnel[0], end[1]), _copy(end[0], tunnel[1]))
+    finally:
+        tunnel[1].close()  # type: ignore[attr-defined]
+        end[1].close()
+        with contextlib.suppress(OSError):
+            await end[1].wait_closed()
 
 
 async def _copy(source: object, target: object) -> None:
