@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -162,3 +163,27 @@ def test_a_command_whose_connection_was_cut_is_unconfirmed_and_the_next_one_runs
         return (await shell.run(["true"])).status
 
     assert use(login.ssh, what) == 0
+
+
+@pytest.mark.parametrize("doing", ["run", "put", "get"])
+def test_a_frozen_server_is_noticed_before_the_deadline(login: Login, tmp_path: Path, doing: str) -> None:
+    path = PurePosixPath(tmp_path) / "file"
+
+    async def what(shell: SSHManager) -> None:
+        await shell.put(path, b"0")
+        server = int((await shell.run(["sh", "-c", "echo $PPID"])).stdout)
+        os.kill(server, signal.SIGSTOP)
+        try:
+            doings = {"run": shell.run(["true"]), "put": shell.put(path, b"1"), "get": shell.get(path)}
+            chosen = doings.pop(doing)
+            for other in doings.values():
+                other.close()
+            with pytest.raises(Unconfirmed if doing == "run" else Unreachable):  # no file was touched yet
+                await chosen
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert (await shell.run(["true"])).status == 0
+
+    begun = time.monotonic()
+    use(login.ssh, what)
+    assert time.monotonic() - begun < 15
