@@ -1,0 +1,306 @@
+"""A login node behind SSH: the second shell.
+
+One connection is made at the first use, shared by everything, and made again after it was lost. Keepalive is always on:
+without it a frozen server would hang every command for ever. Every method has a deadline of its own.
+
+Of the names that the specification uses, `run` is what it calls execute_remote_command, `get` is the step of which its
+sync_logs_from_remote is made, and its http_request_via_ssh is `cluster.http` over `open_connection`.
+"""
+
+import asyncio
+import contextlib
+import posixpath
+import secrets
+import shlex
+import signal
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import asyncssh
+
+from tokenstorm.cluster.shell import Output, Streams
+from tokenstorm.config import Ssh
+from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
+
+SESSIONS = 8
+"""Commands and transfers at once. sshd ships with MaxSessions 10; forwarded connections do not count."""
+KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
+CONNECT_SECONDS = 20.0
+TRANSFER_SECONDS = 60.0
+BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""How long after a failed login the next one is tried, by the number of failures."""
+_LOST = (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
+
+
+class SSHManager:
+    """Commands, files and connections of the machine that a profile's [ssh] section names.
+
+    What that section leaves out comes from ~/.ssh/config. Keys, certificates and the agent log in; it never prompts.
+    """
+
+    def __init__(self, ssh: Ssh, *, keepalive_seconds: float = KEEPALIVE_SECONDS) -> None:
+        if not ssh.host:
+            message = "the profile has no host to log in to: set `host` in its [ssh] section"
+            raise UsageError(message)
+        self._ssh, self._host = ssh, ssh.host
+        self._keepalive = keepalive_seconds
+        self._sessions = asyncio.Semaphore(SESSIONS)
+        self._connecting = asyncio.Lock()
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._relays: set[asyncio.Task[None]] = set()
+        self._failures = 0
+        self._not_before = 0.0
+        self._why = ""
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> Output:
+        """The environment travels on standard input, not on the command line, where others could read it."""
+        command, given = _command(argv, environment or {}, stdin)
+        opened = False
+        process: asyncssh.SSHClientProcess[bytes] | None = None
+        try:
+            async with asyncio.timeout(timeout), self._sessions:
+                connection = await self._connected()
+                opened = True  # from here on the machine may have begun
+                process = await connection.create_process(command, encoding=None)
+                stdout, stderr = await process.communicate(given)
+        except TimeoutError:
+            if not opened:
+                raise Unreachable(self._said(f"no room for {argv[0]} in {timeout:g} s: nothing was run")) from None
+            if process is not None:
+                process.kill()
+            message = f"{argv[0]} did not end in {timeout:g} s: whether it did its work is not known"
+            raise Unconfirmed(self._said(message)) from None
+        except asyncssh.ChannelOpenError as error:
+            raise self._not_opened(argv[0], error) from error
+        except (OSError, asyncssh.Error) as error:
+            message = f"the connection was lost while {argv[0]} ran: whether it did its work is not known"
+            raise Unconfirmed(self._said(message)) from error
+        finally:
+            if process is not None:
+                process.close()
+        if process.exit_signal:
+            return Output(-_number(process.exit_signal[0]), _bytes(stdout), _bytes(stderr))
+        if process.exit_status is None:
+            message = f"the connection was lost while {argv[0]} ran: whether it did its work is not known"
+            raise Unconfirmed(self._said(message))
+        return Output(process.exit_status, _bytes(stdout), _bytes(stderr))
+
+    async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
+        """A transfer that was cut leaves at most a file with a temporary name."""
+        temporary = str(path.parent / f".{path.name}.{secrets.token_hex(6)}")
+        async with self._files(f"cannot write {path}") as files:
+            await _make(files, str(path.parent))
+            try:
+                attributes = asyncssh.SFTPAttrs(permissions=0o600)
+                async with files.open(temporary, "wb", attributes) as file:
+                    await file.write(data)
+                await files.chmod(temporary, mode)
+                await files.posix_rename(temporary, str(path))
+            except asyncssh.SFTPError:
+                with contextlib.suppress(asyncssh.SFTPError):
+                    await files.remove(temporary)
+                raise
+
+    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
+        async with self._files(f"cannot read {path}") as files, files.open(str(path), "rb") as file:
+            return _bytes(await file.read(-1 if limit is None else limit, offset))
+
+    async def list(self, path: PurePosixPath) -> list[str]:
+        try:
+            async with self._files(f"cannot list {path}") as files:
+                return sorted(str(name) for name in await files.listdir(str(path)) if name not in {".", ".."})
+        except FileNotFoundError:
+            return []
+
+    async def remove(self, path: PurePosixPath) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            async with self._files(f"cannot remove {path}") as files:
+                kind = (await files.lstat(str(path))).permissions or 0
+                if stat.S_ISDIR(kind):
+                    await files.rmtree(str(path))
+                else:
+                    await files.remove(str(path))
+
+    async def open_connection(self, host: str, port: int) -> Streams:
+        """By forwarding. A site that forbids it says so in the error."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                connection = await self._connected()
+                near, far = await _pair()
+                try:
+                    reader, writer = await connection.open_connection(host, port, encoding=None)
+                except BaseException:
+                    near[1].close()
+                    far[1].close()
+                    raise
+        except TimeoutError:
+            raise Unreachable(self._said(f"no connection to {host}:{port} in {CONNECT_SECONDS:g} s")) from None
+        except asyncssh.ChannelOpenError as error:
+            message = f"{self._host} cannot connect to {host}:{port}: {error.reason}"
+            raise ConnectionRefusedError(message) from error
+        except asyncssh.Error as error:
+            raise Unreachable(self._said(f"no connection to {host}:{port}: {error.reason}")) from error
+        relay = asyncio.create_task(_relay((reader, writer), far))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+        return near
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+            await connection.wait_closed()
+        relays = tuple(self._relays)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+
+    async def _connected(self) -> asyncssh.SSHClientConnection:
+        """The shared connection. After a failed login the next is not tried at once: a site would ban us."""
+        async with self._connecting:
+            if self._connection is not None and not self._connection.is_closed():
+                return self._connection
+            self._connection = None
+            if time.monotonic() < self._not_before:
+                raise Unreachable(self._why)
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    self._connection = await asyncssh.connect(self._host, **self._options())
+            except (OSError, ValueError, asyncssh.Error) as error:
+                self._not_before = time.monotonic() + BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
+                self._failures += 1
+                self._why = await self._cause(error)
+                raise Unreachable(self._why) from error
+            self._failures = 0
+            return self._connection
+
+    def _options(self) -> dict[str, object]:
+        """What the profile says; asyncssh reads the rest from ~/.ssh/config."""
+        said: dict[str, object] = {
+            "keepalive_interval": self._keepalive,
+            "keepalive_count_max": KEEPALIVE_COUNT,
+            "login_timeout": CONNECT_SECONDS,
+        }
+        if self._ssh.port is not None:
+            said["port"] = self._ssh.port
+        if self._ssh.user is not None:
+            said["username"] = self._ssh.user
+        if self._ssh.identity_file is not None:
+            said["client_keys"] = [str(Path(self._ssh.identity_file).expanduser())]
+        if self._ssh.known_hosts is not None:
+            said["known_hosts"] = str(Path(self._ssh.known_hosts).expanduser())
+        return said
+
+    async def _cause(self, error: Exception) -> str:
+        """Why nobody was logged in, and what to do about it."""
+        if isinstance(error, asyncssh.HostKeyNotVerifiable):
+            port = f"-p {self._ssh.port} " if self._ssh.port else ""
+            file = self._ssh.known_hosts or "~/.ssh/known_hosts"
+            return self._said(
+                f"its host key is not in {file}, or is another: compare what `ssh-keyscan {port}{self._host}` prints "
+                "with what the site publishes, and add that line to the file"
+            )
+        if isinstance(error, asyncssh.PermissionDenied):
+            return self._said("it refused to log in: see that `ssh-add -l` lists your key, or set identity_file")
+        if isinstance(error, TimeoutError):
+            return self._said(f"no login in {CONNECT_SECONDS:g} s")
+        return self._said(str(error))
+
+    @contextlib.asynccontextmanager
+    async def _files(self, what: str) -> AsyncIterator[asyncssh.SFTPClient]:
+        """An SFTP session, with its errors as ours."""
+        opened = False
+        try:
+            async with asyncio.timeout(TRANSFER_SECONDS), self._sessions:
+                connection = await self._connected()
+                async with connection.start_sftp_client() as files:
+                    opened = True
+                    yield files
+        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
+            raise FileNotFoundError(f"{what}: {error.reason}") from error  # noqa: EM102
+        except TimeoutError:
+            message = self._said(f"{what} in {TRANSFER_SECONDS:g} s")
+            raise (Unconfirmed if opened else Unreachable)(message) from None
+        except (OSError, asyncssh.Error) as error:
+            lost = opened and (isinstance(error, _LOST) or not isinstance(error, asyncssh.SFTPError))
+            raise (Unconfirmed if lost else Unreachable)(self._said(f"{what}: {error}")) from error
+
+    def _not_opened(self, what: str, error: asyncssh.ChannelOpenError) -> Unreachable | Unconfirmed:
+        """A refusal came from the machine; a channel that broke while it opened may have begun."""
+        if self._connection is None or self._connection.is_closed():
+            return Unconfirmed(self._said(f"the connection was lost as {what} started: it may have run"))
+        return Unreachable(self._said(f"it opened no session for {what}: {error.reason}"))
+
+    def _said(self, message: str) -> str:
+        return f"{self._host}: {message}"
+
+
+def _command(argv: Sequence[str], environment: Mapping[str, str], stdin: bytes) -> tuple[str, bytes]:
+    """A command as text for the login shell, whatever shell that is, and its standard input."""
+    if any("\0" in word for word in [*argv, *environment, *environment.values()]):
+        message = f"{argv[0]!r} cannot be run with these arguments: embedded null byte"
+        raise UsageError(message)
+    for name in environment:
+        if not (name.isascii() and name.isidentifier()):
+            message = f"{name!r} cannot be the name of an environment variable"
+            raise UsageError(message)
+    if not environment:
+        return "exec " + shlex.join(argv), stdin
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()).encode()
+    script = 'eval "$(dd bs=1 count="$1" 2>/dev/null)"; shift; exec "$@"'
+    return "exec " + shlex.join(["sh", "-c", script, "sh", str(len(exports)), *argv]), exports + stdin
+
+
+async def _make(files: asyncssh.SFTPClient, folder: str) -> None:
+    """Make a folder, and those above it that are missing, for this user alone."""
+    if await files.isdir(folder):
+        return
+    if (above := posixpath.dirname(folder)) != folder:
+        await _make(files, above)
+    with contextlib.suppress(asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):  # another was quicker
+        await files.mkdir(folder, asyncssh.SFTPAttrs(permissions=0o700))
+
+
+async def _pair() -> tuple[Streams, Streams]:
+    """Two ends of one pipe: what asyncssh opens is not an asyncio stream, and our callers want one."""
+    one, other = socket.socketpair()
+    return await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
+
+
+async def _relay(tunnel: tuple[object, object], end: Streams) -> None:
+    try:
+        await asyncio.gather(_copy(tunnel[0], end[1]), _copy(end[0], tunnel[1]))
+    finally:
+        tunnel[1].close()  # type: ignore[attr-defined]
+        end[1].close()
+        with contextlib.suppress(OSError):
+            await end[1].wait_closed()
+
+
+async def _copy(source: object, target: object) -> None:
+    try:
+        while data := await source.read(65536):  # type: ignore[attr-defined]
+            target.write(data)  # type: ignore[attr-defined]
+            await target.drain()  # type: ignore[attr-defined]
+        target.write_eof()  # type: ignore[attr-defined]
+    except (OSError, asyncssh.Error):
+        target.close()  # type: ignore[attr-defined]
+
+
+def _number(name: str) -> int:
+    return int(getattr(signal, f"SIG{name}", signal.SIGKILL))
+
+
+def _bytes(data: object) -> bytes:
+    assert isinstance(data, bytes)
+    return data

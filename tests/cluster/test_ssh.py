@@ -1,0 +1,189 @@
+"""The shell over SSH, against a real sshd: what it does, and what it says when the way there is cut."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import pytest
+
+from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.config import Ssh
+from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
+
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd here: install it with scripts/lab install")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Login:
+    ssh: Ssh
+    daemon: "subprocess.Popen[bytes]"
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def login(tmp_path: Path) -> Iterator[Login]:
+    assert SSHD is not None
+    home = tmp_path / "sshd"
+    home.mkdir()
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / key], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (home / "authorized").write_text((home / "user.pub").read_text())
+    (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {(home / 'host.pub').read_text()}")
+    (home / "conf").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {home}/authorized\n"
+        "StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\nSubsystem sftp internal-sftp\n"
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "conf"], stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while not listens(port):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        known, key = str(home / "known_hosts"), str(home / "user")
+        yield Login(Ssh(host="127.0.0.1", port=port, known_hosts=known, identity_file=key), daemon)
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+def use(ssh: Ssh, what: Callable[[SSHManager], Awaitable[T]]) -> T:
+    async def run() -> T:
+        shell = SSHManager(ssh, keepalive_seconds=1)
+        try:
+            async with asyncio.timeout(30):
+                return await what(shell)
+        finally:
+            await shell.close()
+
+    return asyncio.run(run())
+
+
+def test_arguments_input_and_environment_reach_a_command_as_they_are(login: Login) -> None:
+    code = "import os, sys; print(sys.argv[1:], os.environ['X'], sys.stdin.read()); sys.exit(3)"
+    argv = [sys.executable, "-c", code, "$(id)", "a b", "'\n"]
+    out = use(login.ssh, lambda shell: shell.run(argv, stdin=b"in", environment={"X": "$HOME"}))
+    assert (out.status, out.stdout, out.stderr) == (3, b"""['$(id)', 'a b', "'\\n"] $HOME in\n""", b"")
+
+
+def test_what_cannot_be_an_argument_is_refused(login: Login) -> None:
+    with pytest.raises(UsageError, match="embedded null byte"):
+        use(login.ssh, lambda shell: shell.run(["echo", "a\0b"]))
+
+
+def test_a_file_is_read_back_whole_and_in_parts_and_is_ours_alone(login: Login, tmp_path: Path) -> None:
+    path = PurePosixPath(tmp_path) / "made" / "on the way" / "file"
+
+    async def what(shell: SSHManager) -> tuple[bytes, bytes, list[str]]:
+        await shell.put(path, b"old")
+        await shell.put(path, b"0123456789")
+        return await shell.get(path), await shell.get(path, offset=2, limit=3), await shell.list(path.parent)
+
+    assert use(login.ssh, what) == (b"0123456789", b"234", ["file"])
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+    assert Path(path.parent).stat().st_mode & 0o777 == 0o700
+    use(login.ssh, lambda shell: shell.remove(path.parent.parent))
+    assert not Path(path.parent.parent).exists()
+
+
+def test_what_is_not_there_is_no_file_an_empty_folder_and_nothing_to_remove(login: Login, tmp_path: Path) -> None:
+    none = PurePosixPath(tmp_path) / "none"
+    with pytest.raises(FileNotFoundError):
+        use(login.ssh, lambda shell: shell.get(none))
+    assert use(login.ssh, lambda shell: shell.list(none)) == []
+    use(login.ssh, lambda shell: shell.remove(none))
+
+
+def test_more_commands_than_sshd_has_sessions_all_run(login: Login) -> None:
+    async def what(shell: SSHManager) -> set[int]:
+        outputs = await asyncio.gather(*(shell.run(["true"]) for _ in range(30)))
+        return {output.status for output in outputs}
+
+    assert use(login.ssh, what) == {0}
+
+
+def test_a_connection_reaches_a_listener_and_fails_where_there_is_none(login: Login) -> None:
+    async def what(shell: SSHManager) -> bytes:
+        assert login.ssh.port
+        reader, writer = await shell.open_connection("127.0.0.1", login.ssh.port)
+        said = await reader.readexactly(4)
+        writer.close()
+        await writer.wait_closed()
+        return said
+
+    assert use(login.ssh, what) == b"SSH-"
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            use(login.ssh, lambda shell: shell.open_connection(*nobody.getsockname()))
+
+
+def test_an_unknown_host_key_is_refused_with_what_to_do(login: Login, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    ssh = login.ssh.model_copy(update={"known_hosts": str(tmp_path / "empty")})
+    with pytest.raises(Unreachable, match="ssh-keyscan"):
+        use(ssh, lambda shell: shell.run(["true"]))
+
+
+def test_a_host_that_does_not_listen_is_unreachable(login: Login) -> None:
+    login.daemon.kill()
+    login.daemon.wait()
+    with pytest.raises(Unreachable):
+        use(login.ssh, lambda shell: shell.run(["true"]))
+
+
+def test_a_command_that_takes_too_long_is_unconfirmed(login: Login) -> None:
+    with pytest.raises(Unconfirmed, match=r"sleep did not end in 0\.5 s"):
+        use(login.ssh, lambda shell: shell.run(["sleep", "600"], timeout=0.5))
+
+
+def test_a_command_whose_connection_was_cut_is_unconfirmed_and_the_next_one_runs(login: Login) -> None:
+    async def what(shell: SSHManager) -> int:
+        parent = (await shell.run(["sh", "-c", "echo $PPID"])).stdout.decode().strip()
+        with pytest.raises(Unconfirmed, match="connection was lost"):
+            await shell.run(["kill", "-9", parent])
+        return (await shell.run(["true"])).status
+
+    assert use(login.ssh, what) == 0
+
+
+@pytest.mark.parametrize("doing", ["run", "put", "get"])
+def test_a_frozen_server_is_noticed_before_the_deadline(login: Login, tmp_path: Path, doing: str) -> None:
+    path = PurePosixPath(tmp_path) / "file"
+
+    async def what(shell: SSHManager) -> None:
+        await shell.put(path, b"0")
+        server = int((await shell.run(["sh", "-c", "echo $PPID"])).stdout)
+        os.kill(server, signal.SIGSTOP)
+        try:
+            doings = {"run": shell.run(["true"]), "put": shell.put(path, b"1"), "get": shell.get(path)}
+            chosen = doings.pop(doing)
+            for other in doings.values():
+                other.close()
+            with pytest.raises(Unconfirmed if doing == "run" else Unreachable):  # no file was touched yet
+                await chosen
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert (await shell.run(["true"])).status == 0
+
+    begun = time.monotonic()
+    use(login.ssh, what)
+    assert time.monotonic() - begun < 15
