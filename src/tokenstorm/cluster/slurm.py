@@ -155,7 +155,7 @@ def _table(text: str) -> dict[JobId, JobState]:
 
 
 def _state(word: str, nodes: str, reason: str, code: str) -> JobState:
-    word = word.split()[0].rstrip("+")
+    word = word.split(maxsplit=1)[0].rstrip("+")
     where = (nodes,) if nodes not in {"", "(null)", "None assigned"} else ()
     reason = "" if reason == "None" else reason
     if word in _PENDING:
