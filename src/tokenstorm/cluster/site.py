@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenstorm.cluster.local import LocalScheduler, LocalShell
 from tokenstorm.cluster.scheduler import Scheduler
 from tokenstorm.cluster.shell import Shell
+from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.config import Profile
 from tokenstorm.errors import Unreachable, UsageError
 
@@ -26,11 +27,8 @@ class Site:
 
 async def open_site(profile: Profile) -> Site:
     """Open a profile, and make its base path for this user alone. Raises `UsageError` or `Unreachable`."""
-    if profile.scheduler != "local":
-        message = (
-            f"the profile {profile.name!r} wants the scheduler {profile.scheduler!r}, which this version cannot reach "
-            'yet: choose a profile with scheduler = "local"'
-        )
+    if profile.scheduler == "slurm" and profile.ssh.host:  # the SSH shell belongs here
+        message = f"the profile {profile.name!r} wants SSH, which this version cannot do yet: leave out ssh.host"
         raise UsageError(message)
     base = Path(profile.base_path)
     try:
@@ -39,6 +37,8 @@ async def open_site(profile: Profile) -> Site:
         message = f"cannot make {base}: {error.strerror}; choose another base_path"
         raise Unreachable(message) from None
     shell = LocalShell()
+    if profile.scheduler == "slurm":
+        return Site(profile, shell, Slurm(shell, profile), has_gpu=profile.partitions.gpu is not None)
     return Site(profile, shell, LocalScheduler(shell, profile), has_gpu=_has_gpu())
 
 
