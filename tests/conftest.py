@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from running import Stage, compile_truthd
+from slurmlab import MISSING, THERE, slurm_lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever needs a stage starts processes."""
+    """Whatever needs a stage or a Slurm starts processes."""
     for item in items:
-        if "stage" in getattr(item, "fixturenames", ()):
+        if {"stage", "slurm"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
 
 
@@ -28,3 +29,19 @@ def stage(tmp_path: Path, truthd: Callable[[], Path]) -> Iterator[Stage]:
         yield stage
     finally:
         stage.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The slurm.conf of a Slurm that all tests share."""
+    if not THERE:
+        pytest.skip(MISSING)
+    with slurm_lab(tmp_path_factory.mktemp("lab")) as conf:
+        yield conf
+
+
+@pytest.fixture
+def slurm(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shared Slurm, in the environment of this test. Gives its slurm.conf."""
+    monkeypatch.setenv("SLURM_CONF", str(lab))
+    return lab

@@ -2,67 +2,29 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import pytest
 
+from sshd import MISSING, SSHD, Login, sshd
 from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
 
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd here: install it with scripts/lab install")
+pytestmark = [pytest.mark.skipif(SSHD is None, reason=MISSING), pytest.mark.integration]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Login:
-    ssh: Ssh
-    daemon: "subprocess.Popen[bytes]"
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as caller:
-        return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
 def login(tmp_path: Path) -> Iterator[Login]:
-    assert SSHD is not None
-    home = tmp_path / "sshd"
-    home.mkdir()
-    for key in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / key], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (home / "authorized").write_text((home / "user.pub").read_text())
-    (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {(home / 'host.pub').read_text()}")
-    (home / "conf").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {home}/authorized\n"
-        "StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\nSubsystem sftp internal-sftp\n"
-    )
-    Path("/run/sshd").mkdir(exist_ok=True)
-    daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "conf"], stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 10
-        while not listens(port):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        known, key = str(home / "known_hosts"), str(home / "user")
-        yield Login(Ssh(host="127.0.0.1", port=port, known_hosts=known, identity_file=key), daemon)
-    finally:
-        daemon.kill()
-        daemon.wait()
+    with sshd(tmp_path / "sshd") as login:
+        yield login
 
 
 def use(ssh: Ssh, what: Callable[[SSHManager], Awaitable[T]]) -> T:

@@ -7,8 +7,9 @@ from tokenstorm.cluster.local import LocalScheduler, LocalShell
 from tokenstorm.cluster.scheduler import Scheduler
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.slurm import Slurm
+from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Profile
-from tokenstorm.errors import Unreachable, UsageError
+from tokenstorm.errors import Unreachable
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,23 @@ class Site:
 
 async def open_site(profile: Profile) -> Site:
     """Open a profile, and make its base path for this user alone. Raises `UsageError` or `Unreachable`."""
-    if profile.scheduler == "slurm" and profile.ssh.host:  # the SSH shell belongs here
-        message = f"the profile {profile.name!r} wants SSH, which this version cannot do yet: leave out ssh.host"
-        raise UsageError(message)
-    base = Path(profile.base_path)
+    shell: Shell = SSHManager(profile.ssh) if profile.ssh.host else LocalShell()
     try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"cannot make {base}: {error.strerror}; choose another base_path"
-        raise Unreachable(message) from None
-    shell = LocalShell()
+        await _make_base(shell, profile)
+    except BaseException:
+        await shell.close()
+        raise
     if profile.scheduler == "slurm":
         return Site(profile, shell, Slurm(shell, profile), has_gpu=profile.partitions.gpu is not None)
     return Site(profile, shell, LocalScheduler(shell, profile), has_gpu=_has_gpu())
+
+
+async def _make_base(shell: Shell, profile: Profile) -> None:
+    base = str(profile.base_path)
+    made = await shell.run(["mkdir", "-m", "700", "-p", "--", base])
+    if made.status:
+        message = f"cannot make {base}: {made.stderr.decode(errors='replace').strip()}; choose another base_path"
+        raise Unreachable(message)
 
 
 def _has_gpu() -> bool:

@@ -1,0 +1,22 @@
+"""A real Slurm of four nodes on this machine, brought up by the project's own tool and shared by a test run."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+LAB = Path(__file__).parents[1] / "scripts" / "lab"
+THERE = all(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("slurmctld", "slurmd", "munged"))
+MISSING = "no Slurm here: install it with scripts/lab install"
+
+
+@contextlib.contextmanager
+def slurm_lab(folder: Path) -> Iterator[Path]:
+    """Bring the lab up, and end it with all its jobs. Gives the path of its slurm.conf, for SLURM_CONF."""
+    subprocess.run([LAB, "up", folder], check=True, capture_output=True, timeout=60)
+    try:
+        yield folder / "slurm.conf"
+    finally:
+        subprocess.run([LAB, "down", folder], check=True, capture_output=True, timeout=60)
