@@ -94,6 +94,29 @@ def test_a_page_of_its_own_docs_may_call_it_through_to_the_orchestrator(tmp_path
     behind(tmp_path, test)
 
 
+def test_who_is_not_let_in_is_told_so_in_the_form_that_the_path_is_read_in(tmp_path: Path) -> None:
+    async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
+        for api in (above, below):
+            foreign = {"host": "elsewhere.example"}
+            refused = await api.post("/api/v1/vllm/any/v1/chat/completions", headers=foreign)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+            refused = await api.get("/api/v1/services", headers=foreign)
+            assert (refused.status_code, refused.json()["title"]) == (403, "Forbidden")
+
+    behind(tmp_path, test)
+
+
+def test_its_metrics_count_what_it_handed_on(tmp_path: Path) -> None:
+    async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
+        for path in ("services", "services", "services/none"):
+            await above.get(f"/api/v1/{path}")
+        lines = (await above.get("/metrics")).text.splitlines()
+        assert 'tokenstorm_forwarded_requests_total{answer="200"} 2' in lines
+        assert 'tokenstorm_forwarded_requests_total{answer="404"} 1' in lines
+
+    behind(tmp_path, test)
+
+
 def test_prometheus_is_sent_to_the_address_it_came_by(tmp_path: Path) -> None:
     async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
         (target,) = (await above.get("/api/v1/services/targets")).json()

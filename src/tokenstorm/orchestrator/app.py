@@ -11,7 +11,7 @@ from tokenstorm.web import Problem, new_app, problems
 
 from .launch import ConfigError
 from .logs import PLACES
-from .routing import Router, vllm_routes
+from .routing import Router, error_form, vllm_routes
 from .schemas import (
     AccessEndpoint,
     AccessInfo,
@@ -59,6 +59,7 @@ def create_app(
         ready=lambda: orchestrator.trouble,
         metrics=lambda: _own_metrics(orchestrator),
         token=token,
+        form=error_form,
     )
     app.include_router(service_routes(orchestrator), prefix=PREFIX)
     app.include_router(state_routes(orchestrator), prefix=PREFIX)
