@@ -42,7 +42,11 @@ class Slurm:
 
     def fan_out(self, job: Job) -> tuple[str, ...]:
         cpus = f"--cpus-per-task={job.cpus_per_task}"
-        return ("srun", "--export=ALL", cpus, "--kill-on-bad-exit=0", "--no-kill", "--wait=0")
+        argv = ("srun", "--export=ALL", cpus, "--kill-on-bad-exit=0", "--no-kill", "--wait=0")
+        if job.tasks is None:
+            return argv
+        spread = (f"--nodes={min(job.nodes, job.tasks)}", f"--ntasks={job.tasks}", "--distribution=cyclic")
+        return ("env", "-u", "SLURM_NTASKS_PER_NODE", *argv, *spread)  # srun warns of a number that does not divide
 
     async def submit(self, job: Job) -> JobId:
         name = slurm_name(job.name)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
+from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.messages import (
@@ -127,7 +128,7 @@ class RankProcess:
 
     async def run(self) -> int:
         """Carry out what the launcher says, from hello to done."""
-        hello = Hello(host=socket.gethostname(), pid=os.getpid(), version=__version__, clock=machine_clock())
+        hello = Hello(host=node_name(), pid=os.getpid(), version=__version__, clock=machine_clock())
         send(self._link, hello)
         welcome = await self._expect(Welcome)
         try:
