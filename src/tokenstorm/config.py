@@ -57,9 +57,10 @@ class Container(Table):
 
 
 class Orchestrator(Table):
-    """Where the orchestrator runs."""
+    """Where the orchestrator runs, and as a job, for how many minutes."""
 
     placement: Literal["local", "login", "job"] = "local"
+    time_limit: int = Field(default=480, ge=5)
 
 
 class Profile(Table):

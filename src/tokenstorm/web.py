@@ -185,14 +185,18 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, host: str, port: int, *, stop_seconds: int = 5) -> None:
         self.socket = listen(host, port)
-        self.host, self.port = self.socket.getsockname()[:2]
+        self.host, self.port = host, 0
+        if not host.startswith("/"):
+            self.host, self.port = self.socket.getsockname()[:2]
         super().__init__(
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=stop_seconds)
         )
 
     @property
     def url(self) -> str:
-        """Where it can be reached."""
+        """Where it can be reached; of a unix socket URLs cannot speak."""
+        if self.host.startswith("/"):
+            return self.host
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     @asynccontextmanager
@@ -215,8 +219,13 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `RunError` when the port is in use or the address is none of this machine."""
+    """A listening socket; a path for `host` is that of a unix socket. Raises `RunError` when the port is in use or the address is none of this machine."""
     try:
+        if host.startswith("/"):
+            found = socket.socket(socket.AF_UNIX)
+            found.bind(host)
+            found.listen(2048)
+            return found
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,6 +13,7 @@ from running import free_port
 from tokenstorm.orchestrator import app as orchestrator_app
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.server_api.app import create_app
+from tokenstorm.server_api.where import Address, Fixed
 from tokenstorm.web import Server
 
 Test = Callable[[httpx.AsyncClient, httpx.AsyncClient], Awaitable[None]]
@@ -33,7 +34,7 @@ def behind(folder: Path, test: Test, *, token: str | None = None) -> None:
             below = Server(app, "127.0.0.1", 0)
             await stack.enter_async_context(below.running())
             up = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
-            above = Server(create_app(below.url, up, orchestrator_token=token), "127.0.0.1", 0)
+            above = Server(create_app(Fixed(Address(below.url, token)), up), "127.0.0.1", 0)
             await stack.enter_async_context(above.running())
             clients = [
                 await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=20))
@@ -149,7 +150,7 @@ def test_without_an_orchestrator_it_says_how_to_start_one(path: str) -> None:
         async with asyncio.timeout(30), AsyncExitStack() as stack:
             up = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
             nobody = f"http://127.0.0.1:{free_port()}"
-            server = Server(create_app(nobody, up), "127.0.0.1", 0)
+            server = Server(create_app(Fixed(Address(nobody)), up), "127.0.0.1", 0)
             await stack.enter_async_context(server.running())
             api = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
             answer = await api.get(path)

@@ -90,6 +90,9 @@ class LocalShell:
     async def open_connection(self, host: str, port: int) -> Streams:
         return await asyncio.open_connection(host, port)
 
+    async def open_unix_connection(self, path: PurePosixPath) -> Streams:
+        return await asyncio.open_unix_connection(str(path))
+
     async def close(self) -> None:
         for process in tuple(self._running):
             _kill(process)

@@ -16,6 +16,7 @@ from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
+from tokenstorm.interfaces import ANY_NETWORK
 
 from .exposition import merge
 from .launch import ConfigError, Launch, prepare, service_file, simulated
@@ -276,7 +277,7 @@ class ServiceOrchestrator:
 
     async def _write_folder(self, service: Service, launch: Launch) -> None:
         profile, folder = self.site.profile, service.path
-        host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or "0.0.0.0"
+        host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
         content = service_file(launch, service.id, service.api_key, host, folder)
         if launch.key.file:
             key = launch.key.content.replace("{api_key}", service.api_key)

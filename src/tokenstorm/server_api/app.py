@@ -12,7 +12,8 @@ from tokenstorm.errors import ClusterError
 from tokenstorm.orchestrator import app as orchestrator_app
 from tokenstorm.orchestrator.routing import Router, error_form
 from tokenstorm.orchestrator.services import ServiceOrchestrator
-from tokenstorm.proxy import Passed, call_of, send, unless_left
+from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
+from tokenstorm.server_api.where import Where
 from tokenstorm.web import Problem, new_app, problems
 
 PREFIX = orchestrator_app.PREFIX
@@ -25,23 +26,20 @@ _DESCRIPTION = """Inference services on the cluster, from this machine. Everythi
 """
 
 
-def create_app(
-    orchestrator_url: str, client: httpx.AsyncClient, *, token: str | None = None, orchestrator_token: str | None = None
-) -> FastAPI:
-    """The gateway to the orchestrator at a base URL, which `client` can reach.
+def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = None) -> FastAPI:
+    """The gateway to the orchestrator, which `client` can reach.
 
     Streams pass fastest where the client is over `tokenstorm.cluster.http.transport`.
     """
-    base = orchestrator_url.rstrip("/")
-    absent = (
-        f"cannot reach the orchestrator at {base}: start it with `tokenstorm orchestrator`, or all with `tokenstorm up`"
-    )
 
     async def ready() -> str | None:
         try:
-            answer = await client.get(f"{base}/ready", timeout=READY_SECONDS)
+            there = await where.address()
+            headers = {"authorization": f"Bearer {there.token}"} if there.token else {}
+            answer = await client.get(f"{there.url}/ready", headers=headers, timeout=READY_SECONDS)
         except (httpx.TransportError, ClusterError) as error:
-            return f"{absent} ({error or type(error).__name__})"
+            where.lost()
+            return _absent(where, error)
         return None if answer.is_success else f"the orchestrator is not ready: {_detail(answer)}"
 
     answered: Counter[str] = Counter()
@@ -56,12 +54,13 @@ def create_app(
             call = await call_of(request)
             here = (b"x-forwarded-host", request.headers.get("host", "").encode("latin-1"))
             call = replace(call, headers=[*(pair for pair in call.headers if pair[0] not in _OURS), here])
-            answer = await unless_left(request, send(client, base, call, orchestrator_token))
+            answer = await unless_left(request, _send(where, client, call))
             answered[str(answer.status_code)] += 1
             return Passed(answer)
         except (httpx.TransportError, ClusterError) as error:
             answered["unreachable"] += 1
-            failure = Problem(502, f"{absent} ({error or type(error).__name__})")
+            where.lost()
+            failure = Problem(502, _absent(where, error))
         except Problem as error:
             failure = error
         if form := error_form(request.url.path):
@@ -77,6 +76,15 @@ def _own_metrics(answered: Mapping[str, int]) -> str:
     lines = [f"# HELP {name} Calls handed on, by the orchestrator's answer", f"# TYPE {name} counter"]
     lines += [f'{name}{{answer="{answer}"}} {count}' for answer, count in sorted(answered.items())]
     return "\n".join(lines) + "\n"
+
+
+async def _send(where: Where, client: httpx.AsyncClient, call: Call) -> httpx.Response:
+    there = await where.address()
+    return await send(client, there.url, call, there.token)
+
+
+def _absent(where: Where, error: Exception) -> str:
+    return f"cannot reach the orchestrator ({error or type(error).__name__}): {where.hint}"
 
 
 def _detail(answer: httpx.Response) -> str:
