@@ -11,7 +11,8 @@ from running import Stage, compile_truthd
 from slurmlab import slurm_lab
 from tokenstorm.config import Profile, Ssh, load_config
 
-HOW = "scripts/lab install installs Slurm and sshd (Debian's packages, as root; nothing is started)"
+INSTALL = "scripts/lab install"
+HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's packages, and starts nothing."
 _skipped: list[str] = []
 
 
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Remember what was skipped because a program is not here."""
-    if report.skipped and any(missing in str(report.longrepr) for missing in (slurmlab.MISSING, sshd.MISSING)):
+    if report.skipped and INSTALL in str(report.longrepr):
         _skipped.append(report.nodeid)
 
 
@@ -33,7 +34,7 @@ def pytest_unconfigure() -> None:
     """The last lines: which tests the cluster's programs were missing for, and how to get them."""
     if _skipped:
         files = Counter(nodeid.partition("::")[0] for nodeid in _skipped)
-        print(f"\n{len(_skipped)} tests of the cluster were skipped, for want of Slurm or sshd:")
+        print(f"\n{len(_skipped)} tests of the cluster were skipped, since Slurm or sshd is not here:")
         print("".join(f"  {file}: {count}\n" for file, count in sorted(files.items())) + HOW)
 
 

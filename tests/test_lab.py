@@ -259,3 +259,17 @@ def test_accounting_answers(folder: Path) -> None:
     listed = ("sacct", "-nPX", "-u", me, "-o", "JobIDRaw,State")
     until(lambda: over_ssh(folder, *listed) == "1|COMPLETED\n", 60)
     assert ask("down", folder).returncode == 0
+
+
+@as_root
+def test_without_slurm_the_last_lines_say_what_was_skipped() -> None:
+    """The program is hidden from this one run."""
+    hide = 'mount --bind /dev/null "$(PATH=$PATH:/usr/sbin command -v slurmctld)" && exec "$0" "$@"'
+    words = (str(ROOT / ".venv/bin/python"), "-m", "pytest", "-p", "no:cacheprovider", f"{ROOT}/tests/test_lab.py")
+    space = ("unshare", "--mount", "--propagation=private", "bash", "-c", hide)
+    done = subprocess.run([*space, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
+    *_, said, file, how = done.stdout.rstrip().splitlines()
+    assert "tests of the cluster were skipped" in said
+    assert file.startswith("  tests/test_lab.py: ")
+    assert how.startswith("scripts/lab install")
