@@ -50,15 +50,16 @@ def _up(folder: Path, options: argparse.Namespace) -> None:
 
 
 def _say(lab: Lab, *, new: bool) -> None:
-    """What to type next. Lines that begin with `export` can be given to `eval`."""
-    print(f"# the lab {'is up' if new else 'was up already'}: {len(lab.nodes)} nodes, partitions cpu and gpu")
+    """What to type next. Standard output is for `eval`; all else goes to standard error."""
+    own = f"scripts/lab run {lab.folder} {LOGIN} " if lab.netns else ""
+    lines = [f"the lab {'is up' if new else 'was up already'}: {len(lab.nodes)} nodes, partitions cpu and gpu"]
+    if lab.python == "python3":
+        lines.append(f"{lab.user.name} cannot use the Python of {ROOT}: jobs find no tokenstorm until it is deployed")
+    lines += [f"type the two lines below, then {own}sinfo, or tokenstorm up --profile lab"]
+    lines += [f"scripts/lab down {lab.folder} ends it"]
+    print("\n".join(f"# {line}" for line in lines), file=sys.stderr, flush=True)
     print(f"export TOKENSTORM_CONFIG={lab.folder}/config.toml")
     print(f"export SLURM_CONF={lab.conf}")
-    if lab.python == "python3":
-        print(f"# {lab.user.name} cannot use the Python of {ROOT}, so jobs find no tokenstorm until it is deployed")
-    print("# then: tokenstorm up --profile lab")
-    print(f"# {'scripts/lab run ' + str(lab.folder) + ' login ' if lab.netns else ''}sinfo shows the nodes")
-    print(f"# scripts/lab down {lab.folder} ends it")
 
 
 def _there(folder: Path) -> Lab:

@@ -50,7 +50,7 @@ def ask(*argv: object, before: tuple[str, ...] = ()) -> "subprocess.CompletedPro
 def bring_up(folder: Path, *options: str, before: tuple[str, ...] = ()) -> str:
     done = ask("up", folder, *options, before=before)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def processes() -> dict[int, str]:
@@ -135,8 +135,8 @@ def until(true: Callable[[], bool], seconds: float) -> None:
 
 
 def test_a_fresh_folder_becomes_a_cluster_and_leaves_no_process(folder: Path) -> None:
-    said = bring_up(folder)
-    assert f"export TOKENSTORM_CONFIG={folder}/config.toml\nexport SLURM_CONF={folder}/slurm.conf\n" in said
+    said = ask("up", folder).stdout
+    assert said == f"export TOKENSTORM_CONFIG={folder}/config.toml\nexport SLURM_CONF={folder}/slurm.conf\n"
     assert over_ssh(folder, "sinfo", "-hN", "-p", "cpu", "-o", "%N %T").split("\n") == [
         *(f"n{number} idle" for number in range(1, 5)),
         "",
