@@ -76,7 +76,8 @@ def _run(lab: Lab, place: str, argv: list[str]) -> None:
     if not argv:
         refuse(f"say what to run on {place}")
     words = [*places.enter(lab, place), *become(lab.user), *argv]
-    os.execvpe(words[0], words, {**os.environ, "SLURM_CONF": str(lab.conf)})
+    whose = {"HOME": lab.user.home, "USER": lab.user.name, "LOGNAME": lab.user.name}
+    os.execvpe(words[0], words, {**os.environ, **whose, "SLURM_CONF": str(lab.conf)})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,4 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
