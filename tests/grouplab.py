@@ -232,11 +232,11 @@ def processes_of(info: dict[str, Any], *words: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            variables = (path / "environ").read_bytes().split(b"\0")
             command = (path / "cmdline").read_bytes().split(b"\0")
+            there = str((path / "cwd").readlink())
         except OSError:
             continue
-        if f"SLURM_JOB_ID={info['job_id']}".encode() in variables and {word.encode() for word in words} <= set(command):
+        if there == info["run_dir"] and {word.encode() for word in words} <= set(command):
             found.append(int(path.name))
     return found
 
