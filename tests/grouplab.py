@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,7 +22,7 @@ from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.local import LocalShell
-from tokenstorm.cluster.shell import Shell
+from tokenstorm.cluster.shell import Output, Shell, Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.config import Profile
@@ -129,19 +130,67 @@ class Groups:
         return Run(self.folder / "home" / "runs" / info["run_id"])
 
 
-@dataclass
-class Counting:
-    """A shell that counts the commands that pass, by their name."""
+class Counting(LocalShell):
+    """Counts the commands that pass."""
 
-    shell: Shell = field(default_factory=LocalShell)
-    commands: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.commands: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.shell, name)
+    async def run(self, argv: Sequence[str], **options: Any) -> Output:
+        self.commands.append(" ".join(argv))
+        return await super().run(argv, **options)
 
-    async def run(self, argv: list[str], **options: Any) -> Any:
-        self.commands.append(next((word for word in argv if word.startswith(("s", "sc"))), argv[0]))
-        return await self.shell.run(argv, **options)
+    def count(self, name: str) -> int:
+        """How often a command of Slurm's was run."""
+        return sum(f" {name} " in f"{command} " for command in self.commands)
+
+
+_GROWING = (".log", ".jsonl")
+
+
+class Late(LocalShell):
+    """A shared file system that shows what the job wrote some seconds later, and of what grows only a part."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._ours: set[PurePosixPath] = set()
+        self.withheld: set[str] = set()
+
+    async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
+        self._ours.add(path)
+        await super().put(path, data, mode=mode)
+
+    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
+        if not self._is_fresh(path):
+            return await super().get(path, offset=offset, limit=limit)
+        self.withheld.add(path.name)
+        if not path.name.endswith(_GROWING):
+            raise FileNotFoundError(path)
+        half = Path(path).stat().st_size // 2
+        return (await super().get(path, offset=offset, limit=limit))[: max(0, half - offset)]
+
+    async def list(self, path: PurePosixPath) -> list[str]:
+        names = await super().list(path)
+        return [name for name in names if name.endswith(_GROWING) or not self._is_fresh(path / name)]
+
+    def _is_fresh(self, path: PurePosixPath) -> bool:
+        try:
+            return path not in self._ours and time.time() - Path(path).stat().st_mtime < self._seconds
+        except FileNotFoundError:
+            return False
+
+
+class Walled(LocalShell):
+    """A site that lets no connection through to its nodes."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def open_connection(self, host: str, port: int) -> Streams:
+        raise self._error
 
 
 @asynccontextmanager
@@ -183,11 +232,11 @@ def processes_of(info: dict[str, Any], *words: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            variables = (path / "environ").read_bytes().split(b"\0")
             command = (path / "cmdline").read_bytes().split(b"\0")
+            there = str((path / "cwd").readlink())
         except OSError:
             continue
-        if f"SLURM_JOB_ID={info['job_id']}".encode() in variables and {word.encode() for word in words} <= set(command):
+        if there == info["run_dir"] and {word.encode() for word in words} <= set(command):
             found.append(int(path.name))
     return found
 

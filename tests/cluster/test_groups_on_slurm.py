@@ -1,14 +1,16 @@
 """Groups over four nodes of a real Slurm: what users see from first to last."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grouplab import Groups, cancel_everything, groups
+from grouplab import Groups, Late, Walled, cancel_everything, groups, kill, processes_of
 from running import Stage, Truth
+from tokenstorm.errors import Unreachable
 from waiting import finish
 
 pytestmark = pytest.mark.usefixtures("calm")
@@ -90,5 +92,98 @@ def test_clients_keep_off_the_engines_nodes_unless_they_may_share_them(
             await api.stopped(group)
             summary = await api.summary(group)
             assert {report["host"] for report in summary["ranks"]} == set(summary["environment"]["hosts"]) == nodes
+
+    finish(work(), 120)
+
+
+def test_results_logs_and_reports_come_home_and_can_be_fetched_again(tmp_path: Path, stage: Stage) -> None:
+    engine = stage.simulate()
+
+    async def work() -> None:
+        async with groups(tmp_path, engine.url) as api:
+            group = await api.create(duration_seconds=1.0)
+            info = await api.stopped(group)
+            there, home = api.run(info).root, api.home(info).root
+            logs = (await api.get(f"/{group}/logs")).json()
+            assert "summary.json" in logs["logs"]
+            names = {path.name for path in home.iterdir()}
+            assert names == {path.name for path in there.iterdir()} - {"address.json"}
+            assert {
+                "summary.json",
+                "script.sh",
+                "stdout.log",
+                *(f"results.{rank}.0.jsonl" for rank in range(4)),
+            } <= names
+            before = await api.summary(group), await api.rows(group)
+            shutil.rmtree(home)
+            assert (await api.summary(group), await api.rows(group)) == before
+            shutil.rmtree(home)
+            assert (await api.get(f"/{group}/logs")).json() == logs
+            shutil.rmtree(there)
+            assert (await api.summary(group), await api.rows(group)) == before
+            assert (await api.get(f"/{group}/report")).status_code == 200
+
+    finish(work(), 120)
+
+
+def test_secrets_are_never_brought_home_and_do_not_stay(tmp_path: Path, stage: Stage) -> None:
+    engine = stage.simulate()
+
+    async def work() -> None:
+        async with groups(tmp_path, engine.url) as api:
+            group = await api.create(duration_seconds=30.0, api_key="sesame-open")
+            info = await api.sending(group)
+            for pid in processes_of(info, "tokenstorm.loadgen", "run"):
+                kill(pid)
+            info = await api.stopped(group)
+            for folder in (api.run(info).root, api.home(info).root):
+                assert not (folder / "secrets.json").exists()
+                assert not [path for path in folder.iterdir() if b"sesame-open" in path.read_bytes()]
+
+    finish(work(), 120)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_file_system_that_shows_files_late_loses_nothing(tmp_path: Path, stage: Stage, killed: bool) -> None:
+    truth = stage.truth()
+    late = Late(4.0)
+
+    async def work() -> None:
+        async with groups(tmp_path, truth.url, shell=late) as api:
+            group = await api.create(duration_seconds=20.0 if killed else 2.0)
+            info = await api.sending(group, 40 if killed else 0)
+            for pid in processes_of(info, "tokenstorm.loadgen", "run") if killed else ():
+                kill(pid)
+            info = await api.stopped(group)
+            assert "results.0.0.jsonl" in late.withheld
+            assert info["outcome"] == ("failed" if killed else "completed")
+            rows, summary = await api.rows(group), await api.summary(group)
+            assert len(rows) == len(api.run(info).lines())
+            assert summary["counts"]["succeeded"] == sum(row["error"] is None and row["done"] > 0 for row in rows)
+            if not killed:
+                each_was_sent_once(truth, info["run_id"], rows, 40)
+
+    finish(work(), 120)
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(111, "prohibited"), Unreachable("no way in")], ids=["a", "b"])
+def test_where_a_site_lets_nothing_through_files_do(tmp_path: Path, stage: Stage, error: Exception) -> None:
+    engine = stage.simulate()
+
+    async def work() -> None:
+        async with groups(tmp_path, engine.url, shell=Walled(error)) as api:
+            group = await api.create(start="manual", duration_seconds=60.0)
+            await api.until(group, lambda info: (info["progress"] or {}).get("phase") == "holding")
+            await api.post(f"/{group}/run")
+            info = await api.sending(group)
+            assert info["progress"]["phase"] == "measured"
+            await api.until(group, lambda info: info["progress"]["age_seconds"])
+            metrics = (await api.get(f"/{group}/metrics")).text
+            assert f'client_requests_total{{group_id="{group}"}}' in metrics
+            assert (await api.post(f"/{group}/stop")).status_code == 200
+            info = await api.stopped(group)
+            assert (info["outcome"], info["reason"]) == ("cancelled", "stopped")
+            counts = (await api.summary(group))["counts"]
+            assert counts["succeeded"] == counts["sent"] >= 10
 
     finish(work(), 120)

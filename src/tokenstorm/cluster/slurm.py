@@ -3,9 +3,10 @@
 import hashlib
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from time import monotonic
 
+from tokenstorm.cluster.hostlist import expand
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Outcome
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell
@@ -145,12 +146,18 @@ def directives(job: Job, profile: Profile) -> list[str]:
 def _scontrol(text: str) -> dict[JobId, JobState]:
     found = {}
     for line in text.splitlines():
-        fields = dict(re.findall(r"(?:^| )(JobId|JobState|Reason|ExitCode|NodeList)=(\S*)", line))
+        fields = dict(re.findall(r"(?:^| )(JobId|JobState|Reason|ExitCode|NodeList|BatchHost)=(\S*)", line))
         if "JobId" in fields and "JobState" in fields:
-            found[fields["JobId"]] = _state(
-                fields["JobState"], fields.get("NodeList", ""), fields.get("Reason", ""), fields.get("ExitCode", "")
-            )
+            nodes = fields.get("NodeList", "")
+            word = "NODE_FAIL" if _lost_its_first_node(fields) else fields["JobState"]
+            found[fields["JobId"]] = _state(word, nodes, fields.get("Reason", ""), fields.get("ExitCode", ""))
     return found
+
+
+def _lost_its_first_node(fields: Mapping[str, str]) -> bool:
+    """With --no-kill a job of many nodes goes on without one that is down, as FAILED where its script ran on that one."""
+    nodes = expand(fields.get("NodeList", ""))
+    return fields["JobState"] == "FAILED" and bool(nodes) and fields.get("BatchHost", nodes[0]) not in nodes
 
 
 def _table(text: str) -> dict[JobId, JobState]:
