@@ -78,6 +78,7 @@ class Profile(Table):
     hf_home: PurePosixPath | None = None
     offline: bool = False
     use_proxy: bool = False
+    simulate: bool = False
     ssh: Ssh = Ssh()
     partitions: Partitions = Partitions()
     container: Container = Container()

@@ -253,12 +253,16 @@ class ServiceOrchestrator:
     def _launch(self, recipe_name: str, config: Mapping[str, object]) -> Launch:
         profile = self.site.profile
         launch = prepare(self.recipes.get(recipe_name), config, profile)
+        needs_gpu = launch.resources.gpu > 0
+        if profile.simulate and needs_gpu:
+            return simulated(launch, profile.python, f"the profile {profile.name!r} has no GPU")
         if profile.scheduler != "local":
             return launch
         if launch.resources.nodes > 1:
             raise ConfigError(field="config.resources.nodes", message="must be 1: this profile has one machine")
-        needs_gpu = launch.resources.gpu > 0 and not self.site.has_gpu
-        return simulated(launch, profile.python) if needs_gpu else launch
+        if needs_gpu and not self.site.has_gpu:
+            return simulated(launch, profile.python, "this machine has no GPU")
+        return launch
 
     def _new(self, launch: Launch) -> Service:
         service_id = f"s{secrets.token_hex(6)}"
