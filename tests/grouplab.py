@@ -87,11 +87,13 @@ class Groups:
         info: dict[str, Any] = answer.json()["info"]
         return info
 
-    async def until(self, group_id: int, what: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    async def until(
+        self, group_id: int, what: Callable[[dict[str, Any]], object], seconds: float = SECONDS
+    ) -> dict[str, Any]:
         """Its info, once it is as wanted."""
         info: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 while not what(info := await self.info(group_id)):  # noqa: ASYNC110 - users poll too
                     await asyncio.sleep(0.05)
         except TimeoutError:
