@@ -54,7 +54,8 @@ class OwnServices:
             async with asyncio.timeout(GONE_SECONDS):
                 while going:
                     states = await self.orchestrator.site.scheduler.states(going.keys())
-                    going = {job: service for job, service in going.items() if states[job].phase != "ended"}
+                    gone = {job for job, state in states.items() if state.phase == "ended"}
+                    going = {job: service for job, service in going.items() if job not in gone}
                     await asyncio.sleep(_LOOK_SECONDS if going else 0)
         return left + [f"service {service}" for service in going.values()]
 

@@ -158,7 +158,8 @@ class PlacedOrchestrator:
             return await self._to_process(start, "kill -0") != 0
         if start.job_id is None:  # it may have been submitted: doing it again under the same name tells
             return True
-        return (await self._site.scheduler.states([start.job_id]))[start.job_id].phase == "ended"
+        state = (await self._site.scheduler.states([start.job_id])).get(start.job_id)
+        return state is not None and state.phase == "ended"
 
     async def _to_process(self, start: _Start, what: str) -> int:
         """Signal the process of a start on the login node, if that pid is still its own; the status of that."""
@@ -224,9 +225,10 @@ class PlacedOrchestrator:
         where = f"see {self._home / start.name}"
         if start.job_id is None:
             return f"the orchestrator does not answer yet: try again, or {where}"
-        state = (await self._site.scheduler.states([start.job_id]))[start.job_id]
-        why = f" ({state.reason})" if state.reason else ""
-        return f"the orchestrator's job {start.job_id} is {state.phase}{why} and does not answer yet: try again, or {where}"
+        state = (await self._site.scheduler.states([start.job_id])).get(start.job_id)
+        why = f" ({state.reason})" if state and state.reason else ""
+        phase = state.phase if state else "not listed yet"
+        return f"the orchestrator's job {start.job_id} is {phase}{why} and does not answer yet: try again, or {where}"
 
     async def _write(self, start: _Start) -> None:
         await self._site.shell.put(self._home / "start.json", msgspec.json.encode(start))
