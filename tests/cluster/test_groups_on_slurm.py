@@ -187,3 +187,25 @@ def test_where_a_site_lets_nothing_through_files_do(tmp_path: Path, stage: Stage
             assert counts["succeeded"] == counts["sent"] >= 10
 
     finish(work(), 120)
+
+
+def test_several_groups_start_at_one_moment(tmp_path: Path, stage: Stage) -> None:
+    truth = stage.truth()
+
+    async def work() -> None:
+        async with groups(tmp_path, truth.url) as api:
+            ids = [await api.create(start="manual", nodes=2, ranks=2) for _ in range(2)]
+            for group in ids:
+                await api.until(group, lambda info: (info["progress"] or {}).get("phase") == "holding")
+            assert (await api.post("/run", group_ids=ids)).status_code == 200
+            infos = [await api.stopped(group) for group in ids]
+            assert [info["outcome"] for info in infos] == ["completed", "completed"]
+            received = {name: times[0]["received"] for name, times in truth.requests().items()}
+            starts = []
+            for group, info in zip(ids, infos, strict=True):
+                rows = await api.rows(group)
+                assert len(rows) == 40
+                starts.append(min(received[f"{info['run_id']}-{row['seq']}"] - row["scheduled"] for row in rows))
+            assert abs(starts[0] - starts[1]) < 250_000_000
+
+    finish(work(), 120)
