@@ -22,7 +22,7 @@ from unittest.mock import Mock
 
 import msgspec
 
-from grouplab import Counting, groups
+from grouplab import Counting, groups, same
 from running import Stage, compile_truthd
 from slurmlab import slurm_lab
 from tokenstorm.loadgen.live import Group
@@ -137,10 +137,17 @@ async def load(options: argparse.Namespace) -> None:
         received = {name: len(times) for name, times in truth.requests().items() if name.startswith(info["run_id"])}
         once = sum(received.get(f"{info['run_id']}-{seq}") == 1 for seq in range(scheduled))
         again = json.loads(stage.command("report", info["run_dir"], "--rebuild", "--json").out)
-        same = all(again[part] == summary[part] for part in ("counts", "rates", "tokens", "metrics"))
+        other = [part for part in ("counts", "rates", "tokens", "metrics") if not same(again[part], summary[part])]
+    for part in other:
+        for name in again[part]:
+            if not same(again[part][name], summary[part][name]):
+                say("load", f"{name}: {again[part][name]} from the lines, {summary[part][name]} told")
     hosts = Counter(report["host"] for report in summary["ranks"])
     say("load", f"{once / scheduled:.4f} of the schedule sent once, {len(received) - once} ids too many")
-    say("load", f"{len(rows) / scheduled:.4f} of it in the lines; the summary {'follows' if same else 'DIFFERS'}")
+    say(
+        "load",
+        f"{len(rows) / scheduled:.4f} of it in the lines; the summary {'DIFFERS in ' + ', '.join(other) if other else 'follows'}",
+    )
     say("load", f"{info['outcome']}, {summary['verdict']['state']}; ranks on {dict(hosts)}")
     for reason in summary["verdict"]["reasons"]:
         say("load", f"{reason['code']}: {reason['text']}")

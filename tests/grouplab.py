@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -215,6 +216,15 @@ async def groups(
         await manager.close()
         await shell.close()
         store.close()
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two parts of summaries say the same; floats that were added up in another order differ in the last digits."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9)
+    return one == other
 
 
 def slurm_says(*argv: str) -> str:
