@@ -66,7 +66,12 @@ def test_a_service_spreads_over_nodes_and_its_group_runs_beside_them(stage: Stag
         assert {job.node for job in replicas.node_jobs} == set(service.nodes) == {"n1", "n2"}
         assert [replica.status for job in replicas.node_jobs for replica in job.replicas] == ["running"] * 8
         group = client.create_group(
-            service_id=service.id, num_clients=8, requests_per_second=40.0, duration_seconds=2.0, nodes=2, prompts=["a"]
+            service_id=service.id,
+            num_clients=40,
+            requests_per_second=40.0,
+            duration_seconds=2.0,
+            nodes=2,
+            prompts=["a"],
         )
         client.wait_until_stopped(group.group_id, seconds=TIMEOUT)
         summary = client.results(group.group_id)
@@ -134,7 +139,7 @@ def test_a_new_orchestrator_takes_over_the_services_of_one_that_ended(
 
 
 def test_a_group_goes_through_an_orchestrator_that_nodes_reach_and_is_refused_else(start: Callable[..., Up]) -> None:
-    load: dict[str, Any] = {"num_clients": 4, "requests_per_second": 20.0, "duration_seconds": 1.0, "prompts": ["a"]}
+    load: dict[str, Any] = {"num_clients": 20, "requests_per_second": 20.0, "duration_seconds": 1.0, "prompts": ["a"]}
     up = start()
     with up.sdk() as client:
         service = client.create_service("inference/sim-single-node", FAST)

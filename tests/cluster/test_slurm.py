@@ -54,7 +54,12 @@ def use(folder: Path, what: Callable[[Slurm], Awaitable[T]], shell: LocalShell |
 
 def job(folder: Path, text: str, **fields: Any) -> Job:
     """A job of a folder of its own that runs a line of shell."""
-    fields = {"name": f"{folder.parent.name}.{folder.name}", "time_limit_minutes": 5, "signal_lead_seconds": 60, **fields}
+    fields = {
+        "name": f"{folder.parent.name}.{folder.name}",
+        "time_limit_minutes": 5,
+        "signal_lead_seconds": 60,
+        **fields,
+    }
     return Job(command=("bash", "-c", text), folder=PurePosixPath(folder), **fields)
 
 

@@ -29,7 +29,7 @@ if [ ! -s job.id ]; then
     if [ -z "$known" ]; then
         known=$(sbatch --no-requeue --no-kill --export=NONE --parsable script.sh) || exit {_NOT_TAKEN}
     fi
-    printf '%s\n' "${{known%%[!0-9]*}}" > .job.id && mv .job.id job.id || exit
+    printf '%s\n' "${{known%%[!0-9]*}}" > .job.id && mv .job.id job.id && rm -f .submit || exit
 fi
 cat job.id
 """
