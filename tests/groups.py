@@ -30,6 +30,7 @@ class Services:
     known: dict[str, ServiceInfo] = field(default_factory=dict)
     url: str = "http://127.0.0.1:9"
     api_key: str | None = None
+    replica: str = "node.0"
 
     async def find(self, service_id: str) -> ServiceInfo:
         if service_id not in self.known:
@@ -38,7 +39,7 @@ class Services:
         return self.known[service_id]
 
     async def access(self, service_id: str) -> Access:
-        return Access((("node.0", self.url),), self.api_key)
+        return Access(((self.replica, self.url),), self.api_key)
 
     async def routed(self, service_id: str) -> Access:
         return Access((("orchestrator", f"{self.url}/api/v1/vllm/{service_id}"),))

@@ -143,7 +143,8 @@ class Plan(Strict, frozen=True, kw_only=True):
 
     `requests_per_second` None without a ramp or stages is a closed loop. The run ends by `duration_seconds` or when
     `request_count` measured requests were sent, whichever comes first. `ranks` are processes; `launch` is the argv
-    prefix that starts all of them at once (empty: child processes of the launcher).
+    prefix that starts all of them at once (empty: child processes of the launcher). `host` is where the launcher
+    listens: an address, or a network of which the machine it runs on has one: an interface's name, a CIDR, or `auto`.
     """
 
     schema: Literal[1] = SCHEMA

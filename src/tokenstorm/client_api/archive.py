@@ -1,10 +1,9 @@
-"""What runs left behind: read where they ran, kept at home."""
+"""What runs left behind: brought home at the end, read from there ever after."""
 
 import asyncio
 import contextlib
 import csv
 import io
-import re
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from tokenstorm.client_api.homecoming import LOGS, PART, RESULTS, Expected, bring, missing
+from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import RunError
 from tokenstorm.loadgen.live import Status
@@ -20,13 +21,8 @@ from tokenstorm.report.load import load_summary
 from tokenstorm.result import Result
 from tokenstorm.runs import RunPaths, write_atomically
 
-PART = 2**20
-"""Bytes that are read at a time."""
 LOG_BYTES = 256 * 2**10
 """How much of each log one answer brings at most."""
-_KEPT = ("plan.json", "status.json", "timeline.jsonl", "metrics.prom", "summary.json")
-_LOGS = ("stdout.log", "stderr.log")
-_RESULTS = re.compile(r"results\.(\d+)\.(\d+)\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,7 @@ class Archive:
         self._shell = shell
         self._runs = runs
         self._home = home / "runs"
+        self._here = LocalShell()
 
     def folder(self, run_id: str) -> PurePosixPath:
         """Where the run writes."""
@@ -53,22 +50,32 @@ class Archive:
         """What is kept of it here."""
         return RunPaths(self._home / run_id)
 
-    async def keep(self, run_id: str) -> Left:
-        """Bring home what a run that is over left, and sum it up where nobody did. Raises `RunError` for a bad disk."""
-        paths, names = self.paths(run_id), await self._shell.list(self.folder(run_id))
-        wanted = [name for name in names if name in _KEPT]
-        if paths.summary.name not in names:
-            wanted += [name for name in names if _RESULTS.fullmatch(name)]
+    async def bring(self, run_id: str, expected: Expected) -> str | None:
+        """Bring home what a run that is over left; what is still missing, in words. Raises `RunError` for a bad disk."""
+        if self._is_same(run_id):
+            return None
+        paths = self.paths(run_id)
         try:
-            if not self._is_same(run_id):
-                await asyncio.to_thread(lambda: paths.root.mkdir(mode=0o700, parents=True, exist_ok=True))
-                for name in wanted:
-                    await self._fetch(run_id, name)
+            await bring(self._shell, self.folder(run_id), paths.root)
+            return await asyncio.to_thread(missing, paths, expected)
+        except OSError as error:
+            raise _full(paths, error) from None
+
+    async def sum_up(self, run_id: str) -> Left:
+        """What came home, summed up where nobody did. Raises `RunError` for a bad disk."""
+        paths = self.paths(run_id)
+        try:
             summary = await asyncio.to_thread(self._sum_up, run_id)
         except OSError as error:
-            message = f"cannot keep the results in {paths.root}: {error.strerror}; make room there"
-            raise RunError(message) from None
+            raise _full(paths, error) from None
         return Left(summary, await asyncio.to_thread(_status, paths))
+
+    async def at_home(self, run_id: str) -> None:
+        """See to it that a run that is over is here: whoever removed it gets it from the cluster again."""
+        if not self._is_same(run_id) and not self.paths(run_id).plan.exists():
+            await self.bring(run_id, Expected())
+            if self.paths(run_id).plan.exists():
+                await self.sum_up(run_id)
 
     def summary(self, run_id: str) -> bytes | None:
         """The summary as it is kept, if it is."""
@@ -83,9 +90,10 @@ class Archive:
         return None
 
     async def result_files(self, run_id: str) -> list[PurePosixPath]:
-        """The result files of the last attempt, by rank."""
-        folder = self.folder(run_id)
-        found = [match for name in await self._shell.list(folder) if (match := _RESULTS.fullmatch(name))]
+        """The result files of the last attempt of a run that is over, by rank."""
+        await self.at_home(run_id)
+        folder = PurePosixPath(self.paths(run_id).root)
+        found = [match for name in await self._here.list(folder) if (match := RESULTS.fullmatch(name))]
         last = max((int(match[2]) for match in found), default=0)
         ranks = sorted((int(match[1]), match[0]) for match in found if int(match[2]) == last)
         return [folder / name for _, name in ranks]
@@ -117,13 +125,17 @@ class Archive:
                 for result in results
             )
 
-    async def logs(self, run_id: str, after: str) -> tuple[str, str]:
+    async def logs(self, run_id: str, after: str, *, is_over: bool) -> tuple[str, str]:
         """What the job's logs hold beyond `after`, and where to go on; `""` is the start."""
+        shell, folder = self._shell, self.folder(run_id)
+        if is_over:
+            await self.at_home(run_id)
+            shell, folder = self._here, PurePosixPath(self.paths(run_id).root)
         offsets = [int(number) for number in after.split("-")] if after else [0, 0]
         texts = []
-        for index, name in enumerate(_LOGS):
+        for index, name in enumerate(LOGS):
             with contextlib.suppress(FileNotFoundError):
-                data = await self._shell.get(self.folder(run_id) / name, offset=offsets[index], limit=LOG_BYTES)
+                data = await shell.get(folder / name, offset=offsets[index], limit=LOG_BYTES)
                 cut = data.rfind(b"\n") + 1 or len(data)
                 texts.append(data[:cut].decode(errors="replace"))
                 offsets[index] += cut
@@ -153,18 +165,15 @@ class Archive:
             write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
         return summary
 
-    async def _fetch(self, run_id: str, name: str) -> None:
-        offset, target = 0, self.paths(run_id).root / name
-        with target.open("wb") as file:
-            while part := await self._part(self.folder(run_id) / name, offset):
-                await asyncio.to_thread(file.write, part)
-                offset += len(part)
-
     async def _part(self, file: PurePosixPath, offset: int) -> bytes:
         try:
-            return await self._shell.get(file, offset=offset, limit=PART)
+            return await self._here.get(file, offset=offset, limit=PART)
         except FileNotFoundError:  # purged meanwhile
             return b""
+
+
+def _full(paths: RunPaths, error: OSError) -> RunError:
+    return RunError(f"cannot keep the results in {paths.root}: {error.strerror}; make room there")
 
 
 def _status(paths: RunPaths) -> Status | None:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -15,6 +14,7 @@ from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import UsageError
+from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import fewest_ranks
 from tokenstorm.plan import Plan, decode_plan, encode_plan, make_plan
@@ -32,6 +32,11 @@ class SlurmClientDispatcher:
     def folder(self, run_id: str) -> PurePosixPath:
         """The run's folder on the cluster."""
         return self._site.profile.base_path / "runs" / run_id
+
+    @property
+    def python(self) -> str:
+        """What runs the load generator there: the one place that says so."""
+        return self._site.profile.python
 
     async def check_dataset(self, name: str) -> dict[str, object]:
         """The `prompts` of a plan for a dataset. Raises `UsageError` that lists the datasets there are."""
@@ -62,8 +67,11 @@ class SlurmClientDispatcher:
         }
         if request.dataset is not None:
             fields["prompts"] = await self.check_dataset(request.dataset)
-        launch = self._site.scheduler.fan_out(self._job(group, request, request.nodes, ()))
-        ranks = request.ranks or _ranks(make_plan(fields), request, launch)
+        elsewhere = self._site.profile.scheduler != "local"
+        ranks = request.ranks or _ranks(make_plan(fields), request, elsewhere=elsewhere)
+        if elsewhere:
+            fields["host"] = self._site.profile.interface or ANY_NETWORK
+        launch = self._site.scheduler.fan_out(self._job(group, request, ranks, ()))
         return make_plan({**fields, "ranks": ranks, "launch": launch})
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
@@ -89,10 +97,11 @@ class SlurmClientDispatcher:
         folder = self.folder(group.run_id)
         return Job(
             name=group.job_name,
-            command=(self._site.profile.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
+            command=(self.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
             folder=folder,
             nodes=request.nodes,
             tasks_per_node=-(-ranks // request.nodes),
+            tasks=ranks,
             time_limit_minutes=request.minutes,
             signal_lead_seconds=SIGNAL_LEAD_SECONDS,
             exclusive=request.exclusive,
@@ -100,9 +109,9 @@ class SlurmClientDispatcher:
         )
 
 
-def _ranks(plan: Plan, request: GroupRequest, launch: Sequence[str]) -> int:
+def _ranks(plan: Plan, request: GroupRequest, *, elsewhere: bool) -> int:
     """The fewest that carry the load, and as many on each node."""
-    cores = CORES_PER_NODE * request.nodes if launch else os.cpu_count() or 1
+    cores = CORES_PER_NODE * request.nodes if elsewhere else os.cpu_count() or 1
     per_node = -(-fewest_ranks(plan, cores) // request.nodes)
     return max(1, min(per_node, plan.num_clients // request.nodes)) * request.nodes
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -152,39 +153,37 @@ class Follower:
 
     async def _follow(self, group: ClientGroup) -> None:
         """One connection to the launcher, made anew when it breaks; its files while there is none."""
-        group_id, link, wait, barren = group.group_id, self._manager.link(group), pauses(0.1, 5.0), 0
+        group_id, link, wait, seen = group.group_id, self._manager.link(group), pauses(0.1, 5.0), _Seen()
         try:
             while self._manager.current(group_id) and group_id not in self._finishing:
                 try:
                     async for said in link.events():
                         wait = pauses(0.1, 5.0)
-                        self._take(group_id, link, said)
-                        barren = _barren_seconds(barren, said)
-                        if barren and barren % BARREN_SECONDS == 0:
-                            await self._probe(group_id)
+                        await self._take(group_id, link, said, seen)
                     self.wake()  # it is over, or its launcher is
                 except ClusterError:
-                    await self._read_status(group_id, link)
+                    await self._read_files(group_id, link, seen)
                 await asyncio.sleep(next(wait))
         finally:
             self._followed.discard(group_id)
 
-    def _take(self, group_id: int, link: LauncherLink, said: Said) -> None:
+    async def _take(self, group_id: int, link: LauncherLink, said: Said, seen: "_Seen") -> None:
         group = self._manager.current(group_id)
         if group and group.client_address != link.address:
             self._manager.change(replace(group, client_address=link.address))
-        line = said.line
-        if line is not None:
-            line = {name: value for name, value in line.items() if name != "histograms"}
-        self._manager.progressed(group_id, Progress.of(said.status), msgspec.json.encode(line) if line else None)
+        line = said.line if seen.is_new(said.line) else None
+        shown = line and {name: value for name, value in line.items() if name != "histograms"}
+        data = msgspec.json.encode(shown) if shown else None
+        self._manager.progressed(group_id, Progress.of(said.status), data, _written(line))
+        if seen.barren and seen.barren % BARREN_SECONDS == 0 and line:
+            await self._probe(group_id)
 
-    async def _read_status(self, group_id: int, link: LauncherLink) -> None:
+    async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:
         try:
-            status = await link.status_file()
+            for said in await link.files():
+                await self._take(group_id, link, said, seen)
         except ClusterError:
             return  # its age shows
-        if status:
-            self._manager.progressed(group_id, Progress.of(status), None)
 
     async def _watch_services(self) -> None:
         """A group whose service ends, ends."""
@@ -239,7 +238,35 @@ class Follower:
             self._manager.trouble = str(error)
 
 
-def _barren_seconds(before: int, said: Said) -> int:
-    """How many seconds brought failures, since the last one that brought a success."""
-    line = said.line or {}
-    return 0 if line.get("succeeded") else before + bool(line.get("failed"))
+class _Seen:
+    """The seconds of a run that were taken in. `barren` is how many brought failures, since the last with a success."""
+
+    def __init__(self) -> None:
+        self._last = -1
+        self.barren = 0
+
+    def is_new(self, line: Mapping[str, object] | None) -> bool:
+        """Take in a second, unless it was taken in before: by the launcher's port, and now by its files."""
+        t = line.get("t") if line else None
+        if line is None or not isinstance(t, int) or t <= self._last:
+            return False
+        self._last = t
+        self.barren = 0 if line.get("succeeded") else self.barren + bool(line.get("failed"))
+        return True
+
+
+class _Disk(msgspec.Struct):
+    written_bytes: int = 0
+
+
+class _Rank(msgspec.Struct):
+    disk: _Disk
+
+
+def _written(line: Mapping[str, object] | None) -> dict[int, int]:
+    """How many bytes of result lines each rank has on disk, as a second tells."""
+    try:
+        ranks = msgspec.convert(line.get("ranks", {}) if line else {}, dict[str, _Rank])
+    except msgspec.ValidationError:
+        return {}
+    return {int(rank): second.disk.written_bytes for rank, second in ranks.items()}

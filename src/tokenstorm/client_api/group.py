@@ -151,7 +151,8 @@ def _outcome(group: ClientGroup, job: JobState, summary: Summary | None, said: s
     told = job.reason or said
     if group.ending == "service died":
         return "failed", group.reason
-    if summary is not None and summary.outcome == "completed":
+    nobody_is_left = summary is not None and bool(summary.ranks) and all(rank.lost for rank in summary.ranks)
+    if summary is not None and summary.outcome == "completed" and not nobody_is_left:
         return ("completed", "") if summary.counts.succeeded else ("failed", said or "no request succeeded")
     if job.outcome in {"timeout", "node_fail", "preempted", "out_of_memory", "lost"}:
         return job.outcome, told
@@ -160,6 +161,8 @@ def _outcome(group: ClientGroup, job: JobState, summary: Summary | None, said: s
         return "timeout", f"the time limit of {group.time_limit_minutes} min came before the end of the run"
     if cut_short or group.ending == "stop" or job.outcome == "cancelled":
         return "cancelled", "stopped" if group.ending == "stop" else told or "the job was told to end"
+    if nobody_is_left:
+        said = said or "every rank was lost before the end: the logs may say why"
     return "failed", said or told or "the load generator ended before its first request: its logs say why"
 
 

@@ -18,8 +18,12 @@ SILENCE_SECONDS = 10.0
 """The launcher says something every second; after so long without a word it is asked anew."""
 
 
+TIMELINE_BYTES = 4 * 2**20
+"""Of its timeline, what is read at a time where its port cannot be reached."""
+
+
 class Said(msgspec.Struct, frozen=True):
-    """One second of GET /events."""
+    """One second of GET /events, or of the files."""
 
     status: Status
     line: dict[str, object] | None
@@ -38,6 +42,7 @@ class LauncherLink:
         self._folder = folder
         self._headers = {"authorization": f"Bearer {secret}"}
         self.address: str | None = None
+        self._read = 0
 
     async def events(self) -> AsyncIterator[Said]:
         """What it says each second, over one connection, until the run is over. Before the start it is asked."""
@@ -62,7 +67,7 @@ class LauncherLink:
             answer = await self._client.post(
                 f"{url}/control", content=words.encode(), headers=self._headers, timeout=5.0
             )
-        except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent: the file is the other way in
+        except (httpx.ConnectError, httpx.ConnectTimeout, Unreachable):  # nothing was sent: the file is another way in
             await self._shell.put(self._folder / "control", words.encode())
             return
         except httpx.TransportError as error:
@@ -85,14 +90,27 @@ class LauncherLink:
         except FileNotFoundError:
             return None
 
-    async def status_file(self) -> Status | None:
-        """What it last wrote down; None before it did."""
+    async def files(self) -> list[Said]:
+        """What it wrote down since the last call: its status, with each second that is new; nothing before it did."""
         try:
-            return msgspec.json.decode(await self._shell.get(self._folder / "status.json"), type=Status)
+            status = msgspec.json.decode(await self._shell.get(self._folder / "status.json"), type=Status)
         except FileNotFoundError:
-            return None
+            return []
         except msgspec.MsgspecError as error:
             raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
+        return [Said(status, line) for line in await self._new_seconds()] or [Said(status, None)]
+
+    async def _new_seconds(self) -> list[dict[str, object]]:
+        try:
+            data = await self._shell.get(self._folder / "timeline.jsonl", offset=self._read, limit=TIMELINE_BYTES)
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        try:
+            return [msgspec.json.decode(line, type=dict[str, object]) for line in whole.splitlines()]
+        except msgspec.MsgspecError as error:
+            raise _gone(self._folder, f"its timeline.jsonl cannot be read: {error}") from None
 
     async def _status(self, url: str) -> Status:
         answer = await self._client.get(f"{url}/status", headers=self._headers, timeout=5.0)

@@ -7,7 +7,7 @@ finds a group in the store goes on from there; a job is submitted by its name, s
 import asyncio
 import secrets
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.client_api.feed import Feed
 from tokenstorm.client_api.follower import Follower
 from tokenstorm.client_api.group import ClientGroup, GroupStatus, Progress
+from tokenstorm.client_api.homecoming import Expected
 from tokenstorm.client_api.link import LauncherLink
 from tokenstorm.client_api.observers import Observers
 from tokenstorm.client_api.pauses import pauses
@@ -36,13 +37,23 @@ from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
 
+SEEN_AFTER_SECONDS = 60.0
+"""After so long a shared file system shows what another node wrote before."""
+LOOK_AGAIN_SECONDS = 3.0
+_ENDED_WELL = (0, 3)
+"""What the load generator ends with when it wrote a summary."""
+
 
 @dataclass(frozen=True)
 class Live:
-    """The latest of a running group, and when it came (monotonic seconds)."""
+    """The latest of a running group, and when it came (monotonic seconds).
+
+    `written` is how many bytes of result lines each rank has on disk.
+    """
 
     progress: Progress
     at: float
+    written: Mapping[int, int]
 
     @property
     def age_seconds(self) -> float:
@@ -235,11 +246,14 @@ class ClientManager:
             self._observers.look()
         return group
 
-    def progressed(self, group_id: int, progress: Progress, line: bytes | None) -> None:
+    def progressed(
+        self, group_id: int, progress: Progress, line: bytes | None, written: Mapping[int, int] | None = None
+    ) -> None:
         """A second of a running group."""
         known = self._live.get(group_id)
         if known is None or known.progress != progress or line is not None:
-            self._live[group_id] = Live(progress, time.monotonic())
+            before = known.written if known else {}
+            self._live[group_id] = Live(progress, time.monotonic(), {**before, **(written or {})})
         if line is not None and (feed := self._feeds.get(group_id)):
             feed.publish("progress", line)
 
@@ -267,10 +281,15 @@ class ClientManager:
 
     async def finish(self, group_id: int, job: JobState) -> None:
         """The job is over: bring home what it left and say how it went, however often that takes."""
-        for pause in pauses(0.5, 30.0):
+        deadline, expected = time.monotonic() + SEEN_AFTER_SECONDS, self._expected(group_id, job)
+        for pause in pauses(0.2, 30.0):
             group = self._active[group_id]
             try:
-                left = await self.archive.keep(group.run_id)
+                missing = await self.archive.bring(group.run_id, expected)
+                if missing and time.monotonic() < deadline:
+                    await asyncio.sleep(min(pause, LOOK_AGAIN_SECONDS))
+                    continue
+                left = await self.archive.sum_up(group.run_id)
                 await self.archive.forget_secrets(group.run_id)
                 group = self._active[group_id]
                 said = (left.status.reason if left.status else None) or ""
@@ -285,6 +304,15 @@ class ClientManager:
             if group.purge:
                 await self.purge(group)
             return
+
+    def _expected(self, group_id: int, job: JobState) -> Expected:
+        """What a job that is over must have left."""
+        group, live = self._active[group_id], self._live.get(group_id)
+        return Expected(
+            ran=job.outcome != "lost" and (group.started_at is not None or bool(job.nodes)),
+            ended_well=job.exit_code in _ENDED_WELL,
+            written=live.written if live else {},
+        )
 
     async def purge(self, group: ClientGroup) -> None:
         """Remove the files of a group that is over, however often that takes."""

@@ -43,12 +43,12 @@ def results_routes(manager: ClientManager) -> APIRouter:
         response_class=Response,
         responses={
             200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "summary.json"},
-            **problems(404, 409),
+            **problems(404, 409, 502),
         },
     )
     async def results(group_id: GroupId) -> Response:
         """Counts, rates, percentiles and the verdict, as docs/runs.md tells; 409 before the end."""
-        return Response(_summary(archive, manager.get(group_id)), media_type="application/json")
+        return Response(await _summary(archive, manager.get(group_id)), media_type="application/json")
 
     @routes.get(
         "/{group_id:int}/requests",
@@ -85,11 +85,11 @@ def results_routes(manager: ClientManager) -> APIRouter:
         "/{group_id:int}/report",
         summary="The report",
         response_class=HTMLResponse,
-        responses=problems(404, 409),
+        responses=problems(404, 409, 502),
     )
     async def report(group_id: GroupId) -> HTMLResponse:
         """One HTML page that needs nothing else, to keep or pass on; 409 before the end."""
-        summary = msgspec.json.decode(_summary(archive, manager.get(group_id)), type=Summary)
+        summary = msgspec.json.decode(await _summary(archive, manager.get(group_id)), type=Summary)
         return HTMLResponse(summary_page(summary), headers={"content-security-policy": _PAGE_RULES})
 
     @routes.get("/{group_id:int}/logs", summary="The job's logs", responses=problems(404, 502))
@@ -100,7 +100,8 @@ def results_routes(manager: ClientManager) -> APIRouter:
         ] = "",
     ) -> Logs:
         """What the load generator wrote to its standard output and standard error, a part at a time."""
-        text, cursor = await archive.logs(manager.get(group_id).run_id, after)
+        group = manager.get(group_id)
+        text, cursor = await archive.logs(group.run_id, after, is_over=group.status == "stopped")
         return Logs(logs=text, next=cursor)
 
     return routes
@@ -111,10 +112,12 @@ def _not_over(group: ClientGroup) -> NotNow:
     return NotNow(f"group {group.group_id} is {group.status}{why}: there are results once it has stopped")
 
 
-def _summary(archive: Archive, group: ClientGroup) -> bytes:
+async def _summary(archive: Archive, group: ClientGroup) -> bytes:
     """Raises `NotNow` before the end, `Unknown` when there is none."""
     if group.status != "stopped":
         raise _not_over(group)
+    if group.has_summary:
+        await archive.at_home(group.run_id)
     summary = archive.summary(group.run_id) if group.has_summary else None
     if summary is None:
         why = group.reason or "its files were removed"

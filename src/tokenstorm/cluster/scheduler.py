@@ -15,7 +15,8 @@ class Job:
 
     `name` is unique: a job is looked for by it before it is submitted a second time. `command` is an argv, run once, on
     the first node, in `folder`, where `script.sh`, `stdout.log` and `stderr.log` lie too. Secrets are not in
-    `environment` but in files of the folder. `kind` picks the partition.
+    `environment` but in files of the folder. `kind` picks the partition. `tasks` is how many there are on all nodes
+    together, where that is not `tasks_per_node` on each of them.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Job:
     kind: Literal["cpu", "gpu"] = "cpu"
     nodes: int = 1
     tasks_per_node: int = 1
+    tasks: int | None = None
     cpus_per_task: int = 1
     memory_mb: int | None = None
     gpus_per_node: int = 0

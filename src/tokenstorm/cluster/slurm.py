@@ -3,9 +3,10 @@
 import hashlib
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from time import monotonic
 
+from tokenstorm.cluster.hostlist import expand
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Outcome
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell
@@ -42,7 +43,11 @@ class Slurm:
 
     def fan_out(self, job: Job) -> tuple[str, ...]:
         cpus = f"--cpus-per-task={job.cpus_per_task}"
-        return ("srun", "--export=ALL", cpus, "--kill-on-bad-exit=0", "--no-kill", "--wait=0")
+        argv = ("srun", "--export=ALL", cpus, "--kill-on-bad-exit=0", "--no-kill", "--wait=0")
+        if job.tasks is None:
+            return argv
+        spread = (f"--nodes={min(job.nodes, job.tasks)}", f"--ntasks={job.tasks}", "--distribution=cyclic")
+        return ("env", "-u", "SLURM_NTASKS_PER_NODE", *argv, *spread)  # srun warns of a number that does not divide
 
     async def submit(self, job: Job) -> JobId:
         name = slurm_name(job.name)
@@ -141,12 +146,18 @@ def directives(job: Job, profile: Profile) -> list[str]:
 def _scontrol(text: str) -> dict[JobId, JobState]:
     found = {}
     for line in text.splitlines():
-        fields = dict(re.findall(r"(?:^| )(JobId|JobState|Reason|ExitCode|NodeList)=(\S*)", line))
+        fields = dict(re.findall(r"(?:^| )(JobId|JobState|Reason|ExitCode|NodeList|BatchHost)=(\S*)", line))
         if "JobId" in fields and "JobState" in fields:
-            found[fields["JobId"]] = _state(
-                fields["JobState"], fields.get("NodeList", ""), fields.get("Reason", ""), fields.get("ExitCode", "")
-            )
+            nodes = fields.get("NodeList", "")
+            word = "NODE_FAIL" if _lost_its_first_node(fields) else fields["JobState"]
+            found[fields["JobId"]] = _state(word, nodes, fields.get("Reason", ""), fields.get("ExitCode", ""))
     return found
+
+
+def _lost_its_first_node(fields: Mapping[str, str]) -> bool:
+    """With --no-kill a job of many nodes goes on without one that is down, as FAILED where its script ran on that one."""
+    nodes = expand(fields.get("NodeList", ""))
+    return fields["JobState"] == "FAILED" and bool(nodes) and fields.get("BatchHost", nodes[0]) not in nodes
 
 
 def _table(text: str) -> dict[JobId, JobState]:

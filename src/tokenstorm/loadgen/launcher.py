@@ -6,7 +6,6 @@ import platform
 import re
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ import msgspec
 from tokenstorm import __version__
 from tokenstorm.errors import RunError
 from tokenstorm.httpd import Reply, Request, serve
+from tokenstorm.interfaces import in_url, local_address, node_name
 from tokenstorm.loadgen import process
 from tokenstorm.loadgen.arrivals import mean_rate, rate_at
 from tokenstorm.loadgen.disk import beside
@@ -96,10 +96,10 @@ class Launcher:
         plan = self.plan
         prompts = load_prompts(plan)
         _make_run_directory(self.paths, plan)
-        server = await self._listen()
-        port = server.sockets[0].getsockname()[1]
-        address = f"{plan.host}:{port}"
-        described = {"schema": 1, "url": f"http://{address}", "host": socket.gethostname(), "pid": os.getpid()}
+        host = local_address(plan.host)
+        server = await self._listen(host)
+        address = f"{in_url(host)}:{server.sockets[0].getsockname()[1]}"
+        described = {"schema": 1, "url": f"http://{address}", "host": node_name(), "pid": os.getpid()}
         watching = asyncio.create_task(self._watch())
         try:
             write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
@@ -161,11 +161,11 @@ class Launcher:
             "then `tokenstorm report` shows what was kept"
         )
 
-    async def _listen(self) -> asyncio.Server:
+    async def _listen(self, host: str) -> asyncio.Server:
         try:
-            return await serve(self._answer, self.plan.host, 0, keep_alive=60.0)
+            return await serve(self._answer, host, 0, keep_alive=60.0)
         except OSError as error:
-            message = f"cannot listen on `host` {self.plan.host!r}: it must be an address of this machine ({error})"
+            message = f"cannot listen on `host` {host!r}: it must be an address of this machine ({error})"
             raise RunError(message) from None
 
     async def _start(self, address: str, prompts: PromptSource) -> tuple[Service, EngineFacts, list[str]]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
+from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.messages import (
@@ -46,8 +47,9 @@ from tokenstorm.plan import Plan
 ADDRESS = "TOKENSTORM_LAUNCHER"
 SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
 PROTOCOL = "tokenstorm-rank"
-FIRST_ASKS = 8
-EXCHANGES_KEPT = 16
+FIRST_ASKS = 32
+ASK_PAUSE_SECONDS = 0.01
+EXCHANGES_KEPT = 32
 """Clocks drift: what was exchanged longer ago than so many seconds does not count."""
 CLOSE_SECONDS = 5.0
 COLLECT_SECONDS = 0.2
@@ -92,7 +94,11 @@ class Pauses:
 
 
 class Clock:
-    """What to add to this machine's monotonic clock to get the launcher's; of late exchanges the shortest trip tells."""
+    """What to add to this machine's monotonic clock to get the launcher's.
+
+    Of late exchanges the fastest way there and the fastest way back tell, be they of one exchange or not: delays that
+    vary hurt far less than in the fastest round trip.
+    """
 
     def __init__(self, *, same_machine: bool) -> None:
         self._same_machine = same_machine
@@ -100,15 +106,14 @@ class Clock:
 
     def learn(self, tell: Tell) -> None:
         """Take in the launcher's answer."""
-        now = monotonic_ns()
-        self._heard.append((now - tell.sent, tell.now - (tell.sent + now) // 2))
+        self._heard.append((tell.now - tell.sent, monotonic_ns() - tell.now))
 
     def read(self) -> tuple[int, int]:
-        """The offset, and how long the trip took that told it; both 0 on the launcher's machine."""
+        """The offset, and how long a round trip took; both 0 on the launcher's machine."""
         if self._same_machine:
             return 0, 0
-        round_trip, offset = min(self._heard)
-        return offset, round_trip
+        there, back = (min(ways) for ways in zip(*self._heard, strict=True))
+        return (there - back) // 2, there + back
 
 
 class RankProcess:
@@ -127,7 +132,7 @@ class RankProcess:
 
     async def run(self) -> int:
         """Carry out what the launcher says, from hello to done."""
-        hello = Hello(host=socket.gethostname(), pid=os.getpid(), version=__version__, clock=machine_clock())
+        hello = Hello(host=node_name(), pid=os.getpid(), version=__version__, clock=machine_clock())
         send(self._link, hello)
         welcome = await self._expect(Welcome)
         try:
@@ -160,9 +165,16 @@ class RankProcess:
         self._writer.start()
         self._clock = Clock(same_machine=same_machine)
         if not same_machine:
+            asking = asyncio.create_task(self._ask_often())
             for _ in range(FIRST_ASKS):
-                send(self._link, Ask(sent=monotonic_ns()))
                 self._clock.learn(await self._expect(Tell))
+            await asking
+
+    async def _ask_often(self) -> None:
+        """Not one after the other: what is far away would take long."""
+        for _ in range(FIRST_ASKS):
+            send(self._link, Ask(sent=monotonic_ns()))
+            await asyncio.sleep(ASK_PAUSE_SECONDS)
 
     def _ask(self) -> None:
         """Compare clocks every second, from the barrier on."""

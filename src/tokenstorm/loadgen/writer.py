@@ -62,7 +62,7 @@ class LineWriter:
         since = self._writing_since
         ongoing = monotonic_ns() - since if since else 0
         stalls = self._stalls + (ongoing > STALL_NS)
-        return DiskReport(max(self._slowest, ongoing) / 1e9, stalls, self._lost, self._error)
+        return DiskReport(max(self._slowest, ongoing) / 1e9, stalls, self._lost, self._error, self._written)
 
     def _run(self) -> None:
         while not (self._closing and not self._queue):

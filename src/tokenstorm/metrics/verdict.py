@@ -26,12 +26,16 @@ Outcome = Literal["completed", "cancelled", "cut off"]
 
 
 class DiskReport(msgspec.Struct, frozen=True):
-    """How the disk did: the slowest write in seconds, how often one was slow, lines that never got there, and why."""
+    """How the disk did: the slowest write in seconds, how often one was slow, lines that never got there, and why.
+
+    `written_bytes` is the least that the file of result lines has: whoever sees less of it has to look again.
+    """
 
     slowest_seconds: float = 0.0
     stalls: int = 0
     lost_lines: int = 0
     error: str | None = None
+    written_bytes: int = 0
 
     def merge(self, other: "DiskReport") -> "DiskReport":
         """Both disks taken together."""
@@ -40,6 +44,7 @@ class DiskReport(msgspec.Struct, frozen=True):
             stalls=self.stalls + other.stalls,
             lost_lines=self.lost_lines + other.lost_lines,
             error=self.error or other.error,
+            written_bytes=self.written_bytes + other.written_bytes,
         )
 
 

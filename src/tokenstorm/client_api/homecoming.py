@@ -1,0 +1,105 @@
+"""How a run that is over comes home: every file but its secrets, again and again until nothing is missing.
+
+A shared file system may show for a while an old state of a folder that another node wrote to. So what is seen is held
+against what others know of the run: its job, its launcher's last words, and the sizes that the files themselves tell.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from tokenstorm.cluster.shell import Shell
+from tokenstorm.loadgen.live import TimelineLine
+from tokenstorm.metrics.summary import Summary
+from tokenstorm.runs import RunPaths, write_atomically
+
+PART = 2**20
+"""Bytes that are read at a time."""
+RESULTS = re.compile(r"results\.(\d+)\.(\d+)\.jsonl")
+LOGS = ("stdout.log", "stderr.log")
+_WRITTEN_ONCE = frozenset(("plan.json", "script.sh", "status.json", "metrics.prom", "summary.json"))
+_GROWING = frozenset(("timeline.jsonl", *LOGS))
+_TAIL_BYTES = 2**20
+"""Of a timeline: its last lines are in there."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a run from elsewhere: whether its job `ran`, whether its launcher `ended_well`, and so wrote a
+    summary, and how many bytes of result lines each rank was seen to have `written`.
+    """
+
+    ran: bool = False
+    ended_well: bool = False
+    written: Mapping[int, int] = field(default_factory=dict)
+
+
+async def bring(shell: Shell, folder: PurePosixPath, home: Path) -> None:
+    """Copy what is there; of files that grow, what is not at home yet. Raises OSError for a disk of ours that is full."""
+    await asyncio.to_thread(lambda: home.mkdir(mode=0o700, parents=True, exist_ok=True))
+    for name in await shell.list(folder):
+        with contextlib.suppress(FileNotFoundError):  # purged meanwhile, or listed too early
+            if name in _GROWING or RESULTS.fullmatch(name):
+                await _append(shell, folder / name, home / name)
+            elif name in _WRITTEN_ONCE:
+                data = await shell.get(folder / name)
+                await asyncio.to_thread(write_atomically, home / name, data)
+
+
+def missing(paths: RunPaths, expected: Expected) -> str | None:
+    """What is not there yet of a run, in words; None when nothing is known to be missing."""
+    summary = _summary(paths)
+    if expected.ended_well and summary is None:
+        return paths.summary.name
+    if expected.ran and not any((paths.root / name).exists() for name in (*LOGS, paths.status.name)):
+        return "its logs"
+    there = {rank: path.stat().st_size for (rank, _), path in paths.all_results().items()}
+    for rank, size in _written(paths, summary, expected).items():
+        if there.get(rank, 0) < size:
+            return f"the results of rank {rank}: {size - there.get(rank, 0)} bytes"
+    return None
+
+
+async def _append(shell: Shell, source: PurePosixPath, target: Path) -> None:
+    with target.open("ab") as file:
+        while part := await shell.get(source, offset=file.tell(), limit=PART):
+            await asyncio.to_thread(file.write, part)
+
+
+def _written(paths: RunPaths, summary: Summary | None, expected: Expected) -> dict[int, int]:
+    """The least that each rank's lines have, by all that is known."""
+    told = dict(expected.written)
+    if summary is not None:
+        for report in summary.ranks:
+            told[report.rank] = max(told.get(report.rank, 0), report.disk.written_bytes)
+    for line in _last_lines(paths.timeline):
+        for rank, second in line.ranks.items():
+            told[int(rank)] = max(told.get(int(rank), 0), second.disk.written_bytes)
+    return told
+
+
+def _last_lines(timeline: Path) -> list[TimelineLine]:
+    try:
+        with timeline.open("rb") as file:
+            file.seek(max(0, timeline.stat().st_size - _TAIL_BYTES))
+            lines = file.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        if line.endswith(b"\n"):
+            with contextlib.suppress(msgspec.MsgspecError):  # the first one was cut into
+                found.append(msgspec.json.decode(line, type=TimelineLine))
+    return found
+
+
+def _summary(paths: RunPaths) -> Summary | None:
+    try:
+        return msgspec.json.decode(paths.summary.read_bytes(), type=Summary)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
