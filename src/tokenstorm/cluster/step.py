@@ -33,6 +33,11 @@ def probe_job(site: Site, kind: Kind) -> Job:
     return replace(job, gpus_per_node=1) if kind == "gpu" else job
 
 
+def clean(argv: Sequence[str]) -> list[str]:
+    """A command of Slurm's without the variables of a job that this may run in, which would be taken for options."""
+    return ["bash", "-c", _CLEAN, "bash", *argv]
+
+
 async def on_node(
     site: Site, argv: Sequence[str], *, kind: Kind = "cpu", stdin: bytes = b"", seconds: float = NODE_SECONDS
 ) -> Output:
@@ -60,7 +65,7 @@ async def on_node(
         text,
     ]
     limited = ["timeout", "--signal=TERM", "--kill-after=10", f"{seconds:.0f}", *command]
-    done = await site.shell.run(["bash", "-c", _CLEAN, "bash", *limited], stdin=stdin, timeout=seconds + 30)
+    done = await site.shell.run(clean(limited), stdin=stdin, timeout=seconds + 30)
     said = done.stderr.decode(errors="replace")
     where = f"partition {getattr(site.profile.partitions, kind)}" if getattr(site.profile.partitions, kind) else "Slurm"
     if done.status == _LATE:
