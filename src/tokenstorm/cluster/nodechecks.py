@@ -122,7 +122,7 @@ async def _recipe(visit: Visit) -> Finding:
         return "warning", f"this machine has no GPU for {needs.recipe}: a simulated engine answers instead"
     if missing := await _unreadable(visit, needs.kind, needs.files):
         return "failed", f"{needs.recipe} needs {', '.join(missing)}, which the nodes cannot read: put the model there"
-    if needs.program and visit.site.profile.container.runtime == "none":
+    if needs.program:
         done = await on_node(visit.site, ["bash", "-c", 'command -v "$1"', "bash", needs.program], kind=needs.kind)
         if done.status:
             name = visit.site.profile.name
