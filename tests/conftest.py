@@ -1,18 +1,41 @@
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+import slurmlab
+import sshd
 from running import Stage, compile_truthd
-from slurmlab import MISSING, THERE, slurm_lab
+from slurmlab import slurm_lab
+from tokenstorm.config import Profile, Ssh, load_config
+
+INSTALL = "scripts/lab install"
+HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's packages, and starts nothing."
+_skipped: list[str] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever needs a stage or a Slurm starts processes."""
     for item in items:
-        if {"stage", "slurm"} & set(getattr(item, "fixturenames", ())):
+        if {"stage", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember what was skipped because a program is not here."""
+    if report.skipped and INSTALL in str(report.longrepr):
+        _skipped.append(report.nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """The last lines: which tests the cluster's programs were missing for, and how to get them."""
+    if _skipped:
+        files = Counter(nodeid.partition("::")[0] for nodeid in _skipped)
+        print(f"\n{len(_skipped)} tests of the cluster were skipped, since Slurm or sshd is not here:")
+        print("".join(f"  {file}: {count}\n" for file, count in sorted(files.items())) + HOW)
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +56,11 @@ def stage(tmp_path: Path, truthd: Callable[[], Path]) -> Iterator[Stage]:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The slurm.conf of a Slurm that all tests share."""
-    if not THERE:
-        pytest.skip(MISSING)
+    """The slurm.conf of a Slurm that all tests share; beside it lies all else that `scripts/lab up` made."""
+    if not slurmlab.THERE:
+        pytest.skip(slurmlab.MISSING)
+    if not sshd.SSHD:
+        pytest.skip(sshd.MISSING)
     with slurm_lab(tmp_path_factory.mktemp("lab")) as conf:
         yield conf
 
@@ -45,3 +70,16 @@ def slurm(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The shared Slurm, in the environment of this test. Gives its slurm.conf."""
     monkeypatch.setenv("SLURM_CONF", str(lab))
     return lab
+
+
+@pytest.fixture
+def lab_profile(lab: Path, tmp_path: Path) -> Profile:
+    """The shared Slurm over its real sshd, with a base path of this test's own."""
+    profile = load_config({"TOKENSTORM_CONFIG": str(lab.parent / "config.toml")}).profile("lab")
+    return profile.model_copy(update={"base_path": PurePosixPath(tmp_path / "base")})
+
+
+@pytest.fixture
+def here_profile(slurm: Path, lab_profile: Profile) -> Profile:
+    """The shared Slurm by the commands of this machine, without SSH."""
+    return lab_profile.model_copy(update={"ssh": Ssh()})

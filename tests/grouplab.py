@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -87,11 +88,13 @@ class Groups:
         info: dict[str, Any] = answer.json()["info"]
         return info
 
-    async def until(self, group_id: int, what: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    async def until(
+        self, group_id: int, what: Callable[[dict[str, Any]], object], seconds: float = SECONDS
+    ) -> dict[str, Any]:
         """Its info, once it is as wanted."""
         info: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 while not what(info := await self.info(group_id)):  # noqa: ASYNC110 - users poll too
                     await asyncio.sleep(0.05)
         except TimeoutError:
@@ -195,13 +198,19 @@ class Walled(LocalShell):
 
 @asynccontextmanager
 async def groups(
-    folder: Path, url: str, *, shell: Shell | None = None, jobs: Callable[[Shell, Profile], Slurm] = Slurm
+    folder: Path,
+    url: str,
+    *,
+    shell: Shell | None = None,
+    jobs: Callable[[Shell, Profile], Slurm] = Slurm,
+    site: Site | None = None,
 ) -> AsyncIterator[Groups]:
     """The API, over what an earlier one left in the same folder; leaving it is like the end of its process."""
-    shell, there = shell or LocalShell(), profile(folder / "cluster")
-    (folder / "cluster").mkdir(mode=0o700, exist_ok=True)
+    if site is None:
+        shell, there = shell or LocalShell(), profile(folder / "cluster")
+        (folder / "cluster").mkdir(mode=0o700, exist_ok=True)
+        site = Site(there, shell, jobs(shell, there), has_gpu=False)
     store = Store.open(folder / "home" / "client.db")
-    site = Site(there, shell, jobs(shell, there), has_gpu=False)
     services = Services({"sim": ServiceInfo(status="running", engine="simulated")}, url, replica="0")
     manager = ClientManager(site, store, services, folder / "home")
     try:
@@ -211,8 +220,17 @@ async def groups(
             yield Groups(manager, client, services, folder)
     finally:
         await manager.close()
-        await shell.close()
+        await site.close()
         store.close()
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two parts of summaries say the same; floats that were added up in another order differ in the last digits."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9)
+    return one == other
 
 
 def slurm_says(*argv: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from grouplab import Groups, cancel_everything, groups, kill, processes_of, slurm_says
 from running import Stage, Truth
+from tokenstorm.runs import write_atomically
 from waiting import finish
 
 pytestmark = pytest.mark.usefixtures("calm")
@@ -133,13 +134,13 @@ def test_the_end_of_all_ranks_is_the_end_of_the_run(tmp_path: Path, stage: Stage
 @contextmanager
 def configured(slurm: Path, change: Callable[[str], str]) -> Iterator[None]:
     """A site whose Slurm is set up in another way."""
-    before = slurm.read_text()
+    before = slurm.read_bytes()
     try:
-        slurm.write_text(change(before))
+        write_atomically(slurm, change(before.decode()).encode())  # a slurmd that reads half of it ends
         tell_slurm("scontrol", "reconfigure")
         yield
     finally:
-        slurm.write_text(before)
+        write_atomically(slurm, before)
         tell_slurm("scontrol", "reconfigure")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.schemas import SIGNAL_LEAD_SECONDS, GroupRequest
+from tokenstorm.client_api.schemas import SIGNAL_LEAD_SECONDS, STARTUP_SECONDS, GroupRequest
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.scheduler import Job, JobId
@@ -21,6 +21,9 @@ from tokenstorm.plan import Plan, decode_plan, encode_plan, make_plan
 
 CORES_PER_NODE = 32
 """What a compute node is taken to have at least, where ranks run on other machines than this."""
+
+BARRIER_SECONDS = STARTUP_SECONDS - 20.0
+"""How long ranks on other nodes may take to come: of the start-up, all but what the launcher itself takes."""
 
 
 class SlurmClientDispatcher:
@@ -70,7 +73,7 @@ class SlurmClientDispatcher:
         elsewhere = self._site.profile.scheduler != "local"
         ranks = request.ranks or _ranks(make_plan(fields), request, elsewhere=elsewhere)
         if elsewhere:
-            fields["host"] = self._site.profile.interface or ANY_NETWORK
+            fields |= {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
         launch = self._site.scheduler.fan_out(self._job(group, request, ranks, ()))
         return make_plan({**fields, "ranks": ranks, "launch": launch})
 

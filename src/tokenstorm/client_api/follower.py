@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FIRST_POLL, LAST_POLL = 0.1, 5.0
 """Seconds between questions for the jobs' states: soon after a change, then less and less often."""
+LEAST_BETWEEN = 0.5
+"""Seconds between two questions of a cluster's scheduler, whatever happens: it serves others too."""
 SERVICES_EVERY = 2.0
 BARREN_SECONDS = 5
 """After so many seconds of failures alone, it is tried whether the engine still takes connections."""
@@ -103,6 +105,7 @@ class Follower:
 
     async def _poll(self) -> None:
         manager, wait = self._manager, pauses(FIRST_POLL, LAST_POLL)
+        least = 0.0 if manager.site.profile.scheduler == "local" else LEAST_BETWEEN
         while True:
             jobs = {
                 group.job_id: group.group_id
@@ -117,6 +120,8 @@ class Follower:
                     manager.trouble = None
                 except (ClusterError, RunError) as error:
                     manager.trouble = str(error)
+            if jobs:
+                await asyncio.sleep(least)
             try:
                 async with asyncio.timeout(next(wait) if jobs else None):
                     await self._news.wait()

@@ -30,8 +30,7 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
     """Merge in any order of ranks. `window_end` is what the launcher said; where a rank heard it too late, its own counts."""
     total, reports, unsent = Tally(), [], 0
     reported = [member.done for member in ranks.members.values() if member.done]
-    for done in reported:
-        total.merge(done.tally)
+    total.merge(ranks.total)
     if reported:
         window_end = max((done.window_end for done in reported if done.window_end is not None), default=None)
     end = window_end_of(plan, window_end, scheduled=total.counts.scheduled, last_event=total.last_event)

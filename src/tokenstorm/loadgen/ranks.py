@@ -11,6 +11,8 @@ from pathlib import Path
 from time import monotonic, monotonic_ns
 from typing import BinaryIO
 
+import msgspec
+
 from tokenstorm import __version__
 from tokenstorm.errors import RunError
 from tokenstorm.loadgen.live import Group
@@ -28,6 +30,7 @@ from tokenstorm.loadgen.messages import (
     send,
 )
 from tokenstorm.loadgen.process import ADDRESS, SECRET, machine_clock
+from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import RANKS_LOST_INVALID
 from tokenstorm.plan import Plan
 from tokenstorm.runs import RunPaths
@@ -38,6 +41,10 @@ LOOK_SECONDS = 0.2
 TAIL_BYTES = 2000
 LEAVE_SECONDS = 5.0
 """What processes get to leave by themselves, and again after a TERM."""
+
+
+_TAKEN = Tally()
+"""Stands in a report whose tally was added to the total."""
 
 
 class Member:
@@ -59,10 +66,14 @@ class Member:
 
 
 class Ranks:
-    """Starts the ranks and keeps in touch with them."""
+    """Starts the ranks and keeps in touch with them.
+
+    `total` is what those that reported did: their tallies are added up as they come, since a thousand take much room.
+    """
 
     def __init__(self, plan: Plan, paths: RunPaths, secret: str, group: Group) -> None:
         self.members: dict[int, Member] = {}
+        self.total = Tally()
         self._plan = plan
         self._paths = paths
         self._secret = secret
@@ -105,7 +116,7 @@ class Ranks:
         send(link, Welcome(rank=rank, ranks=self._plan.ranks, plan=self._plan, results=results, clock=machine_clock()))
         try:
             while (message := await receive(reader)) is not None:
-                self._hear(member, message)
+                self.hear(member, message)
         except ValueError as error:
             member.lost = f"it sent what is no message: {error}"
         if member.done is None and member.lost is None:
@@ -113,7 +124,8 @@ class Ranks:
         link.close()
         self._changed.set()
 
-    def _hear(self, member: Member, message: AnyMessage) -> None:
+    def hear(self, member: Member, message: AnyMessage) -> None:
+        """Take in what a rank says."""
         now = monotonic_ns()
         member.heard = monotonic()
         match message:
@@ -128,7 +140,9 @@ class Ranks:
                 self._refused = message.reason
                 self._changed.set()
             case Done():
-                member.done = message
+                if member.done is None:
+                    self.total.merge(message.tally)
+                    member.done = msgspec.structs.replace(message, tally=_TAKEN)
                 self._changed.set()
             case _:
                 member.lost = f"it said {type(message).__name__}, which is not for it to say"
