@@ -17,6 +17,7 @@ from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
 
+from .container import contained
 from .exposition import merge
 from .launch import ConfigError, Launch, prepare, service_file, simulated
 from .logs import read_logs
@@ -277,7 +278,7 @@ class ServiceOrchestrator:
     async def _write_folder(self, service: Service, launch: Launch) -> None:
         profile, folder = self.site.profile, service.path
         host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or "0.0.0.0"
-        content = service_file(launch, service.id, service.api_key, host, folder)
+        content = service_file(contained(launch, profile, folder), service.id, service.api_key, host, folder)
         if launch.key.file:
             key = launch.key.content.replace("{api_key}", service.api_key)
             await self.site.shell.put(folder / launch.key.file, key.encode(), mode=0o600)
