@@ -198,13 +198,19 @@ class Walled(LocalShell):
 
 @asynccontextmanager
 async def groups(
-    folder: Path, url: str, *, shell: Shell | None = None, jobs: Callable[[Shell, Profile], Slurm] = Slurm
+    folder: Path,
+    url: str,
+    *,
+    shell: Shell | None = None,
+    jobs: Callable[[Shell, Profile], Slurm] = Slurm,
+    site: Site | None = None,
 ) -> AsyncIterator[Groups]:
     """The API, over what an earlier one left in the same folder; leaving it is like the end of its process."""
-    shell, there = shell or LocalShell(), profile(folder / "cluster")
-    (folder / "cluster").mkdir(mode=0o700, exist_ok=True)
+    if site is None:
+        shell, there = shell or LocalShell(), profile(folder / "cluster")
+        (folder / "cluster").mkdir(mode=0o700, exist_ok=True)
+        site = Site(there, shell, jobs(shell, there), has_gpu=False)
     store = Store.open(folder / "home" / "client.db")
-    site = Site(there, shell, jobs(shell, there), has_gpu=False)
     services = Services({"sim": ServiceInfo(status="running", engine="simulated")}, url, replica="0")
     manager = ClientManager(site, store, services, folder / "home")
     try:
@@ -214,7 +220,7 @@ async def groups(
             yield Groups(manager, client, services, folder)
     finally:
         await manager.close()
-        await shell.close()
+        await site.close()
         store.close()
 
 

@@ -25,8 +25,8 @@ class Login:
 
 
 @contextlib.contextmanager
-def sshd(home: Path) -> Iterator[Login]:
-    """Run an sshd as Debian ships it (MaxSessions 10), with its keys and known_hosts in `home`."""
+def sshd(home: Path, more: str = "") -> Iterator[Login]:
+    """Run an sshd as Debian ships it (MaxSessions 10), with its keys and known_hosts in `home`; `more` configures it."""
     assert SSHD is not None
     home.mkdir()
     for key in ("host", "user"):
@@ -39,6 +39,7 @@ def sshd(home: Path) -> Iterator[Login]:
     (home / "conf").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {home}/authorized\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\nSubsystem sftp internal-sftp\n"
+        f"{more}"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "conf"], stderr=subprocess.DEVNULL)

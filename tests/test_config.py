@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tokenstorm.cluster.scheduler import Job
+from tokenstorm.cluster.script import render
 from tokenstorm.config import Config, load_config
 from tokenstorm.errors import UsageError
 
@@ -153,3 +155,22 @@ def test_the_manual_shows_every_key_and_its_example_is_right(tmp_path: Path) -> 
 
     missing = [".".join(path) for path in _keys(Profile) if f"`{'.'.join(path)}`" not in manual]
     assert not missing
+
+
+def test_variables_and_proxies_of_a_profile_are_those_of_its_jobs(tmp_path: Path) -> None:
+    text = f"{CLUSTER}\n[profiles.there.environment]\nA = 'x y'\n[profiles.there.proxies]\nhttps = 'http://p:1'\nno = 'a,b'\n"
+    profile = configured(tmp_path, text).profile()
+    proxies = {"https_proxy": "http://p:1", "HTTPS_PROXY": "http://p:1", "no_proxy": "a,b", "NO_PROXY": "a,b"}
+    assert profile.variables == {**proxies, "A": "x y"}
+    assert "http://p:1" not in repr(profile), "a proxy's address may hold a password"
+    script = render(
+        Job(name="j", command=("env",), folder=PurePosixPath("/j"), environment={"A": "the job's"}), profile
+    )
+    assert "export A='the job'\"'\"'s'" in script
+    assert "export https_proxy=http://p:1" in script
+    assert configured(tmp_path, text, TOKENSTORM_ENVIRONMENT="B=1\nC=a=b").profile().environment == {
+        "B": "1",
+        "C": "a=b",
+    }
+    with pytest.raises(UsageError, match=r"profiles\.there\.environment: 'A-B' is no name for a variable"):
+        configured(tmp_path, f"{CLUSTER}\n[profiles.there.environment]\nA-B = ''\n")

@@ -2,10 +2,11 @@
 
 The file is `$TOKENSTORM_CONFIG`, or `config.toml` in the user's configuration folder. A key of the profile in use is
 overridden by `TOKENSTORM_<KEY>` (`TOKENSTORM_ACCOUNT`, `TOKENSTORM_SSH_HOST`): the name of the key in capitals, a
-table's name before it. An empty variable counts as none; a list has an item on each line.
+table's name before it. An empty variable counts as none; a list has an item on each line, `environment` a NAME=VALUE.
 """
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,14 @@ class Container(Table):
     images: PurePosixPath | None = None
 
 
+class Proxies(Table):
+    """What jobs that load something from outside the cluster go through."""
+
+    http: str | None = None
+    https: str | None = None
+    no: str | None = None
+
+
 class Orchestrator(Table):
     """Where the orchestrator runs, and as a job, for how many minutes."""
 
@@ -82,7 +91,28 @@ class Profile(Table):
     ssh: Ssh = Ssh()
     partitions: Partitions = Partitions()
     container: Container = Container()
+    environment: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    proxies: Proxies = Field(default=Proxies(), repr=False)
     orchestrator: Orchestrator = Orchestrator()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of every job: those of `environment`, and the proxies under both of their usual names."""
+        given = {"http_proxy": self.proxies.http, "https_proxy": self.proxies.https, "no_proxy": self.proxies.no}
+        proxies = {name: value for name, value in given.items() if value is not None}
+        return {**proxies, **{name.upper(): value for name, value in proxies.items()}, **self.environment}
+
+    @field_validator("environment")
+    @classmethod
+    def _names(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
+        for name, value in environment.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                message = f"{name!r} is no name for a variable: use letters, digits and underscores"
+                raise ValueError(message)
+            if "\0" in value:
+                message = f"the value of {name} holds a NUL"
+                raise ValueError(message)
+        return environment
 
     @field_validator("base_path", "model_dir", "hf_home")
     @classmethod
@@ -238,12 +268,18 @@ def _overridden(table: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
         place = result
         for step in above:
             place = place.setdefault(step, {})
-        place[key] = text.splitlines() if not above and _is_list(key) else text
+        place[key] = text if above else _lines(key, text)
     return result
 
 
-def _is_list(key: str) -> bool:
-    return get_origin(Profile.model_fields[key].annotation) is tuple
+def _lines(key: str, text: str) -> object:
+    """The value of a list has an item on each line, that of a table a `NAME=VALUE`."""
+    kind = get_origin(Profile.model_fields[key].annotation)
+    if kind is tuple:
+        return text.splitlines()
+    if kind is Mapping:
+        return {name: value for name, _, value in (line.partition("=") for line in text.splitlines())}
+    return text
 
 
 def _reason(error: ErrorDetails) -> str:

@@ -21,6 +21,7 @@ def add_commands(commands: "Commands") -> None:
     _add_serving(commands)
     _add_service(commands)
     _add_group(commands)
+    _add_cluster(commands)
     recipes = commands.add_parser("recipes", help="what services can be created from", allow_abbrev=False)
     recipes.add_argument("name", nargs="?", metavar="RECIPE", help="one of them, with its parameters")
     recipes.add_argument(
@@ -87,6 +88,20 @@ def _add_serving(commands: "Commands") -> None:
     address = f"http://127.0.0.1:{SERVER_PORT}"
     client.add_argument("--server-url", default=address, metavar="URL", help="(%(default)s)")
     client.set_defaults(run=_later("serve", "client"))
+
+
+def _add_cluster(commands: "Commands") -> None:
+    deploy = commands.add_parser("deploy", help="put this version where jobs run", allow_abbrev=False)
+    _add_profile(deploy)
+    _add_json(deploy)
+    deploy.set_defaults(run=_later("deploy", "deploy"))
+
+    doctor = commands.add_parser("doctor", help="check that a profile works, step by step", allow_abbrev=False)
+    _add_profile(doctor)
+    doctor.add_argument("--recipe", metavar="R", help="check what this recipe needs, too")
+    _add_recipes(doctor)
+    _add_json(doctor)
+    doctor.set_defaults(run=_later("doctor", "doctor"))
 
 
 def _add_service(commands: "Commands") -> None:

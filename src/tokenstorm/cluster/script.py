@@ -27,7 +27,10 @@ def render(job: Job, profile: Profile) -> str:
         raise UsageError(message)
     lines = ["#!/usr/bin/env bash", "umask 077", f"cd -- {_quoted(str(job.folder))} || exit 1"]
     lines += profile.prologue
-    lines += [f"export {_name(name)}={_quoted(value)}" for name, value in sorted(job.environment.items())]
+    lines += [
+        f"export {_name(name)}={_quoted(value)}"
+        for name, value in sorted({**profile.variables, **job.environment}.items())
+    ]
     lines.append(f"exec -- {_words(job.command)}")
     return "\n".join(lines) + "\n"
 

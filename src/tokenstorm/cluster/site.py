@@ -28,18 +28,29 @@ class Site:
 
 async def open_site(profile: Profile) -> Site:
     """Open a profile, and make its base path for this user alone. Raises `UsageError` or `Unreachable`."""
-    shell: Shell = SSHManager(profile.ssh) if profile.ssh.host else LocalShell()
+    shell = open_shell(profile)
     try:
-        await _make_base(shell, profile)
+        await make_base(shell, profile)
     except BaseException:
         await shell.close()
         raise
+    return site_over(shell, profile)
+
+
+def open_shell(profile: Profile) -> Shell:
+    """The shell of a profile; it logs in when it is first used."""
+    return SSHManager(profile.ssh) if profile.ssh.host else LocalShell()
+
+
+def site_over(shell: Shell, profile: Profile) -> Site:
+    """A profile whose shell is open and whose base path is there."""
     if profile.scheduler == "slurm":
         return Site(profile, shell, Slurm(shell, profile), has_gpu=profile.partitions.gpu is not None)
     return Site(profile, shell, LocalScheduler(shell, profile), has_gpu=_has_gpu())
 
 
-async def _make_base(shell: Shell, profile: Profile) -> None:
+async def make_base(shell: Shell, profile: Profile) -> None:
+    """Make the base path, if it is not there. Raises `Unreachable`."""
     base = str(profile.base_path)
     made = await shell.run(["mkdir", "-m", "700", "-p", "--", base])
     if made.status:

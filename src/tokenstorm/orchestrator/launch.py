@@ -65,6 +65,7 @@ class Launch:
     resources: Resources
     probe: Probe
     key: KeyDelivery
+    image: str | None = None
     note: str = ""
 
     @property
@@ -95,6 +96,7 @@ def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) ->
         resources=resources,
         probe=recipe.probe,
         key=recipe.key,
+        image=recipe.image,
     )
 
 
@@ -117,6 +119,7 @@ def simulated(launch: Launch, python: str, why: str) -> Launch:
             replicas_per_node=replicas if launch.resources.is_group else None,
         ),
         probe=Probe(),
+        image=None,
         key=KeyDelivery(variable=_SIMULATOR_KEY),
         note=f"{why} for {launch.engine}: a simulated engine answers for {launch.model}, "
         "and its numbers speak of no real engine",

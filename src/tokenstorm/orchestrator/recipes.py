@@ -91,6 +91,7 @@ class Recipe:
     probe: Probe = field(default_factory=Probe)
     key: KeyDelivery = field(default_factory=KeyDelivery)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    image: str | None = None
     file: str = ""
 
 
@@ -150,6 +151,7 @@ def make_recipe(document: Document) -> Recipe:
         probe=_probe(top),
         key=key,
         parameters=parameters,
+        image=top.matching("image", r"/?[A-Za-z0-9][A-Za-z0-9._/-]*", "vllm.sif") if "image" in top.values else None,
         file=document.file,
     )
     used = " ".join(word for words in recipe.command for word in (*words.words, *words.otherwise))
@@ -162,7 +164,7 @@ def make_recipe(document: Document) -> Recipe:
 
 _KEYS = (
     *("name", "description", "engine", "model", "command", "environment", "ports", "base_port", "gpu_per_replica"),
-    *("replicas_per_node", "resources", "readiness", "api_key", "parameters"),
+    *("replicas_per_node", "resources", "readiness", "api_key", "parameters", "image"),
 )
 _RESOURCE_KEYS = ("nodes", "cpu", "memory", "gpu", "time_limit")
 

@@ -18,6 +18,7 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.interfaces import ANY_NETWORK
 
+from .container import contained
 from .exposition import merge
 from .launch import ConfigError, Launch, prepare, service_file, simulated
 from .logs import read_logs
@@ -282,7 +283,7 @@ class ServiceOrchestrator:
     async def _write_folder(self, service: Service, launch: Launch) -> None:
         profile, folder = self.site.profile, service.path
         host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
-        content = service_file(launch, service.id, service.api_key, host, folder)
+        content = service_file(contained(launch, profile, folder), service.id, service.api_key, host, folder)
         if launch.key.file:
             key = launch.key.content.replace("{api_key}", service.api_key)
             await self.site.shell.put(folder / launch.key.file, key.encode(), mode=0o600)

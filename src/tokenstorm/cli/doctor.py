@@ -1,0 +1,41 @@
+"""`doctor`: does a profile work? Each check on a line as it is done; ends with 1 if anything would stop a run."""
+
+import argparse
+import asyncio
+import sys
+
+from tokenstorm.cli.stack import all_recipes
+from tokenstorm.cli.terminal import show_json
+from tokenstorm.cluster.checks import Check, Needs
+from tokenstorm.cluster.doctor import examine, stops_a_run
+from tokenstorm.config import Config, Profile, load_config
+from tokenstorm.orchestrator.needs import needs_of
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """All checks of a profile, and of a recipe on it."""
+    config = load_config()
+    profile = config.profile(args.profile)
+    needs = _needs(config, profile, args)
+    checks = asyncio.run(_examine(profile, needs, live=not args.json))
+    stops = stops_a_run(checks)
+    if args.json:
+        show_json({"profile": profile.name, "ok": not stops, "checks": checks})
+    else:
+        verdict = "something would stop a run: see `failed` above" if stops else "nothing found that would stop a run"
+        sys.stdout.write(f"{profile.name}: {verdict}\n")
+    return 1 if stops else 0
+
+
+def _needs(config: Config, profile: Profile, args: argparse.Namespace) -> Needs | None:
+    return needs_of(all_recipes(config, args.recipes).get(args.recipe), profile) if args.recipe else None
+
+
+async def _examine(profile: Profile, needs: Needs | None, *, live: bool) -> list[Check]:
+    checks = []
+    async for check in examine(profile, needs):
+        checks.append(check)
+        if live:
+            sys.stdout.write(f"{check.state:<8} {check.name:<17} {check.text}\n")
+            sys.stdout.flush()
+    return checks

@@ -1,0 +1,233 @@
+"""The doctor's checks on compute nodes: what they see of the base path, what they have, and who can reach them."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from time import monotonic
+
+import msgspec
+
+from tokenstorm.cluster.bundle import bundle
+from tokenstorm.cluster.checks import Finding, Step, Visit
+from tokenstorm.cluster.deploy import ask, check, deployed
+from tokenstorm.cluster.reach import inside, relay
+from tokenstorm.cluster.shell import Output
+from tokenstorm.cluster.step import Kind, clean, on_node
+from tokenstorm.errors import TokenstormError
+from tokenstorm.interfaces import ANY_NETWORK
+
+SEEN_SECONDS = 60
+"""How long a file may take to show on another machine."""
+SLOW_SECONDS = 5.0
+ECHO_SECONDS = 120.0
+REACH_SECONDS = 20.0
+_SHARE = """
+n=0
+until [ -r "$1/from-login" ]; do
+    n=$((n + 1)); [ "$n" -le "$2" ] || { echo "unseen"; exit 0; }
+    sleep 1; ls "$1" >/dev/null 2>&1
+done
+echo "$n" >"$1/from-node" && echo "node=${SLURMD_NODENAME:-$(uname -n)} waited=$n"
+"""
+
+
+async def _node(visit: Visit) -> Finding:
+    """One command for two facts: that a node runs it, and that both sides see each other's files."""
+    began = monotonic()
+    command = ["bash", "-c", _SHARE, "bash", str(visit.folder), str(SEEN_SECONDS)]
+    done = await on_node(visit.site, command)
+    took = monotonic() - began
+    base = visit.site.profile.base_path
+    said = done.stdout.decode(errors="replace").split()
+    node = next((word.removeprefix("node=") for word in said if word.startswith("node=")), None)
+    if node is None:
+        words = done.stderr.decode(errors="replace").strip()
+        why = f"a node does not see what the login node writes to {base}" if "unseen" in said else f"a node: {words}"
+        return "failed", f"{why}; choose a base_path on a file system that login and compute nodes share"
+    seen = monotonic()
+    if not await _appears(visit, "from-node"):
+        return "failed", f"what {node} writes to {base} is not seen here in {SEEN_SECONDS} s; choose a shared base_path"
+    waited = monotonic() - seen + next(float(word[7:]) for word in said if word.startswith("waited="))
+    if waited > SLOW_SECONDS:
+        return "warning", f"{node} and the login node share {base}, but new files took {waited:.0f} s to show"
+    return "ok", f"{node} ran a command {took:.1f} s after it was asked for, and shares {base}"
+
+
+async def _appears(visit: Visit, name: str) -> bool:
+    """Whether a file of the visit's folder shows here in time. Listing makes a network file system look again."""
+    end = monotonic() + SEEN_SECONDS
+    while name not in await visit.site.shell.list(visit.folder):
+        if monotonic() > end:
+            return False
+        await asyncio.sleep(0.2)
+    return True
+
+
+async def _python(visit: Visit) -> Finding:
+    target = visit.target = await ask(visit.site)
+    if target.code is None:
+        check(visit.site, target)
+    platform = f"{target.machine}, {target.libc} {target.libc_version}"
+    return "ok", f"{visit.site.profile.python} is Python {target.python} on {platform}"
+
+
+async def _code(visit: Visit) -> Finding:
+    assert visit.target, "this check is after that of Python"
+    visit.python = await deployed(visit.site)
+    if visit.python is None and visit.target.code == (await asyncio.to_thread(bundle)).code:
+        visit.python = PurePosixPath(visit.site.profile.python)
+    if visit.python is None:
+        name = visit.site.profile.name
+        return "warning", f"not there yet: the first group deploys it, or `tokenstorm deploy --profile {name}` does now"
+    done = await on_node(
+        visit.site, [str(visit.python), "-c", "import tokenstorm.loadgen.launcher, tokenstorm.node.__main__"]
+    )
+    if done.status:
+        words = done.stderr.decode(errors="replace").strip()
+        return "failed", f"{visit.python} does not run: {words}; remove {visit.python.parents[1]} and deploy again"
+    return "ok", f"{visit.python} runs this version"
+
+
+async def _container(visit: Visit) -> Finding:
+    runtime, images = visit.site.profile.container.runtime, visit.site.profile.container.images
+    if runtime == "none":
+        return "skipped", "the profile has no container.runtime: engines run as they are installed on the nodes"
+    kind = visit.needs.kind if visit.needs else "gpu" if visit.site.profile.partitions.gpu else "cpu"
+    done = await on_node(visit.site, [runtime, "--version"], kind=kind)
+    if done.status:
+        return (
+            "failed",
+            f"{runtime} does not run on the nodes: load its module in profiles.{visit.site.profile.name}.prologue",
+        )
+    version = done.stdout.decode(errors="replace").strip().splitlines()[-1:] or [runtime]
+    if images and await _unreadable(visit, kind, [images]):
+        return (
+            "failed",
+            f"{version[0]}, but the nodes cannot read container.images, {images}: make it, and put images there",
+        )
+    if visit.needs and visit.needs.image and await _unreadable(visit, kind, [visit.needs.image]):
+        return (
+            "failed",
+            f"{visit.needs.recipe} needs {visit.needs.image}, which the nodes cannot read: put the image there",
+        )
+    return "ok", f"{version[0]}" + (f"; images in {images}" if images else "")
+
+
+async def _recipe(visit: Visit) -> Finding:
+    needs = visit.needs
+    if needs is None:
+        return "skipped", "name one with --recipe to have checked what it needs"
+    if visit.site.profile.scheduler == "local" and needs.kind == "gpu" and not visit.site.has_gpu:
+        return "warning", f"this machine has no GPU for {needs.recipe}: a simulated engine answers instead"
+    if missing := await _unreadable(visit, needs.kind, needs.files):
+        return "failed", f"{needs.recipe} needs {', '.join(missing)}, which the nodes cannot read: put the model there"
+    if needs.program:
+        done = await on_node(visit.site, ["bash", "-c", 'command -v "$1"', "bash", needs.program], kind=needs.kind)
+        if done.status:
+            name = visit.site.profile.name
+            return "failed", (
+                f"{needs.recipe} runs {needs.program}, which is not on the path of the nodes: load its module in "
+                f"profiles.{name}.prologue, or set profiles.{name}.container"
+            )
+    return "ok", ", ".join(
+        [*map(str, needs.files), *([needs.program] if needs.program else [])]
+    ) or "needs nothing more"
+
+
+async def _unreadable(visit: Visit, kind: Kind, paths: Sequence[PurePosixPath]) -> list[str]:
+    """Those that a node cannot read."""
+    if not paths:
+        return []
+    test = 'for path; do [ -r "$path" ] || echo "unreadable:$path"; done'
+    done = await on_node(visit.site, ["bash", "-c", test, "bash", *map(str, paths)], kind=kind)
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return [line.removeprefix("unreadable:") for line in lines if line.startswith("unreadable:")]
+
+
+async def _interface(visit: Visit) -> Finding:
+    """Starts what the next checks try to reach: it answers until the visit is over."""
+    if visit.python is None:
+        return "skipped", "needs the code to be deployed"
+    profile = visit.site.profile
+    network = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
+    await visit.site.shell.put(visit.folder / "greeting", visit.greeting)
+    command = [str(visit.python), "-m", "tokenstorm.cluster.echo", str(visit.folder), network, f"{ECHO_SECONDS:.0f}"]
+    echo = asyncio.create_task(on_node(visit.site, command))
+    visit.stack.push_async_callback(_end, visit, echo)
+    appearing = asyncio.create_task(_appears(visit, "address.json"))
+    await asyncio.wait((echo, appearing), return_when=asyncio.FIRST_COMPLETED)
+    if not await appearing:
+        words = echo.result().stderr.decode(errors="replace").strip() if echo.done() else "its address was not seen"
+        return "failed", f"nothing could be made to listen on a node: {words}"
+    visit.address = msgspec.json.decode(await visit.site.shell.get(visit.folder / "address.json"), type=dict[str, str])
+    if "error" in visit.address:
+        return "failed", visit.address["error"]
+    where = f"{visit.address['node']} listens on {visit.address['host']}"
+    if profile.interface is None and profile.scheduler != "local":
+        return "ok", f"{where}: its own choice, since the profile names no interface"
+    return "ok", where
+
+
+async def _end(visit: Visit, echo: "asyncio.Task[Output]") -> None:
+    with contextlib.suppress(TokenstormError):
+        await visit.site.shell.put(visit.folder / "done", b"")
+        await echo
+
+
+async def _direct(visit: Visit) -> Finding:
+    if not visit.address:
+        return "skipped", "needs `interface`"
+    host, port = visit.address["host"], int(visit.address["port"])
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            reader, writer = await visit.site.shell.open_connection(host, port)
+            heard = await reader.read(len(visit.greeting))
+            writer.close()
+    except OSError as error:  # a TimeoutError is one
+        reason = str(error) or f"no answer in {REACH_SECONDS:g} s"
+        return (
+            "failed",
+            f"no connection from here to {host}: {reason}; ask whether TCP forwarding is allowed on the login node",
+        )
+    if heard != visit.greeting:
+        return (
+            "failed",
+            f"something else than our program answers at {host}:{port}: is another network meant by `interface`?",
+        )
+    return "ok", f"{host} is reached from here" + (" through the login node" if visit.site.profile.ssh.host else "")
+
+
+async def _relayed(visit: Visit) -> Finding:
+    if not visit.address:
+        return "skipped", "needs `interface`"
+    return await _by_command(visit, relay(visit.address["host"], int(visit.address["port"])), "on the login node")
+
+
+async def _inside(visit: Visit) -> Finding:
+    if not visit.address:
+        return "skipped", "needs `interface`"
+    command = inside(visit.address["job"], visit.address["host"], int(visit.address["port"]))
+    return await _by_command(visit, clean(command), "inside the job's allocation")
+
+
+async def _by_command(visit: Visit, command: list[str], where: str) -> Finding:
+    """A way that is of use where forwarding is not to be had; that it fails stops nothing by itself."""
+    done = await visit.site.shell.run(command, timeout=REACH_SECONDS)
+    if done.stdout == visit.greeting:
+        return "ok", f"a command {where} reaches it"
+    words = done.stderr.decode(errors="replace").strip() or f"status {done.status}"
+    return "warning", f"a command {where} does not reach it: {words}"
+
+
+ON_NODES = (
+    Step("compute node", _node, ("base path", "cpu partition")),
+    Step("python", _python, ("compute node",)),
+    Step("code", _code, ("python",)),
+    Step("container", _container, ("compute node",)),
+    Step("recipe", _recipe, ("compute node",)),
+    Step("interface", _interface, ("code",)),
+    Step("reach", _direct, ("interface",)),
+    Step("reach by relay", _relayed, ("interface",), "slurm"),
+    Step("reach inside job", _inside, ("interface",), "slurm"),
+)

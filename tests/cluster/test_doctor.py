@@ -1,0 +1,151 @@
+"""The doctor finds what would stop a run, before it does, and says what to do about it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from sshd import MISSING, SSHD, sshd
+from tokenstorm.cluster.checks import Check, Needs
+from tokenstorm.cluster.doctor import examine, stops_a_run
+from tokenstorm.config import Partitions, Profile, Ssh
+from waiting import finish
+
+pytestmark = [pytest.mark.integration]
+has_sshd = pytest.mark.skipif(SSHD is None, reason=MISSING)
+
+
+def profile(base: Path, **more: object) -> Profile:
+    fields = {"scheduler": "slurm", "python": sys.executable, "partitions": Partitions(cpu="cpu", gpu="gpu"), **more}
+    return Profile(name="lab", base_path=PurePosixPath(base), **fields)  # type: ignore[arg-type]
+
+
+def examined(profile: Profile, needs: Needs | None = None) -> dict[str, Check]:
+    found: dict[str, Check] = {}
+
+    async def scenario() -> None:
+        async for check in examine(profile, needs):
+            found[check.name] = check
+
+    finish(scenario(), 120)
+    return found
+
+
+def states(found: dict[str, Check], *names: str) -> list[str]:
+    return [found[name].state for name in names]
+
+
+@has_sshd
+def test_over_ssh_to_a_real_slurm_every_check_is_green(slurm: Path, tmp_path: Path) -> None:
+    with sshd(tmp_path / "sshd", f"SetEnv SLURM_CONF={slurm}\n") as login:
+        found = examined(profile(tmp_path / "base", ssh=login.ssh))
+    assert {name for name, check in found.items() if check.state != "ok"} == {"container", "recipe"}
+    assert not stops_a_run(list(found.values()))
+    assert os.listdir(tmp_path / "base") == []  # noqa: PTH208 - nothing is left behind, hidden or not
+
+
+@has_sshd
+def test_where_the_login_node_forwards_nothing_the_ways_that_do_work_are_told(slurm: Path, tmp_path: Path) -> None:
+    with sshd(tmp_path / "sshd", f"SetEnv SLURM_CONF={slurm}\nAllowTcpForwarding no\n") as login:
+        found = examined(profile(tmp_path / "base", ssh=login.ssh))
+    assert states(found, "reach by relay", "reach inside job") == ["ok", "ok"]
+    assert found["reach"].state == "failed"
+    assert "TCP forwarding" in found["reach"].text
+
+
+def test_a_host_that_does_not_answer_fails_the_login_and_skips_the_rest(tmp_path: Path) -> None:
+    found = examined(profile(tmp_path / "base", ssh=Ssh(host="127.0.0.1", port=1)))
+    assert found.pop("login").state == "failed"
+    assert {check.state for check in found.values()} == {"skipped"}
+    assert found["slurm"].text == "needs `login`"
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_partition_that_slurm_does_not_know_is_named_with_the_keys_to_look_at(slurm: Path, tmp_path: Path) -> None:
+    found = examined(profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu="nowhere")))
+    assert states(found, "cpu partition", "gpu partition", "reach") == ["ok", "failed", "ok"]
+    assert "nowhere" in found["gpu partition"].text
+    assert "profiles.lab.partitions.gpu" in found["gpu partition"].text
+    assert stops_a_run(list(found.values()))
+
+
+def test_a_base_path_that_cannot_be_made_fails(slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = examined(profile(tmp_path / "file" / "base"))
+    assert states(found, "login", "slurm", "base path", "compute node") == ["ok", "ok", "failed", "skipped"]
+    assert "choose another base_path" in found["base path"].text
+
+
+def test_a_base_path_that_others_can_look_into_is_a_warning(slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir(mode=0o755)
+    found = examined(profile(tmp_path / "base"))
+    assert found["base path"].state == "warning"
+    assert f"chmod 700 {tmp_path / 'base'}" in found["base path"].text
+    assert found["reach"].state == "ok"
+
+
+def test_without_slurms_commands_on_the_path_it_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sh", "id", "uname", "bash", "mkdir", "stat"):
+        there = next(Path(folder) / name for folder in ("/bin", "/usr/bin") if (Path(folder) / name).exists())
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).symlink_to(there)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    found = examined(profile(tmp_path / "base"))
+    assert states(found, "login", "slurm", "cpu partition") == ["ok", "failed", "skipped"]
+    assert found["slurm"].text.startswith("no sbatch, scancel, squeue, srun on the path")
+
+
+def test_a_python_without_tokenstorm_is_fine_and_says_how_to_deploy(slurm: Path, tmp_path: Path) -> None:
+    found = examined(profile(tmp_path / "base", python="/usr/bin/python3"))
+    if found["python"].state == "failed":
+        pytest.skip(found["python"].text)
+    assert states(found, "python", "code", "interface") == ["ok", "warning", "skipped"]
+    assert "tokenstorm deploy --profile lab" in found["code"].text
+
+
+def test_an_interface_that_the_nodes_do_not_have_fails_with_those_they_have(slurm: Path, tmp_path: Path) -> None:
+    found = examined(profile(tmp_path / "base", interface="ib7"))
+    assert states(found, "interface", "reach") == ["failed", "skipped"]
+    assert "no address in the network 'ib7'" in found["interface"].text
+    assert "lo 127.0.0.1" in found["interface"].text
+    assert examined(profile(tmp_path / "base", interface="127.0.0.0/8"))["interface"].state == "ok"
+
+
+def test_a_recipes_missing_model_and_program_are_found_on_the_nodes(slurm: Path, tmp_path: Path) -> None:
+    model = tmp_path / "models" / "tiny"
+    needs = Needs("inference/x", files=(PurePosixPath(model),), program="no-such-engine", kind="gpu")
+    found = examined(profile(tmp_path / "base"), needs)["recipe"]
+    assert (found.state, str(model) in found.text) == ("failed", True)
+    model.mkdir(parents=True)
+    found = examined(profile(tmp_path / "base"), needs)["recipe"]
+    assert found.state == "failed"
+    assert "no-such-engine, which is not on the path" in found.text
+
+
+def test_on_the_command_line_this_machine_is_checked_too_and_json_is_json_alone(tmp_path: Path) -> None:
+    environment = {**os.environ, "TOKENSTORM_HOME": str(tmp_path / "home"), "TOKENSTORM_CONFIG": os.devnull}
+    command = [sys.executable, "-m", "tokenstorm", "doctor", "--profile", "local"]
+    done = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["profile"], answer["ok"]) == ("local", True)
+    assert {"name": "reach", "state": "ok", "text": "127.0.0.1 is reached from here"} in answer["checks"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[-1] == "local: nothing found that would stop a run"
+
+
+def test_on_the_command_line_a_failure_ends_with_1(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[profiles.there]\nscheduler = "slurm"\nbase_path = "{tmp_path}/base"\n[profiles.there.ssh]\nhost = "127.0.0.1"\nport = 1\n'
+    )
+    environment = {**os.environ, "TOKENSTORM_HOME": str(tmp_path / "home"), "TOKENSTORM_CONFIG": str(config)}
+    command = [sys.executable, "-m", "tokenstorm", "doctor", "--profile", "there"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith("failed   login")
