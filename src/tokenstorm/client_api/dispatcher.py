@@ -3,6 +3,8 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -11,6 +13,7 @@ from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.schemas import SIGNAL_LEAD_SECONDS, STARTUP_SECONDS, GroupRequest
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
+from tokenstorm.cluster.deploy import Deployment, deployed
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import UsageError
@@ -31,17 +34,26 @@ BARRIER_SECONDS = STARTUP_SECONDS - 20.0
 class SlurmClientDispatcher:
     """Puts a group's files where its job will run, and submits the job. Raises what shell and scheduler raise."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, say: Callable[[str], None]) -> None:
+        """`say` is told how far a deployment is."""
         self._site = site
+        self._deployment = Deployment(site, say)
+        self._deployed = site.profile.scheduler == "local"
 
     def folder(self, run_id: str) -> PurePosixPath:
         """The run's folder on the cluster."""
         return self._site.profile.base_path / "runs" / run_id
 
-    @property
-    def python(self) -> str:
-        """What runs the load generator there: the one place that says so."""
-        return self._site.profile.python
+    async def is_deployed(self) -> bool:
+        """Whether this version is on the cluster."""
+        self._deployed = self._deployed or await deployed(self._site) is not None
+        return self._deployed
+
+    async def python(self) -> str:
+        """What runs the load generator there; this version is deployed first if need be, which takes a while."""
+        if self._site.profile.scheduler == "local":
+            return self._site.profile.python
+        return str(await self._deployment.python())
 
     async def check_dataset(self, name: str) -> dict[str, object]:
         """The `prompts` of a plan for a dataset. Raises `UsageError` that lists the datasets there are."""
@@ -76,7 +88,7 @@ class SlurmClientDispatcher:
         ranks = request.ranks or _ranks(make_plan(fields), request, elsewhere=elsewhere)
         if elsewhere:
             fields |= {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
-        launch = self._site.scheduler.fan_out(self._job(group, request, ranks, ()))
+        launch = self._site.scheduler.fan_out(self._job(group, request, ranks, self._site.profile.python))
         return make_plan({**fields, "ranks": ranks, "launch": launch})
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
@@ -95,14 +107,14 @@ class SlurmClientDispatcher:
 
     async def submit(self, group: ClientGroup, request: GroupRequest, plan: Plan) -> JobId:
         """Submit the job of a prepared group; one that is known by its name is not submitted again."""
-        nodes = () if request.colocate else _engine_nodes(plan)
-        return await self._site.scheduler.submit(self._job(group, request, plan.ranks, nodes))
+        job = self._job(group, request, plan.ranks, await self.python())
+        return await self._site.scheduler.submit(replace(job, not_on=() if request.colocate else _engine_nodes(plan)))
 
-    def _job(self, group: ClientGroup, request: GroupRequest, ranks: int, not_on: tuple[str, ...]) -> Job:
+    def _job(self, group: ClientGroup, request: GroupRequest, ranks: int, python: str) -> Job:
         folder = self.folder(group.run_id)
         return Job(
             name=group.job_name,
-            command=(self.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
+            command=(python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
             folder=folder,
             nodes=request.nodes,
             tasks_per_node=-(-ranks // request.nodes) + LAUNCHERS_CORE,
@@ -110,7 +122,6 @@ class SlurmClientDispatcher:
             time_limit_minutes=request.minutes,
             signal_lead_seconds=SIGNAL_LEAD_SECONDS,
             exclusive=request.exclusive,
-            not_on=not_on,
         )
 
 

@@ -68,7 +68,6 @@ class ClientManager:
         self.site = site
         self.store = store
         self.services = services
-        self.dispatcher = SlurmClientDispatcher(site)
         self.archive = Archive(site.shell, site.profile.base_path / "runs", home)
         self.trouble: str | None = None
         self._bug: str | None = None
@@ -82,6 +81,7 @@ class ClientManager:
         self._observers = Observers(store, self._outside, self.spawn)
         self._follower = Follower(self)
         self._starter = Starter(self, self._follower.wake)
+        self.dispatcher = SlurmClientDispatcher(site, self._starter.deploying)
         self._started = False
 
     async def start(self) -> None:

@@ -28,6 +28,7 @@ class Starter:
     def __init__(self, manager: "ClientManager", submitted: Callable[[], None]) -> None:
         self._manager = manager
         self._submitted = submitted
+        self._deploying: set[int] = set()
 
     async def create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
@@ -35,6 +36,7 @@ class Starter:
         info, access = await self._find(request)
         if request.dataset is not None:
             await self._manager.dispatcher.check_dataset(request.dataset)
+        is_deployed = await self._manager.dispatcher.is_deployed()
         seed = secrets.randbits(48) if request.seed is None else request.seed
         request = request.model_copy(update={"seed": seed, "time_limit": request.minutes})
         api_key = request.api_key.get_secret_value() if request.api_key else None
@@ -54,8 +56,14 @@ class Starter:
                 time_limit_minutes=request.minutes,
                 created_at=created_at,
                 engine=info.engine if info else None,
-                stage="waiting" if access is None else "submitting",
-                reason=_not_ready(request, info) if access is None else "being submitted",
+                stage="submitting" if access and is_deployed else "waiting",
+                reason=(
+                    _not_ready(request, info)
+                    if access is None
+                    else "being submitted"
+                    if is_deployed
+                    else "tokenstorm is put on the cluster first"
+                ),
             )
 
         group = self._manager.store.add(
@@ -66,7 +74,7 @@ class Starter:
             fingerprint=fingerprint,
         )
         self._manager.take(group)
-        if access is None:
+        if access is None or not is_deployed:
             self._manager.spawn(self.bring_up(group.group_id))
             return group
         try:
@@ -109,6 +117,11 @@ class Starter:
 
     async def _submit(self, group: ClientGroup, request: GroupRequest, access: Access) -> ClientGroup:
         """Prepare the run folder and submit the job; what was prepared before is left as it is."""
+        self._deploying.add(group.group_id)
+        try:
+            await self._manager.dispatcher.python()
+        finally:
+            self._deploying.discard(group.group_id)
         plan = await self._manager.dispatcher.prepared(group)
         if plan is None:
             known = self._manager.store.secrets(group.group_id)
@@ -153,6 +166,11 @@ class Starter:
             return
         engine = info.engine if info else None
         await self._submit(self._manager.change(states.submitting(current, engine)), request, access)
+
+    def deploying(self, step: str) -> None:
+        """How far the deployment is that groups wait for."""
+        for group_id in self._deploying:
+            self._say(group_id, f"putting tokenstorm on the cluster: {step}")
 
     def _say(self, group_id: int, reason: str) -> None:
         """Why a group still waits."""
