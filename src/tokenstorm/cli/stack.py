@@ -10,10 +10,12 @@ from urllib.parse import quote
 import httpx
 import platformdirs
 
+from tokenstorm.cli.terminal import tell
 from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import HttpServices
 from tokenstorm.client_api.store import Store
+from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.site import Site
@@ -47,7 +49,9 @@ async def orchestrator_api(
     config: Config, site: Site, recipes: Sequence[Path], listen: Listen
 ) -> AsyncIterator[tuple[str, ServiceOrchestrator]]:
     """The orchestrator and its URL. Services go on when it ends."""
-    orchestrator = ServiceOrchestrator(site, all_recipes(config, recipes), _store(config, site, "services"))
+    orchestrator = ServiceOrchestrator(
+        site, all_recipes(config, recipes), _store(config, site, "services"), deployment=Deployment(site, tell)
+    )
     async with contextlib.AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         engines = httpx.AsyncClient(transport=transport(site.shell), trust_env=False, limits=limits)
@@ -79,7 +83,7 @@ async def client_api(
     store = Store.open(_store(config, site, "groups"))
     try:
         services = HttpServices(server_url, listen.token)
-        manager = ClientManager(site, store, services, config.home)
+        manager = ClientManager(site, store, services, config.home, Deployment(site, tell))
         server = Server(client_app(manager, token=listen.token), listen.host, listen.port)
         try:
             async with server.running():

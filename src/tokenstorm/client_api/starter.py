@@ -65,11 +65,9 @@ class Starter:
             fingerprint=fingerprint,
         )
         self._manager.take(group)
-        if access is None:
-            self._manager.spawn(self.bring_up(group.group_id))
-            return group
         try:
-            return await self._submit(group, request, access)
+            if access is not None and await self._manager.dispatcher.deployed():
+                return await self._submit(group, request, access)
         except (Unconfirmed, RunError) as error:  # RunError: the disk, with the job submitted or not
             self._say(group.group_id, states.UNCONFIRMED)
             self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
@@ -77,6 +75,8 @@ class Starter:
         except (ClusterError, UsageError):
             self._bury(self._manager.expect(group.group_id))
             raise
+        self._manager.spawn(self.bring_up(group.group_id))
+        return group
 
     async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
         """How the service stands, and how to reach it once it is ready. Raises `NotNow` when it has ended."""
@@ -129,6 +129,9 @@ class Starter:
             await asyncio.sleep(pause)
 
     async def _try_to_submit(self, group: ClientGroup, request: GroupRequest) -> None:
+        if not await self._manager.dispatcher.deployed():
+            self._say(group.group_id, "this version of tokenstorm is being put on the cluster")
+            await self._manager.dispatcher.python()
         if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
             await self._submit(group, request, Access(()))
             return
