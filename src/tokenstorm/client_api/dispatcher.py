@@ -23,6 +23,8 @@ from tokenstorm.plan import Plan, decode_plan, encode_plan, make_plan
 
 CORES_PER_NODE = 32
 """What a compute node is taken to have at least, where ranks run on other machines than this."""
+LAUNCHERS_CORE = 1
+"""What a job gets on each node beside its ranks: whichever is the first one runs the launcher too."""
 
 BARRIER_SECONDS = STARTUP_SECONDS - 20.0
 """How long ranks on other nodes may take to come: of the start-up, all but what the launcher itself takes."""
@@ -112,7 +114,7 @@ class SlurmClientDispatcher:
             command=(self._site.profile.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
             folder=folder,
             nodes=request.nodes,
-            tasks_per_node=-(-ranks // request.nodes),
+            tasks_per_node=-(-ranks // request.nodes) + LAUNCHERS_CORE,
             tasks=ranks,
             time_limit_minutes=request.minutes,
             signal_lead_seconds=SIGNAL_LEAD_SECONDS,
@@ -122,7 +124,7 @@ class SlurmClientDispatcher:
 
 def _ranks(plan: Plan, request: GroupRequest, *, elsewhere: bool) -> int:
     """The fewest that carry the load, and as many on each node."""
-    cores = CORES_PER_NODE * request.nodes if elsewhere else os.cpu_count() or 1
+    cores = (CORES_PER_NODE - LAUNCHERS_CORE) * request.nodes if elsewhere else os.cpu_count() or 1
     per_node = -(-fewest_ranks(plan, cores) // request.nodes)
     return max(1, min(per_node, plan.num_clients // request.nodes)) * request.nodes
 

@@ -42,7 +42,7 @@ class Expected:
 async def bring(shell: Shell, folder: PurePosixPath, home: Path) -> None:
     """Copy what is there; of files that grow, what is not at home yet. Raises OSError for a disk of ours that is full."""
     await asyncio.to_thread(lambda: home.mkdir(mode=0o700, parents=True, exist_ok=True))
-    for name in await shell.list(folder):
+    for name in sorted(await shell.list(folder), key=lambda name: name == "plan.json"):  # the last: where it is, all is
         with contextlib.suppress(FileNotFoundError):  # purged meanwhile, or listed too early
             if name in _GROWING or RESULTS.fullmatch(name):
                 await _append(shell, folder / name, home / name)
