@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import replace
 
 from tokenstorm.errors import UsageError
 from tokenstorm.interfaces import local_address, node_name
@@ -21,9 +21,8 @@ TERMINATED = 128 + signal.SIGTERM
 async def run(folder: Path, keeper: int) -> int:
     """All replicas of this node. Returns 1 when they all ended, and what a shell says of TERM when that ended them."""
     service = read_service(folder)
-    service = msgspec.structs.replace(service, host=local_address(service.host))
-    node = node_name()
-    replicas = _replicas(service, folder, node, keeper)
+    service = replace(service, host=local_address(service.host))
+    replicas = _replicas(service, folder, node_name(), keeper)
     tasks = [asyncio.create_task(replica.run()) for replica in replicas]
     told = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -265,13 +265,17 @@ class ServiceOrchestrator:
     async def _launch(self, recipe_name: str, config: Mapping[str, object]) -> Launch:
         profile, recipe = self.site.profile, self.recipes.get(recipe_name)
         launch = prepare(recipe, config, profile)
+        needs_gpu = launch.resources.gpu > 0
+        if profile.simulate and needs_gpu:
+            return simulated(launch, await self._python("cpu"), f"the profile {profile.name!r} has no GPU")
         if profile.scheduler != "local":
             python = await self._python(_kind(launch.resources))
             return prepare(recipe, config, profile.model_copy(update={"python": python}))
         if launch.resources.nodes > 1:
             raise ConfigError(field="config.resources.nodes", message="must be 1: this profile has one machine")
-        needs_gpu = launch.resources.gpu > 0 and not self.site.has_gpu
-        return simulated(launch, profile.python) if needs_gpu else launch
+        if needs_gpu and not self.site.has_gpu:
+            return simulated(launch, profile.python, "this machine has no GPU")
+        return launch
 
     def _new(self, launch: Launch) -> Service:
         service_id = f"s{secrets.token_hex(6)}"
