@@ -31,6 +31,7 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.orchestrator.replicas import Replica
 from tokenstorm.orchestrator.routing import Router, vllm_routes
 from tokenstorm.server_api.app import create_app
+from tokenstorm.server_api.where import Address, Fixed
 from tokenstorm.web import Server, new_app
 
 BAR_MS = 3.0
@@ -143,7 +144,7 @@ async def serve(what: str, url: str) -> None:
     """The orchestrator's routing to one replica, or the Server API in front of it."""
     async with httpx.AsyncClient(transport=transport(LocalShell()), trust_env=False) as client:
         if what == "server":
-            app = create_app(url, client)
+            app = create_app(Fixed(Address(url)), client)
         else:
             host, _, port = url.removeprefix("http://").partition(":")
             only = Replica(

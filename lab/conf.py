@@ -130,6 +130,7 @@ def profile(lab: Lab) -> str:
         'scheduler = "slurm"',
         f'base_path = "{lab.work}"',
         f'python = "{lab.python}"',
+        "simulate = true",
         f'interface = "{SUBNET if lab.netns else address(lab, LOGIN)}"',
         "",
         "[profiles.lab.ssh]",

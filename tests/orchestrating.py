@@ -104,6 +104,9 @@ class MemoryShell:
     async def open_connection(self, host: str, port: int) -> Streams:
         return await asyncio.open_connection(host, port)
 
+    async def open_unix_connection(self, path: PurePosixPath) -> Streams:
+        return await asyncio.open_unix_connection(str(path))
+
     async def close(self) -> None:
         pass
 

@@ -346,7 +346,7 @@ def test_the_three_can_be_started_alone(stage: Stage, start: Callable[..., Up]) 
 def test_every_command_tells_what_its_call_answers(start: Callable[..., Up]) -> None:
     up = start()
     created = up.command("service", "create", "inference/sim-replicas", "--config", '{"preset": "fast"}', "--wait")
-    (service_id,) = re.findall(r"^group +(\S+)$", created.out, re.MULTILINE)
+    (service_id,) = re.findall(r"^service +(\S+)$", created.out, re.MULTILINE)
     assert "4 of 4 answer" in created.out
     for words, said in {
         ("service", "list"): service_id,

@@ -66,9 +66,10 @@ class Proxies(Table):
 
 
 class Orchestrator(Table):
-    """Where the orchestrator runs."""
+    """Where the orchestrator runs, and as a job, for how many minutes."""
 
     placement: Literal["local", "login", "job"] = "local"
+    time_limit: int = Field(default=480, ge=5)
 
 
 class Profile(Table):
@@ -86,6 +87,7 @@ class Profile(Table):
     hf_home: PurePosixPath | None = None
     offline: bool = False
     use_proxy: bool = False
+    simulate: bool = False
     ssh: Ssh = Ssh()
     partitions: Partitions = Partitions()
     container: Container = Container()

@@ -33,6 +33,7 @@ _STATUS_OF = {UsageError: 422, Unknown: 404, RefusedJob: 422, Unreachable: 502, 
 _OPEN_PATHS = frozenset(("/health", "/ready"))
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+ErrorForm: TypeAlias = Callable[[int, str, Mapping[str, str] | None], Response]
 
 
 class FieldError(BaseModel):
@@ -90,11 +91,13 @@ def new_app(
     metrics: Callable[[], str] | None = None,
     token: str | None = None,
     hosts: Sequence[str] = (),
+    form: Callable[[str], ErrorForm | None] = lambda _path: None,
 ) -> FastAPI:
     """An API with `/health`, `/ready`, `/metrics`, `/docs` and problem documents.
 
     `ready` tells why the API cannot work now, or None; `metrics` is the Prometheus text of `/metrics`. With a `token`
     every call but `/health` and `/ready` needs it; `hosts` are names beside loopback's that a Host header may have.
+    `form` tells the paths at which who is not let in is told so otherwise than by a problem document.
     """
     app = FastAPI(
         title=title,
@@ -113,7 +116,7 @@ def new_app(
     for kind in (*_STATUS_OF, RunError):
         app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(Guard, token=token, hosts=hosts)
+    app.add_middleware(Guard, token=token, hosts=hosts, form=form)
 
     @app.get("/health", summary="Is it alive?", tags=["state"])
     async def health() -> dict[str, str]:
@@ -139,9 +142,12 @@ def new_app(
 class Guard:
     """Refuses foreign Host and Origin headers, and calls without the token."""
 
-    def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, hosts: Sequence[str], form: Callable[[str], ErrorForm | None]
+    ) -> None:
         self._app = app
         self._token = token
+        self._form = form
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,22 +156,20 @@ class Guard:
         else:
             await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _refusal(self, scope: Scope) -> Response | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        refuse = self._form(scope["path"]) or problem
         if not self._token and not self._is_ours(host):
-            return problem(403, f"the Host header {host!r} is foreign: use the address that the API printed")
+            return refuse(403, f"the Host header {host!r} is foreign: use the address that the API printed", None)
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return problem(
-                403, f"the Origin header {origin!r} is foreign: a page of another site may not call this API"
-            )
+            detail = f"the Origin header {origin!r} is foreign: a page of another site may not call this API"
+            return refuse(403, detail, None)
         if self._token and scope["path"] not in _OPEN_PATHS:
             given = headers.get(b"authorization", "").encode()
             if not secrets.compare_digest(given, f"Bearer {self._token}".encode()):
-                challenge = {"www-authenticate": "Bearer"}
-                return problem(
-                    401, "send the token that was printed at the start as `Authorization: Bearer …`", challenge
-                )
+                detail = "send the token that was printed at the start as `Authorization: Bearer …`"
+                return refuse(401, detail, {"www-authenticate": "Bearer"})
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -181,14 +185,18 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, host: str, port: int, *, stop_seconds: int = 5) -> None:
         self.socket = listen(host, port)
-        self.host, self.port = self.socket.getsockname()[:2]
+        self.host, self.port = host, 0
+        if not host.startswith("/"):
+            self.host, self.port = self.socket.getsockname()[:2]
         super().__init__(
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=stop_seconds)
         )
 
     @property
     def url(self) -> str:
-        """Where it can be reached."""
+        """Where it can be reached; of a unix socket URLs cannot speak."""
+        if self.host.startswith("/"):
+            return self.host
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     @asynccontextmanager
@@ -211,8 +219,13 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `RunError` when the port is in use or the address is none of this machine."""
+    """A listening socket; a path for `host` is that of a unix socket. Raises `RunError` when the port is in use or the address is none of this machine."""
     try:
+        if host.startswith("/"):
+            found = socket.socket(socket.AF_UNIX)
+            found.bind(host)
+            found.listen(2048)
+            return found
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -18,8 +18,6 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from grouplab import groups
-from running import Stage
 from sshd import MISSING, SSHD, sshd
 from tokenstorm.cluster import bare, bundle
 from tokenstorm.cluster.deploy import Deployment, check, deploy, deployed
@@ -179,30 +177,6 @@ def test_a_deploy_that_was_killed_is_never_taken_for_whole_and_the_next_one_succ
 
 
 @another_python
-@another_python
-def test_the_first_group_on_a_cluster_deploys_by_itself_and_the_second_finds_it_there(
-    slurm: Path, tmp_path: Path, stage: Stage
-) -> None:
-    engine = stage.simulate()
-
-    async def work() -> None:
-        site = await open_site(profile(tmp_path / "base").model_copy(update={"interface": "127.0.0.0/8"}))
-        async with groups(tmp_path, engine.url, site=site) as api:
-            first = await api.create(nodes=2, ranks=2, duration_seconds=1.0)
-            info = await api.info(first)
-            assert (info["status"], info["job_id"]) == ("pending", None)
-            await api.until(first, lambda info: "on the cluster" in info["reason"] or info["job_id"])
-            assert (await api.stopped(first))["outcome"] == "completed"
-            second = await api.create(nodes=2, ranks=2, duration_seconds=1.0)
-            assert (await api.info(second))["job_id"] is not None
-            info = await api.stopped(second)
-            assert info["outcome"] == "completed"
-            script = (api.run(info).root / "script.sh").read_text()
-            assert f"{tmp_path}/base/deploy/" in script
-
-    finish(work(), 240)
-
-
 def test_an_environment_of_which_the_site_purged_a_part_is_made_again(slurm: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(profile(tmp_path / "base")) as site:

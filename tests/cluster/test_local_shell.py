@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import pytest
+import uvloop
 
 from running import alive, wait_for
 from tokenstorm.cluster.local import LocalShell
@@ -37,6 +38,15 @@ def test_arguments_input_and_environment_reach_a_command_as_they_are() -> None:
     argv = [sys.executable, "-c", code, "$(id)", "a b", "'\n"]
     out = with_shell(lambda shell: shell.run(argv, stdin=b"in", environment={"X": "$HOME"}))
     assert (out.status, out.stdout, out.stderr) == (3, b"""['$(id)', 'a b', "'\\n"] $HOME in\n""", b"")
+
+
+def test_a_command_that_reads_nothing_of_its_input_ends_as_any_other() -> None:
+    async def run() -> set[int]:
+        shell = LocalShell()
+        outputs = [await shell.run(["true"], stdin=stdin) for stdin in (b"", b"a" * 1_000_000) for _ in range(20)]
+        return {output.status for output in outputs}
+
+    assert uvloop.run(run()) == {0}
 
 
 def test_a_command_that_is_not_there_ends_as_a_shell_says_it(folder: PurePosixPath) -> None:

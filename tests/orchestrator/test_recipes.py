@@ -164,15 +164,15 @@ def test_what_was_typed_reaches_argv_and_environment_as_typed(typed: str) -> Non
     assert launch.command[-2:] == (typed, typed)
     assert launch.environment["A"] == typed
     assert launch.model == typed
-    assert simulated(launch, "p").command[8] == typed
+    assert simulated(launch, "p", "no GPU").command[8] == typed
     # What looks like a placeholder because a user typed it is marked, so that the node leaves it alone.
-    for made in (launch, simulated(launch, "p")):
+    for made in (launch, simulated(launch, "p", "no GPU")):
         placeholders = [word for number, word in enumerate(made.command) if number not in made.literal]
         assert [word for word in placeholders if "{port}" in word] == ["{port}"]
 
 
 def test_a_simulated_engine_stands_in_with_as_many_replicas_and_says_so() -> None:
-    launch = simulated(prepared("vllm-replicas", model="big"), "/py")
+    launch = simulated(prepared("vllm-replicas", model="big"), "/py", "this machine has no GPU")
     assert (launch.engine, launch.model, launch.total_replicas) == ("simulated", "big", 4)
     assert (launch.resources.gpu, launch.resources.is_group) == (0, True)
     assert launch.command[:3] == ("/py", "-m", "tokenstorm.simulator")

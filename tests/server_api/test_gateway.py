@@ -13,6 +13,7 @@ from running import free_port
 from tokenstorm.orchestrator import app as orchestrator_app
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.server_api.app import create_app
+from tokenstorm.server_api.where import Address, Fixed
 from tokenstorm.web import Server
 
 Test = Callable[[httpx.AsyncClient, httpx.AsyncClient], Awaitable[None]]
@@ -33,7 +34,7 @@ def behind(folder: Path, test: Test, *, token: str | None = None) -> None:
             below = Server(app, "127.0.0.1", 0)
             await stack.enter_async_context(below.running())
             up = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
-            above = Server(create_app(below.url, up, orchestrator_token=token), "127.0.0.1", 0)
+            above = Server(create_app(Fixed(Address(below.url, token)), up), "127.0.0.1", 0)
             await stack.enter_async_context(above.running())
             clients = [
                 await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=20))
@@ -94,6 +95,29 @@ def test_a_page_of_its_own_docs_may_call_it_through_to_the_orchestrator(tmp_path
     behind(tmp_path, test)
 
 
+def test_who_is_not_let_in_is_told_so_in_the_form_that_the_path_is_read_in(tmp_path: Path) -> None:
+    async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
+        for api in (above, below):
+            foreign = {"host": "elsewhere.example"}
+            refused = await api.post("/api/v1/vllm/any/v1/chat/completions", headers=foreign)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+            refused = await api.get("/api/v1/services", headers=foreign)
+            assert (refused.status_code, refused.json()["title"]) == (403, "Forbidden")
+
+    behind(tmp_path, test)
+
+
+def test_its_metrics_count_what_it_handed_on(tmp_path: Path) -> None:
+    async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
+        for path in ("services", "services", "services/none"):
+            await above.get(f"/api/v1/{path}")
+        lines = (await above.get("/metrics")).text.splitlines()
+        assert 'tokenstorm_forwarded_requests_total{answer="200"} 2' in lines
+        assert 'tokenstorm_forwarded_requests_total{answer="404"} 1' in lines
+
+    behind(tmp_path, test)
+
+
 def test_prometheus_is_sent_to_the_address_it_came_by(tmp_path: Path) -> None:
     async def test(above: httpx.AsyncClient, below: httpx.AsyncClient) -> None:
         (target,) = (await above.get("/api/v1/services/targets")).json()
@@ -126,7 +150,7 @@ def test_without_an_orchestrator_it_says_how_to_start_one(path: str) -> None:
         async with asyncio.timeout(30), AsyncExitStack() as stack:
             up = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
             nobody = f"http://127.0.0.1:{free_port()}"
-            server = Server(create_app(nobody, up), "127.0.0.1", 0)
+            server = Server(create_app(Fixed(Address(nobody)), up), "127.0.0.1", 0)
             await stack.enter_async_context(server.running())
             api = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
             answer = await api.get(path)

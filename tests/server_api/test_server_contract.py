@@ -22,6 +22,7 @@ from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.orchestrator import app as orchestrator_app
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.server_api.app import create_app
+from tokenstorm.server_api.where import Address, Fixed
 from tokenstorm.web import Server
 
 
@@ -41,7 +42,7 @@ async def serve(folder: Path, stack: AsyncExitStack) -> tuple[str, list[str]]:
     engines, up = [await stack.enter_async_context(client) for client in clients]
     below = Server(orchestrator_app.create_app(orchestrator, Router(orchestrator.replicas, engines)), "127.0.0.1", 0)
     await stack.enter_async_context(below.running())
-    above = Server(create_app(below.url, up), "127.0.0.1", 0)
+    above = Server(create_app(Fixed(Address(below.url)), up), "127.0.0.1", 0)
     await stack.enter_async_context(above.running())
     return above.url, [one.id, group.id, ended.id]
 
@@ -78,7 +79,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
     thread.join(30)
 
 
-schema = schemathesis.openapi.from_dict(create_app("http://127.0.0.1:1", httpx.AsyncClient()).openapi())
+schema = schemathesis.openapi.from_dict(create_app(Fixed(Address("http://127.0.0.1:1")), httpx.AsyncClient()).openapi())
 turns = itertools.count()
 
 

@@ -15,6 +15,7 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.orchestrator.replicas import Replica
 from tokenstorm.orchestrator.routing import Router, vllm_routes
 from tokenstorm.server_api.app import create_app
+from tokenstorm.server_api.where import Address, Fixed
 from tokenstorm.web import Server, new_app
 
 CHAT: Any = [{"role": "user", "content": "hi"}]
@@ -56,7 +57,7 @@ async def gateway(engines: list[Engine]) -> AsyncIterator[str]:
         orchestrator = Server(below, "127.0.0.1", 0)
         await stack.enter_async_context(orchestrator.running())
         across = await stack.enter_async_context(httpx.AsyncClient(transport=transport(LocalShell()), trust_env=False))
-        server = Server(create_app(orchestrator.url, across), "127.0.0.1", 0)
+        server = Server(create_app(Fixed(Address(orchestrator.url)), across), "127.0.0.1", 0)
         await stack.enter_async_context(server.running())
         yield f"{server.url}/api/v1/vllm/s1"
 

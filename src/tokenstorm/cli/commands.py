@@ -71,6 +71,7 @@ def _add_serving(commands: "Commands") -> None:
     _add_host(orchestrator)
     _add_port(orchestrator, "--port", ORCHESTRATOR_PORT)
     _add_recipes(orchestrator)
+    orchestrator.add_argument("--placed", type=Path, help=argparse.SUPPRESS)  # how a Server API starts it on a cluster
     orchestrator.set_defaults(run=_later("serve", "orchestrator"))
 
     server = commands.add_parser("server", help="the Server API alone", allow_abbrev=False)

@@ -36,7 +36,12 @@ T = TypeVar("T")
 def demo(args: argparse.Namespace) -> int:
     """Its data stay, in a folder of their own: what `up` runs is left alone."""
     summary, where = uvloop.run(_demo(_saying(quiet=args.json)))
-    return show_summary(summary, where, as_json=args.json)
+    code = show_summary(summary, where, as_json=args.json)
+    if not args.json:
+        sys.stdout.write("\nThe engine and the APIs are gone, the run's files stay. Next:\n")
+        sys.stdout.write(f"  tokenstorm report {where}    a page of it\n")
+        sys.stdout.write("  tokenstorm up    the same APIs, for services and loads of your own\n")
+    return code
 
 
 async def _demo(say: Say) -> tuple[Summary, str]:

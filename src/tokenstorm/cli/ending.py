@@ -3,10 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
 
 from tokenstorm.client_api.manager import ClientManager
-from tokenstorm.errors import ClusterError, RunError
+from tokenstorm.errors import ApiError, ClusterError, RunError
+from tokenstorm.orchestrator.service import ENDED
 from tokenstorm.orchestrator.services import ServiceOrchestrator
+from tokenstorm.sdk import AsyncClient
+from tokenstorm.server_api.placed import PlacedOrchestrator
 
 GONE_SECONDS = 20.0
 """What jobs that were cancelled may take to end; the scheduler kills them before."""
@@ -14,76 +19,33 @@ BEYOND_DRAIN_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
 
 
-class Started:
-    """The groups and services that began after this was made; with `earlier` those that were there before, too."""
+class Services(Protocol):
+    """The services of an orchestrator, which may be elsewhere."""
 
-    def __init__(self, manager: ClientManager, orchestrator: ServiceOrchestrator, *, earlier: bool = False) -> None:
-        self._manager = manager
-        self._orchestrator = orchestrator
-        self._earlier_groups = frozenset[int]() if earlier else frozenset(self._active_groups())
-        self._earlier_services = frozenset[str]() if earlier else frozenset(self._active_services())
+    async def active(self) -> list[str]:
+        """The ids of those that have not ended."""
+        ...
 
-    @property
-    def groups(self) -> list[int]:
-        """Those that have not ended."""
-        return [group for group in self._active_groups() if group not in self._earlier_groups]
+    async def end(self, services: Collection[str]) -> list[str]:
+        """Cancel those, and wait until they are gone. Returns what could not be ended, in words."""
+        ...
 
-    @property
-    def services(self) -> list[str]:
-        """Those that have not ended."""
-        return [service for service in self._active_services() if service not in self._earlier_services]
 
-    @property
-    def others(self) -> list[str]:
-        """What goes on from before, in words."""
-        groups = [f"group {group}" for group in self._active_groups() if group in self._earlier_groups]
-        return groups + [
-            f"service {service}" for service in self._active_services() if service in self._earlier_services
-        ]
+@dataclass(frozen=True)
+class OwnServices:
+    """Those of an orchestrator in this process."""
 
-    async def stop(self, hurry: asyncio.Event) -> list[str]:
-        """Drain the groups, cancel the services, wait until their jobs are gone; with `hurry`, cancel all at once.
+    orchestrator: ServiceOrchestrator
 
-        Returns what could not be ended, in words.
-        """
-        left = await self._stop_groups(self.groups, hurry)
-        return left + await self._stop_services(self.services)
+    async def active(self) -> list[str]:
+        return [service.id for service in self.orchestrator.list() if not service.ended]
 
-    def _active_groups(self) -> list[int]:
-        return [group.group_id for group in self._manager.active]
-
-    def _active_services(self) -> list[str]:
-        return [service.id for service in self._orchestrator.list() if not service.ended]
-
-    async def _stop_groups(self, groups: list[int], hurry: asyncio.Event) -> list[str]:
-        found = [group for number in groups if (group := self._manager.current(number))]
-        for group in found:
-            with contextlib.suppress(RunError):  # the disk: its job is cancelled below
-                if not group.deleted:
-                    self._manager.stop(group.group_id)
-        drain = max((group.drain_seconds for group in found), default=0.0)
-        await self._groups_end(groups, drain + BEYOND_DRAIN_SECONDS, hurry)
-        late = [group for number in groups if (group := self._manager.current(number))]
-        for group in late:
-            if group.job_id:
-                with contextlib.suppress(ClusterError):
-                    await self._manager.site.scheduler.cancel(group.job_id)
-        await self._groups_end(groups, GONE_SECONDS, asyncio.Event())
-        return [f"group {number}" for number in groups if self._manager.current(number)]
-
-    async def _groups_end(self, groups: Collection[int], seconds: float, hurry: asyncio.Event) -> None:
-        """Wait until they have, or the time is over, or somebody is in a hurry."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not hurry.is_set() and any(self._manager.current(number) for number in groups):  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(_LOOK_SECONDS)
-
-    async def _stop_services(self, services: list[str]) -> list[str]:
+    async def end(self, services: Collection[str]) -> list[str]:
         going: dict[str, str] = {}
         left: list[str] = []
         for service in services:
             try:
-                ended = await self._orchestrator.cancel(service)
+                ended = await self.orchestrator.cancel(service)
             except (ClusterError, RunError) as error:
                 left.append(f"service {service} ({error})")
             else:
@@ -91,7 +53,96 @@ class Started:
         with contextlib.suppress(TimeoutError, ClusterError):
             async with asyncio.timeout(GONE_SECONDS):
                 while going:
-                    states = await self._orchestrator.site.scheduler.states(going.keys())
-                    going = {job: service for job, service in going.items() if states[job].phase != "ended"}
+                    states = await self.orchestrator.site.scheduler.states(going.keys())
+                    gone = {job for job, state in states.items() if state.phase == "ended"}
+                    going = {job: service for job, service in going.items() if job not in gone}
                     await asyncio.sleep(_LOOK_SECONDS if going else 0)
         return left + [f"service {service}" for service in going.values()]
+
+
+@dataclass(frozen=True)
+class PlacedServices:
+    """Those of an orchestrator on the cluster; it ends with the last of them."""
+
+    orchestrator: PlacedOrchestrator
+    client: AsyncClient
+
+    async def active(self) -> list[str]:
+        if not await self.orchestrator.exists():
+            return []
+        found = await self.client.list_services()
+        return [service.id for service in found.services if service.status not in ENDED]
+
+    async def end(self, services: Collection[str]) -> list[str]:
+        left: list[str] = []
+        for service in services:
+            try:
+                await self.client.stop_service(service)
+            except ApiError as error:
+                left.append(f"service {service} ({error})")
+        try:
+            if not await self.active():
+                await self.orchestrator.stop()
+        except (ApiError, ClusterError) as error:
+            left.append(f"the orchestrator ({error})")
+        return left
+
+
+@dataclass(frozen=True)
+class Active:
+    """Groups and services that have not ended."""
+
+    groups: frozenset[int] = frozenset()
+    services: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.services)
+
+    def __sub__(self, other: "Active") -> "Active":
+        return Active(self.groups - other.groups, self.services - other.services)
+
+    def __and__(self, other: "Active") -> "Active":
+        return Active(self.groups & other.groups, self.services & other.services)
+
+    def __str__(self) -> str:
+        groups = [f"group {group}" for group in sorted(self.groups)]
+        return ", ".join([*groups, *(f"service {service}" for service in sorted(self.services))])
+
+
+async def active(manager: ClientManager, services: Services) -> Active:
+    """All there are now. Raises `ClusterError` or `ApiError` when nobody tells."""
+    return Active(frozenset(group.group_id for group in manager.active), frozenset(await services.active()))
+
+
+async def stop(manager: ClientManager, services: Services, which: Active, hurry: asyncio.Event) -> list[str]:
+    """Drain the groups, cancel the services, wait until their jobs are gone; with `hurry`, cancel all at once.
+
+    Returns what could not be ended, in words.
+    """
+    left = await _stop_groups(manager, sorted(which.groups), hurry)
+    return left + await services.end(sorted(which.services))
+
+
+async def _stop_groups(manager: ClientManager, groups: list[int], hurry: asyncio.Event) -> list[str]:
+    found = [group for number in groups if (group := manager.current(number))]
+    for group in found:
+        with contextlib.suppress(RunError):  # the disk: its job is cancelled below
+            if not group.deleted:
+                manager.stop(group.group_id)
+    drain = max((group.drain_seconds for group in found), default=0.0)
+    await _groups_end(manager, groups, drain + BEYOND_DRAIN_SECONDS, hurry)
+    late = [group for number in groups if (group := manager.current(number))]
+    for group in late:
+        if group.job_id:
+            with contextlib.suppress(ClusterError):
+                await manager.site.scheduler.cancel(group.job_id)
+    await _groups_end(manager, groups, GONE_SECONDS, asyncio.Event())
+    return [f"group {number}" for number in groups if manager.current(number)]
+
+
+async def _groups_end(manager: ClientManager, groups: Collection[int], seconds: float, hurry: asyncio.Event) -> None:
+    """Wait until they have, or the time is over, or somebody is in a hurry."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not hurry.is_set() and any(manager.current(number) for number in groups):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(_LOOK_SECONDS)

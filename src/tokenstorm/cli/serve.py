@@ -16,14 +16,18 @@ import uvloop
 
 from tokenstorm.cli import stack
 from tokenstorm.cli.commands import TOKEN
-from tokenstorm.cli.ending import Started
+from tokenstorm.cli.ending import Active, OwnServices, PlacedServices, Services, active, stop
 from tokenstorm.cli.stack import Listen
 from tokenstorm.cli.terminal import tell
+from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import Config, load_config
+from tokenstorm.errors import ApiError, ClusterError
+from tokenstorm.sdk import AsyncClient
 from tokenstorm.web import is_loopback
 
 _LABEL = 14
+_PLACES = {"login": "on the login node", "job": "as a job"}
 
 
 def up(args: argparse.Namespace) -> int:
@@ -76,9 +80,9 @@ def handled_signals() -> Iterator[Signals]:
 
 @dataclass(frozen=True)
 class Running:
-    """The addresses of what is up."""
+    """The addresses of what is up; None for an orchestrator that runs on the cluster, when it is needed."""
 
-    orchestrator_url: str
+    orchestrator_url: str | None
     server_url: str
     client_url: str
 
@@ -101,28 +105,53 @@ async def everything(
     Their end is that of what was started meanwhile, and with `earlier` before; with `keep` all goes on.
     """
     orchestrator_port, server_port, client_port = map(listen, ports)
-    async with (
-        stack.orchestrator_api(config, site, recipes, orchestrator_port) as (orchestrator_url, orchestrator),
-        stack.server_api(orchestrator_url, server_port) as server_url,
-        stack.client_api(config, site, server_url, client_port) as (client_url, manager),
-    ):
-        started = Started(manager, orchestrator, earlier=earlier)
+    async with contextlib.AsyncExitStack() as opened:
+        if site.profile.orchestrator.placement == "local":
+            serving = stack.own_orchestrator(config, site, recipes, orchestrator_port)
+            orchestrator_url, orchestrator = await opened.enter_async_context(serving)
+            where, client = stack.here(orchestrator_url, orchestrator_port)
+            services: Services = OwnServices(orchestrator)
+        else:
+            placed = stack.placed(site, config, recipes)
+            where, client, orchestrator_url = placed, placed.client(), None
+        server_url = await opened.enter_async_context(stack.server_api(where, client, server_port))
+        if orchestrator_url is None:
+            asking = await opened.enter_async_context(AsyncClient(server_url, token=server_port.token))
+            services = PlacedServices(placed, asking)
+        client_serving = stack.client_api(config, site, server_url, client_port)
+        client_url, manager = await opened.enter_async_context(client_serving)
+        before = Active() if earlier else await active(manager, services)
         try:
             yield Running(orchestrator_url, server_url, client_url)
         finally:
-            await _end(started, signals, keep=keep, say=say)
+            await _end(manager, services, before, signals, keep=keep, say=say)
 
 
-async def _end(started: Started, signals: Signals, *, keep: bool, say: Callable[[str], None]) -> None:
-    groups, services = _count(len(started.groups), "group"), _count(len(started.services), "service")
+async def _end(
+    manager: ClientManager,
+    services: Services,
+    before: Active,
+    signals: Signals,
+    *,
+    keep: bool,
+    say: Callable[[str], None],
+) -> None:
+    try:
+        now = await active(manager, services)
+    except (ApiError, ClusterError) as error:
+        say(f"nothing was stopped, since nobody tells what runs ({error}): the next `tokenstorm up` finds it")
+        return
+    started, others = now - before, now & before
+    words = f"{_count(len(started.groups), 'group')}, {_count(len(started.services), 'service')}"
     if keep:
-        say(f"left running: {groups}, {services}")
-    elif started.groups or started.services:
-        say(f"stopping {groups} and {services}; once more: at once")
-        for left in await started.stop(signals.hurry):
+        say(f"left running: {words}")
+    else:
+        if started:
+            say(f"stopping {words.replace(',', ' and')}; once more: at once")
+        for left in await stop(manager, services, started, signals.hurry):
             say(f"{left} could not be ended: look at it with the next `tokenstorm up`")
-    if started.others:
-        say(f"left running, as it was before: {', '.join(started.others)}")
+    if others:
+        say(f"left running, as it was before: {others}")
 
 
 @asynccontextmanager
@@ -154,28 +183,39 @@ async def _up(args: argparse.Namespace) -> int:
         ):
             _show("Server API", f"{running.server_url}  (try it at {running.server_url}/docs)")
             _show("Client API", f"{running.client_url}  (try it at {running.client_url}/docs)")
-            _show("orchestrator", running.orchestrator_url)
+            placement = site.profile.orchestrator.placement
+            _show("orchestrator", running.orchestrator_url or f"{_PLACES[placement]}, started when it is first needed")
             _show("profile", f"{site.profile.name}, data in {config.home}")
             await signals.stop.wait()
     return 0
 
 
 async def _orchestrator(args: argparse.Namespace) -> int:
+    if args.placed:
+        return await _placed(args.placed)
     listen = _listening(args.host)
     with handled_signals() as signals:
         async with (
             opened_site(args.profile) as (config, site),
-            stack.orchestrator_api(config, site, args.recipes, listen(args.port)) as (url, _),
+            stack.own_orchestrator(config, site, args.recipes, listen(args.port)) as (url, _),
         ):
             _show("orchestrator", url)
             await signals.stop.wait()
     return 0
 
 
-async def _server(args: argparse.Namespace) -> int:
-    listen = _listening(args.host)
+async def _placed(folder: Path) -> int:
+    """On the cluster, started by a Server API that left in that folder what is needed."""
     with handled_signals() as signals:
-        async with stack.server_api(args.orchestrator_url, listen(args.port)) as url:
+        async with stack.placed_here(folder):
+            await signals.stop.wait()
+    return 0
+
+
+async def _server(args: argparse.Namespace) -> int:
+    listen = _listening(args.host)(args.port)
+    with handled_signals() as signals:
+        async with stack.server_api(*stack.here(args.orchestrator_url, listen), listen) as url:
             _show("Server API", f"{url}  (try it at {url}/docs)")
             await signals.stop.wait()
     return 0

@@ -199,7 +199,7 @@ def _show(service: Service, *, as_json: bool) -> None:
         return
     show_facts(
         [
-            ("group" if service.group_id else "service", service.id),
+            ("service", service.id),
             ("status", service.status + (f": {service.reason}" if service.reason else "")),
             ("recipe", service.recipe_name),
             ("engine", service.engine),

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from tokenstorm.errors import Unknown, Unreachable
+from tokenstorm.errors import Unknown, Unreachable, UsageError
 
 ENDED = frozenset(("completed", "failed", "cancelled", "timeout"))
 _NOT_FOUND = 404
@@ -45,7 +45,7 @@ class ServiceDirectory(Protocol):
         ...
 
     async def routed(self, service_id: str) -> Access:
-        """The service through the orchestrator's routing."""
+        """The service through the orchestrator's routing. Raises `UsageError` where its nodes cannot reach that."""
         ...
 
 
@@ -67,7 +67,8 @@ class _Access(msgspec.Struct):
 
 
 class _Orchestrator(msgspec.Struct):
-    endpoint: str
+    endpoint: str | None
+    api_key: str | None = None
 
 
 class _Problem(msgspec.Struct):
@@ -79,7 +80,6 @@ class HttpServices:
 
     def __init__(self, server_url: str, token: str | None = None, client: httpx.AsyncClient | None = None) -> None:
         self._url = server_url.rstrip("/")
-        self._token = token
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._client = client or httpx.AsyncClient(trust_env=False, timeout=15.0)
 
@@ -93,8 +93,14 @@ class HttpServices:
 
     async def routed(self, service_id: str) -> Access:
         found = await self._get("/orchestrator/endpoint", _Orchestrator)
+        if found.endpoint is None:
+            message = (
+                '`via`: compute nodes do not reach the orchestrator, which runs elsewhere: send "direct", or have it run as '
+                'a job, with placement = "job" in the profile'
+            )
+            raise UsageError(message)
         url = f"{found.endpoint.rstrip('/')}/api/v1/vllm/{quote(service_id, safe='')}"
-        return Access((("orchestrator", url),), self._token)
+        return Access((("orchestrator", url),), found.api_key)
 
     async def close(self) -> None:
         """Give up connections."""

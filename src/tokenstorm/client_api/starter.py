@@ -28,15 +28,12 @@ class Starter:
     def __init__(self, manager: "ClientManager", submitted: Callable[[], None]) -> None:
         self._manager = manager
         self._submitted = submitted
-        self._deploying: set[int] = set()
 
     async def create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
-        self._refuse_what_nodes_cannot_reach(request)
         info, access = await self._find(request)
         if request.dataset is not None:
             await self._manager.dispatcher.check_dataset(request.dataset)
-        is_deployed = await self._manager.dispatcher.is_deployed()
         seed = secrets.randbits(48) if request.seed is None else request.seed
         request = request.model_copy(update={"seed": seed, "time_limit": request.minutes})
         api_key = request.api_key.get_secret_value() if request.api_key else None
@@ -56,14 +53,8 @@ class Starter:
                 time_limit_minutes=request.minutes,
                 created_at=created_at,
                 engine=info.engine if info else None,
-                stage="submitting" if access and is_deployed else "waiting",
-                reason=(
-                    _not_ready(request, info)
-                    if access is None
-                    else "being submitted"
-                    if is_deployed
-                    else "tokenstorm is put on the cluster first"
-                ),
+                stage="waiting" if access is None else "submitting",
+                reason=_not_ready(request, info) if access is None else "being submitted",
             )
 
         group = self._manager.store.add(
@@ -74,11 +65,9 @@ class Starter:
             fingerprint=fingerprint,
         )
         self._manager.take(group)
-        if access is None or not is_deployed:
-            self._manager.spawn(self.bring_up(group.group_id))
-            return group
         try:
-            return await self._submit(group, request, access)
+            if access is not None and await self._manager.dispatcher.deployed():
+                return await self._submit(group, request, access)
         except (Unconfirmed, RunError) as error:  # RunError: the disk, with the job submitted or not
             self._say(group.group_id, states.UNCONFIRMED)
             self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
@@ -86,17 +75,8 @@ class Starter:
         except (ClusterError, UsageError):
             self._bury(self._manager.expect(group.group_id))
             raise
-
-    def _refuse_what_nodes_cannot_reach(self, request: GroupRequest) -> None:
-        """Raises `UsageError` for a way to the service that compute nodes do not have."""
-        profile = self._manager.site.profile
-        if request.via == "orchestrator" and profile.scheduler != "local" and profile.orchestrator.placement != "job":
-            message = (
-                f"`via`: the orchestrator of the profile {profile.name!r} has the placement "
-                f"{profile.orchestrator.placement!r}, where compute nodes do not reach it: leave `via` out, or set "
-                f'profiles.{profile.name}.orchestrator.placement to "job"'
-            )
-            raise UsageError(message)
+        self._manager.spawn(self.bring_up(group.group_id))
+        return group
 
     async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
         """How the service stands, and how to reach it once it is ready. Raises `NotNow` when it has ended."""
@@ -117,11 +97,6 @@ class Starter:
 
     async def _submit(self, group: ClientGroup, request: GroupRequest, access: Access) -> ClientGroup:
         """Prepare the run folder and submit the job; what was prepared before is left as it is."""
-        self._deploying.add(group.group_id)
-        try:
-            await self._manager.dispatcher.python()
-        finally:
-            self._deploying.discard(group.group_id)
         plan = await self._manager.dispatcher.prepared(group)
         if plan is None:
             known = self._manager.store.secrets(group.group_id)
@@ -154,6 +129,9 @@ class Starter:
             await asyncio.sleep(pause)
 
     async def _try_to_submit(self, group: ClientGroup, request: GroupRequest) -> None:
+        if not await self._manager.dispatcher.deployed():
+            self._say(group.group_id, "this version of tokenstorm is being put on the cluster")
+            await self._manager.dispatcher.python()
         if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
             await self._submit(group, request, Access(()))
             return
@@ -166,11 +144,6 @@ class Starter:
             return
         engine = info.engine if info else None
         await self._submit(self._manager.change(states.submitting(current, engine)), request, access)
-
-    def deploying(self, step: str) -> None:
-        """How far the deployment is that groups wait for."""
-        for group_id in self._deploying:
-            self._say(group_id, f"putting tokenstorm on the cluster: {step}")
 
     def _say(self, group_id: int, reason: str) -> None:
         """Why a group still waits."""

@@ -6,7 +6,7 @@ costs a fraction of what httpx's own transport needs for it (benchmarks/passthro
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 
 import httptools
@@ -25,18 +25,22 @@ _INTERIM = 200
 _BODILESS = frozenset((204, 304))
 
 
-def transport(shell: Shell) -> httpx.AsyncBaseTransport:
+Connect = Callable[[str, int], Awaitable[Streams]]
+
+
+def transport(shell: Shell, connect: Connect | None = None) -> httpx.AsyncBaseTransport:
     """For `httpx.AsyncClient(transport=…, trust_env=False)`; http only, as many connections as are asked for.
 
     A connection that cannot be made is httpx's own error; a machine that cannot be reached is the shell's. A request on
     a kept connection that its other side closed before any byte of the answer is sent once more, on a new one.
+    `connect` is for hosts that are no addresses.
     """
-    return _Transport(shell)
+    return _Transport(connect or shell.open_connection)
 
 
 class _Transport(httpx.AsyncBaseTransport):
-    def __init__(self, shell: Shell) -> None:
-        self._shell = shell
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
         self._idle: dict[tuple[str, int], list[_Connection]] = {}
         self._closed = False
 
@@ -67,7 +71,7 @@ class _Transport(httpx.AsyncBaseTransport):
         host, port = origin
         try:
             async with asyncio.timeout(timeout):
-                return await self._shell.open_connection(host, port)
+                return await self._connect(host, port)
         except TimeoutError as error:  # before OSError, of which it is one
             message = f"{host}:{port}: it took too long"
             raise httpx.ConnectTimeout(message) from error

@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tokenstorm.cluster.jobfolder import JobFolder, Order, State
 from tokenstorm.cluster.processes import end, job_processes, this_process
@@ -38,13 +39,23 @@ class LocalShell:
         timeout: float = 60.0,
     ) -> Output:
         """As a login shell would, a command that is not there ends with status 127."""
+        with (
+            tempfile.TemporaryFile() as given
+        ):  # not a pipe: uvloop cannot write to one whose reader was quicker to end
+            given.write(stdin)
+            given.seek(0)
+            return await self._run(argv, given, environment or {}, timeout)
+
+    async def _run(
+        self, argv: Sequence[str], stdin: IO[bytes], environment: Mapping[str, str], timeout: float
+    ) -> Output:
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
-                stdin=asyncio.subprocess.PIPE,
+                stdin=stdin,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **environment},
                 start_new_session=True,
             )
         except OSError as error:
@@ -56,7 +67,7 @@ class LocalShell:
         self._running.add(process)
         try:
             async with asyncio.timeout(timeout):
-                stdout, stderr = await process.communicate(stdin)
+                stdout, stderr = await process.communicate()
         except TimeoutError:
             message = f"{argv[0]} did not end in {timeout:g} s and was killed: whether it did its work is not known"
             raise Unconfirmed(message) from None
@@ -89,6 +100,9 @@ class LocalShell:
 
     async def open_connection(self, host: str, port: int) -> Streams:
         return await asyncio.open_connection(host, port)
+
+    async def open_unix_connection(self, path: PurePosixPath) -> Streams:
+        return await asyncio.open_unix_connection(str(path))
 
     async def close(self) -> None:
         for process in tuple(self._running):

@@ -59,7 +59,10 @@ class Scheduler(Protocol):
         ...
 
     async def states(self, ids: Collection[JobId]) -> dict[JobId, JobState]:
-        """The states of all those jobs, in one question. A job that ended and left no trace is `lost`."""
+        """The states of all those jobs, in one question. A job that ended and left no trace is `lost`.
+
+        One that is not known yet, or for the moment, is left out.
+        """
         ...
 
     async def cancel(self, job: JobId) -> None:

@@ -55,6 +55,10 @@ class Shell(Protocol):
         """Connect to an address as that machine sees it. Raises OSError when nobody listens there."""
         ...
 
+    async def open_unix_connection(self, path: PurePosixPath) -> Streams:
+        """The same to a unix socket of that machine."""
+        ...
+
     async def close(self) -> None:
         """Give up connections; running commands end."""
         ...

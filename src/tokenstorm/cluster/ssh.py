@@ -16,8 +16,9 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import asyncssh
 
@@ -133,23 +134,29 @@ class SSHManager:
 
     async def open_connection(self, host: str, port: int) -> Streams:
         """By forwarding. A site that forbids it says so in the error."""
+        return await self._forwarded(f"{host}:{port}", lambda to: to.open_connection(host, port, encoding=None))
+
+    async def open_unix_connection(self, path: PurePosixPath) -> Streams:
+        return await self._forwarded(str(path), lambda to: to.open_unix_connection(str(path), encoding=None))
+
+    async def _forwarded(self, what: str, opening: Callable[[asyncssh.SSHClientConnection], Awaitable[Any]]) -> Streams:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await self._connected()
                 near, far = await _pair()
                 try:
-                    reader, writer = await connection.open_connection(host, port, encoding=None)
+                    reader, writer = await opening(connection)
                 except BaseException:
                     near[1].close()
                     far[1].close()
                     raise
         except TimeoutError:
-            raise Unreachable(self._said(f"no connection to {host}:{port} in {CONNECT_SECONDS:g} s")) from None
+            raise Unreachable(self._said(f"no connection to {what} in {CONNECT_SECONDS:g} s")) from None
         except asyncssh.ChannelOpenError as error:
-            message = f"{self._host} cannot connect to {host}:{port}: {error.reason}"
+            message = f"{self._host} cannot connect to {what}: {error.reason}"
             raise ConnectionRefusedError(message) from error
         except asyncssh.Error as error:
-            raise Unreachable(self._said(f"no connection to {host}:{port}: {error.reason}")) from error
+            raise Unreachable(self._said(f"no connection to {what}: {error.reason}")) from error
         relay = asyncio.create_task(_relay((reader, writer), far))
         self._relays.add(relay)
         relay.add_done_callback(self._relays.discard)

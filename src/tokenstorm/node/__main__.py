@@ -2,13 +2,14 @@
 
 import argparse
 import asyncio
-import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from tokenstorm.errors import UsageError
+from tokenstorm.interfaces import local_address, node_name
 from tokenstorm.node.keeper import Slot, start_keeper
 from tokenstorm.node.replica import Place, Replica
 from tokenstorm.node.service import Service, read_service
@@ -20,8 +21,8 @@ TERMINATED = 128 + signal.SIGTERM
 async def run(folder: Path, keeper: int) -> int:
     """All replicas of this node. Returns 1 when they all ended, and what a shell says of TERM when that ended them."""
     service = read_service(folder)
-    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    replicas = _replicas(service, folder, node, keeper)
+    service = replace(service, host=local_address(service.host))
+    replicas = _replicas(service, folder, node_name(), keeper)
     tasks = [asyncio.create_task(replica.run()) for replica in replicas]
     told = asyncio.Event()
     loop = asyncio.get_running_loop()

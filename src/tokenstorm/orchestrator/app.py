@@ -11,7 +11,7 @@ from tokenstorm.web import Problem, new_app, problems
 
 from .launch import ConfigError
 from .logs import PLACES
-from .routing import Router, vllm_routes
+from .routing import Router, error_form, vllm_routes
 from .schemas import (
     AccessEndpoint,
     AccessInfo,
@@ -47,11 +47,11 @@ _DESCRIPTION = """Starts inference engines as jobs from recipes, and leads promp
 
 
 def create_app(
-    orchestrator: ServiceOrchestrator, router: Router, *, token: str | None = None, endpoint: str | None = None
+    orchestrator: ServiceOrchestrator, router: Router, *, token: str | None = None, near: bool = True
 ) -> FastAPI:
     """The API over an orchestrator, which whoever made it starts and closes.
 
-    `endpoint` is the API's address on the cluster, if that is another than the one it is called by.
+    `near` tells that the site's nodes reach it at the address it is called by.
     """
     app = new_app(
         "tokenstorm orchestrator",
@@ -59,12 +59,13 @@ def create_app(
         ready=lambda: orchestrator.trouble,
         metrics=lambda: _own_metrics(orchestrator),
         token=token,
+        form=error_form,
     )
     app.include_router(service_routes(orchestrator), prefix=PREFIX)
     app.include_router(state_routes(orchestrator), prefix=PREFIX)
     app.include_router(engine_routes(orchestrator), prefix=PREFIX)
     app.include_router(group_routes(orchestrator), prefix=PREFIX)
-    app.include_router(recipe_routes(orchestrator, endpoint), prefix=PREFIX)
+    app.include_router(recipe_routes(orchestrator, token, near=near), prefix=PREFIX)
     app.include_router(vllm_routes(router, lambda: orchestrator.list()), prefix=PREFIX)  # noqa: PLW0108 - asked when it is started
     return app
 
@@ -232,7 +233,7 @@ def group_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     return routes
 
 
-def recipe_routes(orchestrator: ServiceOrchestrator, endpoint: str | None) -> APIRouter:
+def recipe_routes(orchestrator: ServiceOrchestrator, token: str | None, *, near: bool) -> APIRouter:
     """What can be started, and where this API is."""
     routes = APIRouter(tags=["recipes"])
 
@@ -249,7 +250,8 @@ def recipe_routes(orchestrator: ServiceOrchestrator, endpoint: str | None) -> AP
     async def where(request: Request) -> EndpointInfo:
         url = f"{request.url.scheme}://{request.url.netloc}"
         gateway = request.headers.get("x-forwarded-host")  # it has all of this API's calls, and is reached from there
-        return EndpointInfo(endpoint=endpoint or url, local_url=f"http://{gateway}" if gateway else url)
+        local_url = f"http://{gateway}" if gateway else url
+        return EndpointInfo(endpoint=url if near else None, local_url=local_url, api_key=token if near else None)
 
     return routes
 

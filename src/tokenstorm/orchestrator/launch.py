@@ -100,8 +100,8 @@ def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) ->
     )
 
 
-def simulated(launch: Launch, python: str) -> Launch:
-    """The same service by the simulator, for a machine without the GPU that the engine needs. It says so."""
+def simulated(launch: Launch, python: str, why: str) -> Launch:
+    """The same service by the simulator, where there is no GPU for the engine, which is `why`. It says so."""
     words = ["--host", "{host}", "--port", "{port}", "--model", launch.model, "--api-key-env", _SIMULATOR_KEY]
     command = (python, "-m", "tokenstorm.simulator", *words)
     replicas = launch.resources.replicas
@@ -121,7 +121,7 @@ def simulated(launch: Launch, python: str) -> Launch:
         probe=Probe(),
         image=None,
         key=KeyDelivery(variable=_SIMULATOR_KEY),
-        note=f"this machine has no GPU for {launch.engine}: a simulated engine answers for {launch.model}, "
+        note=f"{why} for {launch.engine}: a simulated engine answers for {launch.model}, "
         "and its numbers speak of no real engine",
     )
 

@@ -6,7 +6,7 @@ been sent nothing.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tokenstorm.errors import NOT_JSON, ClusterError, TokenstormError, Unknown
 from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
-from tokenstorm.web import Problem, problems
+from tokenstorm.web import ErrorForm, Problem, problems
 
 from .replicas import Replica
 from .service import Service
@@ -33,6 +33,8 @@ _TOLD = frozenset((400, 401, 404, 413, 422, 429, 500, 503))
 """Statuses of an engine that a prompt's caller gets as they are; others become 502."""
 _CODES = {
     400: "invalid_path",
+    401: "invalid_api_key",
+    403: "forbidden",
     404: "service_not_found",
     413: "request_too_large",
     502: "orchestrator_unreachable",
@@ -41,6 +43,7 @@ _CODES = {
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _JSON = {"content-type": "application/json"}
 _SOON = {"retry-after": "2"}
+_PASS_THROUGH = re.compile(r".*?/vllm/[^/]+/v1/")
 _AT_THE_ENGINE = re.compile(rb".*?/vllm/[^/]+(/v1/.*)", re.DOTALL)
 
 
@@ -354,7 +357,12 @@ def _words(body: bytes) -> str:
     return said.error.message if said.error else said.message
 
 
-def openai_error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+def error_form(path: str) -> ErrorForm | None:
+    """OpenAI's error objects on the pass-through, where its clients read them; elsewhere the usual form."""
+    return openai_error if _PASS_THROUGH.match(path) else None
+
+
+def openai_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error as OpenAI's clients know it."""
     kind = "invalid_request_error" if status < 500 else "service_unavailable"  # noqa: PLR2004 - the caller's fault or not
     code = _CODES.get(status, str(status))

@@ -198,7 +198,10 @@ class AccessInfo(BaseModel):
 class EndpointInfo(BaseModel):
     """Where the orchestrator is."""
 
-    endpoint: str = Field(description="As the cluster sees it", examples=["http://127.0.0.1:8000"])
+    endpoint: str | None = Field(
+        description="As the cluster's nodes see it; null where they do not", examples=["http://127.0.0.1:8000"]
+    )
+    api_key: str | None = Field(None, description="The token that it wants there, if it does")
     local_url: str = Field(description="One that can be used from here", examples=["http://127.0.0.1:8000"])
 
 

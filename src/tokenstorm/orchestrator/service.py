@@ -108,8 +108,8 @@ def _end(service: Service, job: JobState, replicas: Sequence[Replica], now: date
     outcome = job.outcome or "lost"
     words = [job.reason or _WORDS.get(outcome, "")]
     words += [f"replica {replica.id}: {replica.reason}" for replica in replicas if replica.reason]
-    if not any(words) and job.exit_code:
-        words = [f"the job ended with exit code {job.exit_code}: its log says why"]
+    if job.exit_code and not any(replica.reason for replica in replicas):
+        words.append(f"the job ended with exit code {job.exit_code}: its log says why")
     status = _STATUS_OF.get(outcome, "failed")
     return replace(service, status=status, reason="; ".join(filter(None, words)), ended_at=now, stopping=False)
 

@@ -185,10 +185,13 @@ class Prompted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrchestratorAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the orchestrator is: as the cluster sees it, and one that can be used from here."""
+    """Where the orchestrator is: as the cluster's nodes see it (None: not at all), with what it wants for a key there;
+    and one that can be used from here.
+    """
 
-    endpoint: str
+    endpoint: str | None
     local_url: str
+    api_key: str | None = None
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

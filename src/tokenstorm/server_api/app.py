@@ -1,6 +1,7 @@
 """The Server API: the orchestrator's resources, documented as there, and handed on as they are."""
 
-import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,15 +10,15 @@ from fastapi import FastAPI, Request, Response
 
 from tokenstorm.errors import ClusterError
 from tokenstorm.orchestrator import app as orchestrator_app
-from tokenstorm.orchestrator.routing import Router, openai_error
+from tokenstorm.orchestrator.routing import Router, error_form
 from tokenstorm.orchestrator.services import ServiceOrchestrator
-from tokenstorm.proxy import Passed, call_of, send, unless_left
+from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
+from tokenstorm.server_api.where import Where
 from tokenstorm.web import Problem, new_app, problems
 
 PREFIX = orchestrator_app.PREFIX
 READY_SECONDS = 5.0
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
-_PASS_THROUGH = re.compile(r"vllm/[^/]+/v1/")
 _OURS = frozenset((b"origin", b"x-forwarded-host"))
 """Headers that are for this hop: Origin was looked at here."""
 _DESCRIPTION = """Inference services on the cluster, from this machine. Everything here is answered by the orchestrator.
@@ -25,45 +26,65 @@ _DESCRIPTION = """Inference services on the cluster, from this machine. Everythi
 """
 
 
-def create_app(
-    orchestrator_url: str, client: httpx.AsyncClient, *, token: str | None = None, orchestrator_token: str | None = None
-) -> FastAPI:
-    """The gateway to the orchestrator at a base URL, which `client` can reach.
+def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = None) -> FastAPI:
+    """The gateway to the orchestrator, which `client` can reach.
 
     Streams pass fastest where the client is over `tokenstorm.cluster.http.transport`.
     """
-    base = orchestrator_url.rstrip("/")
-    absent = (
-        f"cannot reach the orchestrator at {base}: start it with `tokenstorm orchestrator`, or all with `tokenstorm up`"
-    )
 
     async def ready() -> str | None:
         try:
-            answer = await client.get(f"{base}/ready", timeout=READY_SECONDS)
+            there = await where.address()
+            headers = {"authorization": f"Bearer {there.token}"} if there.token else {}
+            answer = await client.get(f"{there.url}/ready", headers=headers, timeout=READY_SECONDS)
         except (httpx.TransportError, ClusterError) as error:
-            return f"{absent} ({error or type(error).__name__})"
+            where.lost()
+            return _absent(where, error)
         return None if answer.is_success else f"the orchestrator is not ready: {_detail(answer)}"
 
-    app = new_app("tokenstorm Server API", "", ready=ready, token=token)
+    answered: Counter[str] = Counter()
+    app = new_app(
+        "tokenstorm Server API", "", ready=ready, metrics=lambda: _own_metrics(answered), token=token, form=error_form
+    )
 
     @app.api_route(PREFIX + "/{path:path}", methods=_METHODS, include_in_schema=False)
-    async def forward(path: str, request: Request) -> Response:
+    async def forward(request: Request) -> Response:
         """Hand on anything; what there is, the orchestrator knows."""
         try:
             call = await call_of(request)
             here = (b"x-forwarded-host", request.headers.get("host", "").encode("latin-1"))
             call = replace(call, headers=[*(pair for pair in call.headers if pair[0] not in _OURS), here])
-            return Passed(await unless_left(request, send(client, base, call, orchestrator_token)))
+            answer = await unless_left(request, _send(where, client, call))
+            answered[str(answer.status_code)] += 1
+            return Passed(answer)
         except (httpx.TransportError, ClusterError) as error:
-            failure = Problem(502, f"{absent} ({error or type(error).__name__})")
+            answered["unreachable"] += 1
+            where.lost()
+            failure = Problem(502, _absent(where, error))
         except Problem as error:
             failure = error
-        if _PASS_THROUGH.match(path):
-            return openai_error(failure.status, failure.detail)
+        if form := error_form(request.url.path):
+            return form(failure.status, failure.detail, failure.headers)
         raise failure
 
     _document(app)
     return app
+
+
+def _own_metrics(answered: Mapping[str, int]) -> str:
+    name = "tokenstorm_forwarded_requests_total"
+    lines = [f"# HELP {name} Calls handed on, by the orchestrator's answer", f"# TYPE {name} counter"]
+    lines += [f'{name}{{answer="{answer}"}} {count}' for answer, count in sorted(answered.items())]
+    return "\n".join(lines) + "\n"
+
+
+async def _send(where: Where, client: httpx.AsyncClient, call: Call) -> httpx.Response:
+    there = await where.address()
+    return await send(client, there.url, call, there.token)
+
+
+def _absent(where: Where, error: Exception) -> str:
+    return f"cannot reach the orchestrator ({error or type(error).__name__}): {where.hint}"
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -1,0 +1,243 @@
+"""An orchestrator that runs on the cluster, on the login node or as a job.
+
+It is started when it is first needed, found again after a restart of the Server API, and started anew, over the same
+store, when it ended: its job's time is over, the login node was booted. Below `<base_path>/orchestrator/`:
+
+start.json       the latest start: the name of its folder here, with profile.json, token, recipes/, script.sh and logs
+address.json     where it listens, written by the orchestrator itself
+services.….sqlite    its store; whoever has it open is the orchestrator, and a second one ends
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from time import monotonic
+from typing import Literal, TypeVar
+
+import httpx
+import msgspec
+from msgspec.structs import replace
+
+from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.scheduler import Job
+from tokenstorm.cluster.script import render
+from tokenstorm.cluster.shell import Streams
+from tokenstorm.cluster.site import Site
+from tokenstorm.config import Ssh
+from tokenstorm.errors import Unreachable
+from tokenstorm.server_api.where import Address
+
+START_SECONDS = 30.0
+"""How long a call waits for an orchestrator that starts; then it says so, and a later one goes on waiting."""
+ALIVE_SECONDS = 10.0
+LEAVE_SECONDS = 30
+"""How long before its job's time limit it is told to end."""
+_LOOK_SECONDS = 0.25
+_SOCKET_HOST = "orchestrator"
+"""Stands in URLs for the unix socket, of which they cannot speak."""
+
+
+_DETACHED = """cd -- "$1" || exit
+for fd in /proc/self/fd/*; do fd=${fd##*/}; if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi; done
+setsid bash script.sh > stdout.log 2> stderr.log < /dev/null &
+echo $! > pid
+"""
+"""It keeps nothing open by which whoever waits for this command would wait for the orchestrator: uvloop lets more
+through than standard input and output.
+"""
+
+T = TypeVar("T")
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """`address.json`. `socket` is the path of a unix socket on `host`, where there is one; else `url` is to be used."""
+
+    start: str
+    host: str
+    url: str | None = None
+    socket: str | None = None
+    schema: int = 1
+
+
+class _Start(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    placement: Literal["login", "job"]
+    job_id: str | None = None
+    schema: int = 1
+
+
+class PlacedOrchestrator:
+    """The orchestrator of a site whose profile places it on the cluster. `recipes` are texts, by file name."""
+
+    def __init__(self, site: Site, recipes: Mapping[str, str]) -> None:
+        self._site = site
+        self._recipes = recipes
+        self._home = site.profile.base_path / "orchestrator"
+        self._looking = asyncio.Lock()
+        self._known: Address | None = None
+        self._socket: str | None = None
+
+    @property
+    def hint(self) -> str:
+        return f"its logs are below {self._home}"
+
+    async def address(self) -> Address:
+        """Where it answered; started if need be. Raises `ClusterError` while there is none."""
+        async with self._looking:
+            if self._known is None:
+                self._known = await self._found() or await self._started()
+            return self._known
+
+    def lost(self) -> None:
+        self._known = None
+
+    def client(self) -> httpx.AsyncClient:
+        """What reaches it."""
+        return httpx.AsyncClient(transport=transport(self._site.shell, self._connect), trust_env=False)
+
+    async def exists(self) -> bool:
+        """Whether one runs, or waits to. Nothing is started."""
+        start = await self._read("start.json", _Start)
+        return start is not None and not await self._over(start)
+
+    async def stop(self) -> None:
+        """End it. Its services go on."""
+        start = await self._read("start.json", _Start)
+        if start is None:
+            return
+        if start.job_id:
+            await self._site.scheduler.cancel(start.job_id)
+        elif start.placement == "login":
+            await self._to_process(start, "kill -TERM")
+        self.lost()
+
+    async def _connect(self, host: str, port: int) -> Streams:
+        if host == _SOCKET_HOST and self._socket is not None:
+            return await self._site.shell.open_unix_connection(PurePosixPath(self._socket))
+        return await self._site.shell.open_connection(host, port)
+
+    async def _found(self) -> Address | None:
+        """The one that runs. None when there is none; raises `Unreachable` when it runs and does not answer."""
+        start, there = await self._read("start.json", _Start), await self._read("address.json", Published)
+        if start is None or there is None or there.start != start.name:
+            return None
+        if there.socket is not None:
+            await self._check_host(there.host)
+        self._socket = there.socket
+        token = (await self._site.shell.get(self._home / start.name / "token")).decode()
+        address = Address(there.url or f"http://{_SOCKET_HOST}", token)
+        try:
+            async with self.client() as client:
+                headers = {"authorization": f"Bearer {token}"}
+                answer = await client.get(f"{address.url}/health", headers=headers, timeout=ALIVE_SECONDS)
+            why = None if answer.is_success else f"/health answers {answer.status_code}"
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+        if why is None:
+            return address
+        if await self._over(start):
+            return None
+        message = f"the orchestrator on {there.host} runs and does not answer ({why}): see {self._home / start.name}"
+        raise Unreachable(message)
+
+    async def _check_host(self, host: str) -> None:
+        """An alias may stand for several login nodes, and the socket is on one."""
+        here = (await self._site.shell.run(["hostname"])).stdout.decode().strip()
+        if here != host:
+            message = (
+                f"the orchestrator runs on {host}, and this login came to {here}: name one login node in `ssh.host`, "
+                'or use placement = "job"'
+            )
+            raise Unreachable(message)
+
+    async def _over(self, start: _Start) -> bool:
+        """Whether nothing of that start runs any more."""
+        if start.placement == "login":
+            return await self._to_process(start, "kill -0") != 0
+        if start.job_id is None:  # it may have been submitted: doing it again under the same name tells
+            return True
+        state = (await self._site.scheduler.states([start.job_id])).get(start.job_id)
+        return state is not None and state.phase == "ended"
+
+    async def _to_process(self, start: _Start, what: str) -> int:
+        """Signal the process of a start on the login node, if that pid is still its own; the status of that."""
+        text = f'read -r pid < "$1/pid" && grep -qF -- "$1" "/proc/$pid/cmdline" && {what} "$pid"'
+        return (await self._site.shell.run(["bash", "-c", text, "bash", str(self._home / start.name)])).status
+
+    async def _started(self) -> Address:
+        start = await self._read("start.json", _Start)
+        if start is None or await self._over(start):
+            start = await self._start(start)
+        end = monotonic() + START_SECONDS
+        while monotonic() < end:
+            with contextlib.suppress(Unreachable):  # it has begun to listen and does not answer yet
+                if address := await self._found():
+                    return address
+            if await self._over(start):
+                raise Unreachable(await self._how_it_ended(start))
+            await asyncio.sleep(_LOOK_SECONDS)
+        raise Unreachable(await self._why_it_waits(start))
+
+    async def _start(self, earlier: _Start | None) -> _Start:
+        """Write all that it needs, then start it. What is submitted under one name is submitted once."""
+        profile, shell = self._site.profile, self._site.shell
+        placement = profile.orchestrator.placement
+        assert placement != "local", "one that is here is not placed"
+        unsure = earlier is not None and earlier.placement == placement == "job" and earlier.job_id is None
+        name = earlier.name if earlier is not None and unsure else f"start-{secrets.token_hex(6)}"
+        start, folder = _Start(name=name, placement=placement), self._home / name
+        there = profile.model_copy(update={"ssh": Ssh()})  # it is where it wants to be
+        await shell.put(folder / "profile.json", there.model_dump_json().encode())
+        await shell.put(folder / "token", secrets.token_urlsafe(32).encode())
+        for file, text in self._recipes.items():
+            await shell.put(folder / "recipes" / file, text.encode())
+        await self._write(start)
+        job = Job(
+            name=f"tokenstorm-orchestrator-{name}",
+            command=(profile.python, "-m", "tokenstorm", "orchestrator", "--placed", str(folder)),
+            folder=folder,
+            time_limit_minutes=profile.orchestrator.time_limit,
+            signal_lead_seconds=LEAVE_SECONDS,
+        )
+        if placement == "job":
+            start = replace(start, job_id=await self._site.scheduler.submit(job))
+            await self._write(start)
+            return start
+        await shell.put(folder / "script.sh", render(job, profile).encode())
+        done = await shell.run(["bash", "-c", _DETACHED, "bash", str(folder)])
+        if done.status:
+            message = f"cannot start the orchestrator: {done.stderr.decode(errors='replace').strip()}"
+            raise Unreachable(message)
+        return start
+
+    async def _how_it_ended(self, start: _Start) -> str:
+        folder = self._home / start.name
+        try:
+            said = (await self._site.shell.get(folder / "stderr.log")).decode(errors="replace").strip()
+        except FileNotFoundError:
+            said = ""
+        last = said.splitlines()[-1] if said else "it said nothing"
+        return f"the orchestrator ended as it started: {last} (all of it is in {folder})"
+
+    async def _why_it_waits(self, start: _Start) -> str:
+        where = f"see {self._home / start.name}"
+        if start.job_id is None:
+            return f"the orchestrator does not answer yet: try again, or {where}"
+        state = (await self._site.scheduler.states([start.job_id])).get(start.job_id)
+        why = f" ({state.reason})" if state and state.reason else ""
+        phase = state.phase if state else "not listed yet"
+        return f"the orchestrator's job {start.job_id} is {phase}{why} and does not answer yet: try again, or {where}"
+
+    async def _write(self, start: _Start) -> None:
+        await self._site.shell.put(self._home / "start.json", msgspec.json.encode(start))
+
+    async def _read(self, name: str, kind: type[T]) -> T | None:
+        try:
+            return msgspec.json.decode(await self._site.shell.get(self._home / name), type=kind)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            message = f"{self._home / name} was not written by this version ({error}): move it away"
+            raise Unreachable(message) from None
