@@ -15,7 +15,17 @@ from tokenstorm.runs import RunPaths
 
 def second(t: int, **written: int) -> bytes:
     """A line of a timeline, with what each rank (`r0`, `r1`) had on disk by then."""
-    zeros = "scheduled sent succeeded failed unsent output_tokens in_flight waiting waited_below_cap".split()
+    zeros = [
+        "scheduled",
+        "sent",
+        "succeeded",
+        "failed",
+        "unsent",
+        "output_tokens",
+        "in_flight",
+        "waiting",
+        "waited_below_cap",
+    ]
     glances = dict.fromkeys(("latency", "service_time", "ttft"), Glance(None, None, None))
     ranks = {name[1:]: RankSecond(0.1, 0.0, 0.0, DiskReport(written_bytes=size)) for name, size in written.items()}
     rest = {"schema": 1, "t": t, "phase": "measured", "target_rps": None, "left_out": [], "histograms": {}}
