@@ -13,10 +13,12 @@ import httpx
 import msgspec
 import platformdirs
 
+from tokenstorm.cli.terminal import tell
 from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import HttpServices
 from tokenstorm.client_api.store import Store
+from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.site import Site, open_site
@@ -59,7 +61,7 @@ async def orchestrator_api(
     site: Site, recipes: Recipes, store: Path, listen: Listen, *, near: bool
 ) -> AsyncIterator[tuple[str, ServiceOrchestrator]]:
     """The orchestrator and its URL; `near` tells that the site's nodes reach it there. Services go on when it ends."""
-    orchestrator = ServiceOrchestrator(site, recipes, store)
+    orchestrator = ServiceOrchestrator(site, recipes, store, deployment=Deployment(site, tell))
     async with contextlib.AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         engines = httpx.AsyncClient(transport=transport(site.shell), trust_env=False, limits=limits)
@@ -145,7 +147,7 @@ async def client_api(
     store = Store.open(store_of(config.home, site, "groups"))
     try:
         services = HttpServices(server_url, listen.token)
-        manager = ClientManager(site, store, services, config.home)
+        manager = ClientManager(site, store, services, config.home, Deployment(site, tell))
         server = Server(client_app(manager, token=listen.token), listen.host, listen.port)
         try:
             async with server.running():

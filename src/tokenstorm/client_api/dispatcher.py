@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -11,6 +12,7 @@ from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.schemas import SIGNAL_LEAD_SECONDS, STARTUP_SECONDS, GroupRequest
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
+from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import UsageError
@@ -31,17 +33,21 @@ BARRIER_SECONDS = STARTUP_SECONDS - 20.0
 class SlurmClientDispatcher:
     """Puts a group's files where its job will run, and submits the job. Raises what shell and scheduler raise."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, deployment: Deployment | None = None) -> None:
         self._site = site
+        self._deployment = deployment
 
     def folder(self, run_id: str) -> PurePosixPath:
         """The run's folder on the cluster."""
         return self._site.profile.base_path / "runs" / run_id
 
-    @property
-    def python(self) -> str:
-        """What runs the load generator there: the one place that says so."""
-        return self._site.profile.python
+    async def deployed(self) -> bool:
+        """Whether a job can be submitted at once, without putting this version on the cluster first."""
+        return self._deployment is None or await self._deployment.there()
+
+    async def python(self) -> str:
+        """What runs the load generator there; it is deployed where it is missing."""
+        return str(await self._deployment.python()) if self._deployment else self._site.profile.python
 
     async def check_dataset(self, name: str) -> dict[str, object]:
         """The `prompts` of a plan for a dataset. Raises `UsageError` that lists the datasets there are."""
@@ -76,7 +82,7 @@ class SlurmClientDispatcher:
         ranks = request.ranks or _ranks(make_plan(fields), request, elsewhere=elsewhere)
         if elsewhere:
             fields |= {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
-        launch = self._site.scheduler.fan_out(self._job(group, request, ranks, ()))
+        launch = self._site.scheduler.fan_out(self._job(group, request, ranks))
         return make_plan({**fields, "ranks": ranks, "launch": launch})
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
@@ -96,13 +102,16 @@ class SlurmClientDispatcher:
     async def submit(self, group: ClientGroup, request: GroupRequest, plan: Plan) -> JobId:
         """Submit the job of a prepared group; one that is known by its name is not submitted again."""
         nodes = () if request.colocate else _engine_nodes(plan)
-        return await self._site.scheduler.submit(self._job(group, request, plan.ranks, nodes))
+        job = self._job(group, request, plan.ranks)
+        command = (await self.python(), *job.command[1:])
+        return await self._site.scheduler.submit(replace(job, command=command, not_on=nodes))
 
-    def _job(self, group: ClientGroup, request: GroupRequest, ranks: int, not_on: tuple[str, ...]) -> Job:
+    def _job(self, group: ClientGroup, request: GroupRequest, ranks: int) -> Job:
+        """The job by the profile's own Python, and not yet kept from any node."""
         folder = self.folder(group.run_id)
         return Job(
             name=group.job_name,
-            command=(self.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
+            command=(self._site.profile.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
             folder=folder,
             nodes=request.nodes,
             tasks_per_node=-(-ranks // request.nodes) + LAUNCHERS_CORE,
@@ -110,7 +119,6 @@ class SlurmClientDispatcher:
             time_limit_minutes=request.minutes,
             signal_lead_seconds=SIGNAL_LEAD_SECONDS,
             exclusive=request.exclusive,
-            not_on=not_on,
         )
 
 

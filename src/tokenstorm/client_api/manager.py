@@ -32,6 +32,7 @@ from tokenstorm.client_api.schemas import GroupRequest
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.starter import Starter
 from tokenstorm.client_api.store import Store
+from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.site import Site
@@ -62,13 +63,18 @@ class Live:
 
 
 class ClientManager:
-    """All groups of one user on one site. `start` once before anything else, `close` at the end; jobs go on."""
+    """All groups of one user on one site. `start` once before anything else, `close` at the end; jobs go on.
 
-    def __init__(self, site: Site, store: Store, services: ServiceDirectory, home: Path) -> None:
+    With a `deployment` the code is put on the cluster when it is missing; without, the profile's Python has to have it.
+    """
+
+    def __init__(
+        self, site: Site, store: Store, services: ServiceDirectory, home: Path, deployment: Deployment | None = None
+    ) -> None:
         self.site = site
         self.store = store
         self.services = services
-        self.dispatcher = SlurmClientDispatcher(site)
+        self.dispatcher = SlurmClientDispatcher(site, deployment)
         self.archive = Archive(site.shell, site.profile.base_path / "runs", home)
         self.trouble: str | None = None
         self._bug: str | None = None

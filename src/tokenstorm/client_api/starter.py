@@ -31,7 +31,6 @@ class Starter:
 
     async def create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
-        self._refuse_what_nodes_cannot_reach(request)
         info, access = await self._find(request)
         if request.dataset is not None:
             await self._manager.dispatcher.check_dataset(request.dataset)
@@ -66,11 +65,9 @@ class Starter:
             fingerprint=fingerprint,
         )
         self._manager.take(group)
-        if access is None:
-            self._manager.spawn(self.bring_up(group.group_id))
-            return group
         try:
-            return await self._submit(group, request, access)
+            if access is not None and await self._manager.dispatcher.deployed():
+                return await self._submit(group, request, access)
         except (Unconfirmed, RunError) as error:  # RunError: the disk, with the job submitted or not
             self._say(group.group_id, states.UNCONFIRMED)
             self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
@@ -78,17 +75,8 @@ class Starter:
         except (ClusterError, UsageError):
             self._bury(self._manager.expect(group.group_id))
             raise
-
-    def _refuse_what_nodes_cannot_reach(self, request: GroupRequest) -> None:
-        """Raises `UsageError` for a way to the service that compute nodes do not have."""
-        profile = self._manager.site.profile
-        if request.via == "orchestrator" and profile.scheduler != "local" and profile.orchestrator.placement != "job":
-            message = (
-                f"`via`: the orchestrator of the profile {profile.name!r} has the placement "
-                f"{profile.orchestrator.placement!r}, where compute nodes do not reach it: leave `via` out, or set "
-                f'profiles.{profile.name}.orchestrator.placement to "job"'
-            )
-            raise UsageError(message)
+        self._manager.spawn(self.bring_up(group.group_id))
+        return group
 
     async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
         """How the service stands, and how to reach it once it is ready. Raises `NotNow` when it has ended."""
@@ -141,6 +129,9 @@ class Starter:
             await asyncio.sleep(pause)
 
     async def _try_to_submit(self, group: ClientGroup, request: GroupRequest) -> None:
+        if not await self._manager.dispatcher.deployed():
+            self._say(group.group_id, "this version of tokenstorm is being put on the cluster")
+            await self._manager.dispatcher.python()
         if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
             await self._submit(group, request, Access(()))
             return

@@ -37,10 +37,16 @@ class Deployment:
         self._known: dict[Kind, PurePosixPath] = {}
         self._looking = asyncio.Lock()
 
+    async def there(self, kind: Kind = "cpu") -> bool:
+        """Whether `python` will answer at once. False while it is being deployed for somebody else."""
+        if kind not in self._known and not self._looking.locked() and (found := await deployed(self._site, kind)):
+            self._known[kind] = found
+        return kind in self._known
+
     async def python(self, kind: Kind = "cpu") -> PurePosixPath:
-        """Raises what `deploy` raises; the next one to ask tries again."""
+        """The Python for that kind of job. Raises what `deploy` raises; the next one to ask tries again."""
         async with self._looking:
-            if kind not in self._known:
+            if not self._known.get(kind):
                 found = await deployed(self._site, kind)
                 self._known[kind] = found or await deploy(self._site, self._say, kind)
             return self._known[kind]

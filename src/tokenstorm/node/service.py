@@ -21,6 +21,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     `host` is where the engines listen: an address, or a network of which each node has one: an interface's name, a CIDR,
     or `auto`. The words at the positions `literal` hold such text because a user typed it, and stay as they are. `api_key_file` is
     where the key lies already, in the form that the engine wants; without it, it is written there for `{api_key_file}`.
+    `host` is an address, or a network of which each node has one (see `interfaces.local_address`).
     """
 
     schema: Literal[1]

@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 import httpx
 import msgspec
 
+from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import Site
+from tokenstorm.cluster.step import Kind
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.interfaces import ANY_NETWORK
 
@@ -22,7 +24,7 @@ from .container import contained
 from .exposition import merge
 from .launch import ConfigError, Launch, prepare, service_file, simulated
 from .logs import read_logs
-from .recipes import Recipes
+from .recipes import Recipes, Resources
 from .replicas import Replica
 from .service import Service, advance
 from .store import Store, open_store
@@ -68,9 +70,18 @@ class _Live:
 class ServiceOrchestrator:
     """All services of one site. `start` opens the store; whoever starts it closes it."""
 
-    def __init__(self, site: Site, recipes: Recipes, store_path: Path, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        recipes: Recipes,
+        store_path: Path,
+        *,
+        clock: Clock | None = None,
+        deployment: Deployment | None = None,
+    ) -> None:
         self.site = site
         self.recipes = recipes
+        self._deployment = deployment
         self._trouble: str | None = "the orchestrator has not been started"
         self._store_path = store_path
         self._clock = clock or Clock()
@@ -144,7 +155,7 @@ class ServiceOrchestrator:
         Raises Unknown for the recipe, ConfigError for the config, RefusedJob, and Unreachable: then nothing is left
         behind. Raises Unconfirmed when the job may have been submitted: the service is there and finds out by itself.
         """
-        launch = self._launch(recipe_name, config)
+        launch = await self._launch(recipe_name, config)
         service = self._new(launch)
         live = self._live[service.id] = _Live()
         async with live.lock:
@@ -258,14 +269,15 @@ class ServiceOrchestrator:
             except RefusedJob as error:
                 self._put(replace(service, status="failed", reason=str(error), ended_at=self._clock.now()))
 
-    def _launch(self, recipe_name: str, config: Mapping[str, object]) -> Launch:
-        profile = self.site.profile
-        launch = prepare(self.recipes.get(recipe_name), config, profile)
+    async def _launch(self, recipe_name: str, config: Mapping[str, object]) -> Launch:
+        profile, recipe = self.site.profile, self.recipes.get(recipe_name)
+        launch = prepare(recipe, config, profile)
         needs_gpu = launch.resources.gpu > 0
         if profile.simulate and needs_gpu:
-            return simulated(launch, profile.python, f"the profile {profile.name!r} has no GPU")
+            return simulated(launch, await self._python("cpu"), f"the profile {profile.name!r} has no GPU")
         if profile.scheduler != "local":
-            return launch
+            python = await self._python(_kind(launch.resources))
+            return prepare(recipe, config, profile.model_copy(update={"python": python}))
         if launch.resources.nodes > 1:
             raise ConfigError(field="config.resources.nodes", message="must be 1: this profile has one machine")
         if needs_gpu and not self.site.has_gpu:
@@ -297,16 +309,20 @@ class ServiceOrchestrator:
         await self.site.shell.put(folder / "service.json", msgspec.json.encode(content), mode=0o600)
 
     async def _submit(self, service: Service) -> Service:
-        job_id = await self.site.scheduler.submit(self._job(service))
+        job_id = await self.site.scheduler.submit(self._job(service, await self._python(_kind(service.resources))))
         return self._put(replace(self._services[service.id], job_id=job_id, reason=""))
 
-    def _job(self, service: Service) -> Job:
+    async def _python(self, kind: Kind) -> str:
+        """What runs our code on the nodes for that kind of job; it is deployed where it is missing."""
+        return str(await self._deployment.python(kind)) if self._deployment else self.site.profile.python
+
+    def _job(self, service: Service, python: str) -> Job:
         resources = service.resources
         job = Job(
             name=f"tokenstorm-{service.id}",
-            command=(self.site.profile.python, "-m", "tokenstorm.node", service.folder),
+            command=(python, "-m", "tokenstorm.node", service.folder),
             folder=PurePosixPath(service.folder),
-            kind="gpu" if resources.gpu else "cpu",
+            kind=_kind(resources),
             nodes=resources.nodes,
             cpus_per_task=resources.cpu,
             memory_mb=resources.memory_mb,
@@ -353,6 +369,10 @@ class ServiceOrchestrator:
     def _http(self) -> httpx.AsyncClient:
         assert self._client, "the orchestrator was not started"
         return self._client
+
+
+def _kind(resources: Resources) -> Kind:
+    return "gpu" if resources.gpu else "cpu"
 
 
 @contextlib.asynccontextmanager
