@@ -14,7 +14,7 @@ import msgspec
 
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import Job, JobState
+from tokenstorm.cluster.scheduler import Job, JobId, JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.step import Kind
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
@@ -162,7 +162,7 @@ class ServiceOrchestrator:
             self._put(service)
             try:
                 await self._write_folder(service, launch)
-                job_id = await self.site.scheduler.submit(self._job(service))
+                job_id = await self._submitted(service)
             except Unconfirmed as error:
                 self._put(replace(service, reason=f"submission unconfirmed: {error}"))
                 message = f"{error}; service {service.id} stays pending until it is known, and can be cancelled"
@@ -309,8 +309,12 @@ class ServiceOrchestrator:
         await self.site.shell.put(folder / "service.json", msgspec.json.encode(content), mode=0o600)
 
     async def _submit(self, service: Service) -> Service:
-        job_id = await self.site.scheduler.submit(self._job(service, await self._python(_kind(service.resources))))
+        job_id = await self._submitted(service)
         return self._put(replace(self._services[service.id], job_id=job_id, reason=""))
+
+    async def _submitted(self, service: Service) -> JobId:
+        python = await self._python(_kind(service.resources))
+        return await self.site.scheduler.submit(self._job(service, python))
 
     async def _python(self, kind: Kind) -> str:
         """What runs our code on the nodes for that kind of job; it is deployed where it is missing."""
