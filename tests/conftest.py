@@ -19,6 +19,8 @@ _skipped: list[str] = []
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever needs a stage or a Slurm starts processes."""
     for item in items:
+        if item.path.parent.name == "cluster" or item.path.stem in {"test_lab", "test_placement"}:
+            item.add_marker(pytest.mark.cluster)
         if {"stage", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
 
