@@ -16,8 +16,12 @@ HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's pac
 _skipped: list[str] = []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever needs a stage or a Slurm starts processes."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whatever needs a stage or a Slurm starts processes. A real engine is started only where it is asked for."""
+    if config.option.markexpr != "engine":
+        engines = [item for item in items if item.get_closest_marker("engine")]
+        items[:] = [item for item in items if item not in engines]
+        config.hook.pytest_deselected(items=engines)
     for item in items:
         if {"stage", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
