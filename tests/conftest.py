@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -60,12 +61,15 @@ def stage(tmp_path: Path, truthd: Callable[[], Path]) -> Iterator[Stage]:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The slurm.conf of a Slurm that all tests share; beside it lies all else that `scripts/lab up` made."""
+    """The slurm.conf of a Slurm that all tests share; beside it lies all else that `scripts/lab up` made.
+
+    LAB_OPTIONS are further options of `scripts/lab up`: with `--slurmdbd` the same tests run on a site with accounting.
+    """
     if not slurmlab.THERE:
         pytest.skip(slurmlab.MISSING)
     if not sshd.SSHD:
         pytest.skip(sshd.MISSING)
-    with slurm_lab(tmp_path_factory.mktemp("lab")) as conf:
+    with slurm_lab(tmp_path_factory.mktemp("lab"), *os.environ.get("LAB_OPTIONS", "").split()) as conf:
         yield conf
 
 
