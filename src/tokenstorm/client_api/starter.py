@@ -31,7 +31,6 @@ class Starter:
 
     async def create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
-        self._refuse_what_nodes_cannot_reach(request)
         info, access = await self._find(request)
         if request.dataset is not None:
             await self._manager.dispatcher.check_dataset(request.dataset)
@@ -78,17 +77,6 @@ class Starter:
             raise
         self._manager.spawn(self.bring_up(group.group_id))
         return group
-
-    def _refuse_what_nodes_cannot_reach(self, request: GroupRequest) -> None:
-        """Raises `UsageError` for a way to the service that compute nodes do not have."""
-        profile = self._manager.site.profile
-        if request.via == "orchestrator" and profile.scheduler != "local" and profile.orchestrator.placement != "job":
-            message = (
-                f"`via`: the orchestrator of the profile {profile.name!r} has the placement "
-                f"{profile.orchestrator.placement!r}, where compute nodes do not reach it: leave `via` out, or set "
-                f'profiles.{profile.name}.orchestrator.placement to "job"'
-            )
-            raise UsageError(message)
 
     async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
         """How the service stands, and how to reach it once it is ready. Raises `NotNow` when it has ended."""
