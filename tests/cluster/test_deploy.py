@@ -22,7 +22,7 @@ from sshd import MISSING, SSHD, sshd
 from tokenstorm.cluster import bare, bundle
 from tokenstorm.cluster.deploy import Deployment, check, deploy, deployed
 from tokenstorm.cluster.site import Site, open_site
-from tokenstorm.config import Partitions, Profile, Ssh
+from tokenstorm.config import Orchestrator, Partitions, Profile, Ssh
 from tokenstorm.errors import RefusedJob, UsageError
 from waiting import finish, until
 
@@ -210,7 +210,9 @@ def test_the_python_of_the_profile_is_used_as_it_is_where_it_runs_this_version(s
 
 def test_on_this_machine_nothing_is_asked_and_nothing_written(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with opened(profile(tmp_path / "base", sys.executable, scheduler="local")) as site:
+        async with opened(
+            profile(tmp_path / "base", sys.executable, scheduler="local", partitions=Partitions())
+        ) as site:
             assert await deployed(site) == PurePosixPath(sys.executable)
         assert not (tmp_path / "base" / "deploy").exists()
 
@@ -338,7 +340,24 @@ def test_an_installed_tokenstorm_deploys_the_same_as_the_checkout_it_came_from(t
 
 def test_a_bare_python_answers_with_one_line_that_a_program_can_read() -> None:
     source = Path(bare.__file__).read_text()
-    done = subprocess.run([sys.executable, "-c", source, "ask"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", source, "ask", bundle.bundle().imports], check=True, capture_output=True, text=True
+    )
     answer = json.loads(done.stdout.removeprefix(bare.MARK))
     assert (answer["version"], answer["missing"]) == (list(sys.version_info[:3]), [])
     assert answer["code"] == bundle.bundle().code
+
+
+@another_python
+def test_where_the_orchestrator_runs_on_the_cluster_the_services_are_deployed_too(slurm: Path, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(profile(tmp_path / "base", orchestrator=Orchestrator(placement="job"))) as site:
+            python = await deploy(site, ignore)
+            assert await deployed(site) == python
+        command = [str(python), "-I", "-m", "tokenstorm", "orchestrator", "--help"]
+        assert subprocess.run(command, cwd="/", check=True, capture_output=True).returncode == 0  # noqa: ASYNC221
+        assert subprocess.run([python, "-I", "-c", "import tokenstorm.cli.stack"], cwd="/", check=True).returncode == 0  # noqa: ASYNC221
+        async with opened(profile(tmp_path / "base")) as site:
+            assert await deployed(site) is None  # another bundle
+
+    finish(scenario(), 180)

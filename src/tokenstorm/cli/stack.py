@@ -136,7 +136,7 @@ def placed(site: Site, config: Config, recipes: Sequence[Path]) -> PlacedOrchest
         for number, folder in enumerate(recipe_folders(config, recipes))
         for path in (*folder.rglob("*.yaml"), *folder.rglob("*.yml"))
     }
-    return PlacedOrchestrator(site, texts)
+    return PlacedOrchestrator(site, texts, Deployment(site, tell))
 
 
 @asynccontextmanager

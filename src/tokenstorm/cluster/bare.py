@@ -22,7 +22,6 @@ SEEN_SECONDS = 60.0
 """How long a shared file system may take to show on one machine what another wrote."""
 ABANDONED_SECONDS = 2 * 3600
 """A temporary folder this old is nobody's: a deploy has deadlines that are shorter."""
-_IMPORTS = "import httptools, msgspec, uvloop, tokenstorm.loadgen.launcher, tokenstorm.node.__main__"
 
 
 def digest(package: str) -> str:
@@ -39,8 +38,8 @@ def digest(package: str) -> str:
     return whole.hexdigest()
 
 
-def ask() -> "dict[str, object]":
-    """What this Python is, and what it has."""
+def ask(imports: str) -> "dict[str, object]":
+    """What this Python is, and what it has. `imports` is what has to run for it to have tokenstorm."""
     libc, version = platform.libc_ver()
     musl = "musl" in str(sysconfig.get_config_var("HOST_GNU_TYPE"))
     return {
@@ -53,11 +52,11 @@ def ask() -> "dict[str, object]":
         "abi": "cp{}{}{}".format(sys.version_info[0], sys.version_info[1], getattr(sys, "abiflags", "")),
         "executable": os.path.realpath(sys.executable),
         "missing": [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None],
-        "code": _ours(),
+        "code": _ours(imports),
     }
 
 
-def build(temporary: str, final: str, *wheels: str) -> "dict[str, object]":
+def build(imports: str, temporary: str, final: str, *wheels: str) -> "dict[str, object]":
     """Make the environment `final` of the wheels in `temporary`, whole or not at all. Another may be quicker."""
     _wait_for([os.path.join(temporary, "wheels", name) for name in wheels])
     _clean(os.path.dirname(final), temporary)
@@ -71,7 +70,7 @@ def build(temporary: str, final: str, *wheels: str) -> "dict[str, object]":
     for command in (
         [sys.executable, "-m", "venv", made],
         [python, "-m", "pip", "install", *offline, "-f", folder, "-r", pins],
-        [python, "-I", "-c", _IMPORTS],
+        [python, "-I", "-c", imports],
     ):
         done = subprocess.run(
             command, env=clean, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
@@ -87,13 +86,13 @@ def build(temporary: str, final: str, *wheels: str) -> "dict[str, object]":
     return {"won": won}
 
 
-def _ours() -> "str | None":
+def _ours(imports: str) -> "str | None":
     """The digest of the tokenstorm that this Python can run, if it can."""
     try:
         found = importlib.util.find_spec("tokenstorm")
         if found is None or not found.submodule_search_locations or found.origin is None:
             return None
-        done = subprocess.run([sys.executable, "-c", _IMPORTS], stderr=subprocess.DEVNULL, check=False)
+        done = subprocess.run([sys.executable, "-c", imports], stderr=subprocess.DEVNULL, check=False)
         return digest(next(iter(found.submodule_search_locations))) if done.returncode == 0 else None
     except (ImportError, OSError, ValueError):
         return None
@@ -134,4 +133,4 @@ def _clean(folder: str, ours: str) -> None:
 
 
 if __name__ == "__main__":
-    print(MARK + json.dumps(ask() if sys.argv[1] == "ask" else build(*sys.argv[2:])))
+    print(MARK + json.dumps((ask if sys.argv[1] == "ask" else build)(*sys.argv[2:])))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tokenstorm
@@ -17,7 +17,9 @@ from tokenstorm.cluster.bare import digest
 from tokenstorm.errors import UsageError
 
 PACKAGE = Path(tokenstorm.__file__).parent
-PINS = Path(__file__).with_name("base.txt")
+_PINS = Path(__file__).with_name("base.txt")
+_SERVICES = Path(__file__).with_name("services.txt")
+_IMPORTS = "import httptools, msgspec, uvloop, tokenstorm.loadgen.launcher, tokenstorm.node.__main__"
 DOWNLOAD_SECONDS = 600.0
 OLDEST = (3, 11)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -71,6 +73,8 @@ class Bundle:
     wheel_name: str
     wheel: bytes = field(repr=False)
     pins: str = field(repr=False)
+    imports: str = _IMPORTS
+    """What runs where this version is whole."""
 
     @property
     def name(self) -> str:
@@ -85,11 +89,14 @@ class Bundle:
         return f"{self.pins.rstrip()}\ntokenstorm=={tokenstorm.__version__} --hash=sha256:{own}\n"
 
 
-def bundle() -> Bundle:
-    """This tokenstorm as it is installed here, be it from a wheel or a checkout."""
-    pins = PINS.read_text(encoding="utf-8")
+def bundle(*, services: bool = False) -> Bundle:
+    """This tokenstorm as it is installed here, be it from a wheel or a checkout; with the extra `services`, or without."""
+    base = _PINS.read_text(encoding="utf-8")
     name = f"tokenstorm-{tokenstorm.__version__}-py3-none-any.whl"
-    return Bundle(code=digest(str(PACKAGE)), wheel_name=name, wheel=_wheel(pins), pins=pins)
+    own = Bundle(code=digest(str(PACKAGE)), wheel_name=name, wheel=_wheel(base), pins=base)
+    if not services:
+        return own
+    return replace(own, pins=_SERVICES.read_text(encoding="utf-8"), imports=f"{_IMPORTS}, tokenstorm.cli.serve")
 
 
 def wheels(bundle: Bundle, target: Target, cache: Path) -> dict[str, bytes]:

@@ -59,7 +59,7 @@ async def deployed(site: Site, kind: Kind = "cpu") -> PurePosixPath | None:
     """
     if _is_this(site):
         return PurePosixPath(site.profile.python)
-    which = await asyncio.to_thread(bundle)
+    which = await bundle_for(site)
     try:
         answer = msgspec.json.decode(await site.shell.get(_answer_file(site, which, kind)), type=dict[str, str])
         if "environment" in answer:
@@ -77,9 +77,9 @@ async def deploy(site: Site, say: Callable[[str], None], kind: Kind = "cpu") -> 
     """
     if _is_this(site):
         return PurePosixPath(site.profile.python)
-    which = await asyncio.to_thread(bundle)
+    which = await bundle_for(site)
     say(f"asking {_where(site, kind)} for its platform and Python")
-    target = await ask(site, kind)
+    target = await ask(site, kind, which)
     if target.code == which.code:
         say(f"{site.profile.python} there runs this version already")
         answer = {"python": site.profile.python}
@@ -93,9 +93,14 @@ async def deploy(site: Site, say: Callable[[str], None], kind: Kind = "cpu") -> 
     return PurePosixPath(answer["python"])
 
 
-async def ask(site: Site, kind: Kind = "cpu") -> Target:
+async def bundle_for(site: Site) -> Bundle:
+    """What a profile needs on its cluster: the services too where the orchestrator runs there."""
+    return await asyncio.to_thread(bundle, services=site.profile.orchestrator.placement != "local")
+
+
+async def ask(site: Site, kind: Kind, which: Bundle) -> Target:
     """What `profile.python` is on a node for that kind of job. Raises UsageError when it is not there."""
-    return msgspec.convert(await _bare(site, kind, "ask"), Target)
+    return msgspec.convert(await _bare(site, kind, "ask", which.imports), Target)
 
 
 def check(site: Site, target: Target) -> None:
@@ -127,7 +132,7 @@ async def _make(
         for name, data in files.items():
             await site.shell.put(temporary / "wheels" / name, data)
         say(f"making the environment on {_where(site, kind)}")
-        done = await _bare(site, kind, "build", str(temporary), str(environment), *files)
+        done = await _bare(site, kind, "build", which.imports, str(temporary), str(environment), *files)
     except BaseException:  # what is left, if this fails too, is removed by a later deploy
         with contextlib.suppress(ClusterError):
             await site.shell.remove(temporary)

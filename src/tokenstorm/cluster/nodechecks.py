@@ -8,9 +8,8 @@ from time import monotonic
 
 import msgspec
 
-from tokenstorm.cluster.bundle import bundle
 from tokenstorm.cluster.checks import Finding, Step, Visit
-from tokenstorm.cluster.deploy import ask, check, deployed
+from tokenstorm.cluster.deploy import ask, bundle_for, check, deployed
 from tokenstorm.cluster.reach import inside, relay
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.ssh import SSHManager
@@ -66,7 +65,7 @@ async def _appears(visit: Visit, name: str) -> bool:
 
 
 async def _python(visit: Visit) -> Finding:
-    target = visit.target = await ask(visit.site)
+    target = visit.target = await ask(visit.site, "cpu", await bundle_for(visit.site))
     if target.code is None:
         check(visit.site, target)
     platform = f"{target.machine}, {target.libc} {target.libc_version}"
@@ -76,14 +75,12 @@ async def _python(visit: Visit) -> Finding:
 async def _code(visit: Visit) -> Finding:
     assert visit.target, "this check is after that of Python"
     visit.python = await deployed(visit.site)
-    if visit.python is None and visit.target.code == (await asyncio.to_thread(bundle)).code:
+    if visit.python is None and visit.target.code == (await bundle_for(visit.site)).code:
         visit.python = PurePosixPath(visit.site.profile.python)
     if visit.python is None:
         name = visit.site.profile.name
         return "warning", f"not there yet: the first group deploys it, or `tokenstorm deploy --profile {name}` does now"
-    done = await on_node(
-        visit.site, [str(visit.python), "-c", "import tokenstorm.loadgen.launcher, tokenstorm.node.__main__"]
-    )
+    done = await on_node(visit.site, [str(visit.python), "-c", (await bundle_for(visit.site)).imports])
     if done.status:
         words = done.stderr.decode(errors="replace").strip()
         return "failed", f"{visit.python} does not run: {words}; remove {visit.python.parents[1]} and deploy again"

@@ -20,6 +20,7 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
+from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.script import render
@@ -71,8 +72,9 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
 class PlacedOrchestrator:
     """The orchestrator of a site whose profile places it on the cluster. `recipes` are texts, by file name."""
 
-    def __init__(self, site: Site, recipes: Mapping[str, str]) -> None:
+    def __init__(self, site: Site, recipes: Mapping[str, str], deployment: Deployment | None = None) -> None:
         self._site = site
+        self._deployment = deployment
         self._recipes = recipes
         self._home = site.profile.base_path / "orchestrator"
         self._looking = asyncio.Lock()
@@ -183,6 +185,7 @@ class PlacedOrchestrator:
     async def _start(self, earlier: _Start | None) -> _Start:
         """Write all that it needs, then start it. What is submitted under one name is submitted once."""
         profile, shell = self._site.profile, self._site.shell
+        python = str(await self._deployment.python()) if self._deployment else profile.python
         placement = profile.orchestrator.placement
         assert placement != "local", "one that is here is not placed"
         unsure = earlier is not None and earlier.placement == placement == "job" and earlier.job_id is None
@@ -196,7 +199,7 @@ class PlacedOrchestrator:
         await self._write(start)
         job = Job(
             name=f"tokenstorm-orchestrator-{name}",
-            command=(profile.python, "-m", "tokenstorm", "orchestrator", "--placed", str(folder)),
+            command=(python, "-m", "tokenstorm", "orchestrator", "--placed", str(folder)),
             folder=folder,
             time_limit_minutes=profile.orchestrator.time_limit,
             signal_lead_seconds=LEAVE_SECONDS,
