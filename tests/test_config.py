@@ -63,11 +63,19 @@ def test_with_nothing_configured_there_is_this_machine(tmp_path: Path) -> None:
 
 def test_the_file_in_the_users_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "tokenstorm").mkdir()
-    (tmp_path / "tokenstorm" / "config.toml").write_text('[profiles.local]\naccount = "mine"\n')
+    (tmp_path / "tokenstorm" / "config.toml").write_text('[profiles.local]\ninterface = "mine"\n')
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    code = "from tokenstorm.config import load_config as l; print(l().profile('local').account)"
+    code = "from tokenstorm.config import load_config as l; print(l().profile('local').interface)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "mine\n"
+
+
+@pytest.mark.parametrize(
+    "lines", ['account = "a"', 'ssh.host = "h"', 'partitions.gpu = "g"', 'orchestrator.placement = "job"']
+)
+def test_what_jobs_of_this_machine_have_no_use_for_is_refused_by_its_name(tmp_path: Path, lines: str) -> None:
+    with pytest.raises(UsageError, match=lines.split(maxsplit=1)[0] + ": of use with"):
+        configured(tmp_path, f"[profiles.local]\n{lines}")
 
 
 def test_every_key_of_the_design_is_known(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 
 import httpx
+import pytest
 from pydantic import BaseModel, Field
 
+from tokenstorm.errors import RunError
 from tokenstorm.web import new_app
 
 
@@ -31,6 +33,33 @@ def test_a_body_that_is_no_json_is_told_with_the_place() -> None:
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["errors"] == [{"field": "body", "message": "is not JSON from character 12 on"}]
+
+
+@pytest.mark.parametrize("headers", [{"host": "["}, {"origin": "http://["}, {"host": "[::1"}, {"origin": "null"}])
+def test_a_host_or_origin_that_makes_no_sense_is_foreign(headers: dict[str, str]) -> None:
+    app = new_app("test", "", ready=lambda: None)
+
+    async def main() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.get("/health", headers=headers)
+
+    assert asyncio.run(main()).status_code == 403
+
+
+def test_a_disk_that_is_full_is_told_in_its_own_words() -> None:
+    app = new_app("test", "", ready=lambda: None)
+
+    @app.get("/kept")
+    async def kept() -> None:
+        message = "the store cannot be written: is the disk full?"
+        raise RunError(message)
+
+    async def main() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.get("/kept")
+
+    answer = asyncio.run(main())
+    assert (answer.status_code, answer.json()["detail"]) == (507, "the store cannot be written: is the disk full?")
 
 
 def test_a_field_that_is_wrong_is_told_by_its_name() -> None:

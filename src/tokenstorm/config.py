@@ -12,10 +12,10 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from tokenstorm.errors import UsageError
@@ -86,7 +86,6 @@ class Profile(Table):
     model_dir: PurePosixPath | None = None
     hf_home: PurePosixPath | None = None
     offline: bool = False
-    use_proxy: bool = False
     simulate: bool = False
     ssh: Ssh = Ssh()
     partitions: Partitions = Partitions()
@@ -94,6 +93,26 @@ class Profile(Table):
     environment: Mapping[str, str] = Field(default_factory=dict, repr=False)
     proxies: Proxies = Field(default=Proxies(), repr=False)
     orchestrator: Orchestrator = Orchestrator()
+
+    @model_validator(mode="after")
+    def _for_its_scheduler(self) -> Self:
+        """What a scheduler has no use for is refused, rather than left unheeded."""
+        if self.scheduler == "slurm":
+            return self
+        given = {
+            "account": self.account,
+            "qos": self.qos,
+            "ssh.host": self.ssh.host,
+            "partitions.cpu": self.partitions.cpu,
+            "partitions.gpu": self.partitions.gpu,
+            "orchestrator.placement": None if self.orchestrator.placement == "local" else self.orchestrator.placement,
+        }
+        if unused := [name for name, value in given.items() if value is not None]:
+            message = (
+                f'{", ".join(unused)}: of use with scheduler = "slurm" alone; this profile runs jobs on this machine'
+            )
+            raise ValueError(message)
+        return self
 
     @property
     def variables(self) -> dict[str, str]:
@@ -167,7 +186,7 @@ class Config:
         if error["type"] == "missing":
             where = f"in {self.file}, or {variable}," if self.file else f"or {variable},"
             return f"the profile {profile!r} needs `{path[0]}`: set profiles.{profile}.{path[0]} {where} to it"
-        return f"{self.file}: profiles.{profile}.{'.'.join(path)}: {_reason(error)}"
+        return f"{self.file or 'the environment'}: profiles.{'.'.join([profile, *path])}: {_reason(error)}"
 
 
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
@@ -208,8 +227,8 @@ def _check(config: Config, name: str, table: Mapping[str, Any]) -> None:
     except ValidationError as error:
         for found in error.errors():
             if found["type"] != "missing":
-                path = ".".join(str(part) for part in found["loc"])
-                message = f"{config.file}: profiles.{name}.{path}: {_reason(found)}"
+                path = ".".join([name, *(str(part) for part in found["loc"])])
+                message = f"{config.file}: profiles.{path}: {_reason(found)}"
                 raise UsageError(message) from None
 
 

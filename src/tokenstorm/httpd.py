@@ -28,6 +28,7 @@ __all__ = ["Handler", "Reply", "Request", "serve"]
 
 MAX_HEAD_BYTES = 64 * 1024
 PIPELINE_DEPTH = 16
+SILENT_SECONDS = 60.0
 LINGER_SECONDS = 2.0
 
 Headers: TypeAlias = Iterable[tuple[str, str]]
@@ -145,6 +146,7 @@ class Reply:
         transport.set_protocol(streams)
         streams.connection_made(transport)
         reader.feed_data(self._connection.rest)
+        self._connection.transport.resume_reading()
         return reader, asyncio.StreamWriter(transport, streams, reader, loop)
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -219,6 +221,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self._wait(SILENT_SECONDS)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._deaf = True
@@ -237,6 +240,8 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             self.rest += data if self._refusal is None else b""
+            if len(self.rest) > MAX_HEAD_BYTES:
+                self.transport.pause_reading()
             return
         self._busy()
         message = self._messages
@@ -349,8 +354,7 @@ class _Connection(asyncio.Protocol):
             Reply(self, _REFUSED).send(status, _error_body(message, status))
         elif not self._deaf:
             self.transport.resume_reading()
-            if not self._partial:
-                self._idle = self._loop.call_later(self._keep_alive, self.transport.close)
+            self._wait(SILENT_SECONDS if self._partial else self._keep_alive)
 
     def _close(self) -> None:
         if self._refusal and self.transport.can_write_eof():
@@ -359,6 +363,10 @@ class _Connection(asyncio.Protocol):
             self._loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
+
+    def _wait(self, seconds: float) -> None:
+        """For the next byte, so long and no longer."""
+        self._idle = self._loop.call_later(seconds, self.transport.close)
 
     def _busy(self) -> None:
         if self._idle:
@@ -388,7 +396,8 @@ async def serve(
 ) -> asyncio.Server:
     """Listen on host:port, or on the unix socket `path`.
 
-    A connection that is idle for `keep_alive` seconds after an answer is closed, as uvicorn does;
+    A connection that is idle for `keep_alive` seconds after an answer is closed, as uvicorn does; so is one on which
+    nothing, or nothing more of a request, comes for a minute;
     a body of more than `max_body` bytes is answered with 413.
     """
     loop = asyncio.get_running_loop()

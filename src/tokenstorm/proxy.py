@@ -1,7 +1,7 @@
 """HTTP handed on: a request as it came, an answer as it comes, byte for byte and chunk by chunk."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import unquote
@@ -10,6 +10,7 @@ import httpx
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from tokenstorm.cluster.http import AGAIN
 from tokenstorm.web import Problem
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -52,8 +53,12 @@ async def call_of(request: Request) -> Call:
     return Call(request.method, _target(request), _without(request.headers.raw, _OURS_UP), await _body(request))
 
 
-async def send(client: httpx.AsyncClient, base_url: str, call: Call, token: str | None) -> httpx.Response:
+async def send(
+    client: httpx.AsyncClient, base_url: str, call: Call, token: str | None, *, again: bool
+) -> httpx.Response:
     """Hand a request on, with this token instead of the caller's; the answer's body is still to be read.
+
+    `again` tells that it may be sent twice, where a connection that was kept breaks off: it changes nothing there.
 
     Nothing of the client's own is added: no cookie of another caller, no encoding that this one did not ask for.
     Raises httpx.TransportError.
@@ -64,26 +69,36 @@ async def send(client: httpx.AsyncClient, base_url: str, call: Call, token: str 
         base_url,
         headers=headers,
         content=call.body,
-        extensions={"target": call.target, "timeout": TIMEOUT.as_dict()},
+        extensions={"target": call.target, "timeout": TIMEOUT.as_dict(), AGAIN: again},
     )
     return await client.send(request, stream=True)
 
 
-async def unless_left(request: Request, work: Coroutine[None, None, T]) -> T:
+async def nothing(_result: object) -> None:
+    """For a result that holds nothing open."""
+
+
+async def unless_left(
+    request: Request, work: Coroutine[None, None, T], drop: Callable[[T], Awaitable[None]] = nothing
+) -> T:
     """The result of some work, which is cancelled when the caller goes away: then Problem is raised, for nobody.
 
-    The request's body must have been read.
+    The request's body must have been read. `drop` is for a result that came as nobody waited for it any more.
     """
     working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request.receive))
+    taken = False
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
+            taken = True
             return working.result()
         raise Problem(408, "the caller went away")
     finally:
         working.cancel()
         leaving.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+        if not taken and not working.cancelled() and working.exception() is None:
+            await drop(working.result())
 
 
 class Passed(Response):

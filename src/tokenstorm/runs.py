@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def data_home() -> Path:
         return Path(home)
     share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(share) / "tokenstorm"
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`; those between the real-time signals have no name."""
+    return next((one.name for one in signal.Signals if one == number), f"signal {number}")
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:

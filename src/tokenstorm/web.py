@@ -29,7 +29,15 @@ from tokenstorm import __version__
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
 
 PROBLEM = "application/problem+json"
-_STATUS_OF = {UsageError: 422, Unknown: 404, RefusedJob: 422, Unreachable: 502, Unconfirmed: 504, CommandFailed: 502}
+_STATUS_OF = {
+    UsageError: 422,
+    Unknown: 404,
+    RefusedJob: 422,
+    Unreachable: 502,
+    Unconfirmed: 504,
+    CommandFailed: 502,
+    RunError: 507,
+}
 _OPEN_PATHS = frozenset(("/health", "/ready"))
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -107,13 +115,13 @@ def new_app(
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        responses=problems(401, 403, 422) if token else problems(403, 422),
+        responses=problems(*([401] if token else []), 403, 422, 507),
     )
     patch_fastapi(app, redirect_from_root_to_docs=False)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    for kind in (*_STATUS_OF, RunError):
+    for kind in _STATUS_OF:
         app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(Guard, token=token, hosts=hosts, form=form)
@@ -162,7 +170,7 @@ class Guard:
         refuse = self._form(scope["path"]) or problem
         if not self._token and not self._is_ours(host):
             return refuse(403, f"the Host header {host!r} is foreign: use the address that the API printed", None)
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             detail = f"the Origin header {origin!r} is foreign: a page of another site may not call this API"
             return refuse(403, detail, None)
         if self._token and scope["path"] not in _OPEN_PATHS:
@@ -173,11 +181,22 @@ class Guard:
         return None
 
     def _is_ours(self, host: str) -> bool:
-        name = (urlsplit(f"//{host}").hostname or "") if host else ""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "") if host else ""
+        except ValueError:
+            return False
         try:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:
             return name in self._hosts
+
+
+def _netloc(url: str) -> str | None:
+    """Host and port of a URL; None where it is none."""
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return None
 
 
 class Server(uvicorn.Server):
@@ -276,8 +295,7 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 
 
 async def _on_known(_request: Request, error: Exception) -> Response:
-    status = next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), 500)
-    return problem(status, str(error))
+    return problem(next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), str(error))
 
 
 async def _on_bug(request: Request, _error: Exception) -> Response:

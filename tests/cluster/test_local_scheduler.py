@@ -340,3 +340,24 @@ def test_the_order_reads_back_as_it_was_written(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path)
     folder.order_file.write_bytes(order.encode())
     assert folder.order() == order
+
+
+@pytest.mark.parametrize("name", ["state.json", "supervisor.json"])
+def test_a_file_that_was_cut_by_a_crash_costs_its_job_alone(tmp_path: Path, name: str) -> None:
+    place = Place(tmp_path)
+    one, other = place.submit(place.job("", "one")), place.submit(place.job("", "other"))
+    place.ended(one)
+    place.ended(other)
+    (place.files(one).root / name).write_bytes(b"")
+    states = asyncio.run(place.again().states([one, other]))
+    assert (states[one].outcome, states[other].outcome) == ("lost", "completed")
+    assert name in states[one].reason
+
+
+def test_cancelling_what_was_not_started_never_ends_who_cancels(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    folder = place.files("ab")
+    folder.root.mkdir(parents=True)
+    assert folder.claim(this_process())  # and then the disk was full
+    place.cancel("ab")
+    assert place.state("ab").outcome == "cancelled"

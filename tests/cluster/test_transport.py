@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import pytest
 
-from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.http import AGAIN, transport
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.errors import Unreachable
@@ -110,8 +110,12 @@ def test_a_request_on_a_kept_connection_that_closes_unheard_is_sent_once_more() 
         server = await asyncio.start_server(one_answer_each, "127.0.0.1", 0)
         async with httpx.AsyncClient(transport=transport(LocalShell()), trust_env=False, timeout=20) as client:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            assert [(await client.post(url, content=b"x")).text for _ in range(3)] == ["ok"] * 3
+            assert [(await client.get(url)).text for _ in range(3)] == ["ok"] * 3
             assert requests == 2
+            for _ in range(3):
+                assert (await client.post(url, content=b"x", extensions={AGAIN: True})).text == "ok"
+            with pytest.raises(httpx.RemoteProtocolError):  # it may have done what was asked for
+                await client.post(url, content=b"x")
         server.close()
         await server.wait_closed()
 

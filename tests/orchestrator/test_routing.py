@@ -458,6 +458,56 @@ def test_a_model_that_cannot_chat_is_asked_to_complete() -> None:
     run(test, base_model)
 
 
+def test_replicas_that_cannot_chat_take_turns_all_the_same() -> None:
+    def base_model(request: Request, reply: Reply) -> None:
+        if request.path == "/v1/chat/completions":
+            reply.send(400, b'{"error": {"message": "this tokenizer has no chat template"}}')
+        else:
+            reply.send(200, b'{"model": "m", "choices": [{"text": "there"}]}')
+
+    async def test(fleet: Fleet) -> None:
+        answers = [(await fleet.client.post("/vllm/s1/prompt", json={"prompt": "hi"})).json() for _ in range(4)]
+        assert [answer["routed_to"] for answer in answers] == ["n.0", "n.1"] * 2
+
+    run(test, base_model, base_model)
+
+
+def test_a_request_that_ends_whoever_takes_it_ends_two_at_most() -> None:
+    taken: list[str] = []
+
+    def dying(name: str) -> Answer:
+        def answer(request: Request, reply: Reply) -> None:
+            taken.append(name)
+            reply.reset()
+
+        return answer
+
+    async def test(fleet: Fleet) -> None:
+        assert (await fleet.chat()).status_code == 503
+        assert taken == ["a", "b"]
+
+    run(test, *map(dying, "abcd"))
+
+
+@pytest.mark.parametrize("path", ["/vllm/s1/v1/chat/completions", "/vllm/s1/prompt"])
+def test_a_request_at_a_replica_that_hangs_goes_elsewhere_once_that_is_known(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "LOOK_SECONDS", 0.02)
+    hanging = asyncio.Event()
+
+    async def test(fleet: Fleet) -> None:
+        asking = asyncio.create_task(fleet.client.post(path, json={"prompt": "hi"}))
+        await hanging.wait()
+        fleet.replicas[0] = replica(0, fleet.replicas[0].port or 0, "failed")
+        assert (await asking).json()["model"] == "m"
+
+    def hang(request: Request, reply: Reply) -> None:
+        hanging.set()
+
+    run(test, hang, named("b"))
+
+
 @pytest.mark.parametrize(("status", "told"), [(400, 400), (404, 404), (429, 429), (418, 502)])
 def test_an_engine_that_refuses_a_prompt_is_quoted(status: int, told: int) -> None:
     def refusing(request: Request, reply: Reply) -> None:

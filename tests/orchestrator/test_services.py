@@ -1,6 +1,8 @@
 """From a recipe to an engine that answers, and to its end: whatever the scheduler, the nodes and the engines do."""
 
 import asyncio
+import contextlib
+import sqlite3
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Any
 import pytest
 
 from orchestrating import PENDING, RUNNING, laptop, slurm, with_orchestrator
-from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.orchestrator.launch import ConfigError
+from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator
+from tokenstorm.orchestrator.store import Store
 from tokenstorm.orchestrator.watch import LATE_AT_MOST
 
 ONE = "inference/vllm-single-node"
@@ -395,6 +399,71 @@ def test_a_submit_that_fails_leaves_nothing_behind(tmp_path: Path, error: Except
     with_orchestrator(cluster, _nothing)
 
 
+def test_a_job_that_was_submitted_is_known_although_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        save = Store.save
+
+        def full(store: Store, service: Service) -> None:
+            if service.job_id:
+                message = "services.db cannot be written: is the disk full?"
+                raise RunError(message)
+            save(store, service)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "save", full)
+            with pytest.raises(RunError, match=r"disk full\? Service s\w+ was submitted"):
+                await orchestrator.create(ONE, {})
+        (service,) = orchestrator.list()
+        await orchestrator.look()
+        assert orchestrator.get(service.id).job_id == "100"
+        assert len(cluster.scheduler.submitted) == 1
+
+    with_orchestrator(cluster, test)
+
+
+def test_a_service_that_is_refused_while_others_are_looked_at_disturbs_nobody(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        cluster.scheduler.trouble_after_submit = Unconfirmed("lost on the way")
+        with pytest.raises(Unconfirmed):
+            await orchestrator.create(ONE, {})
+        cluster.scheduler.trouble_after_submit = None
+        cluster.shell.trouble = RefusedJob("no room")
+        submit = cluster.scheduler.submit
+
+        async def meanwhile(job: Job) -> str:
+            with pytest.raises(RefusedJob):
+                await orchestrator.create(ONE, {})
+            return await submit(job)
+
+        cluster.scheduler.submit = meanwhile  # type: ignore[method-assign]
+        await orchestrator.look()
+        assert [service.job_id for service in orchestrator.list()] == ["100"]
+
+    with_orchestrator(cluster, test)
+
+
+def test_a_replicas_file_that_is_broken_fails_that_replica(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {})
+        cluster.scheduler.state["100"] = RUNNING
+        cluster.shell.files[service.path / "replica.n1.0.json"] = b'{"replica": "\xff'
+        await orchestrator.look()
+        ended = orchestrator.get(service.id)
+        assert ended.status == "failed"
+        assert "n1.0: " in ended.reason
+        assert orchestrator.trouble is None
+
+    with_orchestrator(cluster, test)
+
+
 async def _nothing(orchestrator: ServiceOrchestrator) -> None:
     assert orchestrator.list() == []
 
@@ -526,6 +595,34 @@ def test_a_store_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "services.db").write_bytes(b"not a database at all, but long enough to be taken for a header" * 10)
     with pytest.raises(RunError, match=r"services.db: file is not a database; move it away"):
         with_orchestrator(slurm(tmp_path), _nothing)
+
+
+def test_a_store_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:
+    with_orchestrator(slurm(tmp_path), _nothing)
+    with contextlib.closing(sqlite3.connect(tmp_path / "services.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(RunError, match="a later version"):
+        with_orchestrator(slurm(tmp_path), _nothing)
+    with contextlib.closing(sqlite3.connect(tmp_path / "services.db")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+def test_a_key_that_lies_across_two_pieces_of_a_log_is_masked_too(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {})
+        for before in range(200, 260):
+            text = "." * before + service.api_key + "." * 300
+            cluster.shell.files[service.path / "stderr.log"] = text.encode()
+            whole, after = "", None
+            while piece := await orchestrator.logs(service.id, source="job", after=after, limit=256):
+                if not piece[0]:
+                    break
+                whole, after = whole + piece[0], piece[1]
+            assert whole.replace("ts-***", "***") == "." * before + "***" + "." * 300
+
+    with_orchestrator(cluster, test)
 
 
 def test_logs_come_in_pieces_with_the_key_masked(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import httpx
 
 from tokenstorm.cluster.shell import Shell, Streams
 
+AGAIN = "tokenstorm.again"
+"""An extension of a request: that it may be sent twice, as requests of a safe method may."""
 KEEP_ALIVE_SECONDS = 4.0
 """Engines close idle connections after 5 s; one that is retired before is never found closed."""
 
@@ -22,6 +24,7 @@ _READ_BYTES = 256 * 1024
 _MAX_HEAD_BYTES = 256 * 1024
 _INTERIM = 200
 """Statuses below this one are followed by the true answer."""
+_SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _BODILESS = frozenset((204, 304))
 
 
@@ -32,7 +35,8 @@ def transport(shell: Shell, connect: Connect | None = None) -> httpx.AsyncBaseTr
     """For `httpx.AsyncClient(transport=…, trust_env=False)`; http only, as many connections as are asked for.
 
     A connection that cannot be made is httpx's own error; a machine that cannot be reached is the shell's. A request on
-    a kept connection that its other side closed before any byte of the answer is sent once more, on a new one.
+    a kept connection that its other side closed before any byte of the answer is sent once more, on a new one, where
+    that does no harm.
     `connect` is for hosts that are no addresses.
     """
     return _Transport(connect or shell.open_connection)
@@ -43,6 +47,7 @@ class _Transport(httpx.AsyncBaseTransport):
         self._connect = connect
         self._idle: dict[tuple[str, int], list[_Connection]] = {}
         self._closed = False
+        self._sweeping: asyncio.TimerHandle | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.url.scheme != "http":
@@ -55,13 +60,16 @@ class _Transport(httpx.AsyncBaseTransport):
             try:
                 return await self._exchange(kept, origin, request.method, data, timeout)
             except httpx.TransportError as error:
-                if kept.heard or isinstance(error, httpx.TimeoutException):
+                again = request.method in _SAFE or request.extensions.get(AGAIN, False)
+                if kept.heard or not again or isinstance(error, httpx.TimeoutException):
                     raise
         opened = _Connection(await self._open(origin, timeout.get("connect")))
         return await self._exchange(opened, origin, request.method, data, timeout)
 
     async def aclose(self) -> None:
         self._closed = True
+        if self._sweeping:
+            self._sweeping.cancel()
         for connections in self._idle.values():
             for connection in connections:
                 await connection.close()
@@ -107,21 +115,26 @@ class _Transport(httpx.AsyncBaseTransport):
         return None
 
     async def keep(self, origin: tuple[str, int], connection: "_Connection") -> None:
-        """Take back a connection whose answer is complete, and let go of those that nobody asked for in time."""
-        now = monotonic()
+        """Take back a connection whose answer is complete; it is let go of when nobody asks for it in time."""
         if self._closed:
             await connection.close()
             return
-        connection.idle_since = now
+        connection.idle_since = monotonic()
         self._idle.setdefault(origin, []).append(connection)
-        stale: list[_Connection] = []
-        for there, connections in tuple(self._idle.items()):
-            while connections and not connections[0].usable(now):
-                stale.append(connections.pop(0))
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = monotonic()
+        for origin, connections in tuple(self._idle.items()):
+            for stale in [one for one in connections if not one.usable(now)]:
+                connections.remove(stale)
+                stale.drop()
             if not connections:
-                del self._idle[there]
-        for one in stale:
-            await one.close()
+                del self._idle[origin]
+        if self._idle:
+            self._sweeping = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS / 4, self._sweep)
 
 
 class _Connection:
@@ -164,6 +177,10 @@ class _Connection:
             raise httpx.ReadError(message) from error
         self.heard = self.heard or bool(data)
         return data
+
+    def drop(self) -> None:
+        """Close it, with nothing left to say."""
+        self._writer.close()
 
     async def close(self) -> None:
         """Close it, and wait a moment for that; a peer that reads nothing must not hold anybody up."""

@@ -10,13 +10,21 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 from tokenstorm.cluster.processes import Process
+from tokenstorm.errors import RunError
 from tokenstorm.runs import write_atomically
 
 MARK = "TOKENSTORM_JOB"
 """In the environment of every process of a job: the folder here that it belongs to."""
+
+
+T = TypeVar("T")
+
+
+class BrokenJob(RunError):
+    """A file of a job that makes no sense."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +55,10 @@ class State:
 
 @dataclass(frozen=True)
 class JobFolder:
-    """One job's files. Reading gives None for a file that is not there."""
+    """One job's files. Reading gives None for a file that is not there.
+
+    Reading raises BrokenJob for a file that makes no sense: the machine went down as it was written.
+    """
 
     root: Path
 
@@ -63,18 +74,15 @@ class JobFolder:
 
     def order(self) -> Order | None:
         """What is to be done."""
-        content = self._read("job.json")
-        return None if content is None else Order(**content)
+        return self._read("job.json", Order)
 
     def supervisor(self) -> Process | None:
         """Who does it, or did."""
-        content = self._read("supervisor.json")
-        return None if content is None else Process(**content)
+        return self._read("supervisor.json", Process)
 
     def state(self) -> State | None:
         """How far it got."""
-        content = self._read("state.json")
-        return None if content is None else State(**content)
+        return self._read("state.json", State)
 
     def write_state(self, state: State) -> None:
         """Say how far it got; for the one process that made the claim."""
@@ -93,9 +101,11 @@ class JobFolder:
                 mine.unlink()
         return True
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, kind: type[T]) -> T | None:
         try:
-            content: dict[str, Any] = json.loads((self.root / name).read_bytes())
+            return kind(**json.loads((self.root / name).read_bytes()))
         except FileNotFoundError:
             return None
-        return content
+        except (ValueError, TypeError) as error:
+            message = f"{self.root / name} cannot be read ({error}): it was cut, or another version wrote it"
+            raise BrokenJob(message) from None

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tokenstorm.cluster.jobfolder import JobFolder, Order, State
+from tokenstorm.cluster.jobfolder import BrokenJob, JobFolder, Order, State
 from tokenstorm.cluster.processes import end, job_processes, this_process
 from tokenstorm.cluster.scheduler import Job, JobId, JobState
 from tokenstorm.cluster.script import render
@@ -175,7 +175,9 @@ class LocalScheduler:
             return
         supervisor = folder.supervisor()
         assert supervisor is not None, "a claim that failed means that somebody has it"
-        if supervisor.alive():
+        if supervisor == this_process():  # the claim was ours, and what follows here did not come to be
+            folder.write_state(State(phase="ended", outcome="cancelled", reason="cancelled before it started"))
+        elif supervisor.alive():
             if not _over(folder):
                 supervisor.send(signal.SIGTERM)
         elif not _over(folder):
@@ -184,6 +186,13 @@ class LocalScheduler:
 
 
 def _state(folder: JobFolder) -> JobState:
+    try:
+        return _sound_state(folder)
+    except BrokenJob as error:
+        return JobState("ended", "lost", str(error))
+
+
+def _sound_state(folder: JobFolder) -> JobState:
     supervisor = folder.supervisor()
     if supervisor is None:
         known = folder.order() is not None

@@ -13,6 +13,7 @@ from tokenstorm.cluster.checks import Finding, Step, Visit
 from tokenstorm.cluster.deploy import ask, check, deployed
 from tokenstorm.cluster.reach import inside, relay
 from tokenstorm.cluster.shell import Output
+from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.cluster.step import Kind, clean, on_node
 from tokenstorm.errors import TokenstormError
 from tokenstorm.interfaces import ANY_NETWORK
@@ -195,6 +196,9 @@ async def _direct(visit: Visit) -> Finding:
             "failed",
             f"something else than our program answers at {host}:{port}: is another network meant by `interface`?",
         )
+    shell = visit.site.shell
+    if isinstance(shell, SSHManager) and shell.relays:
+        return "ok", f"{host} is reached from here by a relay on the login node, whose SSH server forwards nothing"
     return "ok", f"{host} is reached from here" + (" through the login node" if visit.site.profile.ssh.host else "")
 
 

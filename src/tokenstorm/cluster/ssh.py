@@ -22,6 +22,8 @@ from typing import Any
 
 import asyncssh
 
+from tokenstorm.cluster import relay
+from tokenstorm.cluster.relay import Relay
 from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
@@ -34,6 +36,15 @@ TRANSFER_SECONDS = 60.0
 BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """How long after a failed login the next one is tried, by the number of failures."""
 _LOST = (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
+
+
+_RELAY = ("python3", "-c", 'import os; exec(b"".join(iter(lambda: os.read(0, 1), b"\\0")))')
+"""Runs what comes on standard input up to a NUL; what comes after it is for the program."""
+_RELAY_SOURCE = Path(relay.__file__)
+
+
+class _Forbidden(ConnectionRefusedError):
+    """The SSH server forwards nothing, or not to there."""
 
 
 class SSHManager:
@@ -52,6 +63,8 @@ class SSHManager:
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
         self._relays: set[asyncio.Task[None]] = set()
+        self._relay: Relay | None = None
+        self._starting_relay = asyncio.Lock()
         self._failures = 0
         self._not_before = 0.0
         self._why = ""
@@ -73,6 +86,8 @@ class SSHManager:
                 connection = await self._connected()
                 opened = True  # from here on the machine may have begun
                 process = await connection.create_process(command, encoding=None)
+                if not given:
+                    process.stdin.write_eof()  # communicate() leaves it open
                 stdout, stderr = await process.communicate(given)
         except TimeoutError:
             if not opened:
@@ -133,8 +148,11 @@ class SSHManager:
                     await files.remove(str(path))
 
     async def open_connection(self, host: str, port: int) -> Streams:
-        """By forwarding. A site that forbids it says so in the error."""
-        return await self._forwarded(f"{host}:{port}", lambda to: to.open_connection(host, port, encoding=None))
+        """By forwarding; where the SSH server forbids that, by a relay: one command on the login node for them all."""
+        try:
+            return await self._forwarded(f"{host}:{port}", lambda to: to.open_connection(host, port, encoding=None))
+        except _Forbidden:
+            return await self._relayed(host, port)
 
     async def open_unix_connection(self, path: PurePosixPath) -> Streams:
         return await self._forwarded(str(path), lambda to: to.open_unix_connection(str(path), encoding=None))
@@ -154,13 +172,49 @@ class SSHManager:
             raise Unreachable(self._said(f"no connection to {what} in {CONNECT_SECONDS:g} s")) from None
         except asyncssh.ChannelOpenError as error:
             message = f"{self._host} cannot connect to {what}: {error.reason}"
-            raise ConnectionRefusedError(message) from error
+            forbidden = error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
+            raise (_Forbidden if forbidden else ConnectionRefusedError)(message) from error
         except asyncssh.Error as error:
             raise Unreachable(self._said(f"no connection to {what}: {error.reason}")) from error
-        relay = asyncio.create_task(_relay((reader, writer), far))
-        self._relays.add(relay)
-        relay.add_done_callback(self._relays.discard)
+        copying = asyncio.create_task(_relay((reader, writer), far))
+        self._relays.add(copying)
+        copying.add_done_callback(self._relays.discard)
         return near
+
+    @property
+    def relays(self) -> bool:
+        """Whether connections go through the relay."""
+        return self._relay is not None and not self._relay.over
+
+    async def _relayed(self, host: str, port: int) -> Streams:
+        near, far = await _pair()
+        why = "it forwards no TCP, and the relay that is used instead"
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await (await self._relay_there()).open(host, port, far)
+        except BaseException as error:
+            near[1].close()
+            far[1].close()
+            if isinstance(error, TimeoutError):
+                message = self._said(f"{why} did not connect to {host}:{port} in {CONNECT_SECONDS:g} s")
+                raise Unreachable(message) from None
+            if isinstance(error, ConnectionResetError | BrokenPipeError | asyncssh.Error):
+                raise Unreachable(self._said(f"{why} ended: it needs a python3 (3.6 or newer) there")) from error
+            raise
+        return near
+
+    async def _relay_there(self) -> Relay:
+        """The relay on the login node, started with the first connection that needs it."""
+        async with self._starting_relay:
+            if self._relay is None or self._relay.over:
+                connection = await self._connected()
+                process = await connection.create_process(f"exec {shlex.join(_RELAY)}", encoding=None)
+                process.stdin.write(_RELAY_SOURCE.read_bytes() + b"\0")
+                self._relay = Relay(process.stdout, process.stdin, (OSError, asyncssh.Error))
+                running = asyncio.create_task(self._relay.run())
+                self._relays.add(running)
+                running.add_done_callback(self._relays.discard)
+            return self._relay
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -168,8 +222,8 @@ class SSHManager:
             connection.abort()
             await connection.wait_closed()
         relays = tuple(self._relays)
-        for relay in relays:
-            relay.cancel()
+        for task in relays:
+            task.cancel()
         await asyncio.gather(*relays, return_exceptions=True)
 
     async def _connected(self) -> asyncssh.SSHClientConnection:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tokenstorm.cluster.jobfolder import MARK, JobFolder, Order, State
 from tokenstorm.cluster.processes import Process, end, job_processes, this_process
+from tokenstorm.runs import signal_name
 
 
 def main() -> int:
@@ -60,6 +61,10 @@ def _leave_the_caller(keep: int) -> None:
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
 
 
+_NOT_A_JOBS = "TOKENSTORM_TOKEN"
+"""What lets one into the APIs is for whoever started them."""
+
+
 class _Supervisor:
     """Starts the script and follows it to its end. From its making on, TERM is a wish to cancel."""
 
@@ -100,7 +105,10 @@ class _Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, MARK: str(self._folder.root)},
+                env={
+                    **{name: value for name, value in os.environ.items() if name != _NOT_A_JOBS},
+                    MARK: str(self._folder.root),
+                },
                 process_group=0,
             )
 
@@ -144,7 +152,7 @@ class _Supervisor:
             )
         if code == 0:
             return replace(ended, outcome="completed")
-        how = f"ended with status {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+        how = f"ended with status {code}" if code > 0 else f"was killed by {signal_name(-code)}"
         return replace(ended, outcome="failed", reason=f"its command {how}")
 
 

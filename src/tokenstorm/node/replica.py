@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import signal
 import socket
 import subprocess
 import time
@@ -14,6 +13,7 @@ from tokenstorm.errors import UsageError
 from tokenstorm.node import engine, ports
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.service import LAST_PORT, Published, Service, publish
+from tokenstorm.runs import signal_name
 
 POLL_SECONDS = 0.1
 PORTS_TRIED = 1000
@@ -115,6 +115,7 @@ class Replica:
         """Wait until the engine is ready, or somebody else has its port. Raises `Failed`."""
         while True:
             if self._running.poll() is not None:
+                await engine.stop(self._running, self._slot)  # what it had started may hold the port still
                 if not ports.is_free(self._service.host, self._port):
                     return "clash"  # somebody was quicker, and the engine said so and ended
                 raise Failed(self._how_it_ended())
@@ -184,7 +185,7 @@ class Replica:
 
     def _how_it_ended(self) -> str:
         code = self._running.returncode
-        how = f"ended with status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        how = f"ended with status {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
         return f"the engine {how}{self._said()}"
 
     def _said(self) -> str:

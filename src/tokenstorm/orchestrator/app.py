@@ -10,7 +10,7 @@ from tokenstorm.errors import Unreachable
 from tokenstorm.web import Problem, new_app, problems
 
 from .launch import ConfigError
-from .logs import PLACES
+from .logs import LEAST_BYTES, PLACES
 from .routing import Router, error_form, vllm_routes
 from .schemas import (
     AccessEndpoint,
@@ -152,7 +152,7 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         service_id: str,
         source: Annotated[str | None, Query(description="A replica's id, or `job`; all when not given")] = None,
         after: Annotated[str | None, Query(description="The `next` of the last answer", pattern=PLACES)] = None,
-        limit: Annotated[int, Query(ge=1, le=2**20, description="Bytes of each log at most")] = 65_536,
+        limit: Annotated[int, Query(ge=LEAST_BYTES, le=2**20, description="Bytes of each log at most")] = 65_536,
     ) -> LogPiece:
         """The job's own output and the engine's, from the beginning or from where the last piece ended."""
         text, following = await orchestrator.logs(service_id, source=source, after=after, limit=limit)

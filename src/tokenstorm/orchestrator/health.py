@@ -6,6 +6,8 @@ from http import HTTPStatus
 import httpx
 import msgspec
 
+from tokenstorm.errors import NOT_JSON
+
 from .recipes import Probe
 
 
@@ -46,5 +48,5 @@ async def ask(client: httpx.AsyncClient, url: str, api_key: str, probe: Probe, *
         return Health(reason=f"no answer within {timeout:g} s", late=True)
     except httpx.HTTPError as error:
         return Health(reason=str(error) or type(error).__name__)
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         return Health(reason=f"{probe.models_path} is no list of models: {error}")

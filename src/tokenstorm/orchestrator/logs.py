@@ -9,6 +9,10 @@ from tokenstorm.errors import UsageError
 
 _LOG = re.compile(r"(?:stdout|stderr|replica\.(?P<replica>[^,:]+))\.log")
 _PLACE = r"(stdout|stderr|replica\.[^,:]+)\.log:[0-9]{1,15}"
+LEAST_BYTES = 256
+"""Of a piece: more than any character and any secret has, so that the next one lies behind it."""
+TELLING_NOTHING = 3
+"""So short a beginning, which is the same for all keys, may end a piece, and is shown."""
 PLACES = f"^({_PLACE}(,{_PLACE})*)?$"
 """What a place in the logs looks like: an offset in each file."""
 
@@ -30,10 +34,10 @@ async def read_logs(
             data = await shell.get(folder / name, offset=places.get(name, 0), limit=limit)
         except FileNotFoundError:
             continue
-        text, used = _decoded(data)
+        text, used = _decoded(data[: len(data) - _begun(data, secret.encode())])
         places[name] = places.get(name, 0) + used
         if text:
-            parts.append((name, text.replace(secret, "***")))
+            parts.append((name, text.replace(secret, "***").replace(secret[TELLING_NOTHING:], "***")))
     whole = (
         parts[0][1]
         if source and len(parts) == 1
@@ -58,6 +62,12 @@ def _decoded(data: bytes) -> tuple[str, int]:
     text = decoder.decode(data)
     left = decoder.getstate()[0]
     return text, len(data) - len(left)
+
+
+def _begun(data: bytes, secret: bytes) -> int:
+    """How many bytes at the end may be the beginning of the secret: they are left for the next piece, which has all of it."""
+    lengths = range(min(len(secret) - 1, len(data)), TELLING_NOTHING, -1)
+    return next((length for length in lengths if data.endswith(secret[:length])), 0)
 
 
 def _ended(text: str) -> str:

@@ -4,6 +4,7 @@ A replica that fails a request is left alone for a while; the request goes to th
 been sent nothing.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,11 @@ from .service import Service
 
 REST_SECONDS = 5.0
 """How long a replica that failed a request is passed over, while there is another one."""
+
+LOOK_SECONDS = 1.0
+"""How often, while an answer is waited for, the health of its replica is looked at."""
+TAKEN_AT_MOST = 2
+"""How many replicas may fail with one request after they took it."""
 
 _FAILING = frozenset((502, 503, 504))
 _TOLD = frozenset((400, 401, 404, 413, 422, 429, 500, 503))
@@ -59,6 +65,10 @@ class NoReplica(TokenstormError):
     """No replica of a service answers at the moment."""
 
 
+class _Unwell(Exception):
+    """A replica was found unwell while somebody waited for its answer."""
+
+
 class Router:
     """Chooses a replica for each request, and sends it there."""
 
@@ -72,24 +82,27 @@ class Router:
         """All that are known. Raises Unknown."""
         return self._replicas(service_id)
 
-    async def send(self, service_id: str, call: Call, *, whole: bool = False) -> Sent:
-        """Send a request to the next replica, and to another one where that fails before it answers.
+    async def send(self, service_id: str, call: Call, *, whole: bool = False, first: Replica | None = None) -> Sent:
+        """Send a request to the next replica (or to `first`), and to another one where that fails before it answers.
 
-        With `whole` an answer that breaks off counts as such a failure, too. Raises Unknown for the service, NoReplica
-        when nobody answers. 502, 503 and 504 of the last one are its answer.
+        With `whole` an answer that breaks off counts as such a failure, too. A request that a replica took before it
+        failed is tried on one more only: it may be what ended it. Raises Unknown for the service, NoReplica when nobody
+        answers. 502, 503 and 504 of the last one are its answer.
         """
-        candidates = self._in_turn(service_id)
+        candidates = self._in_turn(service_id, first)
         trouble: list[str] = []
+        taken = 0
         for candidate in candidates:
             try:
-                answer = await send(self._client, candidate.url or "", call, candidate.api_key)
-                if whole:
-                    await answer.aread()
+                answer = await self._answer(candidate, call, whole=whole)
             except httpx.LocalProtocolError as error:  # no replica would take it
                 raise Problem(400, str(error)) from None
-            except (httpx.TransportError, ClusterError) as error:
+            except (httpx.TransportError, ClusterError, _Unwell) as error:
                 trouble.append(f"{candidate.id}: {error or type(error).__name__}")
                 self.rest(candidate)
+                taken += not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | ClusterError)
+                if taken == TAKEN_AT_MOST:
+                    break
                 continue
             if answer.status_code not in _FAILING:
                 return Sent(candidate, answer)
@@ -106,14 +119,29 @@ class Router:
         )
         raise NoReplica(message)
 
+    async def _answer(self, one: Replica, call: Call, *, whole: bool) -> httpx.Response:
+        """What a replica answers; given up when its health is found to be bad before it does. Raises _Unwell then."""
+        working = asyncio.create_task(_exchange(self._client, one, call, whole=whole))
+        try:
+            while not (await asyncio.wait((working,), timeout=LOOK_SECONDS))[0]:
+                now = {_key(other): other for other in self._replicas(one.service_id)}.get(_key(one))
+                if now is None or now.status != "running":
+                    message = f"it had not answered when it was found unwell ({now.reason if now else 'gone'})"
+                    raise _Unwell(message)
+            return working.result()
+        finally:
+            if not working.done():
+                working.cancel()
+                await asyncio.wait((working,))
+
     def rest(self, one: Replica) -> None:
         """Pass over a replica for a while: it failed a request."""
         now = monotonic()
         self._resting = {key: until for key, until in self._resting.items() if until > now}
         self._resting[_key(one)] = now + REST_SECONDS
 
-    def _in_turn(self, service_id: str) -> list[Replica]:
-        """The replicas that are well, the next one first; those that failed lately come last."""
+    def _in_turn(self, service_id: str, first: Replica | None) -> list[Replica]:
+        """The replicas that are well, the next one first; those that failed lately come last. `first` takes no turn."""
         well: list[Replica] = []
         for one in self._replicas(service_id):
             if one.status == "running" and one.url:
@@ -123,9 +151,21 @@ class Router:
         now = monotonic()
         resting = [one for one in well if self._resting.get(_key(one), 0.0) > now]
         fresh = [one for one in well if one not in resting]
+        if not well:
+            self._turn.pop(service_id, None)
+            return []
+        if first in well:
+            return [first, *(one for one in [*fresh, *resting] if one != first)]
         turn = self._turn[service_id] = self._turn.get(service_id, -1) + 1
         start = turn % len(fresh) if fresh else 0
         return [*fresh[start:], *fresh[:start], *resting]
+
+
+async def _exchange(client: httpx.AsyncClient, one: Replica, call: Call, *, whole: bool) -> httpx.Response:
+    answer = await send(client, one.url or "", call, one.api_key, again=True)
+    if whole:
+        await answer.aread()
+    return answer
 
 
 def _key(one: Replica) -> str:
@@ -279,7 +319,7 @@ async def pass_through(
     """Hand on a call to an engine, as it is."""
     try:
         call = at_the_engine(await call_of(request))
-        sent = await unless_left(request, router.send(service_id, call))
+        sent = await unless_left(request, router.send(service_id, call), lambda sent: sent.answer.aclose())
     except Problem as error:
         return openai_error(error.status, error.detail)
     except Unknown as error:
@@ -305,7 +345,8 @@ async def ask(router: Router, service_id: str, asked: PromptRequest) -> PromptAn
     chat = {**common, "messages": [{"role": "user", "content": asked.prompt}]}
     sent, body = await _whole(router, service_id, "/v1/chat/completions", chat)
     if sent.answer.status_code in {400, 404, 405} and _has_no_chat(sent.answer.status_code, body):
-        sent, body = await _whole(router, service_id, "/v1/completions", {**common, "prompt": asked.prompt})
+        plain = {**common, "prompt": asked.prompt}
+        sent, body = await _whole(router, service_id, "/v1/completions", plain, first=sent.replica)
     if not sent.answer.is_success:
         status = sent.answer.status_code
         raise Problem(status if status in _TOLD else 502, _words(body) or f"the engine answers {status}")
@@ -324,11 +365,13 @@ async def ask(router: Router, service_id: str, asked: PromptRequest) -> PromptAn
     )
 
 
-async def _whole(router: Router, service_id: str, path: str, content: dict[str, object]) -> tuple[Sent, bytes]:
+async def _whole(
+    router: Router, service_id: str, path: str, content: dict[str, object], first: Replica | None = None
+) -> tuple[Sent, bytes]:
     headers = [(name.encode(), value.encode()) for name, value in _JSON.items()]
     call = Call("POST", path.encode(), headers, json.dumps(content).encode())
     try:
-        sent = await router.send(service_id, call, whole=True)
+        sent = await router.send(service_id, call, whole=True, first=first)
     except NoReplica as error:
         raise Problem(503, str(error), _SOON) from None
     return sent, sent.answer.content

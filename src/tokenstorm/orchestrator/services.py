@@ -14,7 +14,7 @@ import msgspec
 
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import Job, JobState
+from tokenstorm.cluster.scheduler import Job, JobId, JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.step import Kind
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
@@ -162,7 +162,7 @@ class ServiceOrchestrator:
             self._put(service)
             try:
                 await self._write_folder(service, launch)
-                return await self._submit(service)
+                job_id = await self._submitted(service)
             except Unconfirmed as error:
                 self._put(replace(service, reason=f"submission unconfirmed: {error}"))
                 message = f"{error}; service {service.id} stays pending until it is known, and can be cancelled"
@@ -170,6 +170,11 @@ class ServiceOrchestrator:
             except TokenstormError:
                 await self._drop(service)
                 raise
+            try:
+                return self._put(replace(service, job_id=job_id))
+            except RunError as error:  # it is known without its job, which is learnt again by submitting it once more
+                message = f"{error} Service {service.id} was submitted all the same, and can be cancelled"
+                raise RunError(message) from error
 
     async def cancel(self, service_id: str) -> Service:
         """End a service; one that has ended is left as it is. Raises Unknown, and what the scheduler raises."""
@@ -209,11 +214,11 @@ class ServiceOrchestrator:
     async def look(self) -> None:
         """One look at every service that has not ended: one question to the scheduler, then each by its replicas."""
         trouble: list[str] = []
-        for service in self.list():
-            live = self._live[service.id]
-            if (service.stopping or (service.job_id is None and not service.ended)) and not live.lock.locked():
+        for service_id in list(self._services):
+            live = self._live.get(service_id)
+            if live is not None and not live.lock.locked():
                 async with live.lock, _noting(trouble):
-                    await self._settle(service.id)
+                    await self._settle(service_id)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
         async with _noting(trouble):
             states = await self.site.scheduler.states(watched.keys()) if watched else {}
@@ -252,7 +257,9 @@ class ServiceOrchestrator:
 
     async def _settle(self, service_id: str) -> None:
         """Make up for what was left open: a submission that is unconfirmed, or a job that has still to be cancelled."""
-        service = self._services[service_id]
+        service = self._services.get(service_id)
+        if service is None:  # it was refused meanwhile
+            return
         if service.stopping and service.job_id:
             await self.site.scheduler.cancel(service.job_id)
             self._put(replace(service, stopping=False))
@@ -302,8 +309,12 @@ class ServiceOrchestrator:
         await self.site.shell.put(folder / "service.json", msgspec.json.encode(content), mode=0o600)
 
     async def _submit(self, service: Service) -> Service:
-        job_id = await self.site.scheduler.submit(self._job(service, await self._python(_kind(service.resources))))
+        job_id = await self._submitted(service)
         return self._put(replace(self._services[service.id], job_id=job_id, reason=""))
+
+    async def _submitted(self, service: Service) -> JobId:
+        python = await self._python(_kind(service.resources))
+        return await self.site.scheduler.submit(self._job(service, python))
 
     async def _python(self, kind: Kind) -> str:
         """What runs our code on the nodes for that kind of job; it is deployed where it is missing."""
@@ -327,7 +338,7 @@ class ServiceOrchestrator:
 
     async def _drop(self, service: Service) -> None:
         """Take back a service whose job was not taken."""
-        del self._services[service.id]
+        del self._services[service.id], self._live[service.id]
         self._stored.forget(service.id)
         with contextlib.suppress(ClusterError):
             await self.site.shell.remove(service.path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from tokenstorm.errors import RunError
+from tokenstorm.errors import NOT_JSON, RunError
 
 from .service import Service
 
@@ -26,7 +26,7 @@ class Store:
         rows = self._connection.execute("SELECT data FROM services ORDER BY number").fetchall()
         try:
             return [msgspec.json.decode(data, type=Service) for (data,) in rows]
-        except msgspec.ValidationError as error:
+        except NOT_JSON as error:
             message = f"{self._path} was written by another version of tokenstorm: {error}; move it away to begin anew"
             raise RunError(message) from None
 
@@ -77,6 +77,10 @@ def open_store(path: Path) -> Store:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > _SCHEMA:
+        message = "a later version of tokenstorm wrote it"
+        raise sqlite3.DatabaseError(message)
     with closing(connection.cursor()) as cursor, connection:
         cursor.execute("BEGIN EXCLUSIVE")
         cursor.execute(

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import RunError
+from tokenstorm.errors import NOT_JSON
 
 from .health import Health, ask
 from .replicas import Replica
@@ -85,8 +85,9 @@ async def _published(service: Service, shell: Shell) -> Mapping[str, Published]:
             one = msgspec.json.decode(await shell.get(service.path / name), type=Published)
         except FileNotFoundError:
             continue
-        except msgspec.MsgspecError as error:
-            message = f"{service.path / name} is not as the node should have written it: {error}"
-            raise RunError(message) from None
+        except NOT_JSON as error:
+            replica = name.removeprefix("replica.").removesuffix(".json")
+            reason = f"{service.path / name} is not as the node should have written it: {error}"
+            one = Published(replica, replica.rpartition(".")[0], status="failed", reason=reason)
         found[one.replica] = one
     return found

@@ -54,7 +54,11 @@ def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = N
             call = await call_of(request)
             here = (b"x-forwarded-host", request.headers.get("host", "").encode("latin-1"))
             call = replace(call, headers=[*(pair for pair in call.headers if pair[0] not in _OURS), here])
-            answer = await unless_left(request, _send(where, client, call))
+            answer = await unless_left(
+                request,
+                _send(where, client, call, again=error_form(request.url.path) is not None),
+                lambda answer: answer.aclose(),
+            )
             answered[str(answer.status_code)] += 1
             return Passed(answer)
         except (httpx.TransportError, ClusterError) as error:
@@ -67,7 +71,7 @@ def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = N
             return form(failure.status, failure.detail, failure.headers)
         raise failure
 
-    _document(app)
+    _document(app, token)
     return app
 
 
@@ -78,9 +82,9 @@ def _own_metrics(answered: Mapping[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _send(where: Where, client: httpx.AsyncClient, call: Call) -> httpx.Response:
+async def _send(where: Where, client: httpx.AsyncClient, call: Call, *, again: bool) -> httpx.Response:
     there = await where.address()
-    return await send(client, there.url, call, there.token)
+    return await send(client, there.url, call, there.token, again=again)
 
 
 def _absent(where: Where, error: Exception) -> str:
@@ -96,10 +100,10 @@ def _detail(answer: httpx.Response) -> str:
     return str(found.get("detail", answer.text)) if isinstance(found, dict) else answer.text
 
 
-def _document(app: FastAPI) -> None:
+def _document(app: FastAPI, token: str | None) -> None:
     """Describe what is handed on as the orchestrator does."""
     nobody = cast("ServiceOrchestrator", None)  # its routes are only described here
-    described = orchestrator_app.create_app(nobody, cast("Router", None))
+    described = orchestrator_app.create_app(nobody, cast("Router", None), token=token)
     app.description = _DESCRIPTION + described.description
     own = app.openapi
 
@@ -110,7 +114,7 @@ def _document(app: FastAPI) -> None:
             if path.startswith(PREFIX) and path not in document["paths"]:
                 document["paths"][path] = calls
                 for call in calls.values():
-                    call["responses"].update({str(code): text for code, text in problems(502).items()})
+                    call["responses"].update({str(code): text for code, text in problems(400, 408, 413, 502).items()})
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(theirs["components"]["schemas"])
         return document

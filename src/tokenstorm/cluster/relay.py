@@ -1,0 +1,178 @@
+"""Many connections over the two standard streams of one command: for sites whose SSH server forwards nothing.
+
+Both sides run this file: here it is imported, and on the login node a Python 3.6 or newer runs it as text, with nothing
+but its standard library. A frame is a kind (1 byte), the number of a connection (4) and a length (4), then so many bytes.
+A connection sends at most WINDOW bytes that the other side has not handed on yet: a slow one holds up no other.
+"""
+
+import asyncio
+import contextlib
+import json
+import struct
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+WINDOW = 256 * 1024
+_READ = 64 * 1024
+_HEAD = struct.Struct(">BII")
+_GONE = "the relay on the login node ended"
+_OPEN, _OPENED, _FAILED, _DATA, _END, _HANDED_ON = range(6)
+
+
+class Relay:
+    """One side, over asyncio's streams or those of asyncssh, which raise what is in `lost` at their end.
+
+    `run` handles what comes until the streams end; `open` is for the side that wants connections."""
+
+    def __init__(self, reader: Any, writer: Any, lost: "tuple[type[Exception], ...]" = (OSError,)) -> None:
+        self._reader, self._writer, self._lost = reader, writer, lost
+        self._sending = asyncio.Lock()
+        self._connections: dict[int, _Connection] = {}
+        self._opening: dict[int, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last = 0
+        self.over = False
+
+    async def run(self) -> None:
+        """Until the other side is gone; then every connection ends."""
+        try:
+            while True:
+                kind, number, length = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
+                self._heard(kind, number, await self._reader.readexactly(length) if length else b"")
+        except asyncio.IncompleteReadError:
+            pass
+        except self._lost:
+            pass
+        finally:
+            self.over = True
+            for opening in self._opening.values():
+                if not opening.done():
+                    opening.set_exception(ConnectionResetError(_GONE))
+            for task in self._tasks:
+                task.cancel()
+            for connection in self._connections.values():
+                connection.writer.close()
+
+    async def open(self, host: str, port: int, near: "tuple[Any, Any]") -> None:
+        """Connect the pair of streams `near` to an address, as the other side sees it. Raises OSError."""
+        if self.over:
+            raise ConnectionResetError(_GONE)
+        self._last += 1
+        number = self._last
+        self._opening[number] = asyncio.get_event_loop().create_future()
+        self._connections[number] = _Connection(*near)  # before it is opened: its first bytes may come at once
+        try:
+            await self._send(_OPEN, number, json.dumps([host, port]).encode())
+            await self._opening[number]
+        except BaseException:
+            del self._connections[number]
+            raise
+        finally:
+            del self._opening[number]
+        self._follow(number)
+
+    def _heard(self, kind: int, number: int, data: bytes) -> None:
+        connection = self._connections.get(number)
+        if kind == _OPEN:
+            self._start(self._dial(number, *json.loads(data.decode())))
+        elif kind in (_OPENED, _FAILED):
+            opening = self._opening.get(number)
+            if opening is not None and not opening.done():
+                if kind == _OPENED:
+                    opening.set_result(None)
+                else:
+                    opening.set_exception(ConnectionRefusedError(data.decode(errors="replace")))
+        elif connection is None:
+            pass  # it ended here, and the other side does not know yet
+        elif kind == _HANDED_ON:
+            connection.room += struct.unpack(">I", data)[0]
+            connection.has_room.set()
+        else:
+            connection.coming.put_nowait(data if kind == _DATA else None)
+
+    async def _dial(self, number: int, host: str, port: int) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(host, port)
+        except OSError as error:
+            await self._send(_FAILED, number, str(error).encode())
+            return
+        self._connections[number] = _Connection(reader, writer)
+        await self._send(_OPENED, number, b"")
+        self._follow(number)
+
+    def _follow(self, number: int) -> None:
+        self._start(self._both_ways(number, self._connections[number]))
+
+    def _start(self, work: "Coroutine[Any, Any, None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _both_ways(self, number: int, connection: "_Connection") -> None:
+        try:
+            await asyncio.gather(self._up(number, connection), self._down(number, connection))
+        except self._lost:  # `run` finds out too
+            pass
+        finally:
+            self._connections.pop(number, None)
+            connection.writer.close()
+
+    async def _up(self, number: int, connection: "_Connection") -> None:
+        """From our end to the other side, as far as there is room."""
+        try:
+            while True:
+                while connection.room <= 0:
+                    connection.has_room.clear()
+                    await connection.has_room.wait()
+                data = await connection.reader.read(min(_READ, connection.room))
+                if not data:
+                    break
+                connection.room -= len(data)
+                await self._send(_DATA, number, data)
+        except OSError:  # our end was reset: the other side sees an end
+            pass
+        await self._send(_END, number, b"")
+
+    async def _down(self, number: int, connection: "_Connection") -> None:
+        """From the other side to our end. What an end that broke does not take is dropped, not held back."""
+        broken = False
+        while True:
+            data = await connection.coming.get()
+            if data is None:
+                break
+            if not broken:
+                try:
+                    connection.writer.write(data)
+                    await connection.writer.drain()
+                except OSError:
+                    broken = True
+            await self._send(_HANDED_ON, number, struct.pack(">I", len(data)))
+        if not broken and connection.writer.can_write_eof():
+            with contextlib.suppress(OSError):
+                connection.writer.write_eof()
+
+    async def _send(self, kind: int, number: int, data: bytes) -> None:
+        async with self._sending:
+            self._writer.write(_HEAD.pack(kind, number, len(data)) + data)
+            await self._writer.drain()
+
+
+class _Connection:
+    def __init__(self, reader: Any, writer: Any) -> None:
+        self.reader, self.writer = reader, writer
+        self.room = WINDOW
+        self.has_room = asyncio.Event()
+        self.coming: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+
+async def _serve() -> None:
+    loop = asyncio.get_event_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
+    await Relay(reader, asyncio.StreamWriter(transport, protocol, None, loop)).run()
+
+
+if __name__ == "__main__":
+    asyncio.new_event_loop().run_until_complete(_serve())

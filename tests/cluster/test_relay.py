@@ -1,0 +1,196 @@
+"""Where the SSH server forwards nothing, every connection still gets through: by one relay on the login node."""
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sshd import MISSING, SSHD, sshd
+from tokenstorm.cluster import relay
+from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.relay import WINDOW, Relay
+from tokenstorm.cluster.shell import Streams
+from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.errors import Unreachable
+from waiting import finish
+
+pytestmark = [pytest.mark.integration]
+has_sshd = pytest.mark.skipif(SSHD is None, reason=MISSING)
+CLOSED = "AllowTcpForwarding no\n"
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[int]:
+    """A server that gives back what it gets; its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # its caller is gone
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def said_back(streams: Streams, data: bytes) -> bool:
+    """Whether all of it comes back, and then the end."""
+    reader, writer = streams
+
+    async def say() -> None:
+        writer.write(data)
+        await writer.drain()
+        writer.write_eof()
+
+    saying = asyncio.create_task(say())
+    heard = await reader.read(-1)
+    await saying
+    writer.close()
+    return heard == data
+
+
+@has_sshd
+def test_many_connections_at_once_pass_through_one_session(tmp_path: Path) -> None:
+    """Forty, four times what MaxSessions allows, each with more than its window."""
+
+    async def scenario(shell: SSHManager) -> None:
+        async with echo() as port:
+            data = [bytes([number]) * (WINDOW + 12345 * number) for number in range(40)]
+            streams = [await shell.open_connection("127.0.0.1", port) for _ in data]
+            assert all(await asyncio.gather(*map(said_back, streams, data)))
+            assert (await shell.run(["echo", "and commands still run"])).status == 0
+        await shell.close()
+
+    with sshd(tmp_path / "sshd", CLOSED) as login:
+        finish(scenario(SSHManager(login.ssh)))
+
+
+@has_sshd
+def test_one_that_is_not_read_holds_up_no_other(tmp_path: Path) -> None:
+    async def scenario(shell: SSHManager) -> None:
+        async with echo() as port:
+            _, writer = await shell.open_connection("127.0.0.1", port)
+            stuck = asyncio.create_task(send_much(writer))
+            assert await said_back(await shell.open_connection("127.0.0.1", port), b"x" * 1_000_000)
+            assert not stuck.done()
+            stuck.cancel()
+            writer.transport.abort()
+        await shell.close()
+
+    with sshd(tmp_path / "sshd", CLOSED) as login:
+        finish(scenario(SSHManager(login.ssh)))
+
+
+async def send_much(writer: asyncio.StreamWriter) -> None:
+    for _ in range(1000):
+        writer.write(bytes(WINDOW))
+        await writer.drain()
+
+
+@has_sshd
+def test_where_nobody_listens_is_told_as_by_forwarding(tmp_path: Path) -> None:
+    async def scenario(shell: SSHManager) -> None:
+        async with echo() as port:
+            pass
+        with pytest.raises(ConnectionRefusedError):
+            await shell.open_connection("127.0.0.1", port)
+        async with echo() as port:
+            assert await said_back(await shell.open_connection("127.0.0.1", port), b"after it")
+        await shell.close()
+
+    with sshd(tmp_path / "sshd", CLOSED) as login:
+        finish(scenario(SSHManager(login.ssh)))
+
+
+@has_sshd
+def test_http_passes_through_it(tmp_path: Path) -> None:
+    async def scenario(shell: SSHManager) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server, httpx.AsyncClient(transport=transport(shell), trust_env=False) as client:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            assert [(await client.get(url)).text for _ in range(3)] == ["ok"] * 3
+        await shell.close()
+
+    with sshd(tmp_path / "sshd", CLOSED) as login:
+        finish(scenario(SSHManager(login.ssh)))
+
+
+@has_sshd
+def test_when_the_ssh_connection_is_lost_what_passed_through_ends_and_the_next_is_made_anew(tmp_path: Path) -> None:
+    async def scenario(shell: SSHManager) -> None:
+        async with echo() as port:
+            reader, writer = await shell.open_connection("127.0.0.1", port)
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+            assert shell._connection is not None
+            shell._connection.abort()
+            assert await reader.read(-1) == b""
+            writer.close()
+            assert await said_back(await shell.open_connection("127.0.0.1", port), b"two")
+        await shell.close()
+
+    with sshd(tmp_path / "sshd", CLOSED) as login:
+        finish(scenario(SSHManager(login.ssh)))
+
+
+@has_sshd
+def test_without_a_python_on_the_login_node_it_says_what_is_needed(tmp_path: Path) -> None:
+    async def scenario(shell: SSHManager) -> None:
+        with pytest.raises(Unreachable, match=r"forwards no TCP, and the relay .* needs a python3"):
+            await shell.open_connection("127.0.0.1", 1)
+        await shell.close()
+
+    with sshd(tmp_path / "sshd", f"{CLOSED}SetEnv PATH={tmp_path}\n") as login:
+        finish(scenario(SSHManager(login.ssh)))
+
+
+@has_sshd
+def test_a_command_that_reads_its_input_to_the_end_finds_one(tmp_path: Path) -> None:
+    async def scenario(shell: SSHManager) -> None:
+        assert (await shell.run(["cat"], timeout=10)).stdout == b""
+        assert (await shell.run(["cat"], stdin=b"some", timeout=10)).stdout == b"some"
+        await shell.close()
+
+    with sshd(tmp_path / "sshd") as login:
+        finish(scenario(SSHManager(login.ssh)))
+
+
+@pytest.mark.parametrize("python", ["python3", "/usr/bin/python3"])
+def test_the_far_side_needs_nothing_but_a_python(python: str) -> None:
+    if shutil.which(python) is None:
+        pytest.skip(f"no {python} here")
+
+    async def scenario() -> None:
+        source, pipe = Path(relay.__file__).read_text(), asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(python, "-I", "-c", source, stdin=pipe, stdout=pipe)
+        assert process.stdin is not None
+        ours = Relay(process.stdout, process.stdin)
+        running = asyncio.create_task(ours.run())
+        async with echo() as port:
+            one, other = socket.socketpair()
+            near, far = await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
+            await ours.open("127.0.0.1", port, far)
+            assert await said_back(near, b"y" * 1_000_000)
+        process.stdin.close()
+        assert await process.wait() == 0
+        await running
+
+    finish(scenario())
