@@ -32,7 +32,7 @@ SESSIONS = 8
 """Commands and transfers at once. sshd ships with MaxSessions 10; forwarded connections do not count."""
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
 CONNECT_SECONDS = 20.0
-TRANSFER_SECONDS = 60.0
+TRANSFER_SECONDS, SLOWEST_BYTES_PER_SECOND = 60.0, 100_000
 BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """How long after a failed login the next one is tried, by the number of failures."""
 _LOST = (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
@@ -53,12 +53,18 @@ class SSHManager:
     What that section leaves out comes from ~/.ssh/config. Keys, certificates and the agent log in; it never prompts.
     """
 
-    def __init__(self, ssh: Ssh, *, keepalive_seconds: float = KEEPALIVE_SECONDS) -> None:
+    def __init__(
+        self,
+        ssh: Ssh,
+        *,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
+        back_off_seconds: Sequence[float] = BACK_OFF_SECONDS,
+    ) -> None:
         if not ssh.host:
             message = "the profile has no host to log in to: set `host` in its [ssh] section"
             raise UsageError(message)
         self._ssh, self._host = ssh, ssh.host
-        self._keepalive = keepalive_seconds
+        self._keepalive, self._back_off = keepalive_seconds, back_off_seconds
         self._sessions = asyncio.Semaphore(SESSIONS)
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
@@ -114,7 +120,8 @@ class SSHManager:
     async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
         """A transfer that was cut leaves at most a file with a temporary name."""
         temporary = str(path.parent / f".{path.name}.{secrets.token_hex(6)}")
-        async with self._files(f"cannot write {path}") as files:
+        seconds = TRANSFER_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
+        async with self._files(f"cannot write {path}", changing=True, seconds=seconds) as files:
             await _make(files, str(path.parent))
             try:
                 attributes = asyncssh.SFTPAttrs(permissions=0o600)
@@ -140,7 +147,7 @@ class SSHManager:
 
     async def remove(self, path: PurePosixPath) -> None:
         with contextlib.suppress(FileNotFoundError):
-            async with self._files(f"cannot remove {path}") as files:
+            async with self._files(f"cannot remove {path}", changing=True) as files:
                 kind = (await files.lstat(str(path))).permissions or 0
                 if stat.S_ISDIR(kind):
                     await files.rmtree(str(path))
@@ -238,7 +245,7 @@ class SSHManager:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     self._connection = await asyncssh.connect(self._host, **self._options())
             except (OSError, ValueError, asyncssh.Error) as error:
-                self._not_before = time.monotonic() + BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
+                self._not_before = time.monotonic() + self._back_off[min(self._failures, len(self._back_off) - 1)]
                 self._failures += 1
                 self._why = await self._cause(error)
                 raise Unreachable(self._why) from error
@@ -278,19 +285,21 @@ class SSHManager:
         return self._said(str(error))
 
     @contextlib.asynccontextmanager
-    async def _files(self, what: str) -> AsyncIterator[asyncssh.SFTPClient]:
-        """An SFTP session, with its errors as ours."""
+    async def _files(
+        self, what: str, *, changing: bool = False, seconds: float = TRANSFER_SECONDS
+    ) -> AsyncIterator[asyncssh.SFTPClient]:
+        """An SFTP session, with its errors as ours. Whether something happened is unknown where it was to change."""
         opened = False
         try:
-            async with asyncio.timeout(TRANSFER_SECONDS), self._sessions:
+            async with asyncio.timeout(seconds), self._sessions:
                 connection = await self._connected()
                 async with connection.start_sftp_client() as files:
-                    opened = True
+                    opened = changing
                     yield files
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
             raise FileNotFoundError(f"{what}: {error.reason}") from error  # noqa: EM102
         except TimeoutError:
-            message = self._said(f"{what} in {TRANSFER_SECONDS:g} s")
+            message = self._said(f"{what} in {seconds:.0f} s")
             raise (Unconfirmed if opened else Unreachable)(message) from None
         except (OSError, asyncssh.Error) as error:
             lost = opened and (isinstance(error, _LOST) or not isinstance(error, asyncssh.SFTPError))
