@@ -54,7 +54,7 @@ def _say(lab: Lab, *, new: bool) -> None:
     own = f"scripts/lab run {lab.folder} {LOGIN} " if lab.netns else ""
     lines = [f"the lab {'is up' if new else 'was up already'}: {len(lab.nodes)} nodes, partitions cpu and gpu"]
     if lab.python == "python3":
-        lines.append(f"{lab.user.name} cannot use the Python of {ROOT}: jobs find no tokenstorm until it is deployed")
+        lines.append(f"{lab.user.name} cannot use the Python of {ROOT}: what jobs need is deployed with the first")
     lines += [f"type the two lines below, then {own}sinfo, or tokenstorm up --profile lab"]
     lines += [f"scripts/lab down {lab.folder} ends it"]
     print("\n".join(f"# {line}" for line in lines), file=sys.stderr, flush=True)

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,9 +17,15 @@ HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's pac
 _skipped: list[str] = []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever needs a stage or a Slurm starts processes."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whatever needs a stage or a Slurm starts processes. A real engine is started only where it is asked for."""
+    if config.option.markexpr != "engine":
+        engines = [item for item in items if item.get_closest_marker("engine")]
+        items[:] = [item for item in items if item not in engines]
+        config.hook.pytest_deselected(items=engines)
     for item in items:
+        if item.path.parent.name == "cluster" or item.path.stem in {"test_lab", "test_placement"}:
+            item.add_marker(pytest.mark.cluster)
         if {"stage", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
 
@@ -56,12 +63,15 @@ def stage(tmp_path: Path, truthd: Callable[[], Path]) -> Iterator[Stage]:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The slurm.conf of a Slurm that all tests share; beside it lies all else that `scripts/lab up` made."""
+    """The slurm.conf of a Slurm that all tests share; beside it lies all else that `scripts/lab up` made.
+
+    LAB_OPTIONS are further options of `scripts/lab up`: with `--slurmdbd` the same tests run on a site with accounting.
+    """
     if not slurmlab.THERE:
         pytest.skip(slurmlab.MISSING)
     if not sshd.SSHD:
         pytest.skip(sshd.MISSING)
-    with slurm_lab(tmp_path_factory.mktemp("lab")) as conf:
+    with slurm_lab(tmp_path_factory.mktemp("lab"), *os.environ.get("LAB_OPTIONS", "").split()) as conf:
         yield conf
 
 

@@ -13,9 +13,9 @@ MISSING = "no Slurm here: install it with scripts/lab install"
 
 
 @contextlib.contextmanager
-def slurm_lab(folder: Path) -> Iterator[Path]:
+def slurm_lab(folder: Path, *options: str) -> Iterator[Path]:
     """Bring the lab up, and end it with all its jobs. Gives the path of its slurm.conf, for SLURM_CONF."""
-    subprocess.run([LAB, "up", folder], check=True, capture_output=True, timeout=60)
+    subprocess.run([LAB, "up", folder, *options], check=True, capture_output=True, timeout=120)
     try:
         yield folder / "slurm.conf"
     finally:

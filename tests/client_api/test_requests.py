@@ -74,6 +74,7 @@ def test_the_specifications_requests_are_taken_as_they_stand(request_: dict[str,
         ("time_limit", {"time_limit": 4}),
         ("time_limit", {"time_limit": 10, "start": "manual", "hold_seconds": 600}),
         ("time_limit", {"time_limit": 5, "warmup_seconds": 1}),
+        ("time_limit", {"time_limit": 3, "request_count": 600}),
         ("arrival", {"arrival": "sometimes"}),
         ("arrival", {"arrival": "poisson"}),
         ("seed", {"seed": -1}),
@@ -114,6 +115,7 @@ def test_what_is_wrong_is_refused_with_its_field_named(field: str, changes: dict
         ({"start": "manual", "hold_seconds": 600}, 15),
         ({"request_count": 600, "requests_per_second": 10}, 5),
         ({"request_count": 600}, 60),  # a closed loop: nobody can tell
+        ({"request_count": 600, "start": "manual", "hold_seconds": 7200}, 180),
         ({"arrival": {"stages": [{"rps": 1, "seconds": 60}, {"rps": 2, "seconds": 60}]}}, 6),
     ],
 )

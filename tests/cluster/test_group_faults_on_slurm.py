@@ -4,14 +4,18 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from grouplab import Groups, cancel_everything, groups, kill, processes_of, slurm_says
 from running import Stage, Truth
+from tokenstorm.cluster.scheduler import Job, JobId
+from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.runs import write_atomically
 from waiting import finish
 
@@ -32,14 +36,19 @@ def calm(slurm: Path) -> Iterator[None]:
 
 
 def run_until(
-    folder: Path, stage: Stage, fault: Callable[[Groups, dict[str, Any]], Any], **fields: Any
+    folder: Path,
+    stage: Stage,
+    fault: Callable[[Groups, dict[str, Any]], Any],
+    *,
+    jobs: type[Slurm] = Slurm,
+    **fields: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group that runs when something happens to it: its info and summary at the end. What was finished is all there."""
     truth = stage.truth()
     ended: list[dict[str, Any]] = []
 
     async def work() -> None:
-        async with groups(folder, truth.url) as api:
+        async with groups(folder, truth.url, jobs=jobs) as api:
             group = await api.create(**{"duration_seconds": LONG, **fields})
             info = await api.sending(group, 60)
             at = monotonic_ns()
@@ -246,7 +255,18 @@ def test_an_api_that_was_away_finds_its_groups_again(tmp_path: Path, stage: Stag
 def test_the_time_limit_comes_early_enough_to_drain_and_write(tmp_path: Path, stage: Stage) -> None:
     """Slurm's own signal: a run whose length nobody could tell gets it before its limit, and keeps everything."""
     fields = {"requests_per_second": None, "duration_seconds": None, "request_count": 10**6, "think_time_seconds": 0.2}
-    info, summary = run_until(tmp_path, stage, lambda *_: None, time_limit=2, **fields)
+
+    class Short(Slurm):
+        """A job with a limit that a test can wait for: it is signalled half a minute after its start, or a bit later."""
+
+        async def submit(self, job: Job) -> JobId:
+            return await super().submit(replace(job, time_limit_minutes=2, signal_lead_seconds=60))
+
+    def fault(api: Groups, info: dict[str, Any]) -> None:
+        assert info["load_config"]["time_limit"] == 4
+        api.manager.change(structs.replace(api.manager.expect(1), time_limit_minutes=2))
+
+    info, summary = run_until(tmp_path, stage, fault, jobs=Short, time_limit=4, **fields)
     assert (info["outcome"], summary["outcome"], lost(summary)) == ("timeout", "cancelled", {})
     assert "time limit of 2 min" in info["reason"]
     assert summary["counts"]["sent"] == summary["counts"]["succeeded"]

@@ -15,6 +15,8 @@ GroupStatus = Literal["pending", "running", "stopped"]
 Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
 Ending = Literal["stop", "service died"]
 UNCONFIRMED = "submission unconfirmed"
+SIGNALLED_AHEAD_SECONDS = 150
+"""How early a job may be told that its limit comes: 90 s are asked for, and Slurm may take a minute more."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,4 +173,4 @@ def _reached_its_limit(group: ClientGroup) -> bool:
     if group.started_at is None:
         return False
     ran = datetime.now(UTC) - datetime.fromisoformat(group.started_at)
-    return ran.total_seconds() >= group.time_limit_minutes * 60 - 120
+    return ran.total_seconds() >= group.time_limit_minutes * 60 - SIGNALLED_AHEAD_SECONDS

@@ -221,8 +221,8 @@ class GroupRequest(Strict):
         if self.via == "orchestrator" and self.service_id is None:
             _refuse("via", "the orchestrator routes to its own services only: give `service_id`")
         self._makes_a_plan()
-        needed = self.seconds_needed
-        if self.time_limit is not None and needed is not None and self.time_limit * 60 < needed:
+        needed = self.seconds_needed or self._seconds_around
+        if self.time_limit is not None and self.time_limit * 60 < needed:
             parts = f"{STARTUP_SECONDS} s to start, warm-up, duration and drain, {SIGNAL_LEAD_SECONDS} s to end"
             hold = ", hold_seconds" if self.start == "manual" else ""
             _refuse("time_limit", f"it must be at least {math.ceil(needed / 60)} minutes: {parts}{hold}")
@@ -263,8 +263,13 @@ class GroupRequest(Strict):
             if self.requests_per_second is None or self.request_count is None:
                 return None
             length = self.request_count / self.requests_per_second
+        return self._seconds_around + length
+
+    @property
+    def _seconds_around(self) -> float:
+        """What the job takes beside the measured window."""
         hold = self.hold_seconds if self.start == "manual" else 0.0
-        return STARTUP_SECONDS + hold + self.warmup_seconds + length + self.drain_seconds + SIGNAL_LEAD_SECONDS
+        return STARTUP_SECONDS + hold + self.warmup_seconds + self.drain_seconds + SIGNAL_LEAD_SECONDS
 
     @property
     def minutes(self) -> int:
@@ -272,7 +277,10 @@ class GroupRequest(Strict):
         if self.time_limit is not None:
             return self.time_limit
         needed = self.seconds_needed
-        return UNKNOWN_LENGTH_MINUTES if needed is None else math.ceil(needed / 60)
+        if needed is None:
+            hold = self.hold_seconds if self.start == "manual" else 0.0
+            return UNKNOWN_LENGTH_MINUTES + math.ceil(hold / 60)
+        return math.ceil(needed / 60)
 
     def plan_fields(self) -> dict[str, object]:
         """What a plan has from the request: all but ids, targets, ranks, and the prompts of a dataset."""

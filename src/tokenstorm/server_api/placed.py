@@ -42,7 +42,7 @@ _SOCKET_HOST = "orchestrator"
 
 _DETACHED = """cd -- "$1" || exit
 for fd in /proc/self/fd/*; do fd=${fd##*/}; if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi; done
-setsid bash script.sh > stdout.log 2> stderr.log < /dev/null &
+setsid bash "$1/script.sh" > stdout.log 2> stderr.log < /dev/null &
 echo $! > pid
 """
 """It keeps nothing open by which whoever waits for this command would wait for the orchestrator: uvloop lets more
