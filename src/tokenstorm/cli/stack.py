@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import platformdirs
 
-from tokenstorm.cli.terminal import tell
+from tokenstorm.cli.terminal import tell_progress
 from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import HttpServices
@@ -61,7 +61,7 @@ async def orchestrator_api(
     site: Site, recipes: Recipes, store: Path, listen: Listen, *, near: bool
 ) -> AsyncIterator[tuple[str, ServiceOrchestrator]]:
     """The orchestrator and its URL; `near` tells that the site's nodes reach it there. Services go on when it ends."""
-    orchestrator = ServiceOrchestrator(site, recipes, store, deployment=Deployment(site, tell))
+    orchestrator = ServiceOrchestrator(site, recipes, store, deployment=Deployment(site, tell_progress))
     async with contextlib.AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         engines = httpx.AsyncClient(transport=transport(site.shell), trust_env=False, limits=limits)
@@ -136,7 +136,7 @@ def placed(site: Site, config: Config, recipes: Sequence[Path]) -> PlacedOrchest
         for number, folder in enumerate(recipe_folders(config, recipes))
         for path in (*folder.rglob("*.yaml"), *folder.rglob("*.yml"))
     }
-    return PlacedOrchestrator(site, texts, Deployment(site, tell))
+    return PlacedOrchestrator(site, texts, Deployment(site, tell_progress))
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ async def client_api(
     store = Store.open(store_of(config.home, site, "groups"))
     try:
         services = HttpServices(server_url, listen.token)
-        manager = ClientManager(site, store, services, config.home, Deployment(site, tell))
+        manager = ClientManager(site, store, services, config.home, Deployment(site, tell_progress))
         server = Server(client_app(manager, token=listen.token), listen.host, listen.port)
         try:
             async with server.running():

@@ -55,6 +55,12 @@ def tell(line: str) -> None:
     sys.stderr.flush()
 
 
+def tell_progress(line: str) -> None:
+    """What a long piece of work is at; nobody wants to know that but on a terminal."""
+    if sys.stderr.isatty():
+        tell(line)
+
+
 @contextlib.contextmanager
 def live() -> Iterator[Callable[[str], None] | None]:
     """One line that is written over each second, on a terminal; nothing elsewhere."""
