@@ -8,7 +8,7 @@ import pytest
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import open_site
 from tokenstorm.config import load_config
-from tokenstorm.errors import Unreachable
+from tokenstorm.errors import Unreachable, UsageError
 
 
 def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
@@ -26,6 +26,13 @@ def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
 
     assert asyncio.run(run()).outcome == "completed"
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_shell_that_is_not_there_yet_is_refused_by_its_key(tmp_path: Path) -> None:
+    environment = {"TOKENSTORM_SCHEDULER": "slurm", "TOKENSTORM_SSH_HOST": "h", "TOKENSTORM_SSH_SHELL": "openssh"}
+    profile = load_config({"TOKENSTORM_HOME": str(tmp_path), "TOKENSTORM_BASE_PATH": "/x", **environment}).profile()
+    with pytest.raises(UsageError, match=r"ssh\.shell"):
+        asyncio.run(open_site(profile))
 
 
 def test_a_base_path_that_cannot_be_made_is_said(tmp_path: Path) -> None:

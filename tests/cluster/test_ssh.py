@@ -101,7 +101,19 @@ def test_a_connection_reaches_a_listener_and_fails_where_there_is_none(login: Lo
 def test_an_unknown_host_key_is_refused_with_what_to_do(login: Login, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     ssh = login.ssh.model_copy(update={"known_hosts": str(tmp_path / "empty")})
-    with pytest.raises(Unreachable, match="ssh-keyscan"):
+    with pytest.raises(Unreachable, match="SHA256:") as refused:
+        use(ssh, lambda shell: shell.run(["true"]))
+    (tmp_path / "empty").write_text(str(refused.value).rpartition("): ")[2] + "\n")
+    assert use(ssh, lambda shell: shell.run(["true"])).status == 0
+
+
+def test_another_host_key_than_the_known_one_is_refused(login: Login, tmp_path: Path) -> None:
+    assert login.ssh.known_hosts
+    known = Path(login.ssh.known_hosts).read_text().split()
+    other = (tmp_path / "sshd" / "user.pub").read_text().split()
+    (tmp_path / "other").write_text(f"{known[0]} {other[0]} {other[1]}\n")
+    ssh = login.ssh.model_copy(update={"known_hosts": str(tmp_path / "other")})
+    with pytest.raises(Unreachable, match="may be an attack"):
         use(ssh, lambda shell: shell.run(["true"]))
 
 

@@ -9,7 +9,7 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Profile
-from tokenstorm.errors import Unreachable
+from tokenstorm.errors import Unreachable, UsageError
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,13 @@ async def open_site(profile: Profile) -> Site:
 
 
 def open_shell(profile: Profile) -> Shell:
-    """The shell of a profile; it logs in when it is first used."""
-    return SSHManager(profile.ssh) if profile.ssh.host else LocalShell()
+    """The shell of a profile; it logs in when it is first used. Raises `UsageError`."""
+    if not profile.ssh.host:
+        return LocalShell()
+    if profile.ssh.shell == "openssh":
+        message = f'profiles.{profile.name}.ssh.shell = "openssh" is not in this version yet: leave it out'
+        raise UsageError(message)
+    return SSHManager(profile.ssh)
 
 
 def site_over(shell: Shell, profile: Profile) -> Site:

@@ -30,6 +30,7 @@ from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
 
 SESSIONS = 8
 """Commands and transfers at once. sshd ships with MaxSessions 10; forwarded connections do not count."""
+PORT = 22
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
 CONNECT_SECONDS = 20.0
 TRANSFER_SECONDS, SLOWEST_BYTES_PER_SECOND = 60.0, 100_000
@@ -272,17 +273,31 @@ class SSHManager:
     async def _cause(self, error: Exception) -> str:
         """Why nobody was logged in, and what to do about it."""
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            port = f"-p {self._ssh.port} " if self._ssh.port else ""
-            file = self._ssh.known_hosts or "~/.ssh/known_hosts"
-            return self._said(
-                f"its host key is not in {file}, or is another: compare what `ssh-keyscan {port}{self._host}` prints "
-                "with what the site publishes, and add that line to the file"
-            )
+            return self._said(await self._about_its_key())
         if isinstance(error, asyncssh.PermissionDenied):
             return self._said("it refused to log in: see that `ssh-add -l` lists your key, or set identity_file")
         if isinstance(error, TimeoutError):
             return self._said(f"no login in {CONNECT_SECONDS:g} s")
         return self._said(str(error))
+
+    async def _about_its_key(self) -> str:
+        """What to do about a host key that is not in known_hosts: the line to add, and by what to check it before."""
+        file = self._ssh.known_hosts or "~/.ssh/known_hosts"
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                key = await asyncssh.get_server_host_key(self._host, self._ssh.port or ())
+        except (OSError, ValueError, asyncssh.Error):
+            key = None
+        if key is None:
+            return f"its host key is not in {file}, or is another one"
+        port = self._ssh.port or PORT
+        name = self._host if port == PORT else f"[{self._host}]:{port}"
+        line = f"{name} {key.export_public_key('openssh').decode().strip()}"
+        return (
+            f"its host key is not in {file}, or another one is, which may be an attack. If its fingerprint, "
+            f"{key.get_fingerprint()}, is the one that the site publishes, add this line to {file} (and remove another of "
+            f"that name): {line}"
+        )
 
     @contextlib.asynccontextmanager
     async def _files(
