@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from grouplab import Groups, Late, Walled, cancel_everything, groups, kill, processes_of, same
+from grouplab import LOAD, Groups, Late, Walled, cancel_everything, groups, kill, processes_of, same
+from groups import GROUPS
 from running import Stage, Truth
 from tokenstorm.errors import Unreachable
 from waiting import finish
@@ -94,6 +95,18 @@ def test_clients_keep_off_the_engines_nodes_unless_they_may_share_them(
             assert {report["host"] for report in summary["ranks"]} == set(summary["environment"]["hosts"]) == nodes
 
     finish(work(), 120)
+
+
+def test_more_nodes_than_the_engine_leaves_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with groups(tmp_path, "http://127.0.0.1:9") as api:
+            api.services.replica = "n2.0"
+            refused = await api.client.post(GROUPS, json={**LOAD, "nodes": 4})
+            assert refused.status_code == 422
+            assert "the engine's nodes (n2) are left out: `colocate` lifts that" in refused.json()["detail"]
+            assert (await api.get("")).json()["groups"] == []
+
+    finish(work(), 60)
 
 
 def test_results_logs_and_reports_come_home_and_can_be_fetched_again(tmp_path: Path, stage: Stage) -> None:

@@ -15,7 +15,7 @@ from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import RefusedJob, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import fewest_ranks
@@ -104,7 +104,13 @@ class SlurmClientDispatcher:
         nodes = () if request.colocate else _engine_nodes(plan)
         job = self._job(group, request, plan.ranks)
         command = (await self.python(), *job.command[1:])
-        return await self._site.scheduler.submit(replace(job, command=command, not_on=nodes))
+        try:
+            return await self._site.scheduler.submit(replace(job, command=command, not_on=nodes))
+        except RefusedJob as error:
+            if not nodes:
+                raise
+            message = f"{error}; the engine's nodes ({', '.join(nodes)}) are left out: `colocate` lifts that"
+            raise RefusedJob(message) from error
 
     def _job(self, group: ClientGroup, request: GroupRequest, ranks: int) -> Job:
         """The job by the profile's own Python, and not yet kept from any node."""
