@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 
-from tokenstorm.cli.terminal import show_facts, show_json, tell_progress
+from tokenstorm.cli.terminal import asking, show_facts, show_json, tell_progress
 from tokenstorm.cluster.deploy import deploy as put_there
 from tokenstorm.cluster.site import open_site
 from tokenstorm.cluster.step import Kind
@@ -23,7 +23,7 @@ def deploy(args: argparse.Namespace) -> int:
 
 async def _deploy(profile: Profile) -> dict[Kind, str]:
     """The Python for each kind of job."""
-    site = await open_site(profile)
+    site = await open_site(profile, asking())
     kinds: list[Kind] = ["cpu", "gpu"] if profile.partitions.gpu else ["cpu"]
     try:
         return {kind: str(await put_there(site, tell_progress, kind)) for kind in kinds}

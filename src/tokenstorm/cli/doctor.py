@@ -5,7 +5,7 @@ import asyncio
 import sys
 
 from tokenstorm.cli.stack import all_recipes
-from tokenstorm.cli.terminal import show_json
+from tokenstorm.cli.terminal import asking, show_json
 from tokenstorm.cluster.checks import Check, Needs
 from tokenstorm.cluster.doctor import examine, stops_a_run
 from tokenstorm.config import Config, Profile, load_config
@@ -33,7 +33,7 @@ def _needs(config: Config, profile: Profile, args: argparse.Namespace) -> Needs 
 
 async def _examine(profile: Profile, needs: Needs | None, *, live: bool) -> list[Check]:
     checks = []
-    async for check in examine(profile, needs):
+    async for check in examine(profile, needs, asking()):
         checks.append(check)
         if live:
             sys.stdout.write(f"{check.state:<8} {check.name:<17} {check.text}\n")

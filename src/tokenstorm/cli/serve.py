@@ -18,7 +18,7 @@ from tokenstorm.cli import stack
 from tokenstorm.cli.commands import TOKEN
 from tokenstorm.cli.ending import Active, OwnServices, PlacedServices, Services, active, stop
 from tokenstorm.cli.stack import Listen
-from tokenstorm.cli.terminal import tell
+from tokenstorm.cli.terminal import asking, tell
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import Config, load_config
@@ -158,7 +158,7 @@ async def _end(
 async def opened_site(profile: str | None) -> AsyncIterator[tuple[Config, Site]]:
     """The configuration, and the place of a profile."""
     config = load_config()
-    site = await open_site(config.profile(profile))
+    site = await open_site(config.profile(profile), asking())
     try:
         yield config, site
     finally:

@@ -1,6 +1,7 @@
 """What commands print: results on standard output, progress on standard error and only where that is a terminal."""
 
 import contextlib
+import getpass
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,21 @@ def tell_progress(line: str) -> None:
     """What a long piece of work is at; nobody wants to know that but on a terminal."""
     if sys.stderr.isatty():
         tell(line)
+
+
+def asking() -> Callable[[str, bool], str] | None:
+    """What asks the user, on a terminal; None where there is nobody to be asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(prompt: str, echo: bool) -> str:  # noqa: FBT001 - what SSH servers say of each prompt
+        if not echo:
+            return getpass.getpass(prompt)
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+        return sys.stdin.readline().rstrip("\n")
+
+    return ask
 
 
 @contextlib.contextmanager

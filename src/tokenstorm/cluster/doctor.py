@@ -13,14 +13,15 @@ from tokenstorm.cluster.checks import Check, Finding, Needs, Step, Visit
 from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.site import make_base, open_shell, site_over
 from tokenstorm.cluster.slurm import directives
+from tokenstorm.cluster.ssh import Ask
 from tokenstorm.cluster.step import Kind, clean, probe_job
 from tokenstorm.config import Profile
 from tokenstorm.errors import TokenstormError
 
 
-async def examine(profile: Profile, needs: Needs | None = None) -> AsyncIterator[Check]:
-    """Every check of a profile as it is done, in order. Raises UsageError for a profile that cannot be opened."""
-    shell = open_shell(profile)
+async def examine(profile: Profile, needs: Needs | None = None, ask: Ask | None = None) -> AsyncIterator[Check]:
+    """Every check of a profile as it is done, in order; `ask` is for the login. Raises UsageError for a profile that cannot be opened."""
+    shell = open_shell(profile, ask)
     folder = profile.base_path / f".doctor-{secrets.token_hex(6)}"
     visit = Visit(site_over(shell, profile), needs, folder, greeting=secrets.token_bytes(16))
     try:

@@ -7,7 +7,7 @@ from tokenstorm.cluster.local import LocalScheduler, LocalShell
 from tokenstorm.cluster.scheduler import Scheduler
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.ssh import Ask, SSHManager
 from tokenstorm.config import Profile
 from tokenstorm.errors import Unreachable, UsageError
 
@@ -26,9 +26,9 @@ class Site:
         await self.shell.close()
 
 
-async def open_site(profile: Profile) -> Site:
-    """Open a profile, and make its base path for this user alone. Raises `UsageError` or `Unreachable`."""
-    shell = open_shell(profile)
+async def open_site(profile: Profile, ask: Ask | None = None) -> Site:
+    """Open a profile, and make its base path for this user alone; `ask` is for its login. Raises `UsageError` or `Unreachable`."""
+    shell = open_shell(profile, ask)
     try:
         await make_base(shell, profile)
     except BaseException:
@@ -37,14 +37,14 @@ async def open_site(profile: Profile) -> Site:
     return site_over(shell, profile)
 
 
-def open_shell(profile: Profile) -> Shell:
+def open_shell(profile: Profile, ask: Ask | None = None) -> Shell:
     """The shell of a profile; it logs in when it is first used. Raises `UsageError`."""
     if not profile.ssh.host:
         return LocalShell()
     if profile.ssh.shell == "openssh":
         message = f'profiles.{profile.name}.ssh.shell = "openssh" is not in this version yet: leave it out'
         raise UsageError(message)
-    return SSHManager(profile.ssh)
+    return SSHManager(profile.ssh, ask=ask)
 
 
 def site_over(shell: Shell, profile: Profile) -> Site:

@@ -32,7 +32,7 @@ SESSIONS = 8
 """Commands and transfers at once. sshd ships with MaxSessions 10; forwarded connections do not count."""
 PORT = 22
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
-CONNECT_SECONDS = 20.0
+CONNECT_SECONDS, TYPING_SECONDS = 20.0, 180.0
 TRANSFER_SECONDS, SLOWEST_BYTES_PER_SECOND = 60.0, 100_000
 BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """How long after a failed login the next one is tried, by the number of failures."""
@@ -48,10 +48,38 @@ class _Forbidden(ConnectionRefusedError):
     """The SSH server forwards nothing, or not to there."""
 
 
+Ask = Callable[[str, bool], str]
+"""Asks the user: the prompt, and whether what is typed is shown. It blocks, and is called in a thread."""
+
+
+class _Asking(asyncssh.SSHClient):
+    """Logs in with what the user types, where keys are not enough."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._left = 3
+
+    def kbdint_auth_requested(self) -> str | None:
+        return self._once("")
+
+    async def kbdint_challenge_received(
+        self, _name: str, _instructions: str, _lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> list[str]:
+        return [await asyncio.to_thread(self._ask, text, echo) for text, echo in prompts]
+
+    async def password_auth_requested(self) -> str | None:
+        return None if self._once("") is None else await asyncio.to_thread(self._ask, "Password: ", False)  # noqa: FBT003
+
+    def _once(self, answer: str) -> str | None:
+        self._left -= 1
+        return answer if self._left >= 0 else None
+
+
 class SSHManager:
     """Commands, files and connections of the machine that a profile's [ssh] section names.
 
-    What that section leaves out comes from ~/.ssh/config. Keys, certificates and the agent log in; it never prompts.
+    What that section leaves out comes from ~/.ssh/config. Keys, certificates and the agent log in; for the first
+    login `ask` is asked for passwords and codes, and never again: a service in the background must not surprise anybody.
     """
 
     def __init__(
@@ -60,12 +88,14 @@ class SSHManager:
         *,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         back_off_seconds: Sequence[float] = BACK_OFF_SECONDS,
+        ask: Ask | None = None,
     ) -> None:
         if not ssh.host:
             message = "the profile has no host to log in to: set `host` in its [ssh] section"
             raise UsageError(message)
         self._ssh, self._host = ssh, ssh.host
         self._keepalive, self._back_off = keepalive_seconds, back_off_seconds
+        self._ask = ask
         self._sessions = asyncio.Semaphore(SESSIONS)
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
@@ -243,7 +273,7 @@ class SSHManager:
             if time.monotonic() < self._not_before:
                 raise Unreachable(self._why)
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
+                async with asyncio.timeout(TYPING_SECONDS if self._ask else CONNECT_SECONDS):
                     self._connection = await asyncssh.connect(self._host, **self._options())
             except (OSError, ValueError, asyncssh.Error) as error:
                 self._not_before = time.monotonic() + self._back_off[min(self._failures, len(self._back_off) - 1)]
@@ -251,6 +281,7 @@ class SSHManager:
                 self._why = await self._cause(error)
                 raise Unreachable(self._why) from error
             self._failures = 0
+            self._ask = None  # nobody may be there when it is made again
             return self._connection
 
     def _options(self) -> dict[str, object]:
@@ -258,8 +289,10 @@ class SSHManager:
         said: dict[str, object] = {
             "keepalive_interval": self._keepalive,
             "keepalive_count_max": KEEPALIVE_COUNT,
-            "login_timeout": CONNECT_SECONDS,
+            "login_timeout": TYPING_SECONDS if self._ask else CONNECT_SECONDS,
         }
+        if ask := self._ask:
+            said["client_factory"] = lambda: _Asking(ask)
         if self._ssh.port is not None:
             said["port"] = self._ssh.port
         if self._ssh.user is not None:
@@ -275,7 +308,10 @@ class SSHManager:
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return self._said(await self._about_its_key())
         if isinstance(error, asyncssh.PermissionDenied):
-            return self._said("it refused to log in: see that `ssh-add -l` lists your key, or set identity_file")
+            return self._said(
+                "it refused to log in: see that `ssh-add -l` lists your key, or set identity_file; where it wants a password "
+                "or a code, start tokenstorm in a terminal, where it asks for them once"
+            )
         if isinstance(error, TimeoutError):
             return self._said(f"no login in {CONNECT_SECONDS:g} s")
         return self._said(str(error))

@@ -1,0 +1,176 @@
+"""Who may log in, and how it is told: by the user's own ~/.ssh/config, agent and certificates."""
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from sshd import MISSING, SSHD, Login, sshd
+from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.config import Ssh
+from tokenstorm.errors import Unconfirmed, Unreachable
+
+pytestmark = [pytest.mark.skipif(SSHD is None, reason=MISSING), pytest.mark.integration]
+
+
+@pytest.fixture
+def login(tmp_path: Path) -> Iterator[Login]:
+    with sshd(tmp_path / "sshd") as login:
+        yield login
+
+
+@pytest.fixture
+def dot_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ~/.ssh of this test's own, and no agent."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / ".ssh").mkdir(mode=0o700)
+    return tmp_path / ".ssh"
+
+
+def logged_in(ssh: Ssh) -> bool:
+    async def run() -> bool:
+        shell = SSHManager(ssh)
+        try:
+            async with asyncio.timeout(30):
+                return (await shell.run(["true"])).status == 0
+        finally:
+            await shell.close()
+
+    return asyncio.run(run())
+
+
+def test_an_alias_of_the_users_own_configuration(login: Login, dot_ssh: Path) -> None:
+    (dot_ssh / "config").write_text(
+        f"Host cluster\n HostName 127.0.0.1\n Port {login.ssh.port}\n User root\n"
+        f" IdentityFile {login.ssh.identity_file}\n UserKnownHostsFile {login.ssh.known_hosts}\n"
+    )
+    assert logged_in(Ssh(host="cluster"))
+
+
+def test_through_a_jump_host(login: Login, dot_ssh: Path, tmp_path: Path) -> None:
+    with sshd(tmp_path / "jump") as jump:
+        known = [Path(str(one.ssh.known_hosts)).read_text() for one in (login, jump)]
+        (dot_ssh / "known_hosts").write_text("".join(known))
+        (dot_ssh / "config").write_text(
+            f"Host gate\n HostName 127.0.0.1\n Port {jump.ssh.port}\n IdentityFile {jump.ssh.identity_file}\n"
+            f"Host cluster\n HostName 127.0.0.1\n Port {login.ssh.port}\n IdentityFile {login.ssh.identity_file}\n"
+            " ProxyJump gate\n"
+        )
+        assert logged_in(Ssh(host="cluster"))
+        jump.daemon.kill()
+        jump.daemon.wait()
+        with pytest.raises(Unreachable):
+            logged_in(Ssh(host="cluster"))
+
+
+def test_a_key_that_only_the_agent_has(
+    login: Login, dot_ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = login.ssh.model_copy(update={"identity_file": None})
+    with pytest.raises(Unreachable, match=r"refused to log in.*ssh-add"):
+        logged_in(ssh)
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", tmp_path / "agent"], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        add = ["ssh-add", str(login.ssh.identity_file)]
+        while subprocess.run(add, capture_output=True, check=False).returncode != 0:
+            assert agent.poll() is None
+        assert logged_in(ssh)
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def test_a_certificate_of_the_sites_authority(dot_ssh: Path, tmp_path: Path) -> None:
+    authority, key = tmp_path / "authority", tmp_path / "mine"
+    for path in (authority, key):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    with sshd(tmp_path / "sshd", f"TrustedUserCAKeys {authority}.pub\n") as login:
+        ssh = login.ssh.model_copy(update={"identity_file": str(key)})
+        with pytest.raises(Unreachable, match="refused to log in"):
+            logged_in(ssh)
+        sign = ["ssh-keygen", "-q", "-s", str(authority), "-I", "me", "-n", "root", "-V", "+1h", f"{key}.pub"]
+        subprocess.run(sign, check=True, capture_output=True)
+        assert logged_in(ssh)
+
+
+class Site(asyncssh.SSHServer):
+    """A site that wants a password and a code from an app, by keyboard-interactive; `typed` is what it is given."""
+
+    def __init__(self, typed: list[list[str]]) -> None:
+        self._typed = typed
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return False
+
+    def kbdint_auth_supported(self) -> bool:
+        return True
+
+    def get_kbdint_challenge(
+        self, username: str, lang: str, submethods: str
+    ) -> tuple[str, str, str, list[tuple[str, bool]]]:
+        return "", "Welcome", "", [("Password: ", False), ("Code: ", True)]
+
+    def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
+        self._typed.append(list(responses))
+        return list(responses) == ["secret", "123456"]
+
+
+def test_a_password_and_a_code_are_asked_for_once_on_a_terminal_and_never_again(dot_ssh: Path) -> None:
+    async def run() -> None:
+        typed: list[list[str]] = []
+        asked: list[tuple[str, bool]] = []
+
+        def ask(prompt: str, echo: bool) -> str:
+            asked.append((prompt, echo))
+            return "123456" if echo else "secret"
+
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        connections: list[asyncssh.SSHServerConnection] = []
+        server = await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_factory=lambda: Site(typed),
+            server_host_keys=[key],
+            process_factory=lambda process: process.exit(0),
+            encoding=None,
+            acceptor=connections.append,
+        )
+        port = server.get_port()
+        (dot_ssh / "known_hosts").write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
+        ssh = Ssh(host="127.0.0.1", port=port, user="me")
+        nobody = SSHManager(ssh)
+        with pytest.raises(Unreachable, match="in a terminal"):
+            await nobody.run(["true"])
+        assert asked == []
+        shell = SSHManager(ssh, ask=ask)
+        assert (await shell.run(["true"])).status == 0
+        assert (asked, typed) == ([("Password: ", False), ("Code: ", True)], [["secret", "123456"]])
+        connections[0].abort()
+
+        async def gone() -> None:
+            while True:  # until it is seen that the connection is gone
+                with contextlib.suppress(Unconfirmed):
+                    await shell.run(["true"])
+
+        with pytest.raises(Unreachable, match="in a terminal"):
+            await gone()
+        assert len(asked) == 2
+        await shell.close()
+        await nobody.close()
+        server.close()
+        await server.wait_closed()
+
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await run()
+
+    asyncio.run(bounded())
