@@ -81,6 +81,9 @@ class Profile(Table):
     python: str
     account: str | None = None
     qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    sbatch: tuple[str, ...] = ()
     prologue: tuple[str, ...] = ()
     interface: str | None = None
     model_dir: PurePosixPath | None = None
@@ -102,6 +105,9 @@ class Profile(Table):
         given = {
             "account": self.account,
             "qos": self.qos,
+            "constraint": self.constraint,
+            "reservation": self.reservation,
+            "sbatch": self.sbatch or None,
             "ssh.host": self.ssh.host,
             "partitions.cpu": self.partitions.cpu,
             "partitions.gpu": self.partitions.gpu,
@@ -140,6 +146,17 @@ class Profile(Table):
             message = f"must be an absolute path, not {str(path)!r}"
             raise ValueError(message)
         return path
+
+    @field_validator("sbatch")
+    @classmethod
+    def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not line.startswith("-") or len(line.splitlines()) != 1 or "\0" in line:
+                message = (
+                    f"{line!r} is no option of sbatch: write each as it stands after #SBATCH, such as --licenses=a"
+                )
+                raise ValueError(message)
+        return lines
 
     @field_validator("prologue")
     @classmethod

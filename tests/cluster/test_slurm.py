@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -16,10 +16,12 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.slurm import Slurm, directives, slurm_name
+from tokenstorm.config import Profile
 from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable, UsageError
 
 T = TypeVar("T")
 SECONDS = 60.0
+GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = ("squeue", "scontrol", "sacct", "sbatch", "scancel")
 
 
@@ -160,6 +162,124 @@ def test_all_jobs_are_asked_about_with_one_command(slurm: Path, tmp_path: Path) 
     use(tmp_path, what, shell)
 
 
+class Cut(LocalShell):
+    """Loses the answer of one of its calls, put or run, before or after it was carried out."""
+
+    def __init__(self, lose: int, *, after: bool) -> None:
+        super().__init__()
+        self.calls = 0
+        self._lose, self._after = lose, after
+
+    async def put(self, path: PurePosixPath, data: bytes, **options: Any) -> None:
+        await self._cut(super().put(path, data, **options))
+
+    async def run(self, argv: Sequence[str], **options: Any) -> Output:
+        return await self._cut(super().run(argv, **options))
+
+    async def _cut(self, call: Coroutine[Any, Any, T]) -> T:
+        self.calls += 1
+        lost = self.calls - 1 == self._lose
+        if lost and not self._after:
+            call.close()
+            message = "the connection was lost before"
+            raise Unreachable(message)
+        result = await call
+        if lost:
+            message = "the connection was lost after"
+            raise Unconfirmed(message)
+        return result
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("lose", [0, 1])
+def test_a_cut_at_any_call_of_a_submission_leaves_one_job(slurm: Path, tmp_path: Path, lose: int, after: bool) -> None:
+    shell = Cut(lose, after=after)
+    one = job(tmp_path / "job", "sleep 600")
+
+    async def what(it: Slurm) -> None:
+        with pytest.raises((Unreachable, Unconfirmed)):
+            await it.submit(one)
+        number = await it.submit(one)
+        assert shell.calls == lose + 3  # there is no call that was not cut
+        assert named(one) == [number]
+        await it.cancel(number)
+
+    use(tmp_path, what, shell)
+
+
+def test_a_job_that_slurm_forgot_is_known_by_the_note_of_its_script(slurm: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+
+    async def what(it: Slurm) -> None:
+        one = job(folder, "true")
+        number = await it.submit(one)
+        await until(it, number, "ended")
+        (folder / "job.id").unlink()
+        same_folder = job(folder, "true", name="a name that Slurm does not know")
+        assert await it.submit(same_folder) == number
+        assert named(same_folder) == []
+
+    use(tmp_path, what)
+
+
+def test_a_second_job_of_a_folder_ends_at_once_and_does_nothing(slurm: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+
+    async def what(it: Slurm) -> None:
+        number = await it.submit(job(folder, "echo once"))
+        assert (await until(it, number, "ended")).exit_code == 0
+        argv = ["sbatch", "--parsable", "--export=NONE", str(folder / "script.sh")]
+        second = output(*argv)
+        assert (await until(it, second, "ended")).exit_code == 1
+        assert (folder / "stdout.log").read_text() == "once\n"
+        assert f"job {number} has this folder" in (folder / "stderr.log").read_text()
+
+    use(tmp_path, what)
+
+
+def test_the_directives_are_the_text_that_was_agreed_on() -> None:
+    everything = Job(
+        name="g1.launcher",
+        command=("true",),
+        folder=PurePosixPath('/data/it\'s 100% "sure"; $(id) #ü/g1'),
+        kind="gpu",
+        nodes=4,
+        tasks_per_node=2,
+        cpus_per_task=8,
+        memory_mb=64000,
+        gpus_per_node=4,
+        time_limit_minutes=30,
+        exclusive=True,
+        not_on=("n1", "n2"),
+    )
+    site: Profile = profile(
+        Path("/data"),
+        account="p 200000",
+        qos="short",
+        constraint="a100&ib|[rack1*2]",
+        reservation="it's ours",
+        sbatch=["--licenses=scratch:1", '--comment="as it stands"'],
+        partitions={"gpu": "gpu"},
+    )
+    text = "\n".join(directives(everything, site)) + "\n"
+    assert text == (GOLDEN / "directives.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "what", ["plain", "it's", 'say "hi"', "a b  c", "$(id) `id` $HOME; #", "100% %j", "\\ \\n", "ü☃"]
+)
+def test_a_value_of_a_profile_reaches_slurm_as_it_is(slurm: Path, tmp_path: Path, what: str) -> None:
+    """By the account, which a site without accounting takes as it comes, in lower case."""
+
+    async def told(it: Slurm) -> str:
+        number = await it.submit(job(tmp_path / "job", "true", nodes=9))
+        shown = output("squeue", "--noheader", "--states=all", f"--jobs={number}", "--format=%a")
+        await it.cancel(number)
+        return shown
+
+    assert use(tmp_path, told, account=what).lower() == what.lower()
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_submission_whose_answer_is_lost_is_one_job_when_it_is_repeated(
     slurm: Path, tmp_path: Path, after: bool
@@ -193,10 +313,13 @@ def test_submissions_at_the_same_time_are_one_job(slurm: Path, tmp_path: Path) -
     use(tmp_path, what)
 
 
+def output(*argv: str) -> str:
+    return subprocess.check_output(argv, text=True).strip()
+
+
 def named(one: Job) -> list[str]:
     """The ids of all jobs of that name."""
-    argv = ["squeue", "--noheader", "--states=all", f"--name={slurm_name(one.name)}", "--format=%i"]
-    return subprocess.check_output(argv, text=True).split()
+    return output("squeue", "--noheader", "--states=all", f"--name={slurm_name(one.name)}", "--format=%i").split()
 
 
 @pytest.fixture

@@ -184,6 +184,9 @@ def _answer_file(site: Site, which: Bundle, kind: Kind) -> PurePosixPath:
         str(getattr(profile.partitions, kind)),
         str(profile.account),
         str(profile.qos),
+        str(profile.constraint),
+        str(profile.reservation),
+        *profile.sbatch,
     ]
     key = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
     return profile.base_path / "deploy" / f"python-{which.name}-{key}.json"

@@ -16,8 +16,8 @@ _BASHS_OWN = re.compile(
 )
 
 
-def render(job: Job, profile: Profile) -> str:
-    """The script that becomes the job's command, after the profile's prologue.
+def render(job: Job, profile: Profile, *, first: Iterable[str] = ()) -> str:
+    """The script that becomes the job's command, after the profile's prologue; `first` are lines of the scheduler.
 
     The prologue is shell text of the profile's owner, and stands as it is. Raises `UsageError` for what no script can
     hand over: a NUL, text that is no Unicode, a name that is none for a variable or is bash's own.
@@ -26,7 +26,7 @@ def render(job: Job, profile: Profile) -> str:
         message = f"the job {job.name!r} has no command"
         raise UsageError(message)
     lines = ["#!/usr/bin/env bash", "umask 077", f"cd -- {_quoted(str(job.folder))} || exit 1"]
-    lines += profile.prologue
+    lines += [*first, *profile.prologue]
     lines += [
         f"export {_name(name)}={_quoted(value)}"
         for name, value in sorted({**profile.variables, **job.environment}.items())

@@ -15,16 +15,20 @@ from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable, UsageError
 LISTED_AFTER_SECONDS = 60.0
 """A job that none of Slurm's commands lists is lost when that lasted so long: it may be too new for them."""
 SUBMIT_SECONDS = 120.0
+_ONE_BY_ONE = 16
+"""How many jobs at most are asked about by their ids; for more, one listing of all jobs costs less."""
 _NOT_ASKED, _NOT_TAKEN = 90, 91
 _CLEAN = """for name in ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done
 """
 # A second submission waits for a first whose caller was lost on the way, and finds its job by the note that it left, or
 # by the job's name where it was cut before that.
 _SUBMIT = rf"""{_CLEAN}cd -- "$1" || exit {_NOT_ASKED}
+known=
 exec 9>> .submit && flock -w 60 9
 listed() {{ scontrol --oneliner show job | sed -n "s/^JobId=\([0-9]*\) JobName=$1 .*/\1/p"; return "${{PIPESTATUS[0]}}"; }}
 if [ ! -s job.id ]; then
-    known=$(squeue --noheader --me --states=all --name="$2" --format=%i) || known=$(listed "$2") ||
+    [ ! -s job.started ] || known=$(cat job.started)
+    [ -n "$known" ] || known=$(squeue --noheader --me --states=all --name="$2" --format=%i) || known=$(listed "$2") ||
         known=$(sacct --noheader --parsable2 --allocations --name="$2" --format=JobIDRaw) || exit {_NOT_ASKED}
     if [ -z "$known" ]; then
         known=$(sbatch --no-requeue --no-kill --export=NONE --parsable script.sh) || exit {_NOT_TAKEN}
@@ -33,6 +37,11 @@ if [ ! -s job.id ]; then
 fi
 cat job.id
 """
+# The script's own note, for when Slurm has forgotten the job already. A second job of the same folder ends at once.
+_CLAIM = (
+    '(set -o noclobber; printf "%s\\n" "$SLURM_JOB_ID" > job.started) 2> /dev/null ||',
+    '    [ "$(cat job.started)" = "$SLURM_JOB_ID" ] || { echo "job $(cat job.started) has this folder" >&2; exit 1; }',
+)
 _SQUEUE = _CLEAN + "exec squeue --noheader --me --states=all --format='%i|%T|%r|%N'"
 _SCONTROL = _CLEAN + "exec scontrol --oneliner show job"
 _EACH = _CLEAN + 'for id; do scontrol --oneliner show job "$id"; done'
@@ -83,7 +92,7 @@ class Slurm:
         return ("env", "-u", "SLURM_NTASKS_PER_NODE", *argv, *spread)  # srun warns of a number that does not divide
 
     async def submit(self, job: Job) -> JobId:
-        shebang, rest = render(job, self._profile).split("\n", 1)
+        shebang, rest = render(job, self._profile, first=_CLAIM).split("\n", 1)
         text = "\n".join((shebang, *directives(job, self._profile), rest))
         await self._shell.put(job.folder / "script.sh", text.encode())
         argv = ["bash", "-c", _SUBMIT, "bash", str(job.folder), slurm_name(job.name)]
@@ -126,7 +135,8 @@ class Slurm:
         found = _mine(_table(listing.stdout), ids)
         unsure = [number for number in ids if number not in found or found[number].phase == "ended"]
         if unsure:
-            found |= _mine(_scontrol((await self._bash(_EACH, *unsure)).stdout), ids)
+            text, some = (_EACH, unsure) if len(unsure) <= _ONE_BY_ONE else (_SCONTROL, [])
+            found |= _mine(_scontrol((await self._bash(text, *some)).stdout), ids)
         gone = [number for number in unsure if number not in found]
         if gone:
             told = await self._bash(_SACCT, ",".join(gone))
@@ -163,6 +173,8 @@ def directives(job: Job, profile: Profile) -> list[str]:
         "account": profile.account,
         "partition": getattr(profile.partitions, job.kind),
         "qos": profile.qos,
+        "constraint": profile.constraint,
+        "reservation": profile.reservation,
         "nodes": job.nodes,
         "ntasks-per-node": job.tasks_per_node,
         "cpus-per-task": job.cpus_per_task,
@@ -173,10 +185,12 @@ def directives(job: Job, profile: Profile) -> list[str]:
         "exclude": ",".join(job.not_on) or None,
         "output": f"{folder}/stdout.log",
         "error": f"{folder}/stderr.log",
+        "open-mode": "append",  # what a second instance would cut off is the first one's
     }
     lines = [f"#SBATCH --{key}={_quoted(str(value))}" for key, value in options.items() if value is not None]
     if job.exclusive:
         lines.append("#SBATCH --exclusive")
+    lines += [f"#SBATCH {line}" for line in profile.sbatch]
     if "\\" in folder:
         message = f"{folder} holds a backslash, by which sbatch would find its logs elsewhere: choose another base_path"
         raise UsageError(message)
