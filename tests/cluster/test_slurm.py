@@ -270,6 +270,8 @@ def test_the_directives_are_the_text_that_was_agreed_on() -> None:
 )
 def test_a_value_of_a_profile_reaches_slurm_as_it_is(slurm: Path, tmp_path: Path, what: str) -> None:
     """By the account, which a site without accounting takes as it comes, in lower case."""
+    if accounting(slurm):
+        pytest.skip("this lab has accounting, which knows no such account")
 
     async def told(it: Slurm) -> str:
         number = await it.submit(job(tmp_path / "job", "true", nodes=9))
@@ -313,6 +315,10 @@ def test_submissions_at_the_same_time_are_one_job(slurm: Path, tmp_path: Path) -
     use(tmp_path, what)
 
 
+def accounting(conf: Path) -> bool:
+    return "accounting_storage/slurmdbd" in conf.read_text()
+
+
 def output(*argv: str) -> str:
     return subprocess.check_output(argv, text=True).strip()
 
@@ -337,10 +343,12 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
     return leave
 
 
-@pytest.mark.parametrize("command", ["squeue", "scontrol"])
+@pytest.mark.parametrize("command", ["squeue", "scontrol", "sacct"])
 def test_one_command_that_tells_of_jobs_is_enough(
     slurm: Path, tmp_path: Path, only: Callable[[str], None], command: str
 ) -> None:
+    if command == "sacct" and not accounting(slurm):
+        pytest.skip("this lab has no accounting: LAB_OPTIONS=--slurmdbd gives it some")
     only(command)
 
     async def what(it: Slurm) -> JobState:
@@ -352,6 +360,33 @@ def test_one_command_that_tells_of_jobs_is_enough(
         return await until(it, number, "ended")
 
     assert use(tmp_path, what).outcome == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        ("5|CANCELLED by 1000|None|n1|0:15", JobState("ended", "cancelled", "", 143, ("n1",))),
+        ("5|TIMEOUT|TimeLimit|n[1-2]|0:0", JobState("ended", "timeout", "TimeLimit", 0, ("n1", "n2"))),
+        ("5|OUT_OF_MEMORY|OutOfMemory|n1|0:125", JobState("ended", "out_of_memory", "OutOfMemory", 253, ("n1",))),
+        ("5|PREEMPTED|None|n1|0:0", JobState("ended", "preempted", "", 0, ("n1",))),
+        ("5|NODE_FAIL|NodeDown|n1|1:0", JobState("ended", "node_fail", "NodeDown", 1, ("n1",))),
+        ("5|BOOT_FAIL|None|n1|0:0", JobState("ended", "node_fail", "", 0, ("n1",))),
+        ("5|PENDING|BeginTime|None assigned|0:0", JobState("pending", reason="BeginTime")),
+        ("5|COMPLETING|None|n1|0:0", JobState("running", nodes=("n1",))),
+        ("5|SUSPENDED|None|n1|0:0", JobState("running", nodes=("n1",))),
+        ("5_1|RUNNING|None|n1|0:0", None),
+        ("5+0|RUNNING|None|n1|0:0", None),
+        ("cut off|in the mid", None),
+    ],
+)
+def test_what_sacct_tells_is_a_state_of_a_job(tmp_path: Path, line: str, state: JobState | None) -> None:
+    """As where there are neither squeue nor scontrol. Elements of arrays and of het jobs are nobody's here."""
+
+    class Sacct(LocalShell):
+        async def run(self, argv: Sequence[str], **options: Any) -> Output:
+            return Output(0, line.encode(), b"") if "sacct" in argv[2] else Output(127, b"", b"not here")
+
+    assert use(tmp_path, lambda it: it.states(["5"]), Sacct()) == ({"5": state} if state else {})
 
 
 def test_a_site_where_nothing_answers_changes_no_state(
