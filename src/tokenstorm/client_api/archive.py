@@ -14,7 +14,7 @@ import msgspec
 from tokenstorm.client_api.homecoming import LOGS, PART, RESULTS, Expected, bring, missing
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import RunError
+from tokenstorm.errors import NOT_JSON, RunError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.load import load_summary
@@ -179,7 +179,7 @@ def _full(paths: RunPaths, error: OSError) -> RunError:
 def _status(paths: RunPaths) -> Status | None:
     try:
         return msgspec.json.decode(paths.status.read_bytes(), type=Status)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, *NOT_JSON):
         return None
 
 

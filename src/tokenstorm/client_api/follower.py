@@ -166,6 +166,8 @@ class Follower:
                         wait = pauses(0.1, 5.0)
                         await self._take(group_id, link, said, seen)
                     self.wake()  # it is over, or its launcher is
+                except RunError as error:  # the disk: what was said is said again
+                    self._manager.trouble = str(error)
                 except ClusterError:
                     await self._read_files(group_id, link, seen)
                 await asyncio.sleep(next(wait))
@@ -187,7 +189,7 @@ class Follower:
         try:
             for said in await link.files():
                 await self._take(group_id, link, said, seen)
-        except ClusterError:
+        except (ClusterError, RunError):
             return  # its age shows
 
     async def _watch_services(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from tokenstorm.cluster.shell import Shell
+from tokenstorm.errors import NOT_JSON
 from tokenstorm.loadgen.live import TimelineLine
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.runs import RunPaths, write_atomically
@@ -93,7 +94,7 @@ def _last_lines(timeline: Path) -> list[TimelineLine]:
     found = []
     for line in lines:
         if line.endswith(b"\n"):
-            with contextlib.suppress(msgspec.MsgspecError):  # the first one was cut into
+            with contextlib.suppress(*NOT_JSON):  # the first one was cut into
                 found.append(msgspec.json.decode(line, type=TimelineLine))
     return found
 
@@ -101,5 +102,5 @@ def _last_lines(timeline: Path) -> list[TimelineLine]:
 def _summary(paths: RunPaths) -> Summary | None:
     try:
         return msgspec.json.decode(paths.summary.read_bytes(), type=Summary)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, *NOT_JSON):
         return None

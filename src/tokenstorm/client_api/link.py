@@ -8,7 +8,7 @@ import httpx
 import msgspec
 
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import Unreachable, UsageError
+from tokenstorm.errors import NOT_JSON, Unreachable, UsageError
 from tokenstorm.loadgen.live import Status
 
 ASK_EVERY = 0.5
@@ -57,7 +57,7 @@ class LauncherLink:
                     raise _gone(self._folder, f"it answered {answer.status_code}")
                 async for line in answer.aiter_lines():
                     yield msgspec.json.decode(line, type=Said)
-        except (httpx.TransportError, msgspec.MsgspecError) as error:
+        except (httpx.TransportError, *NOT_JSON) as error:
             raise _gone(self._folder, str(error) or type(error).__name__) from None
 
     async def control(self, words: str) -> None:
@@ -96,7 +96,7 @@ class LauncherLink:
             status = msgspec.json.decode(await self._shell.get(self._folder / "status.json"), type=Status)
         except FileNotFoundError:
             return []
-        except msgspec.MsgspecError as error:
+        except NOT_JSON as error:
             raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
         return [Said(status, line) for line in await self._new_seconds()] or [Said(status, None)]
 
@@ -109,7 +109,7 @@ class LauncherLink:
         self._read += len(whole)
         try:
             return [msgspec.json.decode(line, type=dict[str, object]) for line in whole.splitlines()]
-        except msgspec.MsgspecError as error:
+        except NOT_JSON as error:
             raise _gone(self._folder, f"its timeline.jsonl cannot be read: {error}") from None
 
     async def _status(self, url: str) -> Status:
@@ -124,7 +124,7 @@ class LauncherLink:
             self.address = msgspec.json.decode(described, type=_Address).url
         except FileNotFoundError:
             raise _gone(self._folder, "it has not opened its port yet") from None
-        except msgspec.MsgspecError as error:
+        except NOT_JSON as error:
             raise _gone(self._folder, f"its address.json cannot be read: {error}") from None
         return self.address
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from tokenstorm.errors import Unknown, Unreachable, UsageError
+from tokenstorm.errors import NOT_JSON, Unknown, Unreachable, UsageError
 
 ENDED = frozenset(("completed", "failed", "cancelled", "timeout"))
 _NOT_FOUND = 404
@@ -119,7 +119,7 @@ class HttpServices:
                 raise Unknown(detail or f"{where} has nothing at {path}")
             if answer.is_success:
                 return msgspec.json.decode(answer.content, type=kind)
-        except msgspec.MsgspecError:
+        except NOT_JSON:
             pass
         message = f"{where} answered {answer.status_code} to GET {path}: {answer.text[:200]}"
         raise Unreachable(message)

@@ -22,7 +22,7 @@ from tokenstorm.cluster import bare
 from tokenstorm.cluster.bundle import OLDEST, Bundle, Target, bundle, wheels
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.step import Kind, on_node
-from tokenstorm.errors import ClusterError, CommandFailed, UsageError
+from tokenstorm.errors import NOT_JSON, ClusterError, CommandFailed, UsageError
 from tokenstorm.runs import data_home
 
 _NOT_FOUND = 127
@@ -64,7 +64,7 @@ async def deployed(site: Site, kind: Kind = "cpu") -> PurePosixPath | None:
         answer = msgspec.json.decode(await site.shell.get(_answer_file(site, which, kind)), type=dict[str, str])
         if "environment" in answer:
             await site.shell.get(PurePosixPath(answer["environment"]) / bare.WHOLE)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, *NOT_JSON):
         return None
     return PurePosixPath(answer["python"])
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import NOT_JSON, UsageError
 from tokenstorm.runs import write_atomically
 
 LAST_PORT = 65535
@@ -101,7 +101,7 @@ def read_service(folder: Path) -> Service:
     except OSError as error:
         message = f"{path}: {error.strerror}"
         raise UsageError(message) from None
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         message = f"{path}: {error}"
         raise UsageError(message) from None
 

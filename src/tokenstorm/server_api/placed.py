@@ -27,7 +27,7 @@ from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Ssh
-from tokenstorm.errors import Unreachable
+from tokenstorm.errors import NOT_JSON, Unreachable
 from tokenstorm.server_api.where import Address
 
 START_SECONDS = 30.0
@@ -241,6 +241,6 @@ class PlacedOrchestrator:
             return msgspec.json.decode(await self._site.shell.get(self._home / name), type=kind)
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except NOT_JSON as error:
             message = f"{self._home / name} was not written by this version ({error}): move it away"
             raise Unreachable(message) from None
