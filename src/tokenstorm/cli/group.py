@@ -15,6 +15,7 @@ from tokenstorm.sdk import Client, Group
 from tokenstorm.sdk.calls import get_group
 from tokenstorm.sdk.waits import patiently
 
+AGAIN_SECONDS = 0.5
 BACK_SECONDS = 30.0
 """How long an API that went away in the middle of a watch is waited for."""
 _NO_RESULTS = frozenset((404, 409))
@@ -146,15 +147,15 @@ def logs(args: argparse.Namespace) -> int:
     """The logs of the group's job, all there is by now."""
     with client_of(args) as client:
         after: str | None = None
-        while True:
-            piece = client.get_group_logs(args.group_id, after=after)
-            if args.json:
-                show_json(piece)
-            else:
+        whole = ""
+        while (piece := client.get_group_logs(args.group_id, after=after)).logs:
+            if not args.json:
                 sys.stdout.write(piece.logs)
-            if not piece.logs:
-                return 0
+            whole += piece.logs
             after = piece.next
+        if args.json:
+            show_json({"logs": whole, "next": piece.next})
+        return 0
 
 
 def targets(args: argparse.Namespace) -> int:
@@ -183,6 +184,7 @@ def _follow(client: Client, group_id: int, watching: Watching) -> Group:
         except ApiError as error:
             if error.status is not None:
                 raise
+            time.sleep(AGAIN_SECONDS)
         group = client.follow(patiently(get_group(group_id), time.monotonic() + BACK_SECONDS))
         if group.info.status == "stopped":
             return group

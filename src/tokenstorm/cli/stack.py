@@ -151,7 +151,10 @@ async def client_api(
         server = Server(client_app(manager, token=listen.token), listen.host, listen.port)
         try:
             async with server.running():
-                yield server.url, manager
+                try:
+                    yield server.url, manager
+                finally:
+                    manager.hang_up()
         finally:
             await services.close()
     finally:

@@ -153,7 +153,10 @@ class Archive:
 
     def _is_same(self, run_id: str) -> bool:
         """Whether the run's folder is the one at home: then the plan that lies there is the run's own."""
-        return str(self.folder(run_id)) == str(self.paths(run_id).root) and self.paths(run_id).plan.exists()
+        there, here = Path(self.folder(run_id)), self.paths(run_id).root
+        if str(there) != str(here) and not (isinstance(self._shell, LocalShell) and _is_one(there, here)):
+            return False
+        return self.paths(run_id).plan.exists()
 
     def _sum_up(self, run_id: str) -> Summary | None:
         paths = self.paths(run_id)
@@ -170,6 +173,14 @@ class Archive:
             return await self._here.get(file, offset=offset, limit=PART)
         except FileNotFoundError:  # purged meanwhile
             return b""
+
+
+def _is_one(one: Path, other: Path) -> bool:
+    """Whether two names of this machine are those of one folder."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _full(paths: RunPaths, error: OSError) -> RunError:

@@ -1,5 +1,6 @@
 """From a group's request to its job: the plan, the run folder, and the submission."""
 
+import asyncio
 import hashlib
 import os
 import tempfile
@@ -58,15 +59,8 @@ class SlurmClientDispatcher:
             there = ", ".join(await self._site.shell.list(folder)) or "none"
             message = f"`dataset`: there is no {name!r} in {folder}: there is {there}"
             raise UsageError(message) from None
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(scratch) / name
-            copy.write_bytes(data)
-            try:
-                prompt_file(copy)
-            except UsageError as error:
-                message = f"`dataset`: {str(error).replace(str(copy), str(folder / name))}"
-                raise UsageError(message) from None
-        return {"kind": "file", "path": str(folder / name), "sha256": hashlib.sha256(data).hexdigest()}
+        checksum = await asyncio.to_thread(_checked, data, folder / name)
+        return {"kind": "file", "path": str(folder / name), "sha256": checksum}
 
     async def make_plan(self, group: ClientGroup, request: GroupRequest, access: Access) -> Plan:
         """The plan of a group whose service can be reached. Raises `UsageError`."""
@@ -126,6 +120,19 @@ class SlurmClientDispatcher:
             signal_lead_seconds=SIGNAL_LEAD_SECONDS,
             exclusive=request.exclusive,
         )
+
+
+def _checked(data: bytes, path: PurePosixPath) -> str:
+    """The checksum of a dataset that can be used. Raises `UsageError`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / path.name
+        copy.write_bytes(data)
+        try:
+            prompt_file(copy)
+        except UsageError as error:
+            message = f"`dataset`: {str(error).replace(str(copy), str(path))}"
+            raise UsageError(message) from None
+    return hashlib.sha256(data).hexdigest()
 
 
 def _ranks(plan: Plan, request: GroupRequest, *, elsewhere: bool) -> int:

@@ -66,8 +66,10 @@ class Follower:
             if group.stage == "running":
                 try:
                     await self._manager.link(group).control(f"run {group.released:.3f}" if group.released else "run")
-                except (ClusterError, UsageError):
+                except ClusterError:
                     pass  # not up yet, or lost for a moment
+                except UsageError:  # it runs already
+                    return
                 else:
                     return
             await asyncio.sleep(pause)

@@ -106,11 +106,6 @@ def submitting(group: ClientGroup, engine: str | None) -> ClientGroup:
     return msgspec.structs.replace(group, stage="submitting", reason="being submitted", engine=engine)
 
 
-def unconfirmed(group: ClientGroup) -> ClientGroup:
-    """Whether the job was submitted is not known."""
-    return msgspec.structs.replace(group, reason=UNCONFIRMED)
-
-
 def submitted(group: ClientGroup, job_id: str) -> ClientGroup:
     """The scheduler has the job."""
     return msgspec.structs.replace(group, stage="queued", job_id=job_id, job_state="pending", reason="submitted")

@@ -10,6 +10,7 @@ import msgspec
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON, Unreachable, UsageError
 from tokenstorm.loadgen.live import Status
+from tokenstorm.sdk.lines import Lines
 
 ASK_EVERY = 0.5
 """Seconds between questions to a launcher whose run has not started: its events begin with the first second."""
@@ -55,8 +56,10 @@ class LauncherLink:
             async with self._client.stream("GET", f"{url}/events", headers=self._headers, timeout=timeout) as answer:
                 if not answer.is_success:
                     raise _gone(self._folder, f"it answered {answer.status_code}")
-                async for line in answer.aiter_lines():
-                    yield msgspec.json.decode(line, type=Said)
+                lines = Lines()
+                async for piece in answer.aiter_bytes():
+                    for line in lines.feed(piece):
+                        yield msgspec.json.decode(line, type=Said)
         except (httpx.TransportError, *NOT_JSON) as error:
             raise _gone(self._folder, str(error) or type(error).__name__) from None
 
@@ -108,7 +111,7 @@ class LauncherLink:
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
         try:
-            return [msgspec.json.decode(line, type=dict[str, object]) for line in whole.splitlines()]
+            return [msgspec.json.decode(line, type=dict[str, object]) for line in whole.split(b"\n") if line]
         except NOT_JSON as error:
             raise _gone(self._folder, f"its timeline.jsonl cannot be read: {error}") from None
 

@@ -5,6 +5,7 @@ finds a group in the store goes on from there; a job is submitted by its name, s
 """
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import Coroutine, Iterable, Mapping
@@ -34,10 +35,11 @@ from tokenstorm.client_api.starter import Starter
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.scheduler import JobState, Outcome
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
 
+MOST_OBSERVERS = 32
 SEEN_AFTER_SECONDS = 60.0
 """After so long a shared file system shows what another node wrote before."""
 LOOK_AGAIN_SECONDS = 3.0
@@ -106,14 +108,18 @@ class ClientManager:
 
     async def close(self) -> None:
         """Stop following; the next start goes on from here."""
-        for feed in self._feeds.values():
-            feed.close()
+        self.hang_up()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._cluster.aclose()
         await self._outside.aclose()
+
+    def hang_up(self) -> None:
+        """End the streams of everybody who watches: an API that ends waits for them."""
+        for feed in self._feeds.values():
+            feed.close()
 
     # What users ask for.
 
@@ -165,11 +171,16 @@ class ClientManager:
                 why = "has stopped" if group.manual else 'was not created with "start": "manual"'
                 message = f"group {group.group_id} {why}: there is nothing to release"
                 raise NotNow(message)
+            if group.ending:
+                message = f"group {group.group_id} is being stopped: it cannot be released any more"
+                raise NotNow(message)
             if start_at - time.time() > group.hold_seconds:
                 message = f"`start_at` is beyond the {group.hold_seconds:g} s that group {group.group_id} may be held"
                 raise UsageError(message)
-        for group in groups:
-            self.change(replace(self.get(group.group_id), released=start_at))
+        released = [replace(group, released=start_at) for group in groups]
+        self.store.save(*released)
+        for group in released:
+            self.change(group)
             self.spawn(self._follower.release(group.group_id))
 
     def stop(self, group_id: int) -> ClientGroup:
@@ -186,6 +197,9 @@ class ClientManager:
     def observe(self, group_id: int, url: str) -> None:
         """Tell that address of every change from now on."""
         group = self.get(group_id)
+        if url not in group.observers and len(group.observers) >= MOST_OBSERVERS:
+            message = f"`url`: group {group_id} has {MOST_OBSERVERS} observers already: more are not told"
+            raise UsageError(message)
         if url not in group.observers:
             self.change(replace(group, observers=(*group.observers, url)))
 
@@ -230,13 +244,13 @@ class ClientManager:
         """A group that the store has got."""
         self._active[group.group_id] = group
 
-    def change(self, group: ClientGroup) -> ClientGroup:
+    def change(self, group: ClientGroup, *, free_key: bool = False) -> ClientGroup:
         """Write a new state down, then act on it and tell whoever wants to know. Raises `RunError` for a bad disk."""
         before = self._active.get(group.group_id)
         if group == before:
             return group
         news = before is None or before.shown != group.shown
-        self.store.save(group, _told(group) if news else None)
+        self.store.save(group, message=_told(group) if news else None, free_key=free_key)
         if group.stage == "stopped":
             self._active.pop(group.group_id, None)
             self._live.pop(group.group_id, None)
@@ -272,6 +286,21 @@ class ClientManager:
             return self.change(states.stopped(group, "cancelled", "stopped before it started"))
         self.spawn(self._follower.end_early(group.group_id))
         return group
+
+    def give_up(self, group_id: int, outcome: Outcome, reason: str) -> None:
+        """End a group that was never submitted, and leave no key of it behind. Raises `RunError`."""
+        group = self.change(states.stopped(self.expect(group_id), outcome, reason))
+        self.spawn(self.purge(group) if group.purge else self._forget_secrets(group))
+
+    async def _forget_secrets(self, group: ClientGroup) -> None:
+        for pause in pauses(0.5, 60.0):
+            try:
+                await self.archive.forget_secrets(group.run_id)
+            except ClusterError as error:
+                self.trouble = f"the keys of run {group.run_id} could not be removed: {error}"
+                await asyncio.sleep(pause)
+            else:
+                return
 
     def link(self, group: ClientGroup) -> LauncherLink:
         """The way to its launcher."""
@@ -330,6 +359,8 @@ class ClientManager:
                 self.trouble = f"the files of run {group.run_id} could not be removed: {error}"
                 await asyncio.sleep(pause)
             else:
+                if self.trouble and group.run_id in self.trouble:
+                    self.trouble = None
                 return
 
     def _finished(self, task: asyncio.Task[None]) -> None:
@@ -343,7 +374,7 @@ class ClientManager:
 def _fingerprint(request: GroupRequest) -> str:
     """The same for the same request, API key included."""
     key = request.api_key.get_secret_value() if request.api_key else ""
-    return states.digest(request.model_dump_json(exclude={"api_key"}) + "\n" + key)
+    return states.digest(json.dumps(request.model_dump(mode="json", exclude={"api_key"}), sort_keys=True) + "\n" + key)
 
 
 def _told(group: ClientGroup) -> bytes:

@@ -38,6 +38,8 @@ class Observers:
         try:
             while (message := self._store.next_message(url)) is not None:
                 await self._deliver(message)
+        except RunError:  # the disk: it is looked at again at the next change
+            pass
         finally:
             self._busy.discard(url)
 
@@ -56,6 +58,6 @@ class Observers:
         headers = {"content-type": "application/json"}
         try:
             answer = await self._client.post(message.url, content=message.body, headers=headers, timeout=POST_SECONDS)
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError):
             return False
         return answer.is_success

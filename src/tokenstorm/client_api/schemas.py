@@ -315,12 +315,17 @@ class RunGroupsRequest(RunRequest):
     group_ids: list[Annotated[int, Field(ge=1, le=2**62)]] = Field(min_length=1, max_length=1000, examples=[[1, 2]])
 
 
+_PORT = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+
+
 class ObserverRequest(Strict):
     """Who wants to know."""
 
     url: str = Field(
         max_length=2048,
-        pattern=r"^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?([/?][!-~]*)?$",
+        pattern=r"^https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(:"
+        + _PORT
+        + r")?([/?][!-~]*)?$",
         description="Gets a POST with the group's status at every change of it",
         examples=["http://127.0.0.1:9000/hook"],
     )

@@ -112,18 +112,18 @@ class Starter:
     async def bring_up(self, group_id: int, first_pause: float = 0.0) -> None:
         """From `waiting` or `submitting` to `queued`, however often the Server API or the cluster fails."""
         await asyncio.sleep(first_pause)
-        request = GroupRequest.model_validate_json(self._manager.store.request(group_id))
         for pause in pauses(0.25, 5.0):
             group = self._manager.current(group_id)
             if group is None or group.stage not in {"waiting", "submitting"}:
                 return
             try:
+                request = GroupRequest.model_validate_json(self._manager.store.request(group_id))
                 await self._try_to_submit(group, request)
             except Unconfirmed:
                 self._say(group_id, states.UNCONFIRMED)
             except (NotNow, Unknown, RefusedJob, UsageError) as error:
                 with contextlib.suppress(RunError):
-                    self._manager.change(states.stopped(self._manager.expect(group_id), "failed", str(error)))
+                    self._manager.give_up(group_id, "cancelled" if group.ending else "failed", str(error))
             except (ClusterError, RunError) as error:
                 self._say(group_id, str(error))
             await asyncio.sleep(pause)
@@ -134,6 +134,9 @@ class Starter:
             await self._manager.dispatcher.python()
         if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
             await self._submit(group, request, Access(()))
+            return
+        if group.ending:  # nothing was submitted, and nothing is to be
+            self._manager.give_up(group.group_id, "cancelled", "stopped before it started")
             return
         info, access = await self._find(request)
         current = self._manager.current(group.group_id)
@@ -153,9 +156,13 @@ class Starter:
 
     def _bury(self, group: ClientGroup) -> None:
         """A group that never came to be: nobody sees it, its files go, its key is free again."""
-        self._manager.store.free_key(group.group_id)
         over = replace(states.stopped(group, "failed", "it could not be submitted"), deleted=True, purge=True)
-        self._manager.spawn(self._manager.purge(self._manager.change(over)))
+        try:
+            over = self._manager.change(over, free_key=True)
+        except RunError:  # the disk: it is there, then, and goes on
+            self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
+            return
+        self._manager.spawn(self._manager.purge(over))
 
 
 def _not_ready(request: GroupRequest, info: ServiceInfo | None) -> str:

@@ -116,23 +116,27 @@ class Store:
             execute("UPDATE groups SET state = ? WHERE group_id = ?", (msgspec.json.encode(group), group.group_id))
         return group
 
-    def save(self, group: ClientGroup, message: bytes | None = None) -> None:
-        """Keep a group's new state, and in the same transaction what its observers are to be told."""
-        over = group.stage == "stopped"
-        with self._transaction() as execute:
-            execute(
-                "UPDATE groups SET status = ?, deleted = ?, state = ?, secrets = CASE WHEN ? THEN NULL ELSE secrets END "
-                "WHERE group_id = ?",
-                (group.status, group.deleted, msgspec.json.encode(group), over, group.group_id),
-            )
-            if message is not None:
-                for url in group.observers:
-                    execute("INSERT INTO outbox (url, body) VALUES (?, ?)", (url, message))
+    def save(self, *groups: ClientGroup, message: bytes | None = None, free_key: bool = False) -> None:
+        """Keep the new state of groups, all or none, and in the same transaction what their observers are to be told.
 
-    def free_key(self, group_id: int) -> None:
-        """Forget the idempotency key of a group that never came to be: the request may be tried again with it."""
+        `free_key` is for a group that never came to be: its request may be tried again with its idempotency key.
+        """
         with self._transaction() as execute:
-            execute("UPDATE groups SET idempotency_key = NULL WHERE group_id = ?", (group_id,))
+            for group in groups:
+                self._save(execute, group, message, free_key=free_key)
+
+    def _save(
+        self, execute: Callable[..., sqlite3.Cursor], group: ClientGroup, message: bytes | None, *, free_key: bool
+    ) -> None:
+        over = group.stage == "stopped"
+        execute(
+            "UPDATE groups SET status = ?, deleted = ?, state = ?, secrets = CASE WHEN ? THEN NULL ELSE secrets END, "
+            "idempotency_key = CASE WHEN ? THEN NULL ELSE idempotency_key END WHERE group_id = ?",
+            (group.status, group.deleted, msgspec.json.encode(group), over, free_key, group.group_id),
+        )
+        if message is not None:
+            for url in group.observers:
+                execute("INSERT INTO outbox (url, body) VALUES (?, ?)", (url, message))
 
     def get(self, group_id: int) -> ClientGroup | None:
         """One group, deleted ones included."""

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from tokenstorm.errors import ApiError, UsageError
+from tokenstorm.errors import NOT_JSON, ApiError, UsageError
 from tokenstorm.result import Result
 from tokenstorm.sdk import calls, waits
 from tokenstorm.sdk.calls import Api, Call
 from tokenstorm.sdk.events import GroupEvent, Reader
+from tokenstorm.sdk.lines import Lines
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -166,7 +167,7 @@ class Client(_Wire):
         reader = Reader()
         call = calls.events(group_id)
         with self._stream(call, SILENCE_SECONDS) as answer, self._told(call):
-            for line in answer.iter_lines():
+            for line in _lines(answer):
                 if event := reader.line(line):
                     yield event
 
@@ -179,9 +180,8 @@ class Client(_Wire):
     def requests(self, group_id: int) -> Iterator[Result]:
         """Every request of a stopped group."""
         call = calls.request_rows(group_id)
-        decode = msgspec.json.Decoder(Result).decode
         with self._stream(call) as answer, self._told(call):
-            yield from (decode(line) for line in answer.iter_lines() if line)
+            yield from (_result(line) for line in _lines(answer) if line)
 
     @contextmanager
     def _stream(self, call: Call[bytes], silence: float | None = None) -> Iterator[httpx.Response]:
@@ -280,7 +280,7 @@ class AsyncClient(_Wire):
         call = calls.events(group_id)
         async with self._stream(call, SILENCE_SECONDS) as answer:
             with self._told(call):
-                async for line in answer.aiter_lines():
+                async for line in _alines(answer):
                     if event := reader.line(line):
                         yield event
 
@@ -295,12 +295,11 @@ class AsyncClient(_Wire):
     async def requests(self, group_id: int) -> AsyncIterator[Result]:
         """Every request of a stopped group."""
         call = calls.request_rows(group_id)
-        decode = msgspec.json.Decoder(Result).decode
         async with self._stream(call) as answer:
             with self._told(call):
-                async for line in answer.aiter_lines():
+                async for line in _alines(answer):
                     if line:
-                        yield decode(line)
+                        yield _result(line)
 
     @asynccontextmanager
     async def _stream(self, call: Call[bytes], silence: float | None = None) -> AsyncIterator[httpx.Response]:
@@ -374,3 +373,27 @@ def _json(body: object) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         message = f"what is to be sent cannot be written as JSON: {error}"
         raise UsageError(message) from None
+
+
+def _lines(answer: httpx.Response) -> Iterator[str]:
+    lines = Lines()
+    for piece in answer.iter_bytes():
+        yield from lines.feed(piece)
+
+
+async def _alines(answer: httpx.Response) -> AsyncIterator[str]:
+    lines = Lines()
+    async for piece in answer.aiter_bytes():
+        for line in lines.feed(piece):
+            yield line
+
+
+_DECODER = msgspec.json.Decoder(Result)
+
+
+def _result(line: str) -> Result:
+    try:
+        return _DECODER.decode(line)
+    except NOT_JSON as error:
+        message = f"a request's line cannot be read ({error}): is it another version of tokenstorm that answers?"
+        raise ApiError(message) from None

@@ -1,0 +1,125 @@
+"""Moments at which a disk, a crash or an odd request used to leave something behind."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from groups import Jobs, Services, api
+from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.services import ServiceInfo
+from tokenstorm.client_api.store import Store
+from tokenstorm.errors import RefusedJob, RunError, Unreachable
+from tokenstorm.sdk.lines import Lines
+from waiting import finish
+
+FULL = "the disk is full"
+
+
+def test_a_group_that_is_refused_late_leaves_no_key_behind(tmp_path: Path) -> None:
+    async def work() -> None:
+        services = Services({"s": ServiceInfo(status="starting")})
+        async with api(tmp_path, Jobs(refuse=RefusedJob("no such account")), services) as it:
+            group = await it.create(service_id="s", target_url=None, api_key="a-secret")
+            services.known["s"] = ServiceInfo(status="running")
+            info = await it.until(group, status="stopped", outcome="failed")
+            assert "no such account" in info["reason"]
+            async with asyncio.timeout(20):
+                while list((tmp_path / "cluster").rglob("secrets.json")):  # noqa: ASYNC110 - a file tells nobody
+                    await asyncio.sleep(0.01)
+
+    finish(work(), 60)
+
+
+def test_a_group_that_never_came_to_be_is_gone_wholly_or_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is free if, and only if, it is gone: else a second request would be a second run."""
+
+    async def work() -> None:
+        jobs = Jobs(refuse=Unreachable("the cluster is away"))
+        async with api(tmp_path, jobs) as it:
+            save = Store.save
+
+            def full(store: Store, *groups: ClientGroup, message: bytes | None = None, free_key: bool = False) -> None:
+                if free_key:
+                    raise RunError(FULL)
+                save(store, *groups, message=message)
+
+            headers = {"idempotency-key": "once"}
+            body = {"target_url": "http://127.0.0.1:9", "num_clients": 1, "duration_seconds": 1, "prompts": ["a"]}
+            with monkeypatch.context() as patched:
+                patched.setattr(Store, "save", full)
+                assert (await it.client.post("/api/v1/client-groups", json=body, headers=headers)).status_code == 502
+            jobs.refuse = None
+            again = await it.client.post("/api/v1/client-groups", json=body, headers=headers)
+            assert (again.status_code, again.json()["group_id"]) == (201, 1)
+            await it.until(1, job_id="100")
+            assert len({job.name for job in jobs.submits}) == 1
+
+    finish(work(), 60)
+
+
+def test_groups_are_released_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            ids = [await it.create(start="manual") for _ in range(2)]
+            write = Store._save
+
+            def full(store: Store, execute: object, group: ClientGroup, *rest: object, **more: object) -> None:
+                if group.group_id == ids[1] and group.released is not None:
+                    raise RunError(FULL)
+                write(store, execute, group, *rest, **more)  # type: ignore[arg-type]
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Store, "_save", full)
+                assert (await it.post("/run", group_ids=ids)).status_code == 507
+            assert [it.manager.get(group).released for group in ids] == [None, None]
+            assert (await it.post("/run", group_ids=ids)).status_code == 200
+
+    finish(work(), 60)
+
+
+def test_a_group_that_is_being_stopped_is_not_released(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create(start="manual")
+            assert (await it.post(f"/{group}/stop")).status_code == 200
+            assert (await it.post(f"/{group}/run")).status_code == 409
+
+    finish(work(), 60)
+
+
+@pytest.mark.parametrize(("url", "status"), [("http://127.0.0.1:99999/x", 422), ("http://[1:2]:80", 201)])
+def test_an_observer_that_nobody_can_reach_breaks_nothing(tmp_path: Path, url: str, status: int) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create(start="manual")
+            assert (await it.post(f"/{group}/observers", url=url)).status_code == status
+            await it.post(f"/{group}/stop")
+            await it.until(group, status="stopped")
+            assert (await it.client.get("/ready")).status_code == 200
+
+    finish(work(), 60)
+
+
+def test_the_same_labels_in_another_order_are_the_same_request(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            body = {"target_url": "http://127.0.0.1:9", "num_clients": 1, "duration_seconds": 1, "prompts": ["a"]}
+            found = [
+                await it.client.post(
+                    "/api/v1/client-groups", json={**body, "labels": labels}, headers={"idempotency-key": "k"}
+                )
+                for labels in ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
+            ]
+            assert [(answer.status_code, answer.json()["group_id"]) for answer in found] == [(201, 1), (201, 1)]
+
+    finish(work(), 60)
+
+
+def test_only_a_newline_ends_a_line() -> None:
+    text = "a\u2028b\u2029c\x85d\x0be"
+    lines = Lines()
+    pieces = f"{text}\r\n{text}\n{text}".encode()
+    assert [line for byte in pieces for line in lines.feed(bytes([byte]))] == [text, text]
