@@ -151,7 +151,8 @@ class ClientManager:
         """One group. Raises `Unknown`."""
         group = self._active.get(group_id) or self.store.get(group_id)
         if group is None or group.deleted:
-            message = f"there is no group {group_id}: GET /api/v1/client-groups lists them"
+            there = ", ".join(map(str, self.store.ids()[-10:])) or "none yet"
+            message = f"there is no group {group_id}: there is {there}; GET /api/v1/client-groups lists all"
             raise Unknown(message)
         return group
 
