@@ -1,4 +1,5 @@
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -59,6 +60,21 @@ def stage(tmp_path: Path, truthd: Callable[[], Path]) -> Iterator[Stage]:
         yield stage
     finally:
         stage.close()
+
+
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the test's own masters of ssh have their sockets: a path that is short enough for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture(params=sshd.SHELLS, ids=lambda kind: kind.__name__)
+def kind(request: pytest.FixtureRequest, sockets: Path) -> sshd.Kind:
+    """Each shell that gets to a login node."""
+    chosen: sshd.Kind = request.param
+    return chosen
 
 
 @pytest.fixture(scope="session")

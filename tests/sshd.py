@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenstorm.cluster.openssh import OpenSSH
+from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Ssh
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 MISSING = "no sshd here: install it with scripts/lab install"
+Kind = type[SSHManager] | type[OpenSSH]
+SHELLS: tuple[Kind, ...] = (SSHManager, OpenSSH)
+"""What holds for one holds for the other."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,11 @@ class Login:
 
     ssh: Ssh
     daemon: "subprocess.Popen[bytes]"
+
+    def servers(self) -> list[int]:
+        """The processes that serve the connections there are."""
+        children = Path(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import pytest
 
-from sshd import MISSING, SSHD, Login, sshd
-from tokenstorm.cluster.ssh import SSHManager
+from sshd import MISSING, SSHD, Kind, Login, sshd
+from tokenstorm.cluster.remote import Remote
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
 
@@ -27,9 +27,9 @@ def login(tmp_path: Path) -> Iterator[Login]:
         yield login
 
 
-def use(ssh: Ssh, what: Callable[[SSHManager], Awaitable[T]]) -> T:
+def use(kind: Kind, ssh: Ssh, what: Callable[[Remote], Awaitable[T]]) -> T:
     async def run() -> T:
-        shell = SSHManager(ssh, keepalive_seconds=1)
+        shell = kind(ssh, keepalive_seconds=1)
         try:
             async with asyncio.timeout(30):
                 return await what(shell)
@@ -39,51 +39,53 @@ def use(ssh: Ssh, what: Callable[[SSHManager], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def test_arguments_input_and_environment_reach_a_command_as_they_are(login: Login) -> None:
+def test_arguments_input_and_environment_reach_a_command_as_they_are(kind: Kind, login: Login) -> None:
     code = "import os, sys; print(sys.argv[1:], os.environ['X'], sys.stdin.read()); sys.exit(3)"
     argv = [sys.executable, "-c", code, "$(id)", "a b", "'\n"]
-    out = use(login.ssh, lambda shell: shell.run(argv, stdin=b"in", environment={"X": "$HOME"}))
+    out = use(kind, login.ssh, lambda shell: shell.run(argv, stdin=b"in", environment={"X": "$HOME"}))
     assert (out.status, out.stdout, out.stderr) == (3, b"""['$(id)', 'a b', "'\\n"] $HOME in\n""", b"")
 
 
-def test_what_cannot_be_an_argument_is_refused(login: Login) -> None:
+def test_what_cannot_be_an_argument_is_refused(kind: Kind, login: Login) -> None:
     with pytest.raises(UsageError, match="embedded null byte"):
-        use(login.ssh, lambda shell: shell.run(["echo", "a\0b"]))
+        use(kind, login.ssh, lambda shell: shell.run(["echo", "a\0b"]))
 
 
-def test_a_file_is_read_back_whole_and_in_parts_and_is_ours_alone(login: Login, tmp_path: Path) -> None:
+def test_a_file_is_read_back_whole_and_in_parts_and_is_ours_alone(kind: Kind, login: Login, tmp_path: Path) -> None:
     path = PurePosixPath(tmp_path) / "made" / "on the way" / "file"
 
-    async def what(shell: SSHManager) -> tuple[bytes, bytes, list[str]]:
+    async def what(shell: Remote) -> tuple[bytes, bytes, list[str]]:
         await shell.put(path, b"old")
         await shell.put(path, b"0123456789")
         return await shell.get(path), await shell.get(path, offset=2, limit=3), await shell.list(path.parent)
 
-    assert use(login.ssh, what) == (b"0123456789", b"234", ["file"])
+    assert use(kind, login.ssh, what) == (b"0123456789", b"234", ["file"])
     assert Path(path).stat().st_mode & 0o777 == 0o600
     assert Path(path.parent).stat().st_mode & 0o777 == 0o700
-    use(login.ssh, lambda shell: shell.remove(path.parent.parent))
+    use(kind, login.ssh, lambda shell: shell.remove(path.parent.parent))
     assert not Path(path.parent.parent).exists()
 
 
-def test_what_is_not_there_is_no_file_an_empty_folder_and_nothing_to_remove(login: Login, tmp_path: Path) -> None:
+def test_what_is_not_there_is_no_file_an_empty_folder_and_nothing_to_remove(
+    kind: Kind, login: Login, tmp_path: Path
+) -> None:
     none = PurePosixPath(tmp_path) / "none"
     with pytest.raises(FileNotFoundError):
-        use(login.ssh, lambda shell: shell.get(none))
-    assert use(login.ssh, lambda shell: shell.list(none)) == []
-    use(login.ssh, lambda shell: shell.remove(none))
+        use(kind, login.ssh, lambda shell: shell.get(none))
+    assert use(kind, login.ssh, lambda shell: shell.list(none)) == []
+    use(kind, login.ssh, lambda shell: shell.remove(none))
 
 
-def test_more_commands_than_sshd_has_sessions_all_run(login: Login) -> None:
-    async def what(shell: SSHManager) -> set[int]:
+def test_more_commands_than_sshd_has_sessions_all_run(kind: Kind, login: Login) -> None:
+    async def what(shell: Remote) -> set[int]:
         outputs = await asyncio.gather(*(shell.run(["true"]) for _ in range(30)))
         return {output.status for output in outputs}
 
-    assert use(login.ssh, what) == {0}
+    assert use(kind, login.ssh, what) == {0}
 
 
-def test_a_connection_reaches_a_listener_and_fails_where_there_is_none(login: Login) -> None:
-    async def what(shell: SSHManager) -> bytes:
+def test_a_connection_reaches_a_listener_and_fails_where_there_is_none(kind: Kind, login: Login) -> None:
+    async def what(shell: Remote) -> bytes:
         assert login.ssh.port
         reader, writer = await shell.open_connection("127.0.0.1", login.ssh.port)
         said = await reader.readexactly(4)
@@ -91,73 +93,74 @@ def test_a_connection_reaches_a_listener_and_fails_where_there_is_none(login: Lo
         await writer.wait_closed()
         return said
 
-    assert use(login.ssh, what) == b"SSH-"
+    assert use(kind, login.ssh, what) == b"SSH-"
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionRefusedError):
-            use(login.ssh, lambda shell: shell.open_connection(*nobody.getsockname()))
+            use(kind, login.ssh, lambda shell: shell.open_connection(*nobody.getsockname()))
 
 
-def test_an_unknown_host_key_is_refused_with_what_to_do(login: Login, tmp_path: Path) -> None:
+def test_an_unknown_host_key_is_refused_with_what_to_do(kind: Kind, login: Login, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     ssh = login.ssh.model_copy(update={"known_hosts": str(tmp_path / "empty")})
     with pytest.raises(Unreachable, match="SHA256:") as refused:
-        use(ssh, lambda shell: shell.run(["true"]))
+        use(kind, ssh, lambda shell: shell.run(["true"]))
     (tmp_path / "empty").write_text(str(refused.value).rpartition("): ")[2] + "\n")
-    assert use(ssh, lambda shell: shell.run(["true"])).status == 0
+    assert use(kind, ssh, lambda shell: shell.run(["true"])).status == 0
 
 
-def test_another_host_key_than_the_known_one_is_refused(login: Login, tmp_path: Path) -> None:
+def test_another_host_key_than_the_known_one_is_refused(kind: Kind, login: Login, tmp_path: Path) -> None:
     assert login.ssh.known_hosts
     known = Path(login.ssh.known_hosts).read_text().split()
     other = (tmp_path / "sshd" / "user.pub").read_text().split()
     (tmp_path / "other").write_text(f"{known[0]} {other[0]} {other[1]}\n")
     ssh = login.ssh.model_copy(update={"known_hosts": str(tmp_path / "other")})
     with pytest.raises(Unreachable, match="may be an attack"):
-        use(ssh, lambda shell: shell.run(["true"]))
+        use(kind, ssh, lambda shell: shell.run(["true"]))
 
 
-def test_a_host_that_does_not_listen_is_unreachable(login: Login) -> None:
+def test_a_host_that_does_not_listen_is_unreachable(kind: Kind, login: Login) -> None:
     login.daemon.kill()
     login.daemon.wait()
     with pytest.raises(Unreachable):
-        use(login.ssh, lambda shell: shell.run(["true"]))
+        use(kind, login.ssh, lambda shell: shell.run(["true"]))
 
 
-def test_a_command_that_takes_too_long_is_unconfirmed(login: Login) -> None:
+def test_a_command_that_takes_too_long_is_unconfirmed(kind: Kind, login: Login) -> None:
     with pytest.raises(Unconfirmed, match=r"sleep did not end in 0\.5 s"):
-        use(login.ssh, lambda shell: shell.run(["sleep", "600"], timeout=0.5))
+        use(kind, login.ssh, lambda shell: shell.run(["sleep", "600"], timeout=0.5))
 
 
-def test_a_command_whose_connection_was_cut_is_unconfirmed_and_the_next_one_runs(login: Login) -> None:
-    async def what(shell: SSHManager) -> int:
-        parent = (await shell.run(["sh", "-c", "echo $PPID"])).stdout.decode().strip()
+def test_a_command_whose_connection_was_cut_is_unconfirmed_and_the_next_one_runs(kind: Kind, login: Login) -> None:
+    async def what(shell: Remote) -> int:
+        await shell.run(["true"])
+        (server,) = login.servers()
         with pytest.raises(Unconfirmed, match="connection was lost"):
-            await shell.run(["kill", "-9", parent])
+            await shell.run(["kill", "-9", str(server)])
         return (await shell.run(["true"])).status
 
-    assert use(login.ssh, what) == 0
+    assert use(kind, login.ssh, what) == 0
 
 
 @pytest.mark.parametrize("doing", ["run", "put", "get"])
-def test_a_frozen_server_is_noticed_before_the_deadline(login: Login, tmp_path: Path, doing: str) -> None:
+def test_a_frozen_server_is_noticed_before_the_deadline(kind: Kind, login: Login, tmp_path: Path, doing: str) -> None:
     path = PurePosixPath(tmp_path) / "file"
 
-    async def what(shell: SSHManager) -> None:
+    async def what(shell: Remote) -> None:
         await shell.put(path, b"0")
-        server = int((await shell.run(["sh", "-c", "echo $PPID"])).stdout)
+        (server,) = login.servers()
         os.kill(server, signal.SIGSTOP)
         try:
             doings = {"run": shell.run(["true"]), "put": shell.put(path, b"1"), "get": shell.get(path)}
             chosen = doings.pop(doing)
             for other in doings.values():
                 other.close()
-            with pytest.raises(Unconfirmed if doing == "run" else Unreachable):  # no file was touched yet
+            with pytest.raises(Unreachable):  # nothing was begun
                 await chosen
         finally:
             os.kill(server, signal.SIGCONT)
         assert (await shell.run(["true"])).status == 0
 
     begun = time.monotonic()
-    use(login.ssh, what)
+    use(kind, login.ssh, what)
     assert time.monotonic() - begun < 15

@@ -5,16 +5,17 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from time import monotonic
+from typing import Literal
 
 import msgspec
 
 from tokenstorm.cluster.checks import Finding, Step, Visit
 from tokenstorm.cluster.deploy import ask, bundle_for, check, deployed
-from tokenstorm.cluster.reach import inside, relay
+from tokenstorm.cluster.reach import Opening
+from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.ssh import SSHManager
-from tokenstorm.cluster.step import Kind, clean, on_node
-from tokenstorm.errors import TokenstormError
+from tokenstorm.cluster.step import Kind, on_node
+from tokenstorm.errors import ClusterError, TokenstormError
 from tokenstorm.interfaces import ANY_NETWORK
 
 SEEN_SECONDS = 60
@@ -174,51 +175,48 @@ async def _end(visit: Visit, echo: "asyncio.Task[Output]") -> None:
 
 
 async def _direct(visit: Visit) -> Finding:
-    if not visit.address:
-        return "skipped", "needs `interface`"
-    host, port = visit.address["host"], int(visit.address["port"])
-    try:
-        async with asyncio.timeout(REACH_SECONDS):
-            reader, writer = await visit.site.shell.open_connection(host, port)
-            heard = await reader.read(len(visit.greeting))
-            writer.close()
-    except OSError as error:  # a TimeoutError is one
-        reason = str(error) or f"no answer in {REACH_SECONDS:g} s"
-        return (
-            "failed",
-            f"no connection from here to {host}: {reason}; ask whether TCP forwarding is allowed on the login node",
-        )
-    if heard != visit.greeting:
-        return (
-            "failed",
-            f"something else than our program answers at {host}:{port}: is another network meant by `interface`?",
-        )
     shell = visit.site.shell
-    if isinstance(shell, SSHManager) and shell.relays:
-        return "ok", f"{host} is reached from here by a relay on the login node, whose SSH server forwards nothing"
-    return "ok", f"{host} is reached from here" + (" through the login node" if visit.site.profile.ssh.host else "")
+    if problem := await _greeted(visit, shell.open_connection):
+        return (
+            "failed",
+            f"no connection from here to {visit.address['host']}: {problem}; ask the site whether TCP forwarding, or `srun --overlap`, is allowed",
+        )
+    way = f" {shell.reach.way}" if isinstance(shell, Remote) else ""
+    return "ok", f"{visit.address['host']} is reached from here{way}"
 
 
 async def _relayed(visit: Visit) -> Finding:
-    if not visit.address:
-        return "skipped", "needs `interface`"
-    return await _by_command(visit, relay(visit.address["host"], int(visit.address["port"])), "on the login node")
+    return await _by_relay(visit, "by_relay", "a command on the login node")
 
 
 async def _inside(visit: Visit) -> Finding:
-    if not visit.address:
-        return "skipped", "needs `interface`"
-    command = inside(visit.address["job"], visit.address["host"], int(visit.address["port"]))
-    return await _by_command(visit, clean(command), "inside the job's allocation")
+    return await _by_relay(visit, "from_inside", "a command beside a job")
 
 
-async def _by_command(visit: Visit, command: list[str], where: str) -> Finding:
+async def _by_relay(visit: Visit, way: Literal["by_relay", "from_inside"], what: str) -> Finding:
     """A way that is of use where forwarding is not to be had; that it fails stops nothing by itself."""
-    done = await visit.site.shell.run(command, timeout=REACH_SECONDS)
-    if done.stdout == visit.greeting:
-        return "ok", f"a command {where} reaches it"
-    words = done.stderr.decode(errors="replace").strip() or f"status {done.status}"
-    return "warning", f"a command {where} does not reach it: {words}"
+    if not isinstance(visit.site.shell, Remote):
+        return "skipped", "there is no login node on the way"
+    if problem := await _greeted(visit, getattr(visit.site.shell.reach, way)):
+        return "warning", f"{what} does not reach it: {problem}"
+    return "ok", f"{what} reaches it"
+
+
+async def _greeted(visit: Visit, connect: Opening) -> str | None:
+    """What is wrong with a way to the program that the visit started on a node; None when it answers."""
+    host, port = visit.address["host"], int(visit.address["port"])
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            reader, writer = await connect(host, port)
+            heard = await reader.read(len(visit.greeting))
+            writer.close()
+    except TimeoutError:
+        return f"no answer in {REACH_SECONDS:g} s"
+    except (OSError, ClusterError) as error:
+        return str(error)
+    if heard != visit.greeting:
+        return f"something else than our program answers at {host}:{port}: is another network meant by `interface`?"
+    return None
 
 
 ON_NODES = (

@@ -1,16 +1,227 @@
-"""A relay to an address by a command: for sites whose SSH server forwards nothing.
+"""The ways to a compute node through a login node, and which of them works.
 
-The command copies between its standard streams and the address. It needs bash there, and neither Python nor nc.
+From the login node: the SSH server forwards, or where it does not, one command there carries all connections. From inside
+the cluster: the same command, beside one of our jobs, for sites whose login node reaches no compute node.
 """
 
-_RELAY = 'exec 3<>"/dev/tcp/$1/$2" 4<&0 || exit 1; cat <&4 >&3 & cat <&3; kill $! 2>/dev/null; exit 0'
+import asyncio
+import inspect
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import PurePosixPath
+from typing import Any
+
+from tokenstorm.cluster import relay
+from tokenstorm.cluster.relay import Relay
+from tokenstorm.cluster.shell import Streams
+from tokenstorm.errors import ClusterError, Unreachable
+
+CONNECT_SECONDS = 20.0
+HEAD_START_SECONDS = 2.0
+"""How long the way that is tried first is alone."""
+INSIDE_SECONDS = 60.0
+"""How long the way from inside a job is the first, once it alone worked: passing through a job costs that job something."""
+AGAIN_SECONDS = 30.0
+"""After a relay could not be started, how long that is not tried again."""
+SOURCE = inspect.getsource(relay)
+ON_LOGIN_NODE = ("python3", "-c", SOURCE)
 
 
-def relay(host: str, port: int) -> list[str]:
-    """The command, for the login node. It ends when the address has said all it has to say."""
-    return ["bash", "-c", _RELAY, "bash", host, str(port)]
+class Forbidden(ConnectionRefusedError):
+    """The SSH server forwards nothing, or not to there, or nobody listens there and it does not tell which."""
 
 
-def inside(job: str, host: str, port: int) -> list[str]:
-    """The same on the first node of a job of ours, beside what runs there."""
-    return ["srun", "--quiet", "--overlap", f"--jobid={job}", "--nodes=1", "--ntasks=1", *relay(host, port)]
+Opening = Callable[[str, int], Awaitable[Streams]]
+Talk = Callable[[Sequence[str]], AbstractAsyncContextManager[Any]]
+
+
+class Reach:
+    """Connections through a login node. `inside` is the command that runs the relay beside a job of ours, where there are jobs."""
+
+    def __init__(
+        self,
+        login: Callable[[], Awaitable[None]],
+        forward: Opening,
+        talk: Talk,
+        lost: tuple[type[Exception], ...],
+        inside: Sequence[str] | None,
+    ) -> None:
+        self._login, self._forward = login, forward
+        self._on_login_node = Through("the relay on the login node", talk, ON_LOGIN_NODE, lost)
+        self._inside = Through("the relay inside a job", talk, inside, lost) if inside else None
+        self._forwards = True
+        self._from_inside_until = 0.0
+
+    async def open(self, host: str, port: int) -> Streams:
+        """The way from the login node has a head start, unless a moment ago only the other one worked.
+
+        Raises OSError when nobody listens there or it cannot be reached, and Unreachable.
+        """
+        await self._login()
+        if self._inside is None:
+            return await self.from_login_node(host, port)
+        now = asyncio.get_running_loop().time()
+        ways = [self.from_login_node, self._inside.open]
+        streams, way = await _first(ways if now > self._from_inside_until else ways[::-1], host, port)
+        if way == self._inside.open:
+            if now > self._from_inside_until:
+                self._from_inside_until = now + INSIDE_SECONDS
+        else:
+            self._from_inside_until = 0.0
+        return streams
+
+    async def open_unix(self, path: PurePosixPath) -> Streams:
+        """A unix socket of the login node."""
+        await self._login()
+        return await self._on_login_node.open(str(path), 0)
+
+    async def from_login_node(self, host: str, port: int) -> Streams:
+        """By forwarding; where the SSH server will not, by the relay, which then goes on being used."""
+        if self._forwards:
+            try:
+                return await self._forward(host, port)
+            except Forbidden as error:
+                try:
+                    streams = await self._on_login_node.open(host, port)
+                except Unreachable as no_relay:
+                    message = f"{error}; {no_relay}"
+                    raise ConnectionRefusedError(message) from error
+                self._forwards = False
+                return streams
+        return await self._on_login_node.open(host, port)
+
+    async def by_relay(self, host: str, port: int) -> Streams:
+        """By the command on the login node, whether or not the SSH server forwards."""
+        return await self._on_login_node.open(host, port)
+
+    async def from_inside(self, host: str, port: int) -> Streams:
+        """From beside a job of ours."""
+        if self._inside is None:
+            message = "no jobs run there: it is no cluster with Slurm"
+            raise Unreachable(message)
+        return await self._inside.open(host, port)
+
+    @property
+    def way(self) -> str:
+        """By which way connections go now, in words."""
+        if self._from_inside_until:
+            return "by a relay beside a job"
+        return (
+            "through the login node"
+            if self._forwards
+            else "by a relay on the login node, whose SSH server forwards nothing"
+        )
+
+    async def close(self) -> None:
+        """End the relays."""
+        await self._on_login_node.close()
+        if self._inside:
+            await self._inside.close()
+
+
+class Through:
+    """One relay, started with the first connection that wants it, and anew after its end."""
+
+    def __init__(self, name: str, talk: Talk, argv: Sequence[str], lost: tuple[type[Exception], ...]) -> None:
+        self._name, self._talk, self._argv, self._lost = name, talk, argv, lost
+        self._ended: tuple[type[Exception], ...] = (ClusterError, *lost)
+        self._running: asyncio.Task[None] | None = None
+        self._relay: asyncio.Future[Relay] | None = None
+        self._why, self._not_before = "", 0.0
+
+    async def open(self, host: str, port: int) -> Streams:
+        """Port 0 is that of a unix socket, whose path is `host`. Raises OSError when nobody listens there, and Unreachable."""
+        near, far = await pair()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                running = await self._started()
+                await running.open(host, port, far)
+        except BaseException as error:
+            near[1].close()
+            far[1].close()
+            if isinstance(error, TimeoutError):
+                message = f"{self._name} did not connect to {host}:{port} in {CONNECT_SECONDS:g} s"
+                raise Unreachable(message) from None
+            if isinstance(error, ConnectionResetError | BrokenPipeError):
+                message = f"{self._name} ended as it connected to {host}:{port}"
+                raise Unreachable(message) from error
+            raise
+        return near
+
+    async def close(self) -> None:
+        """End it, and its connections."""
+        if self._running:
+            self._running.cancel()
+            await asyncio.wait((self._running,))
+
+    async def _started(self) -> Relay:
+        """It starts in a task of its own, so that whoever gives up waiting for it does not end it for the others."""
+        if self._running is None or self._running.done():
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._not_before:
+                raise Unreachable(self._why)
+            self._relay = loop.create_future()
+            self._relay.add_done_callback(lambda done: done.exception())  # whether or not anybody still asks
+            self._running = asyncio.create_task(self._run(self._relay))
+        assert self._relay is not None, "made with the task"
+        return await asyncio.shield(self._relay)
+
+    async def _run(self, started: "asyncio.Future[Relay]") -> None:
+        why = f"{self._name} was ended"
+        try:
+            async with self._talk(self._argv) as session:
+                try:
+                    await session.stdout.readuntil(relay.HELLO)
+                except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                    said = (await session.stderr.read()).decode(errors="replace").strip()
+                    why = f"{self._name} did not start: {said or 'the connection was lost'}"
+                    if said:  # it would be the same again
+                        self._why, self._not_before = why, asyncio.get_running_loop().time() + AGAIN_SECONDS
+                    return
+                there = Relay(session.stdout, session.stdin, self._lost)
+                started.set_result(there)
+                await there.run()
+        except self._ended as error:
+            why = f"{self._name} did not start: {error}"
+        finally:
+            if not started.done():
+                started.set_exception(Unreachable(why))
+
+
+async def _first(ways: "Sequence[Opening]", host: str, port: int) -> tuple[Streams, Opening]:
+    """The connection of the first way that gets one; each is begun when the one before failed, or has been alone long enough.
+
+    Raises the error of a way that was answered, before that of one that was not.
+    """
+    trying: dict[asyncio.Task[Streams], Opening] = {}
+    try:
+        waiting = list(ways)
+        while waiting or any(not task.done() for task in trying):
+            if waiting:
+                way = waiting.pop(0)
+                trying[asyncio.ensure_future(way(host, port))] = way
+            under_way = [task for task in trying if not task.done()]
+            limit = HEAD_START_SECONDS if waiting else None
+            done, _ = await asyncio.wait(under_way, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if not task.exception():
+                    return task.result(), trying.pop(task)
+        errors = [error for task in trying if (error := task.exception())]
+        raise next((error for error in errors if isinstance(error, OSError)), errors[0])
+    finally:
+        for task in trying:
+            task.cancel()
+            task.add_done_callback(_let_go)
+
+
+def _let_go(task: "asyncio.Task[Streams]") -> None:
+    """One that connected after it was not wanted any more."""
+    if not task.cancelled() and not task.exception():
+        task.result()[1].close()
+
+
+async def pair() -> tuple[Streams, Streams]:
+    """Two ends of one pipe, for what is no stream of asyncio."""
+    one, other = socket.socketpair()
+    return await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)

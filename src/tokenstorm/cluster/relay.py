@@ -1,6 +1,6 @@
 """Many connections over the two standard streams of one command: for sites whose SSH server forwards nothing.
 
-Both sides run this file: here it is imported, and on the login node a Python 3.6 or newer runs it as text, with nothing
+Both sides run this file: here it is imported, and on the login node, or beside a job, a Python 3.6 or newer runs it as text, with nothing
 but its standard library. A frame is a kind (1 byte), the number of a connection (4) and a length (4), then so many bytes.
 A connection sends at most WINDOW bytes that the other side has not handed on yet: a slow one holds up no other.
 """
@@ -14,9 +14,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 WINDOW = 256 * 1024
+HELLO = b"tokenstorm-relay\n"
+"""What the far side says first: what comes before it is a site's own."""
 _READ = 64 * 1024
 _HEAD = struct.Struct(">BII")
-_GONE = "the relay on the login node ended"
+_GONE = "the relay ended"
 _OPEN, _OPENED, _FAILED, _DATA, _END, _HANDED_ON = range(6)
 
 
@@ -55,7 +57,9 @@ class Relay:
                 connection.writer.close()
 
     async def open(self, host: str, port: int, near: "tuple[Any, Any]") -> None:
-        """Connect the pair of streams `near` to an address, as the other side sees it. Raises OSError."""
+        """Connect the pair of streams `near` to an address, as the other side sees it. Raises OSError.
+
+        With port 0, `host` is the path of a unix socket there."""
         if self.over:
             raise ConnectionResetError(_GONE)
         self._last += 1
@@ -93,7 +97,10 @@ class Relay:
 
     async def _dial(self, number: int, host: str, port: int) -> None:
         try:
-            reader, writer = await asyncio.open_connection(host, port)
+            if port:
+                reader, writer = await asyncio.open_connection(host, port)
+            else:
+                reader, writer = await asyncio.open_unix_connection(host)
         except OSError as error:
             await self._send(_FAILED, number, str(error).encode())
             return
@@ -171,7 +178,9 @@ async def _serve() -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
-    await Relay(reader, asyncio.StreamWriter(transport, protocol, None, loop)).run()
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    writer.write(HELLO)
+    await Relay(reader, writer).run()
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenstorm.cluster.inside import beside_a_job
 from tokenstorm.cluster.local import LocalScheduler, LocalShell
+from tokenstorm.cluster.openssh import OpenSSH
 from tokenstorm.cluster.scheduler import Scheduler
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.cluster.ssh import Ask, SSHManager
 from tokenstorm.config import Profile
-from tokenstorm.errors import Unreachable, UsageError
+from tokenstorm.errors import Unreachable
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,8 @@ def open_shell(profile: Profile, ask: Ask | None = None) -> Shell:
     """The shell of a profile; it logs in when it is first used. Raises `UsageError`."""
     if not profile.ssh.host:
         return LocalShell()
-    if profile.ssh.shell == "openssh":
-        message = f'profiles.{profile.name}.ssh.shell = "openssh" is not in this version yet: leave it out'
-        raise UsageError(message)
-    return SSHManager(profile.ssh, ask=ask)
+    kind = OpenSSH if profile.ssh.shell == "openssh" else SSHManager
+    return kind(profile.ssh, ask=ask, inside=beside_a_job(profile) if profile.scheduler == "slurm" else None)
 
 
 def site_over(shell: Shell, profile: Profile) -> Site:

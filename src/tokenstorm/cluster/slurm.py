@@ -18,11 +18,11 @@ SUBMIT_SECONDS = 120.0
 _ONE_BY_ONE = 16
 """How many jobs at most are asked about by their ids; for more, one listing of all jobs costs less."""
 _NOT_ASKED, _NOT_TAKEN = 90, 91
-_CLEAN = """for name in ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done
+CLEAN = """for name in ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done
 """
 # A second submission waits for a first whose caller was lost on the way, and finds its job by the note that it left, or
 # by the job's name where it was cut before that.
-_SUBMIT = rf"""{_CLEAN}cd -- "$1" || exit {_NOT_ASKED}
+_SUBMIT = rf"""{CLEAN}cd -- "$1" || exit {_NOT_ASKED}
 known=
 exec 9>> .submit && flock -w 60 9
 listed() {{ scontrol --oneliner show job | sed -n "s/^JobId=\([0-9]*\) JobName=$1 .*/\1/p"; return "${{PIPESTATUS[0]}}"; }}
@@ -42,11 +42,11 @@ _CLAIM = (
     '(set -o noclobber; printf "%s\\n" "$SLURM_JOB_ID" > job.started) 2> /dev/null ||',
     '    [ "$(cat job.started)" = "$SLURM_JOB_ID" ] || { echo "job $(cat job.started) has this folder" >&2; exit 1; }',
 )
-_SQUEUE = _CLEAN + "exec squeue --noheader --me --states=all --format='%i|%T|%r|%N'"
-_SCONTROL = _CLEAN + "exec scontrol --oneliner show job"
-_EACH = _CLEAN + 'for id; do scontrol --oneliner show job "$id"; done'
+_SQUEUE = CLEAN + "exec squeue --noheader --me --states=all --format='%i|%T|%r|%N'"
+_SCONTROL = CLEAN + "exec scontrol --oneliner show job"
+_EACH = CLEAN + 'for id; do scontrol --oneliner show job "$id"; done'
 _SACCT = (
-    _CLEAN
+    CLEAN
     + 'exec sacct --noheader --parsable2 --allocations --jobs="$1" --format=JobIDRaw,State,Reason,NodeList,ExitCode'
 )
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}", re.ASCII)
@@ -122,7 +122,7 @@ class Slurm:
         if not job.isdecimal():
             message = f"{job!r} is no id of a Slurm job"
             raise UsageError(message)
-        done = await self._bash(f'{_CLEAN}exec scancel "$1"', job)
+        done = await self._bash(f'{CLEAN}exec scancel "$1"', job)
         if done.status and "invalid job id" not in _said(done).lower():
             message = f"scancel {job}: {_said(done)}"
             raise Unreachable(message)

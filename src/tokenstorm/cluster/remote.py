@@ -1,0 +1,256 @@
+"""A machine behind SSH: what is the same for every program that logs in there.
+
+`SSHManager` and `OpenSSH` say how to log in, how a session is opened, and how a connection is forwarded. Here stands what
+they make of it: commands that are run once or not at all, and connections that find their way to a node.
+"""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import httpx
+
+from tokenstorm.cluster.command import Command, once, talking
+from tokenstorm.cluster.files import fetch_new
+from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.reach import Reach, pair
+from tokenstorm.cluster.shell import Output, Streams
+from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
+
+SESSIONS = 8
+"""Commands and transfers at once. sshd ships with MaxSessions 10; forwarded connections do not count."""
+OUTPUT_BYTES = 64 * 2**20
+"""What a command may say at most."""
+AGAIN_SECONDS = 0.1
+"""How long a session that the server had no room for waits before it is asked for again."""
+LOGS = ("stdout.log", "stderr.log")
+_READ = 65536
+
+
+class NoRoom(Exception):
+    """The server opens no further session for now: it has as many as it gives."""
+
+
+class Session(Protocol):
+    """One command on its way, as asyncio's processes and those of asyncssh both have it."""
+
+    @property
+    def stdin(self) -> Any: ...
+
+    @property
+    def stdout(self) -> Any: ...
+
+    @property
+    def stderr(self) -> Any: ...
+
+
+class Remote(ABC):
+    """The shell of a machine behind SSH. `host` names it in what is said; `lost` are the errors of a connection that broke."""
+
+    def __init__(self, host: str, lost: tuple[type[Exception], ...], inside: Sequence[str] | None) -> None:
+        self.host = host
+        self._lost = lost
+        self._closed: tuple[type[Exception], ...] = (*lost, RuntimeError)  # uvloop's, for a pipe that is closed
+        self._sessions = asyncio.Semaphore(SESSIONS)
+        self._carrying: set[asyncio.Task[None]] = set()
+        self.reach = Reach(self.login, self._forward, self._talk, lost, inside)
+
+    @abstractmethod
+    async def login(self) -> None:
+        """See that there is a connection. Raises `Unreachable`, and says what to do."""
+
+    @abstractmethod
+    def _session(self, line: str) -> AbstractAsyncContextManager[Session]:
+        """A session in which the login shell runs that line. Raises NoRoom, Unreachable, and what is in `lost`."""
+
+    @abstractmethod
+    async def _forward(self, host: str, port: int) -> Streams:
+        """A connection that the SSH server makes. Raises `Forbidden` when it may be that it makes none."""
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> Output:
+        """A command that a signal ended has 128 and its number for a status. The deadline begins after the login."""
+        command = once(argv, environment or {}, timeout)
+        begun = False
+        await self.login()
+        try:
+            async with asyncio.timeout(timeout), self._sessions, self._begun(command) as session:
+                begun = True
+                stdout, stderr = await self._exchange(session, command.script + stdin)
+        except TimeoutError:
+            await self._doubt()
+            if not begun:
+                raise Unreachable(self._said(f"{argv[0]} was not begun in {timeout:g} s")) from None
+            message = f"{argv[0]} did not end in {timeout:g} s: whether it did its work is not known"
+            raise Unconfirmed(self._said(message)) from None
+        except self._lost as error:
+            if not begun:
+                raise Unreachable(self._said(f"the connection was lost before {argv[0]} was begun")) from error
+            raise self._broke_off(argv) from error
+        answer = command.answer(stdout, stderr)
+        if answer is None:
+            raise self._broke_off(argv)
+        return answer
+
+    async def execute_remote_command(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0) -> bytes:
+        """What a command says, when it ends well. Raises CommandFailed when it does not."""
+        done = await self.run(argv, stdin=stdin, timeout=timeout)
+        if done.status:
+            raise CommandFailed(argv, done.status, done.stdout, done.stderr)
+        return done.stdout
+
+    async def http_request_via_ssh(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> httpx.Response:
+        """One request to an address as the cluster sees it, and its whole answer. Raises httpx's errors, and the shell's."""
+        async with httpx.AsyncClient(transport=transport(self), trust_env=False, timeout=timeout) as client:
+            return await client.request(method, url, content=content, headers=headers)
+
+    async def sync_logs_from_remote(self, folder: PurePosixPath, home: Path, names: Sequence[str] = LOGS) -> None:
+        """Bring what is new in files that grow there; those that are not there yet are left out."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                await fetch_new(self, folder / name, home / name)
+
+    async def open_connection(self, host: str, port: int) -> Streams:
+        return await self.reach.open(host, port)
+
+    async def open_unix_connection(self, path: PurePosixPath) -> Streams:
+        return await self.reach.open_unix(path)
+
+    @abstractmethod
+    async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None: ...
+
+    @abstractmethod
+    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes: ...
+
+    @abstractmethod
+    async def list(self, path: PurePosixPath) -> list[str]: ...
+
+    @abstractmethod
+    async def remove(self, path: PurePosixPath) -> None: ...
+
+    async def close(self) -> None:
+        await self.reach.close()
+        carrying = tuple(self._carrying)
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
+
+    @abstractmethod
+    async def _doubt(self) -> None:
+        """A command was not answered in time: see whether the connection still is one."""
+
+    def _never_begun(self, said: str) -> Exception:
+        """What to raise for a session that ended before its shell asked for the command; `said` is what came instead."""
+        if not said:
+            return Unreachable(self._said("the connection was lost before the command was begun"))
+        return Unreachable(self._said(f"its login shell runs no commands: {said}"))
+
+    @asynccontextmanager
+    async def _talk(self, argv: Sequence[str]) -> AsyncIterator[Session]:
+        """A command that one talks with. It counts among no sessions, since it stays."""
+        command = talking(argv)
+        async with self._begun(command) as session:
+            session.stdin.write(command.script)
+            await session.stdin.drain()
+            yield session
+
+    @asynccontextmanager
+    async def _begun(self, command: Command) -> AsyncIterator[Session]:
+        """A session in which a shell waits for the command's script. One that there is no room for waits for others to end."""
+        while True:
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    session = await stack.enter_async_context(self._session(command.line))
+                    await self._heard(session, command.mark)
+                except NoRoom:
+                    pass
+                else:
+                    yield session
+                    return
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _heard(self, session: Session, mark: bytes) -> None:
+        """Skip what a site's start-up files print, up to the mark."""
+        try:
+            await session.stdout.readuntil(mark + b"\n")
+        except asyncio.IncompleteReadError as end:
+            said = end.partial + await session.stderr.read()
+            raise self._never_begun(" ".join(said.decode(errors="replace").split())) from None
+        except asyncio.LimitOverrunError:
+            raise Unreachable(self._said("its login shell talks without end, and runs no command")) from None
+
+    async def _exchange(self, session: Session, given: bytes) -> tuple[bytes, bytes]:
+        """Give a command its input, and take all that it says."""
+
+        async def give() -> None:
+            with contextlib.suppress(OSError, RuntimeError):  # it ended before it read all; uvloop's is a RuntimeError
+                session.stdin.write(given)
+                await session.stdin.drain()
+                session.stdin.write_eof()
+
+        _, stdout, stderr = await asyncio.gather(give(), self._all_of(session.stdout), self._all_of(session.stderr))
+        return stdout, stderr
+
+    async def _all_of(self, stream: Any) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while part := await stream.read(_READ):
+            parts.append(part)
+            size += len(part)
+            if size > OUTPUT_BYTES:
+                message = f"a command said more than {OUTPUT_BYTES // 2**20} MB and was given up: whether it did its work is not known"
+                raise Unconfirmed(self._said(message))
+        return b"".join(parts)
+
+    async def _carried(self, reader: Any, writer: Any, end: Callable[[], Awaitable[None]]) -> Streams:
+        """Streams of asyncio for two that are none, or are not of one connection; `end` is called when both sides are done."""
+        near, far = await pair()
+
+        async def carry() -> None:
+            try:
+                await asyncio.gather(self._copy(reader, far[1]), self._copy(far[0], writer))
+            finally:
+                far[1].close()
+                await end()
+                with contextlib.suppress(OSError):
+                    await far[1].wait_closed()
+
+        carrying = asyncio.create_task(carry())
+        self._carrying.add(carrying)
+        carrying.add_done_callback(self._carrying.discard)
+        return near
+
+    async def _copy(self, source: Any, target: Any) -> None:
+        try:
+            while data := await source.read(_READ):
+                target.write(data)
+                await target.drain()
+            target.write_eof()
+        except self._closed:
+            target.close()
+
+    def _broke_off(self, argv: Sequence[str]) -> Unconfirmed:
+        return Unconfirmed(
+            self._said(f"the connection was lost while {argv[0]} ran: whether it did its work is not known")
+        )
+
+    def _said(self, message: str) -> str:
+        return f"{self.host}: {message}"
