@@ -1,4 +1,5 @@
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -68,6 +69,23 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
         yield Path(folder)
+
+
+@pytest.fixture
+def dot_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ~/.ssh of this test's own, and no agent."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / ".ssh").mkdir(mode=0o700)
+    (tmp_path / ".ssh" / "config").touch()
+    (tmp_path / "bin").mkdir()  # ssh itself looks for its files in the home of the account, wherever $HOME points to
+    (tmp_path / ".ssh" / "all").write_text(
+        f"Include {tmp_path}/.ssh/config\nMatch all\n UserKnownHostsFile {tmp_path}/.ssh/known_hosts\n"
+    )
+    (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "$HOME/.ssh/all" "$@"\n')
+    (tmp_path / "bin" / "ssh").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return tmp_path / ".ssh"
 
 
 @pytest.fixture(params=sshd.SHELLS, ids=lambda kind: kind.__name__)

@@ -5,10 +5,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tokenstorm.cluster.openssh import OpenSSH
+from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.site import open_shell, open_site
+from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import load_config
-from tokenstorm.errors import Unreachable, UsageError
+from tokenstorm.errors import Unreachable
 
 
 def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
@@ -28,11 +31,11 @@ def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
     assert home.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_shell_that_is_not_there_yet_is_refused_by_its_key(tmp_path: Path) -> None:
-    environment = {"TOKENSTORM_SCHEDULER": "slurm", "TOKENSTORM_SSH_HOST": "h", "TOKENSTORM_SSH_SHELL": "openssh"}
+@pytest.mark.parametrize(("word", "kind"), [("asyncssh", SSHManager), ("openssh", OpenSSH)])
+def test_the_profile_chooses_the_shell(tmp_path: Path, word: str, kind: type[Remote]) -> None:
+    environment = {"TOKENSTORM_SCHEDULER": "slurm", "TOKENSTORM_SSH_HOST": "h", "TOKENSTORM_SSH_SHELL": word}
     profile = load_config({"TOKENSTORM_HOME": str(tmp_path), "TOKENSTORM_BASE_PATH": "/x", **environment}).profile()
-    with pytest.raises(UsageError, match=r"ssh\.shell"):
-        asyncio.run(open_site(profile))
+    assert type(open_shell(profile)) is kind
 
 
 def test_a_base_path_that_cannot_be_made_is_said(tmp_path: Path) -> None:

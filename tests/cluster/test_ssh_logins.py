@@ -2,20 +2,19 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import asyncssh
 import pytest
 
+from passwords import site
 from sshd import MISSING, SSHD, Kind, Login, sshd
 from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
+from waiting import finish
 
 pytestmark = [pytest.mark.skipif(SSHD is None, reason=MISSING), pytest.mark.integration]
 
@@ -24,23 +23,6 @@ pytestmark = [pytest.mark.skipif(SSHD is None, reason=MISSING), pytest.mark.inte
 def login(tmp_path: Path) -> Iterator[Login]:
     with sshd(tmp_path / "sshd") as login:
         yield login
-
-
-@pytest.fixture
-def dot_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ~/.ssh of this test's own, and no agent."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    (tmp_path / ".ssh").mkdir(mode=0o700)
-    (tmp_path / ".ssh" / "config").touch()
-    (tmp_path / "bin").mkdir()  # ssh itself looks for its files in the home of the account, wherever $HOME points to
-    (tmp_path / ".ssh" / "all").write_text(
-        f"Include {tmp_path}/.ssh/config\nMatch all\n UserKnownHostsFile {tmp_path}/.ssh/known_hosts\n"
-    )
-    (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "$HOME/.ssh/all" "$@"\n')
-    (tmp_path / "bin" / "ssh").chmod(0o700)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    return tmp_path / ".ssh"
 
 
 def logged_in(kind: Kind, ssh: Ssh) -> bool:
@@ -114,93 +96,34 @@ def test_a_certificate_of_the_sites_authority(kind: Kind, dot_ssh: Path, tmp_pat
         assert logged_in(kind, ssh)
 
 
-class Site(asyncssh.SSHServer):
-    """A site that wants a password and a code from an app, by keyboard-interactive; `typed` is what it is given."""
-
-    def __init__(self, typed: list[list[str]]) -> None:
-        self._typed = typed
-
-    def begin_auth(self, username: str) -> bool:
-        return True
-
-    def public_key_auth_supported(self) -> bool:
-        return False
-
-    def kbdint_auth_supported(self) -> bool:
-        return True
-
-    def get_kbdint_challenge(
-        self, username: str, lang: str, submethods: str
-    ) -> tuple[str, str, str, list[tuple[str, bool]]]:
-        return "", "Welcome", "", [("Password: ", False), ("Code: ", True)]
-
-    def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
-        self._typed.append(list(responses))
-        return list(responses) == ["secret", "123456"]
-
-
-async def run_it(process: "asyncssh.SSHServerProcess[bytes]") -> None:
-    """What sshd does with a command."""
-    pipe = asyncio.subprocess.PIPE
-    shell = await asyncio.create_subprocess_shell(str(process.command), stdin=pipe, stdout=pipe, stderr=pipe)
-
-    async def carry(source: Any, target: Any) -> None:
-        while data := await source.read(65536):
-            target.write(data)
-        target.write_eof()
-
-    assert shell.stdin
-    given = asyncio.create_task(carry(process.stdin, shell.stdin))
-    await asyncio.gather(carry(shell.stdout, process.stdout), carry(shell.stderr, process.stderr), given)
-    process.exit(await shell.wait())
-
-
 def test_a_password_and_a_code_are_asked_for_once_on_a_terminal_and_never_again(dot_ssh: Path) -> None:
-    async def run() -> None:
-        typed: list[list[str]] = []
+    async def scenario() -> None:
         asked: list[tuple[str, bool]] = []
 
         def ask(prompt: str, echo: bool) -> str:
             asked.append((prompt, echo))
             return "123456" if echo else "secret"
 
-        key = asyncssh.generate_private_key("ssh-ed25519")
-        connections: list[asyncssh.SSHServerConnection] = []
-        server = await asyncssh.listen(
-            "127.0.0.1",
-            0,
-            server_factory=lambda: Site(typed),
-            server_host_keys=[key],
-            process_factory=run_it,
-            encoding=None,
-            acceptor=connections.append,
-        )
-        port = server.get_port()
-        (dot_ssh / "known_hosts").write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
-        ssh = Ssh(host="127.0.0.1", port=port, user="me")
-        nobody = SSHManager(ssh)
-        with pytest.raises(Unreachable, match="in a terminal"):
-            await nobody.run(["true"])
-        assert asked == []
-        shell = SSHManager(ssh, ask=ask)
-        assert (await shell.run(["true"])).status == 0
-        assert (asked, typed) == ([("Welcome\nPassword: ", False), ("Code: ", True)], [["secret", "123456"]])
-        connections[0].abort()
+        async with site(dot_ssh / "known_hosts") as there:
+            ssh = Ssh(host="127.0.0.1", port=there.port, user="me")
+            nobody = SSHManager(ssh)
+            with pytest.raises(Unreachable, match="in a terminal"):
+                await nobody.run(["true"])
+            assert asked == []
+            shell = SSHManager(ssh, ask=ask)
+            assert (await shell.run(["true"])).status == 0
+            assert asked == [("Welcome\nPassword: ", False), ("Code: ", True)]
+            assert there.typed == [["secret", "123456"]]
+            for connection in there.connections:
+                connection.abort()
+            why = ""
+            while "in a terminal" not in why:  # until it is seen that the connection is gone
+                try:
+                    await shell.run(["true"])
+                except (Unreachable, Unconfirmed) as error:
+                    why = str(error)
+            assert len(asked) == 2
+            await shell.close()
+            await nobody.close()
 
-        why = ""
-        while "in a terminal" not in why:  # until it is seen that the connection is gone
-            try:
-                await shell.run(["true"])
-            except (Unreachable, Unconfirmed) as error:
-                why = str(error)
-        assert len(asked) == 2
-        await shell.close()
-        await nobody.close()
-        server.close()
-        await server.wait_closed()
-
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await run()
-
-    asyncio.run(bounded())
+    finish(scenario())

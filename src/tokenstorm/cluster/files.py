@@ -11,6 +11,12 @@ PART = 2**20
 
 async def fetch_new(shell: Shell, source: PurePosixPath, target: Path) -> None:
     """Append to `target` what `source` has beyond its length. Raises FileNotFoundError; OSError for a disk of ours that is full."""
+    offset = target.stat().st_size if target.exists() else 0
+    while part := await shell.get(source, offset=offset, limit=PART):
+        await asyncio.to_thread(_append, target, part)
+        offset += len(part)
+
+
+def _append(target: Path, part: bytes) -> None:
     with target.open("ab") as file:
-        while part := await shell.get(source, offset=file.tell(), limit=PART):
-            await asyncio.to_thread(file.write, part)
+        file.write(part)

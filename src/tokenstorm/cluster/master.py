@@ -11,9 +11,9 @@ import fcntl
 import hashlib
 import os
 import re
-import secrets
 import signal
 import stat
+import sys
 import tempfile
 import termios
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -27,7 +27,7 @@ from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, BackOff, abo
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
 
-PERSIST_SECONDS = 10
+PERSIST_SECONDS = 5
 """How long a master of ours stays when nobody holds it."""
 ANSWER_SECONDS = 5.0
 """A master that says nothing for so long has stopped."""
@@ -152,40 +152,32 @@ class Master:
         return said.decode(errors="replace")
 
     async def _make_master(self, control: Path) -> int:
-        """Log in, and leave a master behind. ssh asks on the terminal itself, and what the site says is seen there."""
+        """Log in, and leave a master behind; its process. ssh asks on the terminal itself, where the site's words are seen too."""
         control.unlink(missing_ok=True)  # of one that was killed
-        log = control.with_suffix(f".{secrets.token_hex(4)}.log")
         asked = _o(
             f"BatchMode={'no' if self._asks else 'yes'}", "ControlMaster=yes", f"ControlPersist={PERSIST_SECONDS}"
         )
-        arguments = [*asked, *self._options(), "-S", _escaped(control), "-E", str(log), "--", self.host, "exit 0"]
         seconds = TYPING_SECONDS if self._asks else CONNECT_SECONDS
-        try:
-            with _same_terminal():
-                process = await asyncio.create_subprocess_exec(
-                    "ssh",
-                    *arguments,
-                    stdin=DEVNULL,
-                    stdout=DEVNULL,
-                    stderr=None if self._asks else DEVNULL,
-                    start_new_session=not self._asks,
-                )
-                try:
-                    async with asyncio.timeout(seconds):
-                        await process.wait()
-                except TimeoutError:
-                    raise self._back_off.failed(self._said(f"no login in {seconds:g} s")) from None
-                finally:
-                    await ended(process, politely=True)
-            if pid := await self._answers(control):
-                return pid
-            said = words(log.read_bytes()) if log.exists() else ""
-            raise self._back_off.failed(await self._cause(said), refused="ermission denied" in said)
-        except FileNotFoundError:
-            message = 'there is no ssh on this machine: install it, or leave out ssh.shell = "openssh"'
-            raise UsageError(message) from None
-        finally:
-            log.unlink(missing_ok=True)
+        arguments = [*asked, *self._options(), "-S", _escaped(control), "--", self.host, "exit 0"]
+        with _same_terminal():
+            process = await _ssh(*arguments, terminal=self._asks)
+            heard = bytearray()
+            listening = asyncio.create_task(_hear(process, heard, aloud=self._asks))
+            try:
+                async with asyncio.timeout(seconds):
+                    await process.wait()
+            except TimeoutError:
+                raise self._back_off.failed(self._said(f"no login in {seconds:g} s")) from None
+            finally:
+                await asyncio.wait(
+                    (listening,), timeout=1.0
+                )  # to the end of what it said; the master has let go of that
+                listening.cancel()
+                await ended(process, politely=True)
+        if pid := await self._answers(control):
+            return pid
+        said = words(bytes(heard))
+        raise self._back_off.failed(await self._cause(said), refused="ermission denied" in said)
 
     async def _hold(self) -> Process:
         """A session that does nothing: while it is there, so is the master, and its end tells that of the master."""
@@ -202,7 +194,9 @@ class Master:
                         said = words(end.partial + await process.stderr.read())
                         await ended(process)
                         if NO_ROOM not in said:
-                            raise self._back_off.failed(self._said(f"the login was lost at once: {said}")) from None
+                            raise self._back_off.failed(
+                                self._said(f"its login shell runs no commands: {said}")
+                            ) from None
                     else:
                         return process
                     await asyncio.sleep(0.2)
@@ -263,15 +257,31 @@ class Master:
         return f"{self.host}: {message}"
 
 
-async def _ssh(*arguments: str) -> Process:
-    """An ssh that nobody types to. In a session of its own, so that Ctrl-C on our terminal does not end it."""
+async def _ssh(*arguments: str, terminal: bool = False) -> Process:
+    """An ssh. Without our terminal, Ctrl-C there does not end it."""
     try:
         return await asyncio.create_subprocess_exec(
-            "ssh", *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, limit=NOISE_BYTES
+            "ssh",
+            *arguments,
+            stdin=DEVNULL if terminal else PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=not terminal,
+            limit=NOISE_BYTES,
         )
     except FileNotFoundError:
         message = 'there is no ssh on this machine: install it, or leave out ssh.shell = "openssh"'
         raise UsageError(message) from None
+
+
+async def _hear(process: Process, heard: bytearray, *, aloud: bool) -> None:
+    """What an ssh says, kept, and passed on to our own standard error."""
+    assert process.stderr
+    while part := await process.stderr.read(NOISE_BYTES):
+        heard += part
+        if aloud:
+            sys.stderr.write(part.decode(errors="replace"))
+            sys.stderr.flush()
 
 
 async def ended(process: Process, *, politely: bool = False) -> None:

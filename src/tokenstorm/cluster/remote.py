@@ -17,7 +17,7 @@ import httpx
 from tokenstorm.cluster.command import Command, once, talking
 from tokenstorm.cluster.files import fetch_new
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.reach import Reach, pair
+from tokenstorm.cluster.reach import CONNECT_SECONDS, Reach, pair
 from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 
@@ -33,6 +33,10 @@ _READ = 65536
 
 class NoRoom(Exception):
     """The server opens no further session for now: it has as many as it gives."""
+
+
+class LostEarly(Unreachable):
+    """The connection was lost before the command was begun."""
 
 
 class Session(Protocol):
@@ -79,8 +83,19 @@ class Remote(ABC):
         environment: Mapping[str, str] | None = None,
         timeout: float = 60.0,
     ) -> Output:
-        """A command that a signal ended has 128 and its number for a status. The deadline begins after the login."""
+        """A command that a signal ended has 128 and its number for a status. The deadline begins after the login.
+
+        One whose connection was lost before it was begun is tried once more: that the connection is no more is often first
+        seen by using it.
+        """
         command = once(argv, environment or {}, timeout)
+        try:
+            return await self._run(argv, command, stdin, timeout)
+        except LostEarly:
+            await self._doubt()
+            return await self._run(argv, command, stdin, timeout)
+
+    async def _run(self, argv: Sequence[str], command: Command, stdin: bytes, timeout: float) -> Output:
         begun = False
         await self.login()
         try:
@@ -95,7 +110,7 @@ class Remote(ABC):
             raise Unconfirmed(self._said(message)) from None
         except self._lost as error:
             if not begun:
-                raise Unreachable(self._said(f"the connection was lost before {argv[0]} was begun")) from error
+                raise self._lost_early() from error
             raise self._broke_off(argv) from error
         answer = command.answer(stdout, stderr)
         if answer is None:
@@ -160,7 +175,7 @@ class Remote(ABC):
     def _never_begun(self, said: str) -> Exception:
         """What to raise for a session that ended before its shell asked for the command; `said` is what came instead."""
         if not said:
-            return Unreachable(self._said("the connection was lost before the command was begun"))
+            return self._lost_early()
         return Unreachable(self._said(f"its login shell runs no commands: {said}"))
 
     @asynccontextmanager
@@ -178,10 +193,13 @@ class Remote(ABC):
         while True:
             async with contextlib.AsyncExitStack() as stack:
                 try:
-                    session = await stack.enter_async_context(self._session(command.line))
-                    await self._heard(session, command.mark)
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        session = await stack.enter_async_context(self._session(command.line))
+                        await self._heard(session, command.mark)
                 except NoRoom:
                     pass
+                except TimeoutError:
+                    raise LostEarly(self._said(f"no session in {CONNECT_SECONDS:g} s")) from None
                 else:
                     yield session
                     return
@@ -246,6 +264,9 @@ class Remote(ABC):
             target.write_eof()
         except self._closed:
             target.close()
+
+    def _lost_early(self) -> LostEarly:
+        return LostEarly(self._said("the connection was lost before the command was begun"))
 
     def _broke_off(self, argv: Sequence[str]) -> Unconfirmed:
         return Unconfirmed(
