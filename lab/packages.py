@@ -8,6 +8,7 @@ from pathlib import Path
 from lab.setup import refuse
 
 PACKAGES = ["munge", "slurm-wlm", "slurmctld", "slurmd", "slurm-client", "openssh-server", "rsync", "iproute2"]
+PACKAGES += ["nftables", "tcsh", "fish", "zsh"]  # firewalls, and login shells as sites have them
 ACCOUNTING = ["slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server"]
 _POLICY = Path("/usr/sbin/policy-rc.d")
 

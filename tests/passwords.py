@@ -1,6 +1,8 @@
 """An SSH server that wants a password and a code, as sites with two factors do."""
 
 import asyncio
+import os
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -84,3 +86,15 @@ async def site(known_hosts: Path) -> AsyncIterator[Site]:
         for connection in site.connections:
             connection.abort()
             await connection.wait_closed()
+
+
+async def conversation(terminal: int, turns: Sequence[tuple[str, str]]) -> str:
+    """Wait for each prompt and answer it; all that was seen."""
+    seen, rest = "", ""
+    for prompt, answer in turns:
+        while not re.search(re.escape(prompt), rest):
+            piece = (await asyncio.to_thread(os.read, terminal, 4096)).decode(errors="replace")
+            seen, rest = seen + piece, rest + piece
+        rest = rest.partition(prompt)[2]
+        os.write(terminal, answer.encode())
+    return seen

@@ -15,6 +15,7 @@ import slurmlab
 import sshd
 from grouplab import groups
 from running import Stage
+from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.site import open_site
 from tokenstorm.config import Profile, load_config
 from waiting import finish
@@ -98,3 +99,33 @@ def test_a_pulled_cable_costs_the_ranks_of_that_node(tmp_path: Path, network: Ne
             assert not [row for row in others if row["error"]]
 
     finish(work(), 240)
+
+
+def test_where_the_login_node_reaches_no_node_connections_pass_through_a_job(tmp_path: Path, network: Network) -> None:
+    """A firewall that drops what the login node wants to open at nodes, but for Slurm itself."""
+    slurm = re.findall(r"^NodeName=.* Port=(\d+)", (network.folder / "slurm.conf").read_text(), re.MULTILINE)
+    nodes = "ip daddr 10.77.0.0/24 ip daddr != 10.77.0.254"
+    network.ask("run", "login", "nft", "add table ip site")
+    network.ask("run", "login", "nft", "add chain ip site out { type filter hook output priority 0; }")
+    network.ask(
+        "run",
+        "login",
+        "nft",
+        f"add rule ip site out {nodes} tcp flags & (syn|ack) == syn tcp dport != {{ {','.join(slurm)} }} drop",
+    )
+
+    async def work() -> None:
+        site = await open_site(network.profile)
+        assert isinstance(site.shell, Remote)
+        async with groups(tmp_path, network.engine, site=site) as api:
+            group = await api.create(nodes=2, ranks=2, duration_seconds=30.0)
+            info = await api.until(
+                group, lambda info: bool(info["progress"]) and info["progress"]["age_seconds"] is None
+            )
+            assert site.shell.reach.way == "by a relay beside a job"
+            assert (await api.post(f"/{group}/stop")).status_code == 200
+            info = await api.stopped(group)
+            assert info["outcome"] == "cancelled"
+            assert (await api.summary(group))["counts"]["succeeded"] == len(await api.rows(group)) > 0
+
+    finish(work(), 120)

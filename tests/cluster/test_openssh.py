@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import os
 import pty
-import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from passwords import site
+from passwords import conversation, site
 from sshd import MISSING, SSHD, Login, sshd
 from tokenstorm.cluster.openssh import OpenSSH
 from tokenstorm.config import Ssh
@@ -177,15 +176,3 @@ def test_on_a_terminal_ssh_itself_asks_and_what_the_site_says_is_seen(dot_ssh: P
                 os.close(terminal)
 
     finish(scenario())
-
-
-async def conversation(terminal: int, turns: Sequence[tuple[str, str]]) -> str:
-    """Wait for each prompt and answer it; all that was seen."""
-    seen, rest = "", ""
-    for prompt, answer in turns:
-        while not re.search(re.escape(prompt), rest):
-            piece = (await asyncio.to_thread(os.read, terminal, 4096)).decode(errors="replace")
-            seen, rest = seen + piece, rest + piece
-        rest = rest.partition(prompt)[2]
-        os.write(terminal, answer.encode())
-    return seen

@@ -1,20 +1,24 @@
 """Who may log in, and how it is told: by the user's own ~/.ssh/config, agent and certificates."""
 
 import asyncio
+import contextlib
 import os
+import pty
 import signal
 import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from passwords import site
+from passwords import conversation, site
 from sshd import MISSING, SSHD, Kind, Login, sshd
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.ssh import Ask, BackOff, SSHManager
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
-from waiting import finish
+from waiting import finish, until
 
 pytestmark = [pytest.mark.skipif(SSHD is None, reason=MISSING), pytest.mark.integration]
 
@@ -23,6 +27,20 @@ pytestmark = [pytest.mark.skipif(SSHD is None, reason=MISSING), pytest.mark.inte
 def login(tmp_path: Path) -> Iterator[Login]:
     with sshd(tmp_path / "sshd") as login:
         yield login
+
+
+@contextlib.contextmanager
+def agent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An agent of the test's own, which has no keys yet."""
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", folder / "agent"], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(folder / "agent"))
+        while subprocess.run(["ssh-add", "-l"], capture_output=True, check=False).returncode == 2:
+            assert process.poll() is None
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def logged_in(kind: Kind, ssh: Ssh) -> bool:
@@ -71,16 +89,9 @@ def test_a_key_that_only_the_agent_has(
     ssh = login.ssh.model_copy(update={"identity_file": None})
     with pytest.raises(Unreachable, match=r"refused to log in.*ssh-add"):
         logged_in(kind, ssh)
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", tmp_path / "agent"], stdout=subprocess.DEVNULL)
-    try:
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
-        add = ["ssh-add", str(login.ssh.identity_file)]
-        while subprocess.run(add, capture_output=True, check=False).returncode != 0:
-            assert agent.poll() is None
+    with agent(tmp_path, monkeypatch):
+        subprocess.run(["ssh-add", "-q", str(login.ssh.identity_file)], check=True)
         assert logged_in(kind, ssh)
-    finally:
-        agent.kill()
-        agent.wait()
 
 
 def test_a_certificate_of_the_sites_authority(kind: Kind, dot_ssh: Path, tmp_path: Path) -> None:
@@ -127,3 +138,102 @@ def test_a_password_and_a_code_are_asked_for_once_on_a_terminal_and_never_again(
             await nobody.close()
 
     finish(scenario())
+
+
+def test_a_prompt_is_left_by_ctrl_c_with_a_terminal_as_it_was(dot_ssh: Path, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with site(dot_ssh / "known_hosts") as there:
+            (tmp_path / "config.toml").write_text(
+                f'[profiles.p]\nscheduler = "slurm"\nbase_path = "{tmp_path}/base"\n'
+                f'[profiles.p.ssh]\nhost = "127.0.0.1"\nport = {there.port}\nuser = "me"\n'
+            )
+            for command in ("doctor", "up"):
+                child, terminal = pty.fork()
+                if child == 0:
+                    os.environ["TOKENSTORM_CONFIG"] = str(tmp_path / "config.toml")
+                    os.execv(sys.executable, [sys.executable, "-m", "tokenstorm", command, "--profile", "p"])
+                try:
+                    before = termios.tcgetattr(terminal)
+                    await conversation(terminal, [("Password: ", "")])
+                    await until(lambda: termios.tcgetattr(terminal) != before)  # noqa: B023 - this turn's
+                    os.write(terminal, b"\x03")
+                    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+                    assert os.waitstatus_to_exitcode(status) in {1, 130}
+                    assert termios.tcgetattr(terminal) == before
+                finally:
+                    os.close(terminal)
+
+    finish(scenario())
+
+
+def test_a_login_that_is_refused_is_tried_four_times_in_ten_minutes_at_most() -> None:
+    """Sites ban those who try again and again; `clock` is moved by hand."""
+    clock = [0.0]
+    back_off = BackOff((0.5,), clock=lambda: clock[0])
+    tries = 0
+    while clock[0] < 600:
+        try:
+            back_off.check()
+        except Unreachable as error:
+            assert "no" in str(error)  # noqa: PT017 - what was said last time
+        else:
+            tries += 1
+            back_off.failed("no", refused=True)
+        clock[0] += 0.1
+    assert tries == 4
+
+
+def encrypted(folder: Path) -> Path:
+    """A key with the passphrase `phrase`."""
+    key = folder / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "phrase", "-f", key], check=True)
+    return key
+
+
+def test_a_passphrase_is_asked_for_once_and_not_where_the_agent_has_the_key(
+    dot_ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = encrypted(tmp_path)
+    asked: list[str] = []
+
+    def ask(prompt: str, echo: bool) -> str:
+        asked.append(prompt)
+        return "phrase"
+
+    async def scenario(ssh: Ssh, *, ask: Ask | None) -> None:
+        shell = SSHManager(ssh, ask=ask)
+        try:
+            assert (await shell.run(["true"])).status == 0
+        finally:
+            await shell.close()
+
+    with sshd(tmp_path / "sshd") as login:
+        (tmp_path / "sshd" / "authorized").write_text(Path(f"{key}.pub").read_text())
+        ssh = login.ssh.model_copy(update={"identity_file": str(key)})
+        finish(scenario(ssh, ask=ask))
+        assert asked == [f"Passphrase of {key}: "]
+        with pytest.raises(Unreachable, match="refused to log in"):
+            finish(scenario(ssh, ask=None))
+        with agent(tmp_path, monkeypatch):
+            others = [tmp_path / f"other{number}" for number in range(7)]  # more than sshd hears of
+            for other in others:
+                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+                subprocess.run(["ssh-add", "-q", other], check=True)
+            subprocess.run(["ssh-keygen", "-q", "-p", "-P", "phrase", "-N", "", "-f", key], check=True)
+            subprocess.run(["ssh-add", "-q", key], check=True)
+            subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "phrase", "-f", key], check=True)
+            finish(scenario(ssh, ask=ask))
+            assert len(asked) == 1
+
+
+def test_the_line_for_an_unknown_key_is_the_one_that_is_looked_for_behind_an_alias(
+    kind: Kind, login: Login, dot_ssh: Path
+) -> None:
+    (dot_ssh / "config").write_text(
+        f"Host cluster\n HostName 127.0.0.1\n Port {login.ssh.port}\n User root\n IdentityFile {login.ssh.identity_file}\n"
+        " RemoteCommand echo never\n RequestTTY yes\n"
+    )
+    with pytest.raises(Unreachable, match="SHA256:") as refused:
+        logged_in(kind, Ssh(host="cluster"))
+    (dot_ssh / "known_hosts").write_text(str(refused.value).rpartition("): ")[2] + "\n")
+    assert logged_in(kind, Ssh(host="cluster"))

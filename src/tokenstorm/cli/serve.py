@@ -22,7 +22,7 @@ from tokenstorm.cli.terminal import asking, tell
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import Config, load_config
-from tokenstorm.errors import ApiError, ClusterError
+from tokenstorm.errors import ApiError, ClusterError, RunError
 from tokenstorm.sdk import AsyncClient
 from tokenstorm.web import is_loopback
 
@@ -155,10 +155,20 @@ async def _end(
 
 
 @asynccontextmanager
-async def opened_site(profile: str | None) -> AsyncIterator[tuple[Config, Site]]:
-    """The configuration, and the place of a profile."""
+async def opened_site(profile: str | None, signals: Signals) -> AsyncIterator[tuple[Config, Site]]:
+    """The configuration, and the place of a profile. A signal ends a login that waits for somebody to type, or for a network."""
     config = load_config()
-    site = await open_site(config.profile(profile), asking())
+    opening = asyncio.create_task(open_site(config.profile(profile), asking()))
+    stopping = asyncio.create_task(signals.stop.wait())
+    try:
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            message = "stopped before it was logged in"
+            raise RunError(message)
+        site = opening.result()
+    finally:
+        opening.cancel()
+        stopping.cancel()
     try:
         yield config, site
     finally:
@@ -169,7 +179,7 @@ async def _up(args: argparse.Namespace) -> int:
     listen = _listening(args.host)
     with handled_signals() as signals:
         async with (
-            opened_site(args.profile) as (config, site),
+            opened_site(args.profile, signals) as (config, site),
             everything(
                 config,
                 site,
@@ -196,7 +206,7 @@ async def _orchestrator(args: argparse.Namespace) -> int:
     listen = _listening(args.host)
     with handled_signals() as signals:
         async with (
-            opened_site(args.profile) as (config, site),
+            opened_site(args.profile, signals) as (config, site),
             stack.own_orchestrator(config, site, args.recipes, listen(args.port)) as (url, _),
         ):
             _show("orchestrator", url)
@@ -225,7 +235,7 @@ async def _client(args: argparse.Namespace) -> int:
     listen = _listening(args.host)
     with handled_signals() as signals:
         async with (
-            opened_site(args.profile) as (config, site),
+            opened_site(args.profile, signals) as (config, site),
             stack.client_api(config, site, args.server_url, listen(args.port)) as (url, _),
         ):
             _show("Client API", f"{url}  (try it at {url}/docs)")

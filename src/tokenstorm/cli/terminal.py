@@ -1,9 +1,11 @@
 """What commands print: results on standard output, progress on standard error and only where that is a terminal."""
 
+import atexit
 import contextlib
 import getpass
 import shutil
 import sys
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -66,13 +68,20 @@ def asking() -> Callable[[str, bool], str] | None:
     """What asks the user, on a terminal; None where there is nobody to be asked."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
+    terminal = sys.stdin.fileno()
+    atexit.register(
+        termios.tcsetattr, terminal, termios.TCSADRAIN, termios.tcgetattr(terminal)
+    )  # one who left at a prompt
 
     def ask(prompt: str, echo: bool) -> str:  # noqa: FBT001 - what SSH servers say of each prompt
-        if not echo:
-            return getpass.getpass(prompt)
-        sys.stderr.write(prompt)
-        sys.stderr.flush()
-        return sys.stdin.readline().rstrip("\n")
+        try:
+            if not echo:
+                return getpass.getpass(prompt)
+            sys.stderr.write(prompt)
+            sys.stderr.flush()
+            return sys.stdin.readline().rstrip("\n")
+        except EOFError:
+            return ""
 
     return ask
 

@@ -40,21 +40,21 @@ Ask = Callable[[str, bool], str]
 class BackOff:
     """When a login may be tried again, and why the last one failed."""
 
-    def __init__(self, seconds: Sequence[float]) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: Sequence[float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
         self._failed = self._refused = 0
         self._not_before = 0.0
         self._why = ""
 
     def check(self) -> None:
         """Raises `Unreachable` while it is too early."""
-        if time.monotonic() < self._not_before:
+        if self._clock() < self._not_before:
             raise Unreachable(self._why)
 
     def failed(self, why: str, *, refused: bool = False) -> Unreachable:
         """Note a failure; the error to raise."""
         count, steps = (self._refused, REFUSED_SECONDS) if refused else (self._failed, self._seconds)
-        self._not_before = time.monotonic() + steps[min(count, len(steps) - 1)]
+        self._not_before = self._clock() + steps[min(count, len(steps) - 1)]
         self._failed += 1
         self._refused += refused
         self._why = why
@@ -265,17 +265,19 @@ class SSHManager(Remote):
         if not file.exists():
             message = f"identity_file: {file} is not there"
             raise UsageError(message)
-        said: dict[str, object] = {"client_keys": [str(file)], "ignore_encrypted": True}
+        said: dict[str, object] = {"client_keys": [str(file)]}
         try:
             key = asyncssh.read_public_key(Path(f"{file}.pub") if Path(f"{file}.pub").exists() else file)
         except (OSError, ValueError, asyncssh.KeyImportError):
             return said  # an old format, which hides its public part: whatever the agent has is tried too
         said["agent_identities"] = [key.public_data]
-        if self._ask and not await _agent_has(key.public_data):
-            try:
-                asyncssh.read_private_key(file)
-            except asyncssh.KeyEncryptionError:
+        try:
+            asyncssh.read_private_key(file)
+        except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError):  # it has a passphrase
+            if self._ask and not await _agent_has(key.public_data):
                 said["passphrase"] = await typed(self._ask, f"Passphrase of {file}: ", False)  # noqa: FBT003
+            else:
+                said["client_keys"] = []
         return said
 
     async def _cause(self, error: Exception) -> str:
@@ -297,7 +299,9 @@ class SSHManager(Remote):
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 key = await asyncssh.get_server_host_key(self.host, self._ssh.port or ())
-                there = await asyncssh.SSHClientConnectionOptions.construct(host=self.host, port=self._ssh.port or ())
+                there = await asyncssh.SSHClientConnectionOptions.construct(
+                    config=(), host=self.host, port=self._ssh.port or ()
+                )
         except (OSError, ValueError, asyncssh.Error):
             key = None
         if key is None:  # that of a jump host, perhaps
