@@ -4,14 +4,16 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from groups import Jobs, Services, api
+from running import free_port
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.errors import RefusedJob, RunError, Unreachable
 from tokenstorm.sdk.lines import Lines
-from waiting import finish
+from waiting import finish, until
 
 FULL = "the disk is full"
 
@@ -123,3 +125,35 @@ def test_only_a_newline_ends_a_line() -> None:
     lines = Lines()
     pieces = f"{text}\r\n{text}\n{text}".encode()
     assert [line for byte in pieces for line in lines.feed(bytes([byte]))] == [text, text]
+
+
+def test_of_a_key_nothing_is_left_in_the_store_of_a_group_that_is_over(tmp_path: Path) -> None:
+    def known() -> bool:
+        files = [path for path in (tmp_path / "home").iterdir() if path.is_file()]
+        return any(b"a-secret-key" in path.read_bytes() for path in files)
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create(api_key="a-secret-key")
+            assert known()
+            await it.post(f"/{group}/stop")
+            await it.until(group, status="stopped")
+            assert not known()
+
+    finish(work(), 60)
+
+
+def test_an_observer_that_is_gone_does_not_fill_the_disk(tmp_path: Path) -> None:
+    """Messages that have been there for longer than one is tried are tried once each."""
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = it.manager.get(await it.create(start="manual"))
+            told = replace(group, observers=(f"http://127.0.0.1:{free_port()}/gone",))
+            for _ in range(20):
+                it.manager.store.save(told, message=b'{"at": "2020-01-01T00:00:00.000+00:00"}')
+            it.manager.change(told)
+            await it.post(f"/{group.group_id}/stop")
+            await until(lambda: it.manager.store.next_message(told.observers[0]).id > 20)  # type: ignore[union-attr]
+
+    finish(work(), 60)

@@ -26,7 +26,9 @@ LEAST_BETWEEN = 0.5
 """Seconds between two questions of a cluster's scheduler, whatever happens: it serves others too."""
 SERVICES_EVERY = 2.0
 BARREN_SECONDS = 5
-"""After so many seconds of failures alone, it is tried whether the engine still takes connections."""
+"""After so many seconds in which the engine only refused connections, it is tried whether it takes one of ours."""
+_NOBODY_THERE = frozenset(("refused", "unreachable"))
+"""The failures of clients that found nobody. Ours alone prove nothing: a site may let none of them through."""
 ABORT_AFTER_SECONDS = 5.0
 """How long a run has to drain when its service died."""
 CANCEL_AFTER_SECONDS = 20.0
@@ -61,7 +63,7 @@ class Follower:
         """Tell a held group's launcher to start, as soon as there is one."""
         for pause in pauses(0.2, 2.0):
             group = self._manager.current(group_id)
-            if group is None or group.released is None:
+            if group is None or group.released is None or group.ending:
                 return
             if group.stage == "running":
                 try:
@@ -178,7 +180,9 @@ class Follower:
 
     async def _take(self, group_id: int, link: LauncherLink, said: Said, seen: "_Seen") -> None:
         group = self._manager.current(group_id)
-        if group and group.client_address != link.address:
+        if group is None:  # it ended while this was on its way
+            return
+        if group.client_address != link.address:
             self._manager.change(replace(group, client_address=link.address))
         line = said.line if seen.is_new(said.line) else None
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
@@ -248,7 +252,7 @@ class Follower:
 
 
 class _Seen:
-    """The seconds of a run that were taken in. `barren` is how many brought failures, since the last with a success."""
+    """The seconds of a run that were taken in. `barren` is how many clients found nobody in, since anybody answered."""
 
     def __init__(self) -> None:
         self._last = -1
@@ -260,7 +264,9 @@ class _Seen:
         if line is None or not isinstance(t, int) or t <= self._last:
             return False
         self._last = t
-        self.barren = 0 if line.get("succeeded") else self.barren + bool(line.get("failed"))
+        kinds = line.get("failed_by_kind")
+        answered = line.get("succeeded") or (isinstance(kinds, dict) and not kinds.keys() <= _NOBODY_THERE)
+        self.barren = 0 if answered else self.barren + bool(line.get("failed"))
         return True
 
 

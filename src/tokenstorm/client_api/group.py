@@ -137,9 +137,13 @@ def stopped(group: ClientGroup, outcome: JobOutcome, reason: str) -> ClientGroup
     )
 
 
-def ended(group: ClientGroup, job: JobState, summary: Summary | None, said: str) -> ClientGroup:
-    """Its job is over: what to call that. `said` is the launcher's own last reason."""
+def ended(
+    group: ClientGroup, job: JobState, summary: Summary | None, said: str, missing: str | None = None
+) -> ClientGroup:
+    """Its job is over: what to call that. `said` is the launcher's own last reason, `missing` what did not come home."""
     outcome, reason = _outcome(group, job, summary, said)
+    if missing:
+        reason = "; ".join(filter(None, (reason, f"not all of it could be fetched: {missing} did not come")))
     known = msgspec.structs.replace(group, job_state=job.outcome or "ended", has_summary=summary is not None)
     return stopped(known, outcome, reason)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON
-from tokenstorm.loadgen.live import TimelineLine
+from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.runs import RunPaths, write_atomically
 
@@ -54,8 +54,8 @@ async def bring(shell: Shell, folder: PurePosixPath, home: Path) -> None:
 
 def missing(paths: RunPaths, expected: Expected) -> str | None:
     """What is not there yet of a run, in words; None when nothing is known to be missing."""
-    summary = _summary(paths)
-    if expected.ended_well and summary is None:
+    summary, status = summary_of(paths), status_of(paths)
+    if summary is None and (expected.ended_well or (status is not None and status.phase == "finished")):
         return paths.summary.name
     if expected.ran and not any((paths.root / name).exists() for name in (*LOGS, paths.status.name)):
         return "its logs"
@@ -99,7 +99,16 @@ def _last_lines(timeline: Path) -> list[TimelineLine]:
     return found
 
 
-def _summary(paths: RunPaths) -> Summary | None:
+def status_of(paths: RunPaths) -> Status | None:
+    """What the launcher said last, if that is there and whole."""
+    try:
+        return msgspec.json.decode(paths.status.read_bytes(), type=Status)
+    except (FileNotFoundError, *NOT_JSON):
+        return None
+
+
+def summary_of(paths: RunPaths) -> Summary | None:
+    """The summary that was written, if it is there and whole."""
     try:
         return msgspec.json.decode(paths.summary.read_bytes(), type=Summary)
     except (FileNotFoundError, *NOT_JSON):

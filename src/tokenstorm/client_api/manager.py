@@ -331,7 +331,7 @@ class ClientManager:
                 said = (left.status.reason if left.status else None) or ""
                 progress = Progress.of(left.status) if left.status else None
                 known = replace(group, progress=progress)
-                group = self.change(states.ended(known, job, left.summary, said))
+                group = self.change(states.ended(known, job, left.summary, said, missing))
             except (ClusterError, RunError) as error:
                 self.trouble = str(error)
                 await asyncio.sleep(pause)
@@ -346,7 +346,9 @@ class ClientManager:
         group, live = self._active[group_id], self._live.get(group_id)
         return Expected(
             ran=job.outcome != "lost" and (group.started_at is not None or bool(job.nodes)),
-            ended_well=job.exit_code in _ENDED_WELL,
+            ended_well=job.exit_code in _ENDED_WELL
+            or job.outcome == "completed"
+            or (live is not None and live.progress.phase == "finished"),
             written=live.written if live else {},
         )
 

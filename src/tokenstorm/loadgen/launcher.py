@@ -388,8 +388,9 @@ class Launcher:
             ):
                 self._start_no_earlier = float(moment)
                 self._released.set()
-            case ["stop"]:
-                self.stop()
+            case ["stop"]:  # said twice, by who did not hear the answer, it is no `abort`
+                if not self._stops:
+                    self.stop()
             case ["abort"]:
                 for _ in range(1 if self._stops else 2):
                     self.stop()

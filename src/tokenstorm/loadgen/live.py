@@ -50,6 +50,7 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     succeeded: int
     failed: int
+    failed_by_kind: dict[str, int] = {}
     unsent: int
     output_tokens: int
     in_flight: int
@@ -158,6 +159,7 @@ class Group:
             sent=sum(delta.sent for delta in deltas),
             succeeded=sum(delta.succeeded for delta in deltas),
             failed=sum(delta.failed for delta in deltas),
+            failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),
             unsent=sum(delta.unsent for delta in deltas),
             output_tokens=sum(delta.output_tokens for delta in deltas),
             in_flight=sum(delta.in_flight for delta in latest.values()),
