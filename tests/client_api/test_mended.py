@@ -1,6 +1,7 @@
 """Moments at which a disk, a crash or an odd request used to leave something behind."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def test_groups_are_released_all_or_none(tmp_path: Path, monkeypatch: pytest.Mon
     async def work() -> None:
         async with api(tmp_path) as it:
             ids = [await it.create(start="manual") for _ in range(2)]
+            soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
             write = Store._save
 
             def full(store: Store, execute: object, group: ClientGroup, *rest: object, **more: object) -> None:
@@ -75,9 +77,22 @@ def test_groups_are_released_all_or_none(tmp_path: Path, monkeypatch: pytest.Mon
 
             with monkeypatch.context() as patched:
                 patched.setattr(Store, "_save", full)
-                assert (await it.post("/run", group_ids=ids)).status_code == 507
+                assert (await it.post("/run", group_ids=ids, start_at=soon)).status_code == 507
             assert [it.manager.get(group).released for group in ids] == [None, None]
-            assert (await it.post("/run", group_ids=ids)).status_code == 200
+            assert (await it.post("/run", group_ids=ids, start_at=soon)).status_code == 200
+
+    finish(work(), 60)
+
+
+def test_several_groups_are_released_at_once_only_when_all_of_them_hold(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            ids = [await it.create(start="manual") for _ in range(2)]
+            refused = await it.post("/run", group_ids=ids)
+            assert refused.status_code == 409
+            assert "group 1 is not ready to start with the others (pending: " in refused.json()["detail"]
+            assert [it.manager.get(group).released for group in ids] == [None, None]
+            assert (await it.post("/run", group_ids=ids[:1])).status_code == 200
 
     finish(work(), 60)
 

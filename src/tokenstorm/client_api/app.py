@@ -111,9 +111,14 @@ def _group_routes(manager: ClientManager) -> APIRouter:
 
     @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
     async def run_groups(request: RunGroupsRequest) -> DoneToAll:
-        """For groups created with `"start": "manual"`: all of them, or none."""
-        start_at = _moment(request) or time.time() + COMMON_START_SECONDS
-        manager.run(request.group_ids, start_at)
+        """For groups created with `"start": "manual"`: all of them, or none.
+
+        Without `start_at` each of them has to hold already. One that is not ready at a `start_at` starts once it is, and
+        its `reason` says how late.
+        """
+        named = _moment(request)
+        start_at = named or time.time() + COMMON_START_SECONDS
+        manager.run(request.group_ids, start_at, at_hand=named is None)
         at = datetime.fromtimestamp(start_at, UTC).isoformat(timespec="milliseconds")
         return DoneToAll(status="released", group_ids=request.group_ids, start_at=at)
 
@@ -173,12 +178,15 @@ def _live_routes(manager: ClientManager) -> APIRouter:
         responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text"}, **problems(404, 502, 503)},
     )
     async def metrics(group_id: GroupId) -> Response:
+        """With an `Age` where its launcher cannot be reached: then they are what it wrote into its file."""
         group = manager.get(group_id)
-        text = await manager.metrics(group)
-        if text is None:
+        found = await manager.metrics(group)
+        if found is None:
             said = f" ({group.reason})" if group.reason else ""
             raise Problem(503, f"group {group_id} is {group.status} and has no metrics{said}: ask again once it runs")
-        return Response(text, media_type=PROMETHEUS)
+        text, age = found
+        headers = {"age": str(round(age))} if age else {}
+        return Response(text, media_type=PROMETHEUS, headers=headers)
 
     @routes.get(
         "/{group_id:int}/events",

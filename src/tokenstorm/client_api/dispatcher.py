@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.schemas import SIGNAL_LEAD_SECONDS, STARTUP_SECONDS, GroupRequest
+from tokenstorm.client_api.schemas import STARTUP_SECONDS, GroupRequest, signal_lead
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.deploy import Deployment
@@ -117,7 +117,7 @@ class SlurmClientDispatcher:
             tasks_per_node=-(-ranks // request.nodes) + LAUNCHERS_CORE,
             tasks=ranks,
             time_limit_minutes=request.minutes,
-            signal_lead_seconds=SIGNAL_LEAD_SECONDS,
+            signal_lead_seconds=signal_lead(request.drain_seconds),
             exclusive=request.exclusive,
         )
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenstorm.client_api import group as states
-from tokenstorm.client_api.group import ClientGroup, Progress
+from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.services import ENDED
@@ -182,12 +182,11 @@ class Follower:
         group = self._manager.current(group_id)
         if group is None:  # it ended while this was on its way
             return
-        if group.client_address != link.address:
-            self._manager.change(replace(group, client_address=link.address))
+        self._manager.change(states.heard(group, link.address, said.status))
         line = said.line if seen.is_new(said.line) else None
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
         data = msgspec.json.encode(shown) if shown else None
-        self._manager.progressed(group_id, Progress.of(said.status), data, _written(line))
+        self._manager.progressed(group_id, said, data, _written(line))
         if seen.barren and seen.barren % BARREN_SECONDS == 0 and line:
             await self._probe(group_id)
 

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,7 +26,7 @@ from tokenstorm.client_api.feed import Feed
 from tokenstorm.client_api.follower import Follower
 from tokenstorm.client_api.group import ClientGroup, GroupStatus, Progress
 from tokenstorm.client_api.homecoming import Expected
-from tokenstorm.client_api.link import LauncherLink
+from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.observers import Observers
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import KeyUsed, NotNow, SubmissionUnconfirmed
@@ -38,23 +39,26 @@ from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import JobState, Outcome
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
+from tokenstorm.metrics.exposition import with_age
 
 MOST_OBSERVERS = 32
 SEEN_AFTER_SECONDS = 60.0
 """After so long a shared file system shows what another node wrote before."""
 LOOK_AGAIN_SECONDS = 3.0
+_BEFORE_THE_START = frozenset(("", "starting", "holding"))
 _ENDED_WELL = (0, 3)
 """What the load generator ends with when it wrote a summary."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """The latest of a running group, and when it came (monotonic seconds).
+    """The latest of a running group, when its launcher said it, and when that came (monotonic seconds).
 
     `written` is how many bytes of result lines each rank has on disk.
     """
 
     progress: Progress
+    said_at: datetime
     at: float
     written: Mapping[int, int]
 
@@ -164,17 +168,16 @@ class ClientManager:
         """How far a running group is."""
         return self._live.get(group.group_id)
 
-    def run(self, group_ids: Iterable[int], start_at: float) -> None:
-        """Release held groups, all or none, at one Unix time (0: at once). Raises `Unknown`, `NotNow`, `UsageError`."""
+    def run(self, group_ids: Iterable[int], start_at: float, *, at_hand: bool = False) -> None:
+        """Release held groups, all or none, at one Unix time (0: at once). Raises `Unknown`, `NotNow`, `UsageError`.
+
+        With `at_hand` the moment is so near that each of several has to hold already: else one would start alone, later.
+        """
         groups = [self.get(group_id) for group_id in dict.fromkeys(group_ids)]
         for group in groups:
-            if not group.manual or group.status == "stopped":
-                why = "has stopped" if group.manual else 'was not created with "start": "manual"'
-                message = f"group {group.group_id} {why}: there is nothing to release"
-                raise NotNow(message)
-            if group.ending:
-                message = f"group {group.group_id} is being stopped: it cannot be released any more"
-                raise NotNow(message)
+            phase = live.progress.phase if (live := self.live(group)) else ""
+            if why := _not_releasable(group, phase, together=at_hand and len(groups) > 1):
+                raise NotNow(why)
             if start_at - time.time() > group.hold_seconds:
                 message = f"`start_at` is beyond the {group.hold_seconds:g} s that group {group.group_id} may be held"
                 raise UsageError(message)
@@ -204,11 +207,17 @@ class ClientManager:
         if url not in group.observers:
             self.change(replace(group, observers=(*group.observers, url)))
 
-    async def metrics(self, group: ClientGroup) -> bytes | None:
-        """The group's Prometheus text; None before there is any."""
+    async def metrics(self, group: ClientGroup) -> tuple[bytes, float | None] | None:
+        """The group's Prometheus text, and how old it is in seconds where that is known; None before there is any."""
         if group.stage == "stopped":
-            return self.archive.metrics(group.run_id)
-        return await self.link(group).metrics() if group.stage == "running" else None
+            text = self.archive.metrics(group.run_id)
+            return None if text is None else (text, None)
+        found = await self.link(group).metrics() if group.stage == "running" else None
+        if found is None:
+            return None
+        live = self.live(group)
+        age = 0.0 if not found.written else live.age_seconds if live else None  # it is written with the status
+        return (found.text if age is None else with_age(found.text, str(group.group_id), age)), age
 
     def feed(self, group: ClientGroup) -> Feed:
         """Its live updates."""
@@ -267,14 +276,16 @@ class ClientManager:
             self._observers.look()
         return group
 
-    def progressed(
-        self, group_id: int, progress: Progress, line: bytes | None, written: Mapping[int, int] | None = None
-    ) -> None:
-        """A second of a running group."""
-        known = self._live.get(group_id)
-        if known is None or known.progress != progress or line is not None:
-            before = known.written if known else {}
-            self._live[group_id] = Live(progress, time.monotonic(), {**before, **(written or {})})
+    def progressed(self, group_id: int, said: Said, line: bytes | None, written: Mapping[int, int]) -> None:
+        """A second of a running group. What was seen before is as old as then, and what is seen first as its writer says."""
+        known, now = self._live.get(group_id), time.monotonic()
+        if known is None:
+            age = (datetime.now(UTC) - said.status.at).total_seconds() if said.written else 0.0
+            at = now - max(0.0, age)
+        else:
+            at = known.at if known.said_at == said.status.at else now
+        before = known.written if known else {}
+        self._live[group_id] = Live(Progress.of(said.status), said.status.at, at, {**before, **written})
         if line is not None and (feed := self._feeds.get(group_id)):
             feed.publish("progress", line)
 
@@ -330,7 +341,8 @@ class ClientManager:
                 group = self._active[group_id]
                 said = (left.status.reason if left.status else None) or ""
                 progress = Progress.of(left.status) if left.status else None
-                known = replace(group, progress=progress)
+                late = left.status.late_seconds if left.status else group.late_seconds
+                known = replace(group, progress=progress, late_seconds=late)
                 group = self.change(states.ended(known, job, left.summary, said, missing))
             except (ClusterError, RunError) as error:
                 self.trouble = str(error)
@@ -372,6 +384,24 @@ class ClientManager:
             self._bug = "this is a bug of tokenstorm: its traceback is in the log of the API"
             context = {"message": "tokenstorm: a bug in the Client API", "exception": error, "task": task}
             asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _not_releasable(group: ClientGroup, phase: str, *, together: bool) -> str | None:
+    """Why a group cannot be released; `phase` is what its launcher said last."""
+    which = f"group {group.group_id}"
+    if not group.manual:
+        return f'{which} was not created with "start": "manual": there is nothing to release'
+    if group.status == "stopped" or phase not in _BEFORE_THE_START:
+        return f"{which} {'has stopped' if group.status == 'stopped' else 'runs'}: there is nothing to release"
+    if group.ending:
+        return f"{which} is being stopped: it cannot be released any more"
+    if together and phase != "holding":
+        why = f": {group.reason}" if group.reason else ""
+        return (
+            f"{which} is not ready to start with the others ({phase or group.status}{why}), so none is released: ask again "
+            'when all are in the phase "holding", or name a `start_at` by which they will be'
+        )
+    return None
 
 
 def _fingerprint(request: GroupRequest) -> str:

@@ -1,6 +1,7 @@
 """What the group is doing right now, put together from the deltas of its ranks."""
 
 from collections import Counter
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -68,10 +69,12 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
 
+    `at` is when this was said; `late_seconds` how long after the moment for which it was released the group started.
     `environment` is what it runs with, once that is known.
     """
 
     schema: Literal[1] = SCHEMA
+    at: datetime
     run_id: str
     phase: str
     reason: str | None
@@ -93,6 +96,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ttft: Glance
     ranks: int
     ranks_up: int
+    late_seconds: float = 0.0
     environment: Environment | None
 
 
