@@ -73,9 +73,15 @@ def leave(run: Run, folder: str, *without: str) -> None:
             shutil.copy(path, Path(folder) / path.name)
 
 
-def test_a_job_that_completed_has_a_summary_though_nobody_knows_its_exit_code(tmp_path: Path, stage: Stage) -> None:
-    """Where only squeue tells of jobs, and the file system shows the summary last."""
+@pytest.mark.parametrize("one_folder", [False, True], ids=["two folders", "one folder"])
+def test_a_job_that_completed_has_a_summary_though_nobody_knows_its_exit_code(
+    tmp_path: Path, stage: Stage, *, one_folder: bool
+) -> None:
+    """Where only squeue tells of jobs, and the file system shows the summary last; also where runs are at home already."""
     run = a_run_with_results(stage)
+    if one_folder:
+        (tmp_path / "api" / "home").mkdir(parents=True)
+        (tmp_path / "api" / "home" / "runs").symlink_to(tmp_path / "api" / "cluster" / "runs")
 
     async def work() -> None:
         async with api(tmp_path / "api") as it:
@@ -86,7 +92,7 @@ def test_a_job_that_completed_has_a_summary_though_nobody_knows_its_exit_code(tm
             leave(run, info["run_dir"], "summary.json")
             it.jobs.found[info["job_id"]] = JobState("ended", "completed")
             home = Path(tmp_path / "api" / "home" / "runs" / info["run_id"])
-            await until((home / "plan.json").exists)  # it has looked once
+            await until(lambda: it.manager._follower._finishing and (home / "plan.json").exists())  # it has looked once
             leave(run, info["run_dir"])
             info = await it.until(group, status="stopped")
             assert (info["outcome"], info["reason"]) == ("completed", "")

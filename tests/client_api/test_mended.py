@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from msgspec.structs import replace
@@ -12,6 +12,7 @@ from running import free_port
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
+from tokenstorm.cluster.local import LocalShell
 from tokenstorm.errors import RefusedJob, RunError, Unreachable
 from tokenstorm.sdk.lines import Lines
 from waiting import finish, until
@@ -30,6 +31,29 @@ def test_a_group_that_is_refused_late_leaves_no_key_behind(tmp_path: Path) -> No
             async with asyncio.timeout(20):
                 while list((tmp_path / "cluster").rglob("secrets.json")):  # noqa: ASYNC110 - a file tells nobody
                     await asyncio.sleep(0.01)
+
+    finish(work(), 60)
+
+
+class Away(LocalShell):
+    """Nothing can be removed: the way to the cluster is cut by then."""
+
+    async def remove(self, path: PurePosixPath) -> None:
+        message = f"cannot remove {path}: the cluster is away"
+        raise Unreachable(message)
+
+
+def test_a_key_that_could_not_be_removed_is_removed_by_the_next_api(tmp_path: Path) -> None:
+    async def work() -> None:
+        jobs = Jobs(refuse=RefusedJob("no such account"))
+        services = Services({"s": ServiceInfo(status="starting")})
+        async with api(tmp_path, jobs, services, Away()) as it:
+            group = await it.create(service_id="s", target_url=None, api_key="a-secret")
+            services.known["s"] = ServiceInfo(status="running")
+            await until(lambda: len(jobs.submits) > 1)
+        async with api(tmp_path, jobs, services) as it:
+            await it.until(group, status="stopped", outcome="failed")
+            assert list((tmp_path / "cluster").rglob("secrets.json")) == []
 
     finish(work(), 60)
 

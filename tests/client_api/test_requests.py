@@ -129,8 +129,13 @@ def test_a_dataset_is_read_from_the_profiles_folder_and_pinned(tmp_path: Path) -
             missing = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
             assert missing.status_code == 422
             assert "there is none" in missing.json()["detail"]
+            assert [error["field"] for error in missing.json()["errors"]] == ["dataset"]
             folder = tmp_path / "cluster" / "datasets"
-            folder.mkdir(parents=True)
+            (folder / "q.jsonl").mkdir(parents=True)
+            is_one = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
+            assert (is_one.status_code, is_one.json()["errors"][0]["field"]) == (422, "dataset")
+            assert "is a folder" in is_one.json()["detail"]
+            (folder / "q.jsonl").rmdir()
             (folder / "q.jsonl").write_text('{"prompt": "why?"}\n{"oops": 1}\n')
             wrong = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
             assert wrong.status_code == 422

@@ -101,8 +101,9 @@ def _group_routes(manager: ClientManager) -> APIRouter:
     async def list_groups(
         status: Annotated[GroupStatus | None, Query(description="Only those")] = None,
         *,
-        detail: Annotated[bool, Query(description="Whole groups instead of ids")] = False,
+        detail: Annotated[bool, Query(description="The groups with their infos instead of ids")] = False,
     ) -> Response:
+        """Oldest first. With `detail`, `load_config` comes without `prompts`, which only the group itself tells."""
         found: list[int] | list[GroupAnswer] = manager.ids(status)
         if detail:
             found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
@@ -211,7 +212,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
     return routes
 
 
-def _answer(manager: ClientManager, group: ClientGroup, request: bytes) -> GroupAnswer:
+def _answer(manager: ClientManager, group: ClientGroup, request: bytes | str) -> GroupAnswer:
     latest = manager.current(group.group_id) or group
     run_dir = str(manager.archive.folder(group.run_id))
     return answer_of(latest, msgspec.json.decode(request), manager.live(latest), run_dir)

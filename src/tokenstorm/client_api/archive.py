@@ -115,17 +115,7 @@ class Archive:
         names = [name for name in Result.__struct_fields__ if name not in {"schema", "error"}]
         yield _row([*names, "error_kind", "error_detail"])
         async for lines in self.lines(files):
-            results = [msgspec.json.decode(line, type=Result) for line in lines.splitlines()]
-            yield b"".join(
-                _row(
-                    [
-                        *(_cell(getattr(result, name)) for name in names),
-                        result.error.kind if result.error else "",
-                        result.error.detail if result.error else "",
-                    ]
-                )
-                for result in results
-            )
+            yield await asyncio.to_thread(_rows, lines, names)
 
     async def logs(self, run_id: str, after: str, *, is_over: bool) -> tuple[str, str]:
         """What the job's logs hold beyond `after`, and where to go on; `""` is the start."""
@@ -195,6 +185,20 @@ def _cell(value: object) -> object:
     if value is None:
         return ""
     return msgspec.json.encode(value).decode() if isinstance(value, list | bool) else value
+
+
+def _rows(lines: bytes, names: list[str]) -> bytes:
+    results = [msgspec.json.decode(line, type=Result) for line in lines.splitlines()]
+    return b"".join(
+        _row(
+            [
+                *(_cell(getattr(result, name)) for name in names),
+                result.error.kind if result.error else "",
+                result.error.detail if result.error else "",
+            ]
+        )
+        for result in results
+    )
 
 
 def _row(values: list[object]) -> bytes:

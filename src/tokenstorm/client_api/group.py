@@ -180,7 +180,9 @@ def _outcome(group: ClientGroup, job: JobState, summary: Summary | None, said: s
         return "cancelled", "stopped" if group.ending == "stop" else told or "the job was told to end"
     if nobody_is_left:
         said = said or "every rank was lost before the end: the logs may say why"
-    return "failed", said or told or "the load generator ended before its first request: its logs say why"
+    when = "before its first request" if summary is None else "in the middle of its run"
+    why = f" ({job.reason})" if job.reason else ""
+    return "failed", said or f"the load generator ended {when}{why}: its logs may say why"
 
 
 def _reached_its_limit(group: ClientGroup) -> bool:

@@ -299,20 +299,15 @@ class ClientManager:
         self.spawn(self._follower.end_early(group.group_id))
         return group
 
-    def give_up(self, group_id: int, outcome: Outcome, reason: str) -> None:
-        """End a group that was never submitted, and leave no key of it behind. Raises `RunError`."""
-        group = self.change(states.stopped(self.expect(group_id), outcome, reason))
-        self.spawn(self.purge(group) if group.purge else self._forget_secrets(group))
-
-    async def _forget_secrets(self, group: ClientGroup) -> None:
-        for pause in pauses(0.5, 60.0):
-            try:
-                await self.archive.forget_secrets(group.run_id)
-            except ClusterError as error:
-                self.trouble = f"the keys of run {group.run_id} could not be removed: {error}"
-                await asyncio.sleep(pause)
-            else:
-                return
+    async def give_up(self, group_id: int, outcome: Outcome, reason: str) -> None:
+        """End a group that was never submitted, and leave no key of it behind. Raises `ClusterError`, `RunError`."""
+        group = self.expect(group_id)
+        if group.stage != "waiting":
+            await self.archive.forget_secrets(group.run_id)  # before it is over: then nobody looks any more
+        if current := self.current(group_id):
+            group = self.change(states.stopped(current, outcome, reason))
+            if group.purge:
+                self.spawn(self.purge(group))
 
     def link(self, group: ClientGroup) -> LauncherLink:
         """The way to its launcher."""

@@ -162,9 +162,12 @@ class Store:
         query = "SELECT group_id FROM groups WHERE deleted = 0 AND (?1 IS NULL OR status = ?1) ORDER BY group_id"
         return [row[0] for row in self._rows(query, (status,))]
 
-    def groups(self, status: GroupStatus | None = None) -> list[tuple[ClientGroup, bytes]]:
-        """The same groups with their requests."""
-        query = "SELECT state, request FROM groups WHERE deleted = 0 AND (?1 IS NULL OR status = ?1) ORDER BY group_id"
+    def groups(self, status: GroupStatus | None = None) -> list[tuple[ClientGroup, str]]:
+        """The same groups with their requests; without the prompts, which may be megabytes of each."""
+        query = (
+            "SELECT state, json_remove(CAST(request AS TEXT), '$.prompts') FROM groups "
+            "WHERE deleted = 0 AND (?1 IS NULL OR status = ?1) ORDER BY group_id"
+        )
         return [(_group(state), request) for state, request in self._rows(query, (status,))]
 
     def active(self) -> list[ClientGroup]:
