@@ -1,7 +1,9 @@
 """What is said of a group at its end, where little can be seen of it or what is seen is old, late or broken."""
 
 import asyncio
+import json
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
@@ -170,5 +172,38 @@ def test_a_second_that_comes_after_the_end_changes_nothing(tmp_path: Path, stage
             slow.over.set()
             await until(lambda: not it.manager._follower._followed)
             assert it.manager.live(it.manager.get(group)) is None
+
+    finish(work())
+
+
+class Looking(Walled):
+    """A site that lets nothing through, where it is seen how often a file was read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.reads: Counter[str] = Counter()
+
+    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
+        self.reads[path.name] += 1
+        return await super().get(path, offset=offset, limit=limit)
+
+
+def test_an_engine_that_was_away_for_some_seconds_long_ago_has_not_died(tmp_path: Path, stage: Stage) -> None:
+    """An API that starts anew, and has only files to read, reads of all that time at once."""
+    run, shell = a_run_with_results(stage), Looking(FORBIDDEN)
+    second = run.timeline()[0]
+    away = {**second, "succeeded": 0, "failed": 9, "failed_by_kind": {"refused": 9}}
+    seconds = [{**(away if 2 <= t < 9 else second), "t": t} for t in range(11)]
+
+    async def work() -> None:
+        async with api(tmp_path / "api", shell=shell) as it:
+            group = await it.create()
+            info = await it.info(group)
+            leave(run, info["run_dir"], "address.json")
+            lines = "".join(json.dumps(line) + "\n" for line in seconds)
+            (Path(info["run_dir"]) / "timeline.jsonl").write_text(lines)
+            it.jobs.found[info["job_id"]] = JobState("running")
+            await until(lambda: shell.reads["timeline.jsonl"] == 2)
+            assert it.manager.get(group).ending is None
 
     finish(work())

@@ -121,6 +121,22 @@ def test_several_groups_are_released_at_once_only_when_all_of_them_hold(tmp_path
     finish(work(), 60)
 
 
+def test_a_group_is_not_released_for_a_moment_at_which_its_time_limit_would_cut_the_run(tmp_path: Path) -> None:
+    """Its job has run for a while: what is left of `hold_seconds` counts, and of the start-up allowance."""
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create(start="manual", hold_seconds=300.0)
+            started = (datetime.now(UTC) - timedelta(seconds=250)).isoformat()
+            it.manager.change(replace(it.manager.get(group), stage="running", started_at=started))
+            for ahead, status in ((200, 422), (100, 200)):
+                moment = (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat()
+                answer = await it.post(f"/{group}/run", start_at=moment)
+                assert answer.status_code == status, answer.text
+
+    finish(work(), 60)
+
+
 def test_a_group_that_is_being_stopped_is_not_released(tmp_path: Path) -> None:
     async def work() -> None:
         async with api(tmp_path) as it:

@@ -168,7 +168,8 @@ class Follower:
                 try:
                     async for said in link.events():
                         wait = pauses(0.1, 5.0)
-                        await self._take(group_id, link, said, seen)
+                        self._take(group_id, link, said, seen)
+                        await self._probe(group_id, seen)
                     self.wake()  # it is over, or its launcher is
                 except RunError as error:  # the disk: what was said is said again
                     self._manager.trouble = str(error)
@@ -178,7 +179,7 @@ class Follower:
         finally:
             self._followed.discard(group_id)
 
-    async def _take(self, group_id: int, link: LauncherLink, said: Said, seen: "_Seen") -> None:
+    def _take(self, group_id: int, link: LauncherLink, said: Said, seen: "_Seen") -> None:
         group = self._manager.current(group_id)
         if group is None:  # it ended while this was on its way
             return
@@ -187,13 +188,12 @@ class Follower:
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
         data = msgspec.json.encode(shown) if shown else None
         self._manager.progressed(group_id, said, data, _written(line))
-        if seen.barren and seen.barren % BARREN_SECONDS == 0 and line:
-            await self._probe(group_id)
 
     async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:
         try:
             for said in await link.files():
-                await self._take(group_id, link, said, seen)
+                self._take(group_id, link, said, seen)
+            await self._probe(group_id, seen)  # now that all is read: some of it may be long ago
         except (ClusterError, RunError):
             return  # its age shows
 
@@ -221,8 +221,11 @@ class Follower:
             return None
         return f"the service {service!r} ended ({info.status}{': ' + info.reason if info.reason else ''})"
 
-    async def _probe(self, group_id: int) -> None:
-        """Nothing succeeds any more: is there anybody at all?"""
+    async def _probe(self, group_id: int, seen: "_Seen") -> None:
+        """Is there anybody at all, where clients found nobody for some seconds?"""
+        if seen.barren < BARREN_SECONDS:
+            return
+        seen.barren = 0
         group = self._manager.current(group_id)
         try:
             plan = await self._manager.dispatcher.prepared(group) if group else None

@@ -30,6 +30,7 @@ from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.observers import Observers
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import KeyUsed, NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.releases import latest_start, not_releasable
 from tokenstorm.client_api.schemas import GroupRequest
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.starter import Starter
@@ -45,7 +46,6 @@ MOST_OBSERVERS = 32
 SEEN_AFTER_SECONDS = 60.0
 """After so long a shared file system shows what another node wrote before."""
 LOOK_AGAIN_SECONDS = 3.0
-_BEFORE_THE_START = frozenset(("", "starting", "holding"))
 _ENDED_WELL = (0, 3)
 """What the load generator ends with when it wrote a summary."""
 
@@ -176,10 +176,13 @@ class ClientManager:
         groups = [self.get(group_id) for group_id in dict.fromkeys(group_ids)]
         for group in groups:
             phase = live.progress.phase if (live := self.live(group)) else ""
-            if why := _not_releasable(group, phase, together=at_hand and len(groups) > 1):
+            if why := not_releasable(group, phase, together=at_hand and len(groups) > 1):
                 raise NotNow(why)
-            if start_at - time.time() > group.hold_seconds:
-                message = f"`start_at` is beyond the {group.hold_seconds:g} s that group {group.group_id} may be held"
+            if start_at > (latest := latest_start(group)):
+                until = datetime.fromtimestamp(latest, UTC).isoformat(timespec="seconds")
+                message = (
+                    f"`start_at` is beyond the hold_seconds of group {group.group_id}, which may be held until {until}"
+                )
                 raise UsageError(message)
         released = [replace(group, released=start_at) for group in groups]
         self.store.save(*released)
@@ -379,24 +382,6 @@ class ClientManager:
             self._bug = "this is a bug of tokenstorm: its traceback is in the log of the API"
             context = {"message": "tokenstorm: a bug in the Client API", "exception": error, "task": task}
             asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _not_releasable(group: ClientGroup, phase: str, *, together: bool) -> str | None:
-    """Why a group cannot be released; `phase` is what its launcher said last."""
-    which = f"group {group.group_id}"
-    if not group.manual:
-        return f'{which} was not created with "start": "manual": there is nothing to release'
-    if group.status == "stopped" or phase not in _BEFORE_THE_START:
-        return f"{which} {'has stopped' if group.status == 'stopped' else 'runs'}: there is nothing to release"
-    if group.ending:
-        return f"{which} is being stopped: it cannot be released any more"
-    if together and phase != "holding":
-        why = f": {group.reason}" if group.reason else ""
-        return (
-            f"{which} is not ready to start with the others ({phase or group.status}{why}), so none is released: ask again "
-            'when all are in the phase "holding", or name a `start_at` by which they will be'
-        )
-    return None
 
 
 def _fingerprint(request: GroupRequest) -> str:
