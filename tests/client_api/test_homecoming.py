@@ -74,13 +74,13 @@ def test_a_second_visit_brings_what_was_added_and_what_was_renamed_into_place(tm
     assert seen == {"results.0.0.jsonl": b"one\ntwo\n", "status.json": b"2", "results.1.0.jsonl": b""}
 
 
-def test_a_run_that_two_ask_for_at_once_comes_home_once(tmp_path: Path, stage: Stage) -> None:
-    """Of what its user removed, the next call fetches all; so may two calls at a time."""
+def test_a_run_that_many_ask_for_at_once_comes_home_once(tmp_path: Path, stage: Stage) -> None:
+    """Of what its user removed, the next call fetches all; so may ten calls at a time."""
     run = stage.bench(stage.truth().url, "--requests-per-second", "20", "--duration", "1", "--max-tokens", "2")
     archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path / "home")
 
-    async def both() -> None:
-        await asyncio.gather(archive.at_home("run"), archive.at_home("run"))
+    async def all_at_once() -> None:
+        await asyncio.gather(*(archive.at_home("run") for _ in range(10)))
 
-    asyncio.run(both())
+    asyncio.run(all_at_once())
     assert len(Run(tmp_path / "home" / "runs" / "run").lines()) == len(run.lines()) == 20

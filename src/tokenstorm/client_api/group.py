@@ -137,7 +137,8 @@ def heard(group: ClientGroup, address: str | None, status: LauncherStatus) -> Cl
 def _lateness(group: ClientGroup) -> str:
     if not group.late_seconds:
         return ""
-    return f"it started {group.late_seconds:.1f} s after the moment for which it was released: it was not ready before"
+    late = f"{group.late_seconds:.1f} s after the moment for which it was released"
+    return f"it started {late}: it was not ready before, or its clock is ahead"
 
 
 def ending(group: ClientGroup, why: Ending, reason: str) -> ClientGroup:
