@@ -15,6 +15,7 @@ from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobId, JobState
+from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Profile
 from tokenstorm.errors import TokenstormError, Unknown
@@ -126,11 +127,13 @@ class Api:
 
 
 @asynccontextmanager
-async def api(folder: Path, jobs: Jobs | None = None, services: Services | None = None) -> AsyncIterator[Api]:
+async def api(
+    folder: Path, jobs: Jobs | None = None, services: Services | None = None, shell: Shell | None = None
+) -> AsyncIterator[Api]:
     """The API over a real folder and a fake scheduler; leaving it is like the end of its process."""
     jobs, services = jobs or Jobs(), services or Services()
     store = Store.open(folder / "home" / "client.db")
-    site = Site(profile(folder / "cluster"), LocalShell(), jobs, has_gpu=False)
+    site = Site(profile(folder / "cluster"), shell or LocalShell(), jobs, has_gpu=False)
     manager = ClientManager(site, store, services, folder / "home")
     app = create_app(manager)
     transport = httpx.ASGITransport(app)

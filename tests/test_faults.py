@@ -459,6 +459,35 @@ def test_a_group_starts_at_the_time_it_is_told_and_not_before(stage: Stage) -> N
     assert run.summary["counts"]["scheduled"] == run.summary["counts"]["succeeded"]
 
 
+def test_a_stop_that_is_said_twice_drains_as_well(stage: Stage) -> None:
+    """Whoever did not get the answer, since the way was cut, says it again."""
+    run, secret = manual(stage, 600, stage.truth(ttft=1500))
+    process = stage.loadgen(run.root / "plan.json")
+    wait_for(lambda: phase_is(run, process, "holding"), "status.json never said that the group holds")
+    url = run.json("address.json")["url"]
+    assert fetch(f"{url}/control", secret=secret, body=b"run")[0] == 202
+    wait_for(lambda: json.loads(fetch(f"{url}/status", secret=secret)[1])["in_flight"], "nothing was ever sent")
+    for _ in range(2):
+        assert fetch(f"{url}/control", secret=secret, body=b"stop")[0] == 202
+    assert stage.ended(process).err == ""
+    counts = run.summary["counts"]
+    assert counts["succeeded"] == counts["sent"] > 0
+
+
+def test_a_rank_that_never_comes_does_not_end_a_group_that_one_command_starts(stage: Stage) -> None:
+    """As srun does: it lives as long as any of the ranks, so that nobody sees one of them die."""
+    run = Run(stage.folder / "run")
+    launch = ["sh", "-c", 'for _ in 1 2 3 4 5 6 7; do "$@" & done; wait', "sh"]
+    targets = [{"replica": "0", "url": stage.truth().url}]
+    plan = stage.plan_file(
+        run, targets=targets, launch=launch, ranks=8, num_clients=16, barrier_seconds=5, duration_seconds=2
+    )
+    ended = stage.ended(stage.loadgen(plan))
+    assert ended.err == ""
+    assert "1 of 8 ranks were lost" in run.reasons["ranks_lost"]
+    assert run.summary["counts"]["succeeded"] >= 30
+
+
 def test_a_rank_that_dies_while_the_group_is_held_ends_it_at_once(stage: Stage) -> None:
     run, _ = manual(stage, 600)
     process = stage.loadgen(run.root / "plan.json")

@@ -6,6 +6,7 @@ site is refused by its Host or Origin; where an API listens on more than loopbac
 
 import asyncio
 import ipaddress
+import re
 import secrets
 import socket
 import sys
@@ -295,7 +296,11 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 
 
 async def _on_known(_request: Request, error: Exception) -> Response:
-    return problem(next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), str(error))
+    status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
+    named = re.match(r"`(\w+)`:? (.*)", str(error), re.DOTALL) if isinstance(error, UsageError) else None
+    if named is None:
+        return problem(status, str(error))
+    return problem(status, str(error), errors=[{"field": named[1], "message": named[2]}])
 
 
 async def _on_bug(request: Request, _error: Exception) -> Response:

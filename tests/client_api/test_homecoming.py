@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import pytest
 
+from running import Run, Stage
+from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.homecoming import Expected, bring, missing
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.loadgen.live import Glance, RankSecond
@@ -70,3 +72,15 @@ def test_a_second_visit_brings_what_was_added_and_what_was_renamed_into_place(tm
     assert seen == {"results.0.0.jsonl": b"one\n", "status.json": b"1"}
     seen = visit(results_0_0_jsonl=b"one\ntwo\n", status_json=b"2", results_1_0_jsonl=b"")
     assert seen == {"results.0.0.jsonl": b"one\ntwo\n", "status.json": b"2", "results.1.0.jsonl": b""}
+
+
+def test_a_run_that_many_ask_for_at_once_comes_home_once(tmp_path: Path, stage: Stage) -> None:
+    """Of what its user removed, the next call fetches all; so may ten calls at a time."""
+    run = stage.bench(stage.truth().url, "--requests-per-second", "20", "--duration", "1", "--max-tokens", "2")
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path / "home")
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(archive.at_home("run") for _ in range(10)))
+
+    asyncio.run(all_at_once())
+    assert len(Run(tmp_path / "home" / "runs" / "run").lines()) == len(run.lines()) == 20

@@ -1,17 +1,21 @@
 """Moments at which a disk, a crash or an odd request used to leave something behind."""
 
 import asyncio
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
 
 import pytest
+from msgspec.structs import replace
 
 from groups import Jobs, Services, api
+from running import free_port
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
+from tokenstorm.cluster.local import LocalShell
 from tokenstorm.errors import RefusedJob, RunError, Unreachable
 from tokenstorm.sdk.lines import Lines
-from waiting import finish
+from waiting import finish, until
 
 FULL = "the disk is full"
 
@@ -27,6 +31,29 @@ def test_a_group_that_is_refused_late_leaves_no_key_behind(tmp_path: Path) -> No
             async with asyncio.timeout(20):
                 while list((tmp_path / "cluster").rglob("secrets.json")):  # noqa: ASYNC110 - a file tells nobody
                     await asyncio.sleep(0.01)
+
+    finish(work(), 60)
+
+
+class Away(LocalShell):
+    """Nothing can be removed: the way to the cluster is cut by then."""
+
+    async def remove(self, path: PurePosixPath) -> None:
+        message = f"cannot remove {path}: the cluster is away"
+        raise Unreachable(message)
+
+
+def test_a_key_that_could_not_be_removed_is_removed_by_the_next_api(tmp_path: Path) -> None:
+    async def work() -> None:
+        jobs = Jobs(refuse=RefusedJob("no such account"))
+        services = Services({"s": ServiceInfo(status="starting")})
+        async with api(tmp_path, jobs, services, Away()) as it:
+            group = await it.create(service_id="s", target_url=None, api_key="a-secret")
+            services.known["s"] = ServiceInfo(status="running")
+            await until(lambda: len(jobs.submits) > 1)
+        async with api(tmp_path, jobs, services) as it:
+            await it.until(group, status="stopped", outcome="failed")
+            assert list((tmp_path / "cluster").rglob("secrets.json")) == []
 
     finish(work(), 60)
 
@@ -64,6 +91,7 @@ def test_groups_are_released_all_or_none(tmp_path: Path, monkeypatch: pytest.Mon
     async def work() -> None:
         async with api(tmp_path) as it:
             ids = [await it.create(start="manual") for _ in range(2)]
+            soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
             write = Store._save
 
             def full(store: Store, execute: object, group: ClientGroup, *rest: object, **more: object) -> None:
@@ -73,9 +101,38 @@ def test_groups_are_released_all_or_none(tmp_path: Path, monkeypatch: pytest.Mon
 
             with monkeypatch.context() as patched:
                 patched.setattr(Store, "_save", full)
-                assert (await it.post("/run", group_ids=ids)).status_code == 507
+                assert (await it.post("/run", group_ids=ids, start_at=soon)).status_code == 507
             assert [it.manager.get(group).released for group in ids] == [None, None]
-            assert (await it.post("/run", group_ids=ids)).status_code == 200
+            assert (await it.post("/run", group_ids=ids, start_at=soon)).status_code == 200
+
+    finish(work(), 60)
+
+
+def test_several_groups_are_released_at_once_only_when_all_of_them_hold(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            ids = [await it.create(start="manual") for _ in range(2)]
+            refused = await it.post("/run", group_ids=ids)
+            assert refused.status_code == 409
+            assert "group 1 is not ready to start with the others (pending: " in refused.json()["detail"]
+            assert [it.manager.get(group).released for group in ids] == [None, None]
+            assert (await it.post("/run", group_ids=ids[:1])).status_code == 200
+
+    finish(work(), 60)
+
+
+def test_a_group_is_not_released_for_a_moment_at_which_its_time_limit_would_cut_the_run(tmp_path: Path) -> None:
+    """Its job has run for a while: what is left of `hold_seconds` counts, and of the start-up allowance."""
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create(start="manual", hold_seconds=300.0)
+            started = (datetime.now(UTC) - timedelta(seconds=250)).isoformat()
+            it.manager.change(replace(it.manager.get(group), stage="running", started_at=started))
+            for ahead, status in ((200, 422), (100, 200)):
+                moment = (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat()
+                answer = await it.post(f"/{group}/run", start_at=moment)
+                assert answer.status_code == status, answer.text
 
     finish(work(), 60)
 
@@ -123,3 +180,35 @@ def test_only_a_newline_ends_a_line() -> None:
     lines = Lines()
     pieces = f"{text}\r\n{text}\n{text}".encode()
     assert [line for byte in pieces for line in lines.feed(bytes([byte]))] == [text, text]
+
+
+def test_of_a_key_nothing_is_left_in_the_store_of_a_group_that_is_over(tmp_path: Path) -> None:
+    def known() -> bool:
+        files = [path for path in (tmp_path / "home").iterdir() if path.is_file()]
+        return any(b"a-secret-key" in path.read_bytes() for path in files)
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create(api_key="a-secret-key")
+            assert known()
+            await it.post(f"/{group}/stop")
+            await it.until(group, status="stopped")
+            assert not known()
+
+    finish(work(), 60)
+
+
+def test_an_observer_that_is_gone_does_not_fill_the_disk(tmp_path: Path) -> None:
+    """Messages that have been there for longer than one is tried are tried once each."""
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = it.manager.get(await it.create(start="manual"))
+            told = replace(group, observers=(f"http://127.0.0.1:{free_port()}/gone",))
+            for _ in range(20):
+                it.manager.store.save(told, message=b'{"at": "2020-01-01T00:00:00.000+00:00"}')
+            it.manager.change(told)
+            await it.post(f"/{group.group_id}/stop")
+            await until(lambda: it.manager.store.next_message(told.observers[0]).id > 20)  # type: ignore[union-attr]
+
+    finish(work(), 60)

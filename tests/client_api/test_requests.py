@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from groups import GROUPS, SMALL, Services, api
-from tokenstorm.client_api.schemas import GroupRequest
+from tokenstorm.client_api.schemas import GroupRequest, signal_lead
 from tokenstorm.client_api.services import ServiceInfo
 from waiting import finish
 
@@ -129,8 +129,13 @@ def test_a_dataset_is_read_from_the_profiles_folder_and_pinned(tmp_path: Path) -
             missing = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
             assert missing.status_code == 422
             assert "there is none" in missing.json()["detail"]
+            assert [error["field"] for error in missing.json()["errors"]] == ["dataset"]
             folder = tmp_path / "cluster" / "datasets"
-            folder.mkdir(parents=True)
+            (folder / "q.jsonl").mkdir(parents=True)
+            is_one = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
+            assert (is_one.status_code, is_one.json()["errors"][0]["field"]) == (422, "dataset")
+            assert "is a folder" in is_one.json()["detail"]
+            (folder / "q.jsonl").rmdir()
             (folder / "q.jsonl").write_text('{"prompt": "why?"}\n{"oops": 1}\n')
             wrong = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
             assert wrong.status_code == 422
@@ -160,3 +165,24 @@ def test_keys_are_in_files_of_0600_and_nowhere_else(tmp_path: Path) -> None:
             assert "sk-very-secret" not in (run / "plan.json").read_text()
 
     finish(work())
+
+
+@pytest.mark.parametrize("drain", [0.0, 30.0, 60.0, 90.5, 600.0])
+def test_a_job_is_told_of_its_limit_early_enough_to_drain_and_late_enough_to_be_done(
+    tmp_path: Path, drain: float
+) -> None:
+    """Slurm may tell it a minute earlier: then a run that took a minute of its start-up allowance is over all the same."""
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            await it.create(drain_seconds=drain, warmup_seconds=7.0, duration_seconds=50.0)
+            (job,) = it.jobs.submits
+            assert job.signal_lead_seconds >= max(90, drain + 30)
+            told = job.time_limit_minutes * 60 - job.signal_lead_seconds - 60
+            assert told >= 60 + 7 + 50
+
+    finish(work())
+
+
+def test_slurm_is_asked_for_no_lead_that_it_does_not_take() -> None:
+    assert signal_lead(1e9) == 65_535

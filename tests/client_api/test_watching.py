@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from groups import GROUPS, api
 from tokenstorm.client_api.feed import KEPT, Feed
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.httpd import Reply, Request, serve
+from tokenstorm.runs import write_atomically
 from waiting import finish, until
 
 
@@ -107,6 +109,7 @@ def test_where_the_launcher_cannot_be_reached_its_files_are_used_and_their_age_i
             nothing = {"p50": None, "p90": None, "p99": None}
             status = {
                 "schema": 1,
+                "at": (datetime.now(UTC) - timedelta(seconds=90)).isoformat(),
                 "run_id": info["run_id"],
                 "phase": "measured",
                 "reason": None,
@@ -128,12 +131,18 @@ def test_where_the_launcher_cannot_be_reached_its_files_are_used_and_their_age_i
             it.jobs.found[info["job_id"]] = JobState("running")
             await it.until(group, status="running")
             await until(lambda: it.manager.live(it.manager.get(group)))
-            assert (await it.get(f"/{group}/metrics")).text == "client_requests_total 7\n"
-            await it.until(group, status="running")
-            await until(lambda: it.manager.live(it.manager.get(group)).age_seconds > 1)  # type: ignore[union-attr]
+            metrics = await it.get(f"/{group}/metrics")
+            assert metrics.text.startswith("client_requests_total 7\n# HELP client_metrics_age_seconds ")
+            (sample,) = [line for line in metrics.text.splitlines() if line.startswith("client_metrics_age_seconds{")]
+            assert float(sample.rpartition(" ")[2]) >= 90
+            assert int(metrics.headers["age"]) >= 90
             progress = (await it.info(group))["progress"]
             assert progress["sent"] == 7
-            assert progress["age_seconds"] >= 1
+            assert progress["age_seconds"] >= 90
+            status["at"] = "2020-01-01T00:00:00Z"  # whatever its clock says: it is new
+            write_atomically(run / "status.json", json.dumps(status).encode())
+            await until(lambda: it.manager.live(it.manager.get(group)).age_seconds < 60)  # type: ignore[union-attr]
+            assert int((await it.get(f"/{group}/metrics")).headers["age"]) < 60
             it.jobs.found[info["job_id"]] = JobState("ended", "node_fail", "gone")
             ended = await it.until(group, status="stopped")
             assert (ended["outcome"], ended["progress"]["sent"], ended["progress"]["age_seconds"]) == (

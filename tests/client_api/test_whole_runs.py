@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,11 @@ def test_held_groups_start_at_one_moment(stage: Stage, start: Start) -> None:
     groups = [api.create(duration_seconds=1.0, start="manual", num_clients=1, requests_per_second=5.0) for _ in "ab"]
     for group in groups:
         wait_for(lambda group=group: (api.info(group)["progress"] or {}).get("phase") == "holding", "it never held")  # type: ignore[misc]
+    status = Path(api.info(groups[1])["run_dir"]) / "status.json"
+    wait_for(status.exists, "its launcher never wrote anything")
+    held = json.loads(status.read_bytes())["at"]
+    wait_for(lambda: json.loads(status.read_bytes())["at"] != held, "its launcher fell silent")
+    assert [api.info(group)["progress"]["age_seconds"] for group in groups] == [None, None]
     answer = api.client.post(f"{GROUPS}/run", json={"group_ids": groups})
     assert answer.status_code == 200, answer.text
     starts = []
@@ -172,6 +178,21 @@ def test_held_groups_start_at_one_moment(stage: Stage, start: Start) -> None:
         starts.append(api.client.get(f"{GROUPS}/{group}/results").json()["started_at"])
     first, second = map(datetime.fromisoformat, starts)
     assert abs((first - second).total_seconds()) < 0.5
+    again = api.client.post(f"{GROUPS}/run", json={"group_ids": groups})
+    assert again.status_code == 409
+
+
+def test_a_group_that_is_not_ready_at_the_common_start_says_how_late_it_was(stage: Stage, start: Start) -> None:
+    api = start(stage.simulate())
+    group = api.create(duration_seconds=1.0, start="manual")
+    moment = (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat()
+    assert api.client.post(f"{GROUPS}/{group}/run", json={"start_at": moment}).status_code == 200
+    info = api.until(group, "stopped")
+    assert info["outcome"] == "completed"
+    assert re.fullmatch(r"it started \d+\.\d s after the moment for which it was released: .*", info["reason"])
+    assert info["reason"].partition(" after")[0] in str(
+        api.client.get(f"{GROUPS}/{group}/results").json()["environment"]["notes"]
+    )
 
 
 def test_a_group_whose_engine_dies_ends_by_itself_with_its_failures_counted(stage: Stage, start: Start) -> None:

@@ -129,6 +129,7 @@ def test_a_launcher_that_is_killed_costs_the_rest_of_the_run(tmp_path: Path, sta
 
     info, summary = run_until(tmp_path, stage, fault)
     assert (info["outcome"], summary["outcome"]) == ("failed", "cut off")
+    assert info["reason"].startswith("the load generator ended in the middle of its run (")
     assert ranks_of(info) == []
 
 

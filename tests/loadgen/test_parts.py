@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic_ns
@@ -184,6 +185,28 @@ def test_a_replica_that_refuses_three_times_is_left_out_and_tried_again_every_fi
     assert some.pick(1, RETRY_NS + 1) == 0  # not two
     some.answered(1)
     assert some.pick(1, RETRY_NS + 2) == 1
+
+
+@pytest.mark.parametrize(("count", "out"), [(3, {1}), (4, {0}), (4, {1, 2}), (5, {0, 1, 4})])
+def test_the_requests_of_those_left_out_are_spread_evenly_over_the_rest(count: int, out: set[int]) -> None:
+    some = replicas(count)
+    for one in out:
+        for _ in range(REFUSALS):
+            some.refused(one, 0)
+    rest = count - len(out)
+    got = Counter(some.pick(seq, 1) for seq in range(12 * count * rest))
+    assert got == {one: 12 * count for one in range(count) if one not in out}
+    assert all(some.pick(seq, 1) == seq % count for seq in range(99) if seq % count not in out)
+
+
+def test_each_replica_that_is_left_out_is_tried_again_whatever_stripe_a_rank_has() -> None:
+    """Rank 1 of 4 has no request that is replica 0's: those of its own replica, which is out too, try that."""
+    some = replicas(4)
+    for one in (0, 1):
+        for _ in range(REFUSALS):
+            some.refused(one, 0)
+    got = Counter(some.pick(seq, RETRY_NS) for seq in range(1, 400, 4))
+    assert (got[0], got[1], got[2], got[3]) == (1, 1, 49, 49)
 
 
 def test_refusals_with_an_answer_in_between_leave_nobody_out() -> None:

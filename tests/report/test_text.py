@@ -1,5 +1,7 @@
 """What a person sees of a run."""
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
@@ -106,6 +108,7 @@ def test_a_run_without_any_answer_can_still_be_shown() -> None:
 def test_the_live_line_is_one_line_with_rates_latencies_and_trouble() -> None:
     glance = Glance(0.01, 0.02, 0.5)
     status = Status(
+        at=datetime(2026, 1, 1, tzinfo=UTC),
         run_id="0" * 32,
         phase="measured",
         reason=None,

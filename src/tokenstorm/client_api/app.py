@@ -101,8 +101,9 @@ def _group_routes(manager: ClientManager) -> APIRouter:
     async def list_groups(
         status: Annotated[GroupStatus | None, Query(description="Only those")] = None,
         *,
-        detail: Annotated[bool, Query(description="Whole groups instead of ids")] = False,
+        detail: Annotated[bool, Query(description="The groups with their infos instead of ids")] = False,
     ) -> Response:
+        """Oldest first. With `detail`, `load_config` comes without `prompts`, which only the group itself tells."""
         found: list[int] | list[GroupAnswer] = manager.ids(status)
         if detail:
             found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
@@ -111,9 +112,14 @@ def _group_routes(manager: ClientManager) -> APIRouter:
 
     @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
     async def run_groups(request: RunGroupsRequest) -> DoneToAll:
-        """For groups created with `"start": "manual"`: all of them, or none."""
-        start_at = _moment(request) or time.time() + COMMON_START_SECONDS
-        manager.run(request.group_ids, start_at)
+        """For groups created with `"start": "manual"`: all of them, or none.
+
+        Without `start_at` each of them has to hold already. One that is not ready at a `start_at` starts once it is, and
+        its `reason` says how late.
+        """
+        named = _moment(request)
+        start_at = named or time.time() + COMMON_START_SECONDS
+        manager.run(request.group_ids, start_at, at_hand=named is None)
         at = datetime.fromtimestamp(start_at, UTC).isoformat(timespec="milliseconds")
         return DoneToAll(status="released", group_ids=request.group_ids, start_at=at)
 
@@ -173,12 +179,15 @@ def _live_routes(manager: ClientManager) -> APIRouter:
         responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text"}, **problems(404, 502, 503)},
     )
     async def metrics(group_id: GroupId) -> Response:
+        """With an `Age` where its launcher cannot be reached: then they are what it wrote into its file."""
         group = manager.get(group_id)
-        text = await manager.metrics(group)
-        if text is None:
+        found = await manager.metrics(group)
+        if found is None:
             said = f" ({group.reason})" if group.reason else ""
             raise Problem(503, f"group {group_id} is {group.status} and has no metrics{said}: ask again once it runs")
-        return Response(text, media_type=PROMETHEUS)
+        text, age = found
+        headers = {"age": str(round(age))} if age else {}
+        return Response(text, media_type=PROMETHEUS, headers=headers)
 
     @routes.get(
         "/{group_id:int}/events",
@@ -203,7 +212,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
     return routes
 
 
-def _answer(manager: ClientManager, group: ClientGroup, request: bytes) -> GroupAnswer:
+def _answer(manager: ClientManager, group: ClientGroup, request: bytes | str) -> GroupAnswer:
     latest = manager.current(group.group_id) or group
     run_dir = str(manager.archive.folder(group.run_id))
     return answer_of(latest, msgspec.json.decode(request), manager.live(latest), run_dir)

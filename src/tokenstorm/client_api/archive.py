@@ -8,13 +8,14 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from tokenstorm.client_api.homecoming import LOGS, PART, RESULTS, Expected, bring, missing
+from tokenstorm.client_api.homecoming import LOGS, PART, RESULTS, Expected, bring, missing, status_of, summary_of
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.errors import RunError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.load import load_summary
@@ -41,6 +42,7 @@ class Archive:
         self._runs = runs
         self._home = home / "runs"
         self._here = LocalShell()
+        self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def folder(self, run_id: str) -> PurePosixPath:
         """Where the run writes."""
@@ -52,11 +54,10 @@ class Archive:
 
     async def bring(self, run_id: str, expected: Expected) -> str | None:
         """Bring home what a run that is over left; what is still missing, in words. Raises `RunError` for a bad disk."""
-        if self._is_same(run_id):
-            return None
         paths = self.paths(run_id)
         try:
-            await bring(self._shell, self.folder(run_id), paths.root)
+            if not self._is_same(run_id):
+                await bring(self._shell, self.folder(run_id), paths.root)
             return await asyncio.to_thread(missing, paths, expected)
         except OSError as error:
             raise _full(paths, error) from None
@@ -68,14 +69,15 @@ class Archive:
             summary = await asyncio.to_thread(self._sum_up, run_id)
         except OSError as error:
             raise _full(paths, error) from None
-        return Left(summary, await asyncio.to_thread(_status, paths))
+        return Left(summary, await asyncio.to_thread(status_of, paths))
 
     async def at_home(self, run_id: str) -> None:
         """See to it that a run that is over is here: whoever removed it gets it from the cluster again."""
-        if not self._is_same(run_id) and not self.paths(run_id).plan.exists():
-            await self.bring(run_id, Expected())
-            if self.paths(run_id).plan.exists():
-                await self.sum_up(run_id)
+        async with self._coming.setdefault(run_id, asyncio.Lock()):  # whoever asks meanwhile waits: files are added to
+            if not self._is_same(run_id) and not self.paths(run_id).plan.exists():
+                await self.bring(run_id, Expected())
+                if self.paths(run_id).plan.exists():
+                    await self.sum_up(run_id)
 
     def summary(self, run_id: str) -> bytes | None:
         """The summary as it is kept, if it is."""
@@ -113,17 +115,7 @@ class Archive:
         names = [name for name in Result.__struct_fields__ if name not in {"schema", "error"}]
         yield _row([*names, "error_kind", "error_detail"])
         async for lines in self.lines(files):
-            results = [msgspec.json.decode(line, type=Result) for line in lines.splitlines()]
-            yield b"".join(
-                _row(
-                    [
-                        *(_cell(getattr(result, name)) for name in names),
-                        result.error.kind if result.error else "",
-                        result.error.detail if result.error else "",
-                    ]
-                )
-                for result in results
-            )
+            yield await asyncio.to_thread(_rows, lines, names)
 
     async def logs(self, run_id: str, after: str, *, is_over: bool) -> tuple[str, str]:
         """What the job's logs hold beyond `after`, and where to go on; `""` is the start."""
@@ -160,12 +152,13 @@ class Archive:
 
     def _sum_up(self, run_id: str) -> Summary | None:
         paths = self.paths(run_id)
+        if written := summary_of(paths):
+            return written
         try:
-            summary = load_summary(paths)
+            summary = load_summary(paths, rebuild=True)
         except RunError:  # it says that there are no results, which the group's reason will tell
             return None
-        if not paths.summary.exists():
-            write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
         return summary
 
     async def _part(self, file: PurePosixPath, offset: int) -> bytes:
@@ -187,18 +180,25 @@ def _full(paths: RunPaths, error: OSError) -> RunError:
     return RunError(f"cannot keep the results in {paths.root}: {error.strerror}; make room there")
 
 
-def _status(paths: RunPaths) -> Status | None:
-    try:
-        return msgspec.json.decode(paths.status.read_bytes(), type=Status)
-    except (FileNotFoundError, *NOT_JSON):
-        return None
-
-
 def _cell(value: object) -> object:
     """None is an empty cell; a list is JSON."""
     if value is None:
         return ""
     return msgspec.json.encode(value).decode() if isinstance(value, list | bool) else value
+
+
+def _rows(lines: bytes, names: list[str]) -> bytes:
+    results = [msgspec.json.decode(line, type=Result) for line in lines.splitlines()]
+    return b"".join(
+        _row(
+            [
+                *(_cell(getattr(result, name)) for name in names),
+                result.error.kind if result.error else "",
+                result.error.detail if result.error else "",
+            ]
+        )
+        for result in results
+    )
 
 
 def _row(values: list[object]) -> bytes:

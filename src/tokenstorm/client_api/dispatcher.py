@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.schemas import SIGNAL_LEAD_SECONDS, STARTUP_SECONDS, GroupRequest
+from tokenstorm.client_api.schemas import STARTUP_SECONDS, GroupRequest, signal_lead
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import RefusedJob, UsageError
+from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import fewest_ranks
@@ -51,13 +51,19 @@ class SlurmClientDispatcher:
         return str(await self._deployment.python()) if self._deployment else self._site.profile.python
 
     async def check_dataset(self, name: str) -> dict[str, object]:
-        """The `prompts` of a plan for a dataset. Raises `UsageError` that lists the datasets there are."""
+        """The `prompts` of a plan for a dataset. Raises `UsageError` for one that is not there, or cannot be used."""
         folder = self._site.profile.base_path / "datasets"
         try:
             data = await self._site.shell.get(folder / name)
         except FileNotFoundError:
             there = ", ".join(await self._site.shell.list(folder)) or "none"
             message = f"`dataset`: there is no {name!r} in {folder}: there is {there}"
+            raise UsageError(message) from None
+        except Unreachable:
+            path = str(folder / name)
+            if (await self._site.shell.run(["test", "-f", path, "-a", "-r", path])).status == 0:
+                raise
+            message = f"`dataset`: {path} is a folder, or a file that must not be read: name a file of prompts"
             raise UsageError(message) from None
         checksum = await asyncio.to_thread(_checked, data, folder / name)
         return {"kind": "file", "path": str(folder / name), "sha256": checksum}
@@ -117,7 +123,7 @@ class SlurmClientDispatcher:
             tasks_per_node=-(-ranks // request.nodes) + LAUNCHERS_CORE,
             tasks=ranks,
             time_limit_minutes=request.minutes,
-            signal_lead_seconds=SIGNAL_LEAD_SECONDS,
+            signal_lead_seconds=signal_lead(request.drain_seconds),
             exclusive=request.exclusive,
         )
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenstorm.client_api import group as states
-from tokenstorm.client_api.group import ClientGroup, Progress
+from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.services import ENDED
@@ -26,7 +26,9 @@ LEAST_BETWEEN = 0.5
 """Seconds between two questions of a cluster's scheduler, whatever happens: it serves others too."""
 SERVICES_EVERY = 2.0
 BARREN_SECONDS = 5
-"""After so many seconds of failures alone, it is tried whether the engine still takes connections."""
+"""After so many seconds in which the engine only refused connections, it is tried whether it takes one of ours."""
+_NOBODY_THERE = frozenset(("refused", "unreachable"))
+"""The failures of clients that found nobody. Ours alone prove nothing: a site may let none of them through."""
 ABORT_AFTER_SECONDS = 5.0
 """How long a run has to drain when its service died."""
 CANCEL_AFTER_SECONDS = 20.0
@@ -61,7 +63,7 @@ class Follower:
         """Tell a held group's launcher to start, as soon as there is one."""
         for pause in pauses(0.2, 2.0):
             group = self._manager.current(group_id)
-            if group is None or group.released is None:
+            if group is None or group.released is None or group.ending:
                 return
             if group.stage == "running":
                 try:
@@ -166,7 +168,8 @@ class Follower:
                 try:
                     async for said in link.events():
                         wait = pauses(0.1, 5.0)
-                        await self._take(group_id, link, said, seen)
+                        self._take(group_id, link, said, seen)
+                        await self._probe(group_id, seen)
                     self.wake()  # it is over, or its launcher is
                 except RunError as error:  # the disk: what was said is said again
                     self._manager.trouble = str(error)
@@ -176,21 +179,21 @@ class Follower:
         finally:
             self._followed.discard(group_id)
 
-    async def _take(self, group_id: int, link: LauncherLink, said: Said, seen: "_Seen") -> None:
+    def _take(self, group_id: int, link: LauncherLink, said: Said, seen: "_Seen") -> None:
         group = self._manager.current(group_id)
-        if group and group.client_address != link.address:
-            self._manager.change(replace(group, client_address=link.address))
+        if group is None:  # it ended while this was on its way
+            return
+        self._manager.change(states.heard(group, link.address, said.status))
         line = said.line if seen.is_new(said.line) else None
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
         data = msgspec.json.encode(shown) if shown else None
-        self._manager.progressed(group_id, Progress.of(said.status), data, _written(line))
-        if seen.barren and seen.barren % BARREN_SECONDS == 0 and line:
-            await self._probe(group_id)
+        self._manager.progressed(group_id, said, data, _written(line))
 
     async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:
         try:
             for said in await link.files():
-                await self._take(group_id, link, said, seen)
+                self._take(group_id, link, said, seen)
+            await self._probe(group_id, seen)  # now that all is read: some of it may be long ago
         except (ClusterError, RunError):
             return  # its age shows
 
@@ -218,8 +221,11 @@ class Follower:
             return None
         return f"the service {service!r} ended ({info.status}{': ' + info.reason if info.reason else ''})"
 
-    async def _probe(self, group_id: int) -> None:
-        """Nothing succeeds any more: is there anybody at all?"""
+    async def _probe(self, group_id: int, seen: "_Seen") -> None:
+        """Is there anybody at all, where clients found nobody for some seconds?"""
+        if seen.barren < BARREN_SECONDS:
+            return
+        seen.barren = 0
         group = self._manager.current(group_id)
         try:
             plan = await self._manager.dispatcher.prepared(group) if group else None
@@ -248,7 +254,7 @@ class Follower:
 
 
 class _Seen:
-    """The seconds of a run that were taken in. `barren` is how many brought failures, since the last with a success."""
+    """The seconds of a run that were taken in. `barren` is how many clients found nobody in, since anybody answered."""
 
     def __init__(self) -> None:
         self._last = -1
@@ -260,7 +266,9 @@ class _Seen:
         if line is None or not isinstance(t, int) or t <= self._last:
             return False
         self._last = t
-        self.barren = 0 if line.get("succeeded") else self.barren + bool(line.get("failed"))
+        kinds = line.get("failed_by_kind")
+        answered = line.get("succeeded") or (isinstance(kinds, dict) and not kinds.keys() <= _NOBODY_THERE)
+        self.barren = 0 if answered else self.barren + bool(line.get("failed"))
         return True
 
 

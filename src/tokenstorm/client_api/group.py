@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.client_api.schemas import signal_lead
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.scheduler import Outcome as JobOutcome
 from tokenstorm.loadgen.live import Status as LauncherStatus
@@ -15,8 +16,8 @@ GroupStatus = Literal["pending", "running", "stopped"]
 Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
 Ending = Literal["stop", "service died"]
 UNCONFIRMED = "submission unconfirmed"
-SIGNALLED_AHEAD_SECONDS = 150
-"""How early a job may be told that its limit comes: 90 s are asked for, and Slurm may take a minute more."""
+SIGNALLED_EARLY_SECONDS = 60
+"""How much earlier than asked for Slurm may tell a job that its limit comes."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
     """One job with N clients. `stage` is where it stands: `submitting` means that the job may be there or not.
 
-    `ending` says why it is being ended early, `told` that its launcher knows; `released` is when a held group may start (Unix time, 0 for at once).
+    `ending` says why it is being ended early, `told` that its launcher knows; `released` is when a held group may start
+    (Unix time, 0 for at once), `late_seconds` how long after that it did.
     """
 
     group_id: int
@@ -63,6 +65,7 @@ class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None = None
     ended_at: str | None = None
     progress: Progress | None = None
+    late_seconds: float = 0.0
     ending: Ending | None = None
     told: bool = False
     released: float | None = None
@@ -120,9 +123,22 @@ def observed(group: ClientGroup, job: JobState) -> ClientGroup:
         group,
         stage="running",
         job_state="running",
-        reason=group.reason if group.ending else "",
+        reason=group.reason if group.ending else _lateness(group),
         started_at=group.started_at or now(),
     )
+
+
+def heard(group: ClientGroup, address: str | None, status: LauncherStatus) -> ClientGroup:
+    """What its launcher says of itself, beside its progress."""
+    known = msgspec.structs.replace(group, client_address=address, late_seconds=status.late_seconds)
+    return known if group.ending else msgspec.structs.replace(known, reason=_lateness(known))
+
+
+def _lateness(group: ClientGroup) -> str:
+    if not group.late_seconds:
+        return ""
+    late = f"{group.late_seconds:.1f} s after the moment for which it was released"
+    return f"it started {late}: it was not ready before, or its clock is ahead"
 
 
 def ending(group: ClientGroup, why: Ending, reason: str) -> ClientGroup:
@@ -137,9 +153,13 @@ def stopped(group: ClientGroup, outcome: JobOutcome, reason: str) -> ClientGroup
     )
 
 
-def ended(group: ClientGroup, job: JobState, summary: Summary | None, said: str) -> ClientGroup:
-    """Its job is over: what to call that. `said` is the launcher's own last reason."""
+def ended(
+    group: ClientGroup, job: JobState, summary: Summary | None, said: str, missing: str | None = None
+) -> ClientGroup:
+    """Its job is over: what to call that. `said` is the launcher's own last reason, `missing` what did not come home."""
     outcome, reason = _outcome(group, job, summary, said)
+    if missing:
+        reason = "; ".join(filter(None, (reason, f"not all of it could be fetched: {missing} did not come")))
     known = msgspec.structs.replace(group, job_state=job.outcome or "ended", has_summary=summary is not None)
     return stopped(known, outcome, reason)
 
@@ -150,7 +170,8 @@ def _outcome(group: ClientGroup, job: JobState, summary: Summary | None, said: s
         return "failed", group.reason
     nobody_is_left = summary is not None and bool(summary.ranks) and all(rank.lost for rank in summary.ranks)
     if summary is not None and summary.outcome == "completed" and not nobody_is_left:
-        return ("completed", "") if summary.counts.succeeded else ("failed", said or "no request succeeded")
+        done = summary.counts.succeeded
+        return ("completed", _lateness(group)) if done else ("failed", said or "no request succeeded")
     if job.outcome in {"timeout", "node_fail", "preempted", "out_of_memory", "lost"}:
         return job.outcome, told
     cut_short = summary is not None and summary.outcome == "cancelled"
@@ -160,7 +181,9 @@ def _outcome(group: ClientGroup, job: JobState, summary: Summary | None, said: s
         return "cancelled", "stopped" if group.ending == "stop" else told or "the job was told to end"
     if nobody_is_left:
         said = said or "every rank was lost before the end: the logs may say why"
-    return "failed", said or told or "the load generator ended before its first request: its logs say why"
+    when = "before its first request" if summary is None else "in the middle of its run"
+    why = f" ({job.reason})" if job.reason else ""
+    return "failed", said or f"the load generator ended {when}{why}: its logs may say why"
 
 
 def _reached_its_limit(group: ClientGroup) -> bool:
@@ -168,4 +191,5 @@ def _reached_its_limit(group: ClientGroup) -> bool:
     if group.started_at is None:
         return False
     ran = datetime.now(UTC) - datetime.fromisoformat(group.started_at)
-    return ran.total_seconds() >= group.time_limit_minutes * 60 - SIGNALLED_AHEAD_SECONDS
+    ahead = signal_lead(group.drain_seconds) + SIGNALLED_EARLY_SECONDS
+    return ran.total_seconds() >= group.time_limit_minutes * 60 - ahead

@@ -15,15 +15,19 @@ import msgspec
 
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON
-from tokenstorm.loadgen.live import TimelineLine
+from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.runs import RunPaths, write_atomically
 
 PART = 2**20
 """Bytes that are read at a time."""
+AT_ONCE = 4
+"""Files that are fetched at a time: a way that is long is waited for less, and there is room for others on it."""
 RESULTS = re.compile(r"results\.(\d+)\.(\d+)\.jsonl")
 LOGS = ("stdout.log", "stderr.log")
 _WRITTEN_ONCE = frozenset(("plan.json", "script.sh", "status.json", "metrics.prom", "summary.json"))
+_LAST = "plan.json"
+"""Comes when all else has: where it is, all is."""
 _GROWING = frozenset(("timeline.jsonl", *LOGS))
 _TAIL_BYTES = 2**20
 """Of a timeline: its last lines are in there."""
@@ -43,19 +47,33 @@ class Expected:
 async def bring(shell: Shell, folder: PurePosixPath, home: Path) -> None:
     """Copy what is there; of files that grow, what is not at home yet. Raises OSError for a disk of ours that is full."""
     await asyncio.to_thread(lambda: home.mkdir(mode=0o700, parents=True, exist_ok=True))
-    for name in sorted(await shell.list(folder), key=lambda name: name == "plan.json"):  # the last: where it is, all is
-        with contextlib.suppress(FileNotFoundError):  # purged meanwhile, or listed too early
-            if name in _GROWING or RESULTS.fullmatch(name):
-                await _append(shell, folder / name, home / name)
-            elif name in _WRITTEN_ONCE:
-                data = await shell.get(folder / name)
-                await asyncio.to_thread(write_atomically, home / name, data)
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def fetch(name: str) -> None:
+        async with turns:
+            await _fetch(shell, folder / name, home / name)
+
+    names = await shell.list(folder)
+    fetched = await asyncio.gather(*(fetch(name) for name in names if name != _LAST), return_exceptions=True)
+    for error in fetched:  # raised when none is under way any more: the next visit goes on from what is here
+        if error is not None:
+            raise error
+    if _LAST in names:
+        await fetch(_LAST)
+
+
+async def _fetch(shell: Shell, source: PurePosixPath, target: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # purged meanwhile, or listed too early
+        if source.name in _GROWING or RESULTS.fullmatch(source.name):
+            await _append(shell, source, target)
+        elif source.name in _WRITTEN_ONCE:
+            await asyncio.to_thread(write_atomically, target, await shell.get(source))
 
 
 def missing(paths: RunPaths, expected: Expected) -> str | None:
     """What is not there yet of a run, in words; None when nothing is known to be missing."""
-    summary = _summary(paths)
-    if expected.ended_well and summary is None:
+    summary, status = summary_of(paths), status_of(paths)
+    if summary is None and (expected.ended_well or (status is not None and status.phase == "finished")):
         return paths.summary.name
     if expected.ran and not any((paths.root / name).exists() for name in (*LOGS, paths.status.name)):
         return "its logs"
@@ -68,7 +86,9 @@ def missing(paths: RunPaths, expected: Expected) -> str | None:
 
 async def _append(shell: Shell, source: PurePosixPath, target: Path) -> None:
     with target.open("ab") as file:
-        while part := await shell.get(source, offset=file.tell(), limit=PART):
+        part = b"-" * PART
+        while len(part) == PART:
+            part = await shell.get(source, offset=file.tell(), limit=PART)
             await asyncio.to_thread(file.write, part)
 
 
@@ -99,7 +119,16 @@ def _last_lines(timeline: Path) -> list[TimelineLine]:
     return found
 
 
-def _summary(paths: RunPaths) -> Summary | None:
+def status_of(paths: RunPaths) -> Status | None:
+    """What the launcher said last, if that is there and whole."""
+    try:
+        return msgspec.json.decode(paths.status.read_bytes(), type=Status)
+    except (FileNotFoundError, *NOT_JSON):
+        return None
+
+
+def summary_of(paths: RunPaths) -> Summary | None:
+    """The summary that was written, if it is there and whole."""
     try:
         return msgspec.json.decode(paths.summary.read_bytes(), type=Summary)
     except (FileNotFoundError, *NOT_JSON):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import httpx
@@ -24,10 +25,19 @@ TIMELINE_BYTES = 4 * 2**20
 
 
 class Said(msgspec.Struct, frozen=True):
-    """One second of GET /events, or of the files."""
+    """One second of GET /events; or of the files, `written` some time ago."""
 
     status: Status
     line: dict[str, object] | None
+    written: bool = False
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A Prometheus text, said or `written`."""
+
+    text: bytes
+    written: bool
 
 
 class _Address(msgspec.Struct):
@@ -79,17 +89,17 @@ class LauncherLink:
             message = f"the launcher refused {words!r}: {answer.text[:200]}"
             raise UsageError(message)
 
-    async def metrics(self) -> bytes | None:
+    async def metrics(self) -> Metrics | None:
         """Its Prometheus text, from the file if need be; None before there is any."""
         try:
             url = await self._find()
             answer = await self._client.get(f"{url}/metrics", headers=self._headers, timeout=5.0)
             if answer.is_success:
-                return answer.content
+                return Metrics(answer.content, written=False)
         except (httpx.TransportError, Unreachable):
             pass
         try:
-            return await self._shell.get(self._folder / "metrics.prom")
+            return Metrics(await self._shell.get(self._folder / "metrics.prom"), written=True)
         except FileNotFoundError:
             return None
 
@@ -101,7 +111,8 @@ class LauncherLink:
             return []
         except NOT_JSON as error:
             raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
-        return [Said(status, line) for line in await self._new_seconds()] or [Said(status, None)]
+        seconds = [Said(status, line, written=True) for line in await self._new_seconds()]
+        return seconds or [Said(status, None, written=True)]
 
     async def _new_seconds(self) -> list[dict[str, object]]:
         try:

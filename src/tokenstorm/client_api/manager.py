@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,10 +26,11 @@ from tokenstorm.client_api.feed import Feed
 from tokenstorm.client_api.follower import Follower
 from tokenstorm.client_api.group import ClientGroup, GroupStatus, Progress
 from tokenstorm.client_api.homecoming import Expected
-from tokenstorm.client_api.link import LauncherLink
+from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.observers import Observers
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import KeyUsed, NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.releases import latest_start, not_releasable
 from tokenstorm.client_api.schemas import GroupRequest
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.starter import Starter
@@ -38,6 +40,7 @@ from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import JobState, Outcome
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
+from tokenstorm.metrics.exposition import with_age
 
 MOST_OBSERVERS = 32
 SEEN_AFTER_SECONDS = 60.0
@@ -49,12 +52,13 @@ _ENDED_WELL = (0, 3)
 
 @dataclass(frozen=True)
 class Live:
-    """The latest of a running group, and when it came (monotonic seconds).
+    """The latest of a running group, when its launcher said it, and when that came (monotonic seconds).
 
     `written` is how many bytes of result lines each rank has on disk.
     """
 
     progress: Progress
+    said_at: datetime
     at: float
     written: Mapping[int, int]
 
@@ -164,19 +168,21 @@ class ClientManager:
         """How far a running group is."""
         return self._live.get(group.group_id)
 
-    def run(self, group_ids: Iterable[int], start_at: float) -> None:
-        """Release held groups, all or none, at one Unix time (0: at once). Raises `Unknown`, `NotNow`, `UsageError`."""
+    def run(self, group_ids: Iterable[int], start_at: float, *, at_hand: bool = False) -> None:
+        """Release held groups, all or none, at one Unix time (0: at once). Raises `Unknown`, `NotNow`, `UsageError`.
+
+        With `at_hand` the moment is so near that each of several has to hold already: else one would start alone, later.
+        """
         groups = [self.get(group_id) for group_id in dict.fromkeys(group_ids)]
         for group in groups:
-            if not group.manual or group.status == "stopped":
-                why = "has stopped" if group.manual else 'was not created with "start": "manual"'
-                message = f"group {group.group_id} {why}: there is nothing to release"
-                raise NotNow(message)
-            if group.ending:
-                message = f"group {group.group_id} is being stopped: it cannot be released any more"
-                raise NotNow(message)
-            if start_at - time.time() > group.hold_seconds:
-                message = f"`start_at` is beyond the {group.hold_seconds:g} s that group {group.group_id} may be held"
+            phase = live.progress.phase if (live := self.live(group)) else ""
+            if why := not_releasable(group, phase, together=at_hand and len(groups) > 1):
+                raise NotNow(why)
+            if start_at > (latest := latest_start(group)):
+                until = datetime.fromtimestamp(latest, UTC).isoformat(timespec="seconds")
+                message = (
+                    f"`start_at` is beyond the hold_seconds of group {group.group_id}, which may be held until {until}"
+                )
                 raise UsageError(message)
         released = [replace(group, released=start_at) for group in groups]
         self.store.save(*released)
@@ -204,11 +210,17 @@ class ClientManager:
         if url not in group.observers:
             self.change(replace(group, observers=(*group.observers, url)))
 
-    async def metrics(self, group: ClientGroup) -> bytes | None:
-        """The group's Prometheus text; None before there is any."""
+    async def metrics(self, group: ClientGroup) -> tuple[bytes, float | None] | None:
+        """The group's Prometheus text, and how old it is in seconds where that is known; None before there is any."""
         if group.stage == "stopped":
-            return self.archive.metrics(group.run_id)
-        return await self.link(group).metrics() if group.stage == "running" else None
+            text = self.archive.metrics(group.run_id)
+            return None if text is None else (text, None)
+        found = await self.link(group).metrics() if group.stage == "running" else None
+        if found is None:
+            return None
+        live = self.live(group)
+        age = 0.0 if not found.written else live.age_seconds if live else None  # it is written with the status
+        return (found.text if age is None else with_age(found.text, str(group.group_id), age)), age
 
     def feed(self, group: ClientGroup) -> Feed:
         """Its live updates."""
@@ -267,14 +279,16 @@ class ClientManager:
             self._observers.look()
         return group
 
-    def progressed(
-        self, group_id: int, progress: Progress, line: bytes | None, written: Mapping[int, int] | None = None
-    ) -> None:
-        """A second of a running group."""
-        known = self._live.get(group_id)
-        if known is None or known.progress != progress or line is not None:
-            before = known.written if known else {}
-            self._live[group_id] = Live(progress, time.monotonic(), {**before, **(written or {})})
+    def progressed(self, group_id: int, said: Said, line: bytes | None, written: Mapping[int, int]) -> None:
+        """A second of a running group. What was seen before is as old as then, and what is seen first as its writer says."""
+        known, now = self._live.get(group_id), time.monotonic()
+        if known is None:
+            age = (datetime.now(UTC) - said.status.at).total_seconds() if said.written else 0.0
+            at = now - max(0.0, age)
+        else:
+            at = known.at if known.said_at == said.status.at else now
+        before = known.written if known else {}
+        self._live[group_id] = Live(Progress.of(said.status), said.status.at, at, {**before, **written})
         if line is not None and (feed := self._feeds.get(group_id)):
             feed.publish("progress", line)
 
@@ -288,20 +302,15 @@ class ClientManager:
         self.spawn(self._follower.end_early(group.group_id))
         return group
 
-    def give_up(self, group_id: int, outcome: Outcome, reason: str) -> None:
-        """End a group that was never submitted, and leave no key of it behind. Raises `RunError`."""
-        group = self.change(states.stopped(self.expect(group_id), outcome, reason))
-        self.spawn(self.purge(group) if group.purge else self._forget_secrets(group))
-
-    async def _forget_secrets(self, group: ClientGroup) -> None:
-        for pause in pauses(0.5, 60.0):
-            try:
-                await self.archive.forget_secrets(group.run_id)
-            except ClusterError as error:
-                self.trouble = f"the keys of run {group.run_id} could not be removed: {error}"
-                await asyncio.sleep(pause)
-            else:
-                return
+    async def give_up(self, group_id: int, outcome: Outcome, reason: str) -> None:
+        """End a group that was never submitted, and leave no key of it behind. Raises `ClusterError`, `RunError`."""
+        group = self.expect(group_id)
+        if group.stage != "waiting":
+            await self.archive.forget_secrets(group.run_id)  # before it is over: then nobody looks any more
+        if current := self.current(group_id):
+            group = self.change(states.stopped(current, outcome, reason))
+            if group.purge:
+                self.spawn(self.purge(group))
 
     def link(self, group: ClientGroup) -> LauncherLink:
         """The way to its launcher."""
@@ -330,8 +339,9 @@ class ClientManager:
                 group = self._active[group_id]
                 said = (left.status.reason if left.status else None) or ""
                 progress = Progress.of(left.status) if left.status else None
-                known = replace(group, progress=progress)
-                group = self.change(states.ended(known, job, left.summary, said))
+                late = left.status.late_seconds if left.status else group.late_seconds
+                known = replace(group, progress=progress, late_seconds=late)
+                group = self.change(states.ended(known, job, left.summary, said, missing))
             except (ClusterError, RunError) as error:
                 self.trouble = str(error)
                 await asyncio.sleep(pause)
@@ -346,7 +356,9 @@ class ClientManager:
         group, live = self._active[group_id], self._live.get(group_id)
         return Expected(
             ran=job.outcome != "lost" and (group.started_at is not None or bool(job.nodes)),
-            ended_well=job.exit_code in _ENDED_WELL,
+            ended_well=job.exit_code in _ENDED_WELL
+            or job.outcome == "completed"
+            or (live is not None and live.progress.phase == "finished"),
             written=live.written if live else {},
         )
 

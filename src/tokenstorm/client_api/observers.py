@@ -1,7 +1,6 @@
 """Telling observers: a POST for each message of the outbox, in order for each address, never in anybody's way."""
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,7 +11,7 @@ from tokenstorm.client_api.store import Message, Store
 from tokenstorm.errors import RunError
 
 GIVE_UP_SECONDS = 3600.0
-"""How long one message is tried; then the next one is, so that an observer that is gone does not fill the disk."""
+"""How old a message gets that is tried again; an older one is tried once, so that an observer that is gone fills no disk."""
 POST_SECONDS = 10.0
 
 
@@ -44,10 +43,9 @@ class Observers:
             self._busy.discard(url)
 
     async def _deliver(self, message: Message) -> None:
-        deadline = time.monotonic() + GIVE_UP_SECONDS
         for pause in pauses(0.5, 60.0, 2.0):
             try:
-                if await self._post(message) or time.monotonic() > deadline:
+                if await self._post(message) or message.age_seconds > GIVE_UP_SECONDS:
                     self._store.delivered(message)
                     return
             except RunError:  # the disk: the message is sent once more

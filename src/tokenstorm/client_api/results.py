@@ -1,10 +1,10 @@
 """The calls that give what a run left: summary, rows, report, logs."""
 
+import asyncio
 import importlib
 import importlib.util
 import re
 import tempfile
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -77,7 +77,8 @@ def results_routes(manager: ClientManager) -> APIRouter:
             raise _not_over(group)
         files = await archive.result_files(group.run_id)
         if wanted == "parquet":
-            return Response(await _parquet(archive, files), media_type=TYPES[wanted])
+            parts = [lines async for lines in archive.lines(files)]
+            return Response(await asyncio.to_thread(_parquet, parts), media_type=TYPES[wanted])
         rows = archive.lines(files) if wanted == "jsonl" else archive.csv(files)
         return StreamingResponse(rows, media_type=TYPES[wanted])
 
@@ -143,10 +144,10 @@ def _accepted(accept: str) -> Format | None:
     return None
 
 
-async def _parquet(archive: Archive, files: list[PurePosixPath]) -> bytes:
+def _parquet(parts: list[bytes]) -> bytes:
     arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     rows: list[dict[str, Any]] = []
-    async for lines in archive.lines(files):
+    for lines in parts:
         results = (msgspec.json.decode(line, type=Result) for line in lines.splitlines())
         rows += [msgspec.to_builtins(result) for result in results]
     with tempfile.SpooledTemporaryFile() as file:

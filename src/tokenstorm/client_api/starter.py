@@ -122,8 +122,8 @@ class Starter:
             except Unconfirmed:
                 self._say(group_id, states.UNCONFIRMED)
             except (NotNow, Unknown, RefusedJob, UsageError) as error:
-                with contextlib.suppress(RunError):
-                    self._manager.give_up(group_id, "cancelled" if group.ending else "failed", str(error))
+                with contextlib.suppress(ClusterError, RunError):  # it is tried, and refused, once more
+                    await self._manager.give_up(group_id, "cancelled" if group.ending else "failed", str(error))
             except (ClusterError, RunError) as error:
                 self._say(group_id, str(error))
             await asyncio.sleep(pause)
@@ -136,7 +136,7 @@ class Starter:
             await self._submit(group, request, Access(()))
             return
         if group.ending:  # nothing was submitted, and nothing is to be
-            self._manager.give_up(group.group_id, "cancelled", "stopped before it started")
+            await self._manager.give_up(group.group_id, "cancelled", "stopped before it started")
             return
         info, access = await self._find(request)
         current = self._manager.current(group.group_id)

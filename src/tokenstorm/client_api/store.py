@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ class Message:
     url: str
     body: bytes
 
+    @property
+    def age_seconds(self) -> float:
+        """Since what it tells of."""
+        at = msgspec.json.decode(self.body, type=_Dated).at
+        return (datetime.now(UTC) - at).total_seconds()
+
+
+class _Dated(msgspec.Struct):
+    at: datetime
+
 
 class Store:
     """Every call is one transaction, on disk when it returns. Raises `RunError` when the disk does not take it."""
@@ -77,6 +88,7 @@ class Store:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             connection = sqlite3.connect(path, isolation_level=None)
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA secure_delete=ON")  # of a key that is forgotten nothing stays in the file
             connection.executescript(_SCHEMA)
         except BlockingIOError:
             os.close(lock)
@@ -124,6 +136,8 @@ class Store:
         with self._transaction() as execute:
             for group in groups:
                 self._save(execute, group, message, free_key=free_key)
+        if any(group.stage == "stopped" for group in groups):
+            self._rows("PRAGMA wal_checkpoint(TRUNCATE)")  # nor in what was written ahead
 
     def _save(
         self, execute: Callable[..., sqlite3.Cursor], group: ClientGroup, message: bytes | None, *, free_key: bool
@@ -148,9 +162,12 @@ class Store:
         query = "SELECT group_id FROM groups WHERE deleted = 0 AND (?1 IS NULL OR status = ?1) ORDER BY group_id"
         return [row[0] for row in self._rows(query, (status,))]
 
-    def groups(self, status: GroupStatus | None = None) -> list[tuple[ClientGroup, bytes]]:
-        """The same groups with their requests."""
-        query = "SELECT state, request FROM groups WHERE deleted = 0 AND (?1 IS NULL OR status = ?1) ORDER BY group_id"
+    def groups(self, status: GroupStatus | None = None) -> list[tuple[ClientGroup, str]]:
+        """The same groups with their requests; without the prompts, which may be megabytes of each."""
+        query = (
+            "SELECT state, json_remove(CAST(request AS TEXT), '$.prompts') FROM groups "
+            "WHERE deleted = 0 AND (?1 IS NULL OR status = ?1) ORDER BY group_id"
+        )
         return [(_group(state), request) for state, request in self._rows(query, (status,))]
 
     def active(self) -> list[ClientGroup]:

@@ -40,6 +40,8 @@ END_SLACK_SECONDS = 10.0
 """What a rank may take beyond the drain's deadline to write its lines and report."""
 FILES_EVERY = 2
 HOLD_CHECK_SECONDS = 0.2
+LATE_SECONDS = 0.1
+"""A group that starts so long after the moment for which it was released did not start with the others."""
 WORDS = "`run`, `run <unix time>` (within hold_seconds), `stop` and `abort`"
 WRITE_SECONDS = 10.0
 """What the disk may take for the last files of a run."""
@@ -78,7 +80,7 @@ class Launcher:
         self._stops = 0
         self._aborted_at = 0
         self._released = asyncio.Event()
-        self._start_no_earlier = 0.0
+        self._start_no_earlier = self._late = 0.0
         self._over = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._followers: list[Reply] = []
@@ -215,7 +217,9 @@ class Launcher:
     def _begin(self, service: Service) -> None:
         for path in (self.paths.timeline, self.paths.summary):  # of an earlier attempt, when the job starts anew
             path.unlink(missing_ok=True)
-        ahead = max(self._notice_seconds(), self._start_no_earlier - time())
+        left = self._start_no_earlier - time()
+        ahead = max(self._notice_seconds(), left)
+        self._late = ahead - left if self._start_no_earlier and ahead - left > LATE_SECONDS else 0.0
         self._start_at = monotonic_ns() + round(ahead * 1e9)
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._phase = "running"
@@ -339,6 +343,7 @@ class Launcher:
         seconds = max((known - plan.window_start_ns) / 1e9, 1e-9)
         running = known > plan.window_start_ns
         return Status(
+            at=datetime.now(UTC),
             run_id=plan.run_id,
             phase=self._phase_now(),
             reason=reason,
@@ -360,6 +365,7 @@ class Launcher:
             ttft=Glance.of(tally.histograms["ttft"]),
             ranks=plan.ranks,
             ranks_up=sum(self._ranks_up().values()),
+            late_seconds=self._late,
             environment=self._environment,
         )
 
@@ -381,6 +387,8 @@ class Launcher:
     def _obey(self, words: str) -> bool:
         """Do what was said: `run`, `run <unix time>`, `stop` or `abort`."""
         match words.split():
+            case ["run"] | ["run", _] if self._start_at is not None and self.plan.start == "manual":
+                pass  # said twice, by who did not hear the answer
             case ["run"] if self._start_at is None:
                 self._released.set()
             case ["run", moment] if (
@@ -388,8 +396,9 @@ class Launcher:
             ):
                 self._start_no_earlier = float(moment)
                 self._released.set()
-            case ["stop"]:
-                self.stop()
+            case ["stop"]:  # said twice, by who did not hear the answer, it is no `abort`
+                if not self._stops:
+                    self.stop()
             case ["abort"]:
                 for _ in range(1 if self._stops else 2):
                     self.stop()
@@ -434,6 +443,8 @@ class Launcher:
         plan, group = self.plan, self._group
         merged = merge_ranks(plan, self._ranks, group, self._window_end)
         notes = environment.notes + [self._trouble] * bool(self._trouble)
+        if self._late:
+            notes.append(f"it started {self._late:.1f} s after the moment for which it was released")
         run = Run(
             plan=plan,
             outcome="cancelled" if merged.cut_short or self._stops > 1 else "completed",

@@ -1,6 +1,7 @@
 """What the group is doing right now, put together from the deltas of its ranks."""
 
 from collections import Counter
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,7 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     succeeded: int
     failed: int
+    failed_by_kind: dict[str, int] = {}
     unsent: int
     output_tokens: int
     in_flight: int
@@ -67,10 +69,12 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
 
+    `at` is when this was said; `late_seconds` how long after the moment for which it was released the group started.
     `environment` is what it runs with, once that is known.
     """
 
     schema: Literal[1] = SCHEMA
+    at: datetime
     run_id: str
     phase: str
     reason: str | None
@@ -92,6 +96,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ttft: Glance
     ranks: int
     ranks_up: int
+    late_seconds: float = 0.0
     environment: Environment | None
 
 
@@ -158,6 +163,7 @@ class Group:
             sent=sum(delta.sent for delta in deltas),
             succeeded=sum(delta.succeeded for delta in deltas),
             failed=sum(delta.failed for delta in deltas),
+            failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),
             unsent=sum(delta.unsent for delta in deltas),
             output_tokens=sum(delta.output_tokens for delta in deltas),
             in_flight=sum(delta.in_flight for delta in latest.values()),

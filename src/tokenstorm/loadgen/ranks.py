@@ -148,16 +148,23 @@ class Ranks:
                 member.lost = f"it said {type(message).__name__}, which is not for it to say"
 
     async def ready(self, seconds: float) -> None:
-        """Wait at the barrier. Raises `RunError` when a rank refuses, or too few come."""
+        """Wait at the barrier. Raises `RunError` when a rank refuses, or too few come.
+
+        Of ranks that one command started, those that came and were lost are gone; all are when the command ends.
+        """
         deadline = monotonic() + seconds
         ranks = self._plan.ranks
         while (there := sum(member.ready and not member.lost for member in self.members.values())) < ranks:
             if self._refused:
                 raise RunError(self._refused)
             gone = sum(process.poll() is not None for process in self._processes)
+            if ended := bool(self._plan.launch and gone):
+                gone = ranks
+            elif self._plan.launch:
+                gone = sum(member.lost is not None for member in self.members.values())
             late = monotonic() > deadline
-            missing = ranks - there if late or self._plan.launch else gone  # who lives may still come
-            if (gone or late) and (self._plan.launch or missing > RANKS_LOST_INVALID * ranks):
+            missing = ranks - there if late or ended else gone  # who lives may still come
+            if ended or missing > RANKS_LOST_INVALID * ranks:
                 why = f"they did not come in {seconds:g} s" if late else "their processes ended"
                 message = f"{missing} of {ranks} ranks are missing at the start: {why}{self._last_words()}"
                 raise RunError(message)

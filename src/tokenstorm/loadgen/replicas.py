@@ -1,4 +1,4 @@
-"""Which replica a request goes to: request n to replica n mod m, past those that refuse."""
+"""Which replica a request goes to: request n to replica n mod m; of one that refuses, in turn to each that does not."""
 
 from tokenstorm.loadgen.http import Pool
 
@@ -18,19 +18,21 @@ class Replicas:
         self.was_left_out: set[str] = set()
 
     def pick(self, seq: int, now: int) -> int:
-        """The replica of a request; a left-out one gets one request every 5 s, to see whether it is back."""
-        count = len(self.names)
-        first = seq % count
+        """The replica of a request; a left-out one gets one request every 5 s, to see whether it is back.
+
+        Its other requests are spread evenly over the rest, by their numbers too.
+        """
+        turn, replica = divmod(seq, len(self.names))
         if self._all_well:
-            return first
-        for step in range(count):
-            replica = (first + step) % count
-            if self._refusals[replica] < REFUSALS:
-                return replica
-            if now >= self._retry_at[replica]:
-                self._retry_at[replica] = now + RETRY_NS
-                return replica
-        return first
+            return replica
+        takers = [
+            one for one, refusals in enumerate(self._refusals) if refusals < REFUSALS or now >= self._retry_at[one]
+        ]
+        if replica not in takers and takers:
+            replica = takers[turn % len(takers)]
+        if self._refusals[replica] >= REFUSALS and now >= self._retry_at[replica]:
+            self._retry_at[replica] = now + RETRY_NS
+        return replica
 
     def refused(self, replica: int, now: int) -> None:
         """A replica did not take a connection."""

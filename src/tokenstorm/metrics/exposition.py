@@ -66,6 +66,13 @@ def render(group_id: str, tally: Tally, gauges: Gauges) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
+def with_age(text: bytes, group_id: str, seconds: float) -> bytes:
+    """The same with the age of its figures, in seconds: 0 where they come from the launcher itself."""
+    name, help_ = "client_metrics_age_seconds", "How old these figures are: they may come from a file"
+    sample = f'{name}{{group_id="{_escape(group_id)}"}} {seconds:.1f}'
+    return text + f"# HELP {name} {help_}\n# TYPE {name} gauge\n{sample}\n".encode()
+
+
 def _buckets(name: str, label: str, histogram: Histogram) -> list[str]:
     lines = [f'{name}_bucket{{{label},le="{bound}"}} {histogram.count_at_most(round(bound * 1e9))}' for bound in BOUNDS]
     lines.append(f'{name}_bucket{{{label},le="+Inf"}} {histogram.count}')
