@@ -1,77 +1,22 @@
 """Jobs of a real Slurm: submitted once, told apart by how they stand and ended, and cancelled by id."""
 
-import asyncio
-import os
 import shutil
-import subprocess
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from grouplab import profile
-from tokenstorm.cluster.hostlist import expand
+from grouplab import Counting, profile
+from slurmjobs import TELLING, accounting, job, only, output, until, use
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.slurm import Slurm, directives, slurm_name
+from tokenstorm.cluster.slurm import Slurm, directives
 from tokenstorm.config import Profile
-from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable, UsageError
+from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 
-T = TypeVar("T")
-SECONDS = 60.0
 GOLDEN = Path(__file__).parent / "golden"
-COMMANDS = ("squeue", "scontrol", "sacct", "sbatch", "scancel")
-
-
-class Watched(LocalShell):
-    """Counts its commands; loses the answer of one of them, before or after it ran."""
-
-    def __init__(self, lose: int | None = None, *, after: bool = False) -> None:
-        super().__init__()
-        self.calls: list[tuple[str, ...]] = []
-        self._lose, self._after = lose, after
-
-    async def run(self, argv: Sequence[str], **options: Any) -> Output:
-        self.calls.append(tuple(argv))
-        lost = len(self.calls) - 1 == self._lose
-        if lost and not self._after:
-            message = "the connection was lost before"
-            raise Unreachable(message)
-        output = await super().run(argv, **options)
-        if lost:
-            message = "the connection was lost after"
-            raise Unconfirmed(message)
-        return output
-
-
-def use(folder: Path, what: Callable[[Slurm], Awaitable[T]], shell: LocalShell | None = None, **fields: Any) -> T:
-    async def run() -> T:
-        async with asyncio.timeout(SECONDS):
-            return await what(Slurm(shell or LocalShell(), profile(folder, **fields)))
-
-    return asyncio.run(run())
-
-
-def job(folder: Path, text: str, **fields: Any) -> Job:
-    """A job of a folder of its own that runs a line of shell."""
-    fields = {
-        "name": f"{folder.parent.name}.{folder.name}",
-        "time_limit_minutes": 5,
-        "signal_lead_seconds": 60,
-        **fields,
-    }
-    return Job(command=("bash", "-c", text), folder=PurePosixPath(folder), **fields)
-
-
-async def until(slurm: Slurm, number: str, phase: str) -> JobState:
-    """Its state, once it is in that phase."""
-    while True:
-        state = (await slurm.states([number])).get(number)
-        if state and state.phase == phase:
-            return state
-        await asyncio.sleep(0.05)
 
 
 def test_a_job_that_ends_well(slurm: Path, tmp_path: Path) -> None:
@@ -148,93 +93,18 @@ def test_a_job_that_was_never_there_is_left_out_and_later_lost(slurm: Path, tmp_
 
 
 def test_all_jobs_are_asked_about_with_one_command(slurm: Path, tmp_path: Path) -> None:
-    shell = Watched()
+    shell = Counting()
 
     async def what(it: Slurm) -> None:
         folders = [tmp_path / str(number) for number in range(5)]
         ids = [await it.submit(job(folder, "sleep 600")) for folder in folders]
-        shell.calls.clear()
+        shell.commands.clear()
         assert set(await it.states(ids)) == set(ids)
-        assert len(shell.calls) == 1
+        assert len(shell.commands) == 1
         for number in ids:
             await it.cancel(number)
 
     use(tmp_path, what, shell)
-
-
-class Cut(LocalShell):
-    """Loses the answer of one of its calls, put or run, before or after it was carried out."""
-
-    def __init__(self, lose: int, *, after: bool) -> None:
-        super().__init__()
-        self.calls = 0
-        self._lose, self._after = lose, after
-
-    async def put(self, path: PurePosixPath, data: bytes, **options: Any) -> None:
-        await self._cut(super().put(path, data, **options))
-
-    async def run(self, argv: Sequence[str], **options: Any) -> Output:
-        return await self._cut(super().run(argv, **options))
-
-    async def _cut(self, call: Coroutine[Any, Any, T]) -> T:
-        self.calls += 1
-        lost = self.calls - 1 == self._lose
-        if lost and not self._after:
-            call.close()
-            message = "the connection was lost before"
-            raise Unreachable(message)
-        result = await call
-        if lost:
-            message = "the connection was lost after"
-            raise Unconfirmed(message)
-        return result
-
-
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("lose", [0, 1])
-def test_a_cut_at_any_call_of_a_submission_leaves_one_job(slurm: Path, tmp_path: Path, lose: int, after: bool) -> None:
-    shell = Cut(lose, after=after)
-    one = job(tmp_path / "job", "sleep 600")
-
-    async def what(it: Slurm) -> None:
-        with pytest.raises((Unreachable, Unconfirmed)):
-            await it.submit(one)
-        number = await it.submit(one)
-        assert shell.calls == lose + 3  # there is no call that was not cut
-        assert named(one) == [number]
-        await it.cancel(number)
-
-    use(tmp_path, what, shell)
-
-
-def test_a_job_that_slurm_forgot_is_known_by_the_note_of_its_script(slurm: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "job"
-
-    async def what(it: Slurm) -> None:
-        one = job(folder, "true")
-        number = await it.submit(one)
-        await until(it, number, "ended")
-        (folder / "job.id").unlink()
-        same_folder = job(folder, "true", name="a name that Slurm does not know")
-        assert await it.submit(same_folder) == number
-        assert named(same_folder) == []
-
-    use(tmp_path, what)
-
-
-def test_a_second_job_of_a_folder_ends_at_once_and_does_nothing(slurm: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "job"
-
-    async def what(it: Slurm) -> None:
-        number = await it.submit(job(folder, "echo once"))
-        assert (await until(it, number, "ended")).exit_code == 0
-        argv = ["sbatch", "--parsable", "--export=NONE", str(folder / "script.sh")]
-        second = output(*argv)
-        assert (await until(it, second, "ended")).exit_code == 1
-        assert (folder / "stdout.log").read_text() == "once\n"
-        assert f"job {number} has this folder" in (folder / "stderr.log").read_text()
-
-    use(tmp_path, what)
 
 
 def test_the_directives_are_the_text_that_was_agreed_on() -> None:
@@ -282,74 +152,13 @@ def test_a_value_of_a_profile_reaches_slurm_as_it_is(slurm: Path, tmp_path: Path
     assert use(tmp_path, told, account=what).lower() == what.lower()
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_submission_whose_answer_is_lost_is_one_job_when_it_is_repeated(
-    slurm: Path, tmp_path: Path, after: bool
-) -> None:
-    shell = Watched(0, after=after)
-    one = job(tmp_path, "sleep 600")
-
-    async def what(it: Slurm) -> None:
-        with pytest.raises((Unreachable, Unconfirmed)):
-            await it.submit(one)
-        number = await it.submit(one)
-        assert named(one) == [number]
-        (tmp_path / "job.id").unlink()  # cut between sbatch and the note
-        assert await Slurm(shell, profile(tmp_path)).submit(one) == number
-        await it.cancel(number)
-        await until(it, number, "ended")
-        assert await it.submit(one) == number
-
-    use(tmp_path, what, shell)
-
-
-def test_submissions_at_the_same_time_are_one_job(slurm: Path, tmp_path: Path) -> None:
-    one = job(tmp_path, "sleep 600")
-
-    async def what(it: Slurm) -> None:
-        ids = await asyncio.gather(*(Slurm(LocalShell(), profile(tmp_path)).submit(one) for _ in range(6)))
-        assert named(one) == [ids[0]]
-        assert set(ids) == {ids[0]}
-        await it.cancel(ids[0])
-
-    use(tmp_path, what)
-
-
-def accounting(conf: Path) -> bool:
-    return "accounting_storage/slurmdbd" in conf.read_text()
-
-
-def output(*argv: str) -> str:
-    return subprocess.check_output(argv, text=True).strip()
-
-
-def named(one: Job) -> list[str]:
-    """The ids of all jobs of that name."""
-    return output("squeue", "--noheader", "--states=all", f"--name={slurm_name(one.name)}", "--format=%i").split()
-
-
-@pytest.fixture
-def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Leaves this site one of the commands that tell of jobs; the others are there and fail."""
-
-    def leave(name: str) -> None:
-        broken = tmp_path / "bin"
-        broken.mkdir()
-        for other in {"squeue", "scontrol", "sacct"} - {name}:
-            (broken / other).write_text("#!/bin/sh\necho 'not on this site' >&2\nexit 1\n")
-            (broken / other).chmod(0o755)
-        monkeypatch.setenv("PATH", f"{broken}:{os.environ['PATH']}")
-
-    return leave
-
-
-@pytest.mark.parametrize("command", ["squeue", "scontrol", "sacct"])
+@pytest.mark.parametrize("command", TELLING)
 def test_one_command_that_tells_of_jobs_is_enough(
-    slurm: Path, tmp_path: Path, only: Callable[[str], None], command: str
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     if command == "sacct" and not accounting(slurm):
         pytest.skip("this lab has no accounting: LAB_OPTIONS=--slurmdbd gives it some")
-    only(command)
+    monkeypatch.setenv("PATH", only(tmp_path, command))
 
     async def what(it: Slurm) -> JobState:
         one = job(tmp_path / "job", "sleep 600", nodes=2)
@@ -390,14 +199,14 @@ def test_what_sacct_tells_is_a_state_of_a_job(tmp_path: Path, line: str, state: 
 
 
 def test_a_site_where_nothing_answers_changes_no_state(
-    slurm: Path, tmp_path: Path, only: Callable[[str], None]
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only("none of them")
+    monkeypatch.setenv("PATH", only(tmp_path, "none of them"))
     with pytest.raises(Unreachable, match="not on this site"):
         use(tmp_path, lambda it: it.states(["1"]))
     with pytest.raises(Unreachable, match="was not submitted"):
         use(tmp_path, lambda it: it.submit(job(tmp_path / "job", "true")))
-    assert shutil.which("squeue") == str(tmp_path / "bin" / "squeue")
+    assert shutil.which("squeue") == str(tmp_path / "wrappers" / "squeue")
 
 
 def test_what_is_no_id_is_never_cancelled(tmp_path: Path) -> None:
@@ -425,18 +234,3 @@ def test_a_line_break_in_what_sbatch_reads_line_by_line_is_refused(tmp_path: Pat
         directives(job(tmp_path / "a\nb", "true"), profile(tmp_path))
     with pytest.raises(UsageError, match="backslash"):
         directives(job(tmp_path / "a\\b", "true"), profile(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("", ""),
-        ("(null)", ""),
-        ("n1", "n1"),
-        ("n[1-3,7]", "n1 n2 n3 n7"),
-        ("a[08-10],b", "a08 a09 a10 b"),
-        ("r[1-2]n[1-2],login", "r1n1 r1n2 r2n1 r2n2 login"),
-    ],
-)
-def test_lists_of_nodes_are_names(text: str, names: str) -> None:
-    assert expand(text) == tuple(names.split())

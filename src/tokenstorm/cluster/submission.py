@@ -1,0 +1,109 @@
+"""One submission, as shell text for the login node: one job, however often it is asked for and wherever it was cut.
+
+Files of the job's folder tell: `job.id` is written when sbatch has answered, `job.started` by the job itself. `.submit`
+is the lock, and holds since when an sbatch has been begun whose answer nobody saw. What is not told there Slurm is asked
+by the job's name. Where slurmctld lists none and sbatch was begun less than MinJobAge ago, no job was made, since a job is
+listed at least for so long: it is submitted again. Was it begun earlier, a job may have been cancelled and forgotten, and
+accounting is asked too; where that tells of none either, the job is refused as lost rather than submitted a second time.
+"""
+
+import re
+from typing import Final
+
+from tokenstorm.cluster.scheduler import JobId
+from tokenstorm.cluster.shell import Output
+from tokenstorm.errors import ClusterError, RefusedJob, Unconfirmed, Unreachable
+
+SECONDS: Final = 120.0
+LOCK_SECONDS: Final = 90.0
+"""How long an earlier submission of the same job that goes on without its caller is waited for."""
+NOTE: Final = "job.started"
+_NOT_ASKED, _NOT_TAKEN, _IN_DOUBT, _FORGOTTEN = 90, 91, 92, 93
+_NO_ANSWER = (
+    "timed out|communication|insane message|zero bytes|unable to contact|standby|temporarily|authentication|"
+    "message (send|receive) failure"
+)
+"""What sbatch says when it could not ask, or saw no answer: no word about the job."""
+# Sites wrap commands, and wrappers say more than was asked for: an id is what stands where nothing else does.
+# Other users' jobs are named as they like, with line breaks too: scontrol is believed about one job that has one owner.
+# Where a file system has no locks, flock fails otherwise than when time is up; a second job then ends by the first's note.
+TEXT: Final = rf"""folder=$1 name=$2 seconds=$3
+queued() {{
+    squeue --noheader --me --states=all --name="$name" --format='job=%i' | sed -n 's/.*job=\([0-9][0-9]*\)$/\1/p'
+    return "${{PIPESTATUS[0]}}"
+}}
+shown() {{
+    scontrol --oneliner show job | while read -r id named _; do
+        [[ $named == "JobName=$name" && $id =~ ^JobId=[0-9]+$ ]] || continue
+        one=$(scontrol --oneliner show job "${{id#*=}}" | tr '\n' ' ')
+        [[ $one != *' UserId='*' UserId='* && $one =~ "$id $named UserId="[^\ ]*"($UID) " ]] && echo "${{id#*=}}"
+    done
+    return "${{PIPESTATUS[0]}}"
+}}
+accounted() {{
+    since=$(date --date="@${{begun:-$(date +%s)}}" +%FT%T)
+    timeout 20 sacct --noheader --parsable2 --allocations --user="$UID" --starttime="$since" --name="$name" \
+        --format=JobIDRaw,JobName | sed -n 's/^\([0-9][0-9]*\)|.*/\1/p'
+    return "${{PIPESTATUS[0]}}"
+}}
+forgetful() {{
+    kept=$(scontrol show config | sed -n 's/^MinJobAge *= *\([0-9]*\) .*/\1/p')
+    [ -n "$begun" ] && [ "${{kept:=300}}" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$kept" ]
+}}
+submit() {{
+    date +%s > .submit || exit {_NOT_ASKED}
+    said=$(sbatch --no-requeue --no-kill --export=NONE --parsable script.sh 2>&1)
+    status=$?
+    if [ "$status" -ne 0 ]; then
+        printf '%s\n' "$said" >&2
+        if [ "$status" -gt 128 ] || grep -qiE '{_NO_ANSWER}' <<< "$said"; then exit {_IN_DOUBT}; fi
+        : > .submit
+        exit {_NOT_TAKEN}
+    fi
+    known=$(sed -n 's/^\([0-9][0-9]*\)\(;.*\)\{{0,1\}}$/\1/p' <<< "$said")
+    [[ $known =~ ^[0-9]+$ ]] || known=$(queued) || known=$(shown)
+    [ -n "$known" ] || {{ printf 'no id in what it said: %s\n' "$said" >&2; exit {_IN_DOUBT}; }}
+}}
+once() {{
+    begun=$(cat .submit) listed=yes known=
+    [ ! -s {NOTE} ] || known=$(cat {NOTE})
+    [ -n "$known" ] || known=$(queued) || known=$(shown) || listed=
+    if [ -z "$known" ] && {{ [ -z "$listed" ] || forgetful; }}; then
+        known=$(accounted) || [ -n "$begun$listed" ] || exit {_NOT_ASKED}
+        if [ -z "$known" ] && [ -n "$begun" ]; then
+            if [ -n "$listed" ]; then exit {_FORGOTTEN}; else exit {_IN_DOUBT}; fi
+        fi
+    fi
+    [ -n "$known" ] || submit
+    printf '%s\n' "${{known%%[!0-9]*}}" > .job.id && mv .job.id job.id || exit {_IN_DOUBT}
+}}
+cd -- "$folder" || exit {_NOT_ASKED}
+if [ ! -s job.id ]; then
+    exec 9>> .submit || exit {_NOT_ASKED}
+    flock -w "$seconds" 9 || [ $? -ne 1 ] || {{ echo 'an earlier submission of it has not ended' >&2; exit {_IN_DOUBT}; }}
+    [ -s job.id ] || once
+    rm -f .submit # whoever waits for its lock, or makes it anew, finds job.id
+fi
+printf 'submitted as %s\n' "$(cat job.id)"
+"""
+_SUBMITTED = re.compile(r"^submitted as ([0-9]+)$", re.ASCII | re.MULTILINE)
+
+
+def job_of(done: Output, name: str) -> JobId:
+    """The job that came of it. Raises `RefusedJob`, `Unreachable` or `Unconfirmed` where none did, or nobody knows."""
+    if done.status == 0 and (found := _SUBMITTED.search(done.stdout.decode(errors="replace"))):
+        return found[1]
+    said = (done.stderr or done.stdout).decode(errors="replace").strip() or f"status {done.status}"
+    kind: type[ClusterError] = Unconfirmed
+    message = f"whether Slurm took the job {name!r} is not known: {said}"
+    if done.status == _NOT_ASKED:
+        kind, message = Unreachable, f"Slurm could not be asked, so that {name!r} was not submitted: {said}; try again"
+    elif done.status == _NOT_TAKEN:
+        kind, message = RefusedJob, f"sbatch did not take the job {name!r}: {said}"
+    elif done.status == _FORGOTTEN:
+        kind = RefusedJob
+        message = (
+            f"the job {name!r} is lost: its submission was cut off too long ago for Slurm to tell whether a job came of "
+            "it (it may have been cancelled since). It is not submitted a second time: create it anew"
+        )
+    raise kind(message)
