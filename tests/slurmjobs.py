@@ -19,6 +19,7 @@ T = TypeVar("T")
 SECONDS = 60.0
 TELLING = ("squeue", "scontrol", "sacct")
 NOT_HERE = "echo 'not on this site' >&2; exit 1"
+NO_DATABASE = "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1"
 NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
 
 

@@ -1,5 +1,6 @@
 """Jobs of a real Slurm: submitted once, told apart by how they stand and ended, and cancelled by id."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 
 from grouplab import Counting, profile
-from slurmjobs import TELLING, accounting, job, only, output, until, use
+from slurmjobs import NO_ACCOUNTING, NO_DATABASE, TELLING, accounting, job, only, output, until, use, wrapped
+from slurmlab import configured
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.slurm import Slurm, directives
+from tokenstorm.cluster.slurm import _OUTCOMES, _PENDING, Slurm, directives
 from tokenstorm.config import Profile
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 
@@ -171,31 +173,108 @@ def test_one_command_that_tells_of_jobs_is_enough(
     assert use(tmp_path, what).outcome == "cancelled"
 
 
+class Saying(LocalShell):
+    """A site where the commands say this, and those that are not named are not there."""
+
+    def __init__(self, **said: str) -> None:
+        super().__init__()
+        self._said = said
+
+    async def run(self, argv: Sequence[str], **options: Any) -> Output:
+        for name, text in self._said.items():
+            if f" {name} " in argv[2]:
+                return Output(0, text.encode(), b"")
+        return Output(127, b"", b"not here")
+
+
 @pytest.mark.parametrize(
     ("line", "state"),
     [
-        ("5|CANCELLED by 1000|None|n1|0:15", JobState("ended", "cancelled", "", 143, ("n1",))),
-        ("5|TIMEOUT|TimeLimit|n[1-2]|0:0", JobState("ended", "timeout", "TimeLimit", 0, ("n1", "n2"))),
-        ("5|OUT_OF_MEMORY|OutOfMemory|n1|0:125", JobState("ended", "out_of_memory", "OutOfMemory", 253, ("n1",))),
-        ("5|PREEMPTED|None|n1|0:0", JobState("ended", "preempted", "", 0, ("n1",))),
-        ("5|NODE_FAIL|NodeDown|n1|1:0", JobState("ended", "node_fail", "NodeDown", 1, ("n1",))),
-        ("5|BOOT_FAIL|None|n1|0:0", JobState("ended", "node_fail", "", 0, ("n1",))),
-        ("5|PENDING|BeginTime|None assigned|0:0", JobState("pending", reason="BeginTime")),
-        ("5|COMPLETING|None|n1|0:0", JobState("running", nodes=("n1",))),
-        ("5|SUSPENDED|None|n1|0:0", JobState("running", nodes=("n1",))),
-        ("5_1|RUNNING|None|n1|0:0", None),
-        ("5+0|RUNNING|None|n1|0:0", None),
+        ("5|CANCELLED by 1000|n1|0:15|None", JobState("ended", "cancelled", "", 143, ("n1",))),
+        ("5|CANCELLED+|None assigned|0:0|None", JobState("ended", "cancelled", "", 0)),
+        ("5|REVOKED||0:0|None", JobState("ended", "cancelled", "", 0)),
+        ("5|TIMEOUT|n[1-2]|0:0|TimeLimit", JobState("ended", "timeout", "TimeLimit", 0, ("n1", "n2"))),
+        ("5|DEADLINE|(null)|0:0|DeadLine", JobState("ended", "timeout", "DeadLine", 0)),
+        ("5|OUT_OF_MEMORY|n1|0:125|OutOfMemory", JobState("ended", "out_of_memory", "OutOfMemory", 253, ("n1",))),
+        ("5|PREEMPTED|n1|0:0|None", JobState("ended", "preempted", "", 0, ("n1",))),
+        ("5|NODE_FAIL|n1|1:0|NodeDown", JobState("ended", "node_fail", "NodeDown", 1, ("n1",))),
+        ("5|BOOT_FAIL|n1|0:0|None", JobState("ended", "node_fail", "", 0, ("n1",))),
+        ("5|COMPLETED|n[1-2]|0:0|(null)", JobState("ended", "completed", "", 0, ("n1", "n2"))),
+        ("5|PENDING|None assigned|0:0|BeginTime", JobState("pending", reason="BeginTime")),
+        ("5|PENDING|||a | b", JobState("pending", reason="a | b")),
+        ("5|CONFIGURING|n1|0:0|None", JobState("pending")),
+        ("5|REQUEUED||0:0|None", JobState("pending")),
+        ("5|REQUEUE_HOLD||0:0|job requeued in held state", JobState("pending", reason="job requeued in held state")),
+        ("5|SPECIAL_EXIT||0:0|None", JobState("pending")),
+        *(
+            (f"5|{word}|n1|0:0|None", JobState("running", nodes=("n1",)))
+            for word in ["RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED"]
+        ),
+        ("module load|5|RUNNING|n1|0:0|None", None),
+        ("5||n1|0:0|None", None),
+        ("5_1|RUNNING|n1|0:0|None", None),
+        ("5_[1-3]|PENDING||0:0|None", None),
+        ("5+0|RUNNING|n1|0:0|None", None),
         ("cut off|in the mid", None),
     ],
 )
-def test_what_sacct_tells_is_a_state_of_a_job(tmp_path: Path, line: str, state: JobState | None) -> None:
-    """As where there are neither squeue nor scontrol. Elements of arrays and of het jobs are nobody's here."""
+@pytest.mark.parametrize("command", ["squeue", "sacct"])
+def test_a_row_of_squeue_or_sacct_is_a_state_of_a_job(
+    tmp_path: Path, line: str, state: JobState | None, command: str
+) -> None:
+    """As where there is no other command. Elements of arrays and of het jobs are nobody's here."""
+    shell = Saying(**{command: line})
+    assert use(tmp_path, lambda it: it.states(["5"]), shell) == ({"5": state} if state else {})
 
-    class Sacct(LocalShell):
-        async def run(self, argv: Sequence[str], **options: Any) -> Output:
-            return Output(0, line.encode(), b"") if "sacct" in argv[2] else Output(127, b"", b"not here")
 
-    assert use(tmp_path, lambda it: it.states(["5"]), Sacct()) == ({"5": state} if state else {})
+def test_every_state_that_scontrol_tells_is_the_same_as_squeues(tmp_path: Path) -> None:
+    for word in [*_OUTCOMES, *_PENDING, "RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "STOPPED"]:
+        rest = "ExitCode=1:0 NodeList=gpu-a[01-02]n[1-2] BatchHost=gpu-a01n1"
+        shell = Saying(scontrol=f"scontrol: JobId=5 JobName=x JobState={word} Reason=None {rest}")
+        told = use(tmp_path, lambda it: it.states(["5"]), shell)
+        listed = use(tmp_path, lambda it: it.states(["5"]), Saying(squeue=f"5|{word}|gpu-a[01-02]n[1-2]|1:0|None"))
+        assert told == listed
+
+
+@pytest.mark.parametrize(
+    ("sacct", "outcome"),
+    [(NO_ACCOUNTING, "lost"), ("exit 127", "lost"), ("exit 0", "lost"), (NO_DATABASE, None), ("sleep 600", None)],
+    ids=["disabled", "not there", "knows none", "down", "hangs"],
+)
+def test_a_job_is_lost_only_where_all_answer_that_could_know_it(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sacct: str, outcome: str | None
+) -> None:
+    monkeypatch.setattr("tokenstorm.cluster.slurm.LISTED_AFTER_SECONDS", -1.0)
+    monkeypatch.setattr("tokenstorm.cluster.slurm.ACCOUNTING_SECONDS", 0.5)
+    monkeypatch.setenv("PATH", wrapped(tmp_path, sacct=sacct))
+
+    async def what(it: Slurm) -> tuple[str | None, str | None]:
+        number = await it.submit(job(tmp_path / "job", "sleep 600"))
+        found = await it.states([number, "99999"])
+        await it.cancel(number)
+        gone = found.get("99999", JobState("running"))
+        return found[number].outcome, gone.outcome
+
+    assert use(tmp_path, what) == (None, outcome)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("command", ["squeue", "scontrol"])
+def test_the_name_of_somebody_elses_job_is_no_state_of_ours(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    name = "x\n99999|RUNNING|n1||None\nJobId=99999 JobName=y JobState=COMPLETED ExitCode=0:0"
+    theirs = ["sbatch", "--parsable", "--uid=65534", "--gid=65534", "--hold", "--output=/dev/null", "--chdir=/"]
+    other = output(*theirs, f"--job-name={name}", f"--comment={name}", "--wrap=true")
+    assert "JobId=99999 JobName=y" in output("scontrol", "--oneliner", "show", "job")
+    monkeypatch.setenv("PATH", only(tmp_path, command))
+
+    async def what(it: Slurm) -> dict[str, JobState]:
+        found = await it.states(["99999"])
+        await it.cancel(other)
+        return found
+
+    assert use(tmp_path, what) == {}
 
 
 def test_a_site_where_nothing_answers_changes_no_state(
@@ -234,3 +313,53 @@ def test_a_line_break_in_what_sbatch_reads_line_by_line_is_refused(tmp_path: Pat
         directives(job(tmp_path / "a\nb", "true"), profile(tmp_path))
     with pytest.raises(UsageError, match="backslash"):
         directives(job(tmp_path / "a\\b", "true"), profile(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--clusters=other",
+        "--cluster other",
+        "--clus=other",
+        "-M other",
+        "-Mother",
+        "--licenses=a --clusters=other",
+        "--array=1-3",
+        "-a 1-3",
+        "--job-name=mine",
+        "-J mine",
+        "--wait",
+        "--test-only",
+        '--comment="no end',
+    ],
+)
+def test_an_option_that_would_hide_a_job_from_its_submitter_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UsageError, match="in the profile"):
+        directives(job(tmp_path, "true"), profile(tmp_path, sbatch=[line]))
+
+
+@pytest.mark.parametrize(
+    "line", ["--cluster-constraint=a", "--wait-all-nodes=1", "-A account", "-w n1", "--comment='-M x'"]
+)
+def test_an_option_that_only_looks_alike_is_taken(tmp_path: Path, line: str) -> None:
+    assert f"#SBATCH {line}" in directives(job(tmp_path, "true"), profile(tmp_path, sbatch=[line]))
+
+
+def test_a_job_is_preempted_once_where_sites_queue_such_jobs_again(slurm: Path, tmp_path: Path) -> None:
+    urgent = (
+        "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n"
+        "PartitionName=urgent Nodes=n[1-4] PriorityTier=10 MaxTime=INFINITE State=UP\n"
+    )
+
+    async def what(it: Slurm) -> JobState:
+        number = await it.submit(job(tmp_path / "job", "echo here; sleep 600", nodes=4, exclusive=True))
+        await until(it, number, "running")
+        output("sbatch", "-p", "urgent", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "true")
+        return await until(it, number, "ended")
+
+    with configured(
+        slurm, lambda text: text.replace("PartitionName=cpu ", "PartitionName=cpu PriorityTier=1 ") + urgent
+    ):
+        assert use(tmp_path, what).outcome == "preempted"
+        while output("squeue", "--noheader", "--format=%i"):
+            pass

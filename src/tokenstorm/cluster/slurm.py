@@ -19,6 +19,8 @@ LISTED_AFTER_SECONDS = 60.0
 
 Counted from when this process first missed it: a restart puts off `lost` by as much again, and says nothing wrong.
 """
+ACCOUNTING_SECONDS = 10.0
+"""How long sacct is waited for: all other jobs wait with it, and for a slurmdbd that hangs it would wait 45 s by itself."""
 CLEAN = """for name in ${!S@}; do
     case $name in
         SLURM_CONF|SLURM_CONF_SERVER|SLURM_JWT|SLURM_SACK_*) ;;
@@ -36,7 +38,7 @@ _CLAIM = (
 # None tells of other users' jobs, whose names may hold what looks like a state. What may hold a `|` is the last column.
 _SQUEUE = "exec timeout 20 squeue --noheader --me --states=all --format='%i|%T|%N||%r'"
 _SCONTROL = 'set -o pipefail; for id; do echo "show job $id"; done | timeout 20 scontrol --oneliner'
-_SACCT = """exec timeout 20 sacct --noheader --parsable2 --allocations --jobs="$1" \
+_SACCT = """exec timeout "$2" sacct --noheader --parsable2 --allocations --jobs="$1" \
 --format=JobIDRaw,State,NodeList,ExitCode,Reason"""
 _SCANCEL = 'exec scancel "$1"'
 _NOT_THERE = frozenset((126, 127))
@@ -132,7 +134,7 @@ class Slurm:
             found |= _mine(_scontrol(shown.stdout), unsure)
             asked += [shown] if listing.status else []  # squeue knows all that it knows
         if gone := [id_ for id_ in unsure if id_ not in found]:
-            accounted = await self._bash(_SACCT, ",".join(gone))
+            accounted = await self._bash(_SACCT, ",".join(gone), f"{ACCOUNTING_SECONDS:g}")
             found |= _mine(_table(accounted.stdout), gone)
             asked.append(accounted)
         answers = [_answers(done) for done in asked]
