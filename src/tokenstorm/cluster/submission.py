@@ -4,7 +4,8 @@ Files of the job's folder tell: `job.id` is written when sbatch has answered, `j
 is the lock, and holds since when an sbatch has been begun whose answer nobody saw. What is not told there Slurm is asked
 by the job's name. Where slurmctld lists none and sbatch was begun less than MinJobAge ago, no job was made, since a job is
 listed at least for so long: it is submitted again. Was it begun earlier, a job may have been cancelled and forgotten, and
-accounting is asked too; where that tells of none either, the job is refused as lost rather than submitted a second time.
+accounting is asked too. Where that tells of none, or the site has none, the job is refused as lost rather than submitted a
+second time. What does not answer proves nothing: the submission is then unconfirmed, and may be repeated.
 """
 
 import re
@@ -42,9 +43,14 @@ shown() {{
 }}
 accounted() {{
     since=$(date --date="@${{begun:-$(date +%s)}}" +%FT%T)
-    timeout 20 sacct --noheader --parsable2 --allocations --user="$UID" --starttime="$since" --name="$name" \
-        --format=JobIDRaw,JobName | sed -n 's/^\([0-9][0-9]*\)|.*/\1/p'
-    return "${{PIPESTATUS[0]}}"
+    said=$(timeout 20 sacct --noheader --parsable2 --allocations --user="$UID" --starttime="$since" --name="$name" \
+        --format=JobIDRaw,JobName 2>&1)
+    status=$?
+    sed -n 's/^\([0-9][0-9]*\)|.*/\1/p' <<< "$said"
+    [ "$status" -ne 0 ] || return 0
+    printf '%s\n' "$said" >&2
+    case $status/$said in 126/*|127/*|*'storage is disabled'*) return 2 ;; esac
+    return 1
 }}
 forgetful() {{
     kept=$(scontrol show config | sed -n 's/^MinJobAge *= *\([0-9]*\) .*/\1/p')
@@ -69,10 +75,14 @@ once() {{
     [ ! -s {NOTE} ] || known=$(cat {NOTE})
     [ -n "$known" ] || known=$(queued) || known=$(shown) || listed=
     if [ -z "$known" ] && {{ [ -z "$listed" ] || forgetful; }}; then
-        known=$(accounted) || [ -n "$begun$listed" ] || exit {_NOT_ASKED}
-        if [ -z "$known" ] && [ -n "$begun" ]; then
-            if [ -n "$listed" ]; then exit {_FORGOTTEN}; else exit {_IN_DOUBT}; fi
-        fi
+        known=$(accounted)
+        case ${{known:+known}}/${{begun:+begun}}/${{listed:+listed}}/$? in
+            known/*) ;;
+            /begun/listed/[02]) exit {_FORGOTTEN} ;;
+            /begun/*) exit {_IN_DOUBT} ;;
+            //*/0) ;;
+            *) exit {_NOT_ASKED} ;;
+        esac
     fi
     [ -n "$known" ] || submit
     printf '%s\n' "${{known%%[!0-9]*}}" > .job.id && mv .job.id job.id || exit {_IN_DOUBT}
