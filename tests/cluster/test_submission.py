@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 from collections.abc import Coroutine, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
+from waiting import until as wait_until
 
 T = TypeVar("T")
 
@@ -286,6 +288,7 @@ def test_a_submission_that_never_reached_slurm_is_made_when_it_is_repeated(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     one = job(tmp_path / "job", "sleep 600")
+    monkeypatch.setattr(submission, "SETTLE_SECONDS", 0.0)
 
     async def what(it: Slurm) -> None:
         with monkeypatch.context() as cut:
@@ -298,6 +301,46 @@ def test_a_submission_that_never_reached_slurm_is_made_when_it_is_repeated(
         await it.cancel(number)
 
     use(tmp_path, what)
+
+
+def test_a_submission_that_slurm_has_not_read_yet_is_not_made_a_second_time(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurmctld hangs when sbatch asks, and both callers are gone when it goes on: it answers squeue first."""
+    one = job(tmp_path / "job", "true", nodes=9)
+    controller = int((slurm.parent / "run" / "slurmctld.pid").read_text())
+    port = next(int(line[14:]) for line in slurm.read_text().splitlines() if line.startswith("SlurmctldPort="))
+    monkeypatch.setattr(submission, "SETTLE_SECONDS", 2.0)
+
+    async def what(it: Slurm) -> None:
+        first = LocalShell()
+        await wait_until(lambda: not output("squeue", "--noheader"))  # nobody else has anything to tell slurmctld
+        with monkeypatch.context() as site:
+            site.setenv("PATH", wrapped(tmp_path, sbatch=f'kill -STOP {controller}; real "$@"'))
+            cut = asyncio.create_task(Slurm(first, profile(tmp_path)).submit(one))
+            try:
+                await wait_until(lambda: unread(port) >= 1)
+                await first.close()
+                with pytest.raises(Unconfirmed):
+                    await cut
+                site.undo()
+                again = asyncio.create_task(it.submit(one))
+                await wait_until(lambda: unread(port) >= 2)
+            finally:
+                os.kill(controller, signal.SIGCONT)
+        number = await again
+        assert named(one) == [number]
+        await it.cancel(number)
+
+    use(tmp_path, what)
+
+
+def unread(port: int) -> int:
+    """How many connections to a port of this machine were sent something that nobody has read."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        row[1].endswith(f":{port:04X}") and int(row[4].partition(":")[2], 16) > 0 for row in rows if row[3] != "0A"
+    )
 
 
 @pytest.mark.parametrize("command", ["squeue", "scontrol"])

@@ -97,7 +97,8 @@ class Slurm:
         shebang, rest = render(job, self._profile, first=_CLAIM).split("\n", 1)
         text = "\n".join((shebang, *directives(job, self._profile), rest))
         await self._shell.put(job.folder / "script.sh", text.encode())
-        arguments = (str(job.folder), slurm_name(job.name), f"{submission.LOCK_SECONDS:g}")
+        seconds = (f"{submission.LOCK_SECONDS:g}", f"{submission.SETTLE_SECONDS:g}")
+        arguments = (str(job.folder), slurm_name(job.name), *seconds)
         done = await self._bash(submission.TEXT, *arguments, timeout=submission.SECONDS)
         return submission.job_of(done, job.name)
 

@@ -2,8 +2,8 @@
 
 Files of the job's folder tell: `job.id` is written when sbatch has answered, `job.started` by the job itself. `.submit`
 is the lock, and holds since when an sbatch has been begun whose answer nobody saw. What is not told there Slurm is asked
-by the job's name. Where slurmctld lists none and sbatch was begun less than MinJobAge ago, no job was made, since a job is
-listed at least for so long: it is submitted again. Was it begun earlier, a job may have been cancelled and forgotten, and
+by the job's name. Where slurmctld lists none twice, some seconds apart, and sbatch was begun less than MinJobAge ago, no job
+was made, since a job is listed at least for so long: it is submitted again. Was it begun earlier, a job may have been cancelled and forgotten, and
 accounting is asked too. Where that tells of none, or the site has none, the job is refused as lost rather than submitted a
 second time. What does not answer proves nothing: the submission is then unconfirmed, and may be repeated.
 """
@@ -18,17 +18,19 @@ from tokenstorm.errors import ClusterError, RefusedJob, Unconfirmed, Unreachable
 SECONDS: Final = 120.0
 LOCK_SECONDS: Final = 90.0
 """How long an earlier submission of the same job that goes on without its caller is waited for."""
+SETTLE_SECONDS: Final = 10.0
+"""How long after a first answer slurmctld may still make a job of what it was sent before: it was seen to answer that first."""
 NOTE: Final = "job.started"
 _NOT_ASKED, _NOT_TAKEN, _IN_DOUBT, _FORGOTTEN = 90, 91, 92, 93
 _NO_ANSWER = (
-    "timed out|communication|insane message|zero bytes|unable to contact|standby|temporarily|authentication|"
-    "message (send|receive) failure"
+    "timed out|communication (connection|shutdown)|insane message|zero bytes|unable to contact|standby mode|"
+    "temporarily un|authentication (error|credential)|message (send|receive) failure"
 )
 """What sbatch says when it could not ask, or saw no answer: no word about the job."""
 # Sites wrap commands, and wrappers say more than was asked for: an id is what stands where nothing else does.
 # Other users' jobs are named as they like, with line breaks too: scontrol is believed about one job that has one owner.
 # Where a file system has no locks, flock fails otherwise than when time is up; a second job then ends by the first's note.
-TEXT: Final = rf"""folder=$1 name=$2 seconds=$3
+TEXT: Final = rf"""folder=$1 name=$2 patience=$3 settle=$4
 queued() {{
     squeue --noheader --me --states=all --name="$name" --format='job=%i' | sed -n 's/.*job=\([0-9][0-9]*\)$/\1/p'
     return "${{PIPESTATUS[0]}}"
@@ -52,6 +54,7 @@ accounted() {{
     case $status/$said in 126/*|127/*|*'storage is disabled'*) return 2 ;; esac
     return 1
 }}
+look() {{ known=$(queued) || known=$(shown) || listed=; }}
 forgetful() {{
     kept=$(scontrol show config | sed -n 's/^MinJobAge *= *\([0-9]*\) .*/\1/p')
     [ -n "$begun" ] && [ "${{kept:=300}}" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$kept" ]
@@ -73,7 +76,11 @@ submit() {{
 once() {{
     begun=$(cat .submit) listed=yes known=
     [ ! -s {NOTE} ] || known=$(cat {NOTE})
-    [ -n "$known" ] || known=$(queued) || known=$(shown) || listed=
+    [ -n "$known" ] || look
+    if [ -z "$known" ] && [ -n "$begun" ] && [ -n "$listed" ]; then
+        sleep "$settle"
+        look
+    fi
     if [ -z "$known" ] && {{ [ -z "$listed" ] || forgetful; }}; then
         known=$(accounted)
         case ${{known:+known}}/${{begun:+begun}}/${{listed:+listed}}/$? in
@@ -90,7 +97,7 @@ once() {{
 cd -- "$folder" || exit {_NOT_ASKED}
 if [ ! -s job.id ]; then
     exec 9>> .submit || exit {_NOT_ASKED}
-    flock -w "$seconds" 9 || [ $? -ne 1 ] || {{ echo 'an earlier submission of it has not ended' >&2; exit {_IN_DOUBT}; }}
+    flock -w "$patience" 9 || [ $? -ne 1 ] || {{ echo 'an earlier submission of it has not ended' >&2; exit {_IN_DOUBT}; }}
     [ -s job.id ] || once
     rm -f .submit # whoever waits for its lock, or makes it anew, finds job.id
 fi
@@ -105,7 +112,7 @@ def job_of(done: Output, name: str) -> JobId:
         return found[1]
     said = (done.stderr or done.stdout).decode(errors="replace").strip() or f"status {done.status}"
     kind: type[ClusterError] = Unconfirmed
-    message = f"whether Slurm took the job {name!r} is not known: {said}"
+    message = f"whether Slurm took the job {name!r} is not known: {said}; it is safe to try again"
     if done.status == _NOT_ASKED:
         kind, message = Unreachable, f"Slurm could not be asked, so that {name!r} was not submitted: {said}; try again"
     elif done.status == _NOT_TAKEN:
