@@ -17,6 +17,7 @@ from lab.setup import LOGIN, PATH, ROOT, Lab, become, load, refuse
 _READY_SECONDS = 60
 _CANCEL_SECONDS = 20
 _KEPT = frozenset(("work", "log"))  # a user's results, and what says why a lab did not come up
+_MEMORY = Path("/sys/fs/cgroup/memory")
 _MADE = ("munge", "state", "spool", "run", "ssh", "db", "home")
 _WRITTEN = ("hosts", "passwd", "shadow", "slurm.conf", "gres.conf", "cgroup.conf", "slurmdbd.conf", "config.toml")
 
@@ -112,7 +113,7 @@ def _write(lab: Lab) -> None:
     hostname = socket.gethostname().split(".")[0]
     lab.conf.write_text(conf.slurm(lab, hostname))
     (folder / "gres.conf").write_text(conf.gres(lab))
-    (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n")
     (folder / "config.toml").write_text(conf.profile(lab))
     if os.geteuid() == 0:
         for path in (lab.work, folder / "home", ssh / "user"):
@@ -189,6 +190,10 @@ def _cancel_jobs(lab: Lab) -> None:
 def _clean(folder: Path) -> None:
     """End every process and remove every file of a lab, whatever state it is in."""
     end(folder)
+    lab = load(folder)
+    for node in lab.nodes if lab is not None and "cgroup" in lab.settings.get("TaskPlugin", "") else ():
+        with contextlib.suppress(OSError):  # slurmd leaves its own behind
+            (_MEMORY / f"slurm_{node}").rmdir()
     for name in _MADE:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (*_WRITTEN, "lab.json"):

@@ -4,8 +4,10 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tokenstorm.runs import write_atomically
 
 LAB = Path(__file__).parents[1] / "scripts" / "lab"
 THERE = all(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("slurmctld", "slurmd", "munged"))
@@ -20,3 +22,16 @@ def slurm_lab(folder: Path, *options: str) -> Iterator[Path]:
         yield folder / "slurm.conf"
     finally:
         subprocess.run([LAB, "down", folder], check=True, capture_output=True, timeout=60)
+
+
+@contextlib.contextmanager
+def configured(slurm: Path, change: Callable[[str], str]) -> Iterator[None]:
+    """A site whose Slurm is set up in another way."""
+    before = slurm.read_bytes()
+    try:
+        write_atomically(slurm, change(before.decode()).encode())  # a slurmd that reads half of it ends
+        subprocess.run(["scontrol", "reconfigure"], check=True, capture_output=True, timeout=60)
+        yield
+    finally:
+        write_atomically(slurm, before)
+        subprocess.run(["scontrol", "reconfigure"], check=True, capture_output=True, timeout=60)

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from msgspec import structs
 
 from grouplab import Groups, cancel_everything, groups, kill, processes_of, slurm_says
 from running import Stage, Truth
+from slurmlab import configured
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.runs import write_atomically
 from waiting import finish
 
 pytestmark = pytest.mark.usefixtures("calm")
@@ -141,19 +140,6 @@ def test_the_end_of_all_ranks_is_the_end_of_the_run(tmp_path: Path, stage: Stage
     info, summary = run_until(tmp_path, stage, fault)
     assert (info["outcome"], len(lost(summary))) == ("failed", 4)
     assert "every rank was lost" in info["reason"]
-
-
-@contextmanager
-def configured(slurm: Path, change: Callable[[str], str]) -> Iterator[None]:
-    """A site whose Slurm is set up in another way."""
-    before = slurm.read_bytes()
-    try:
-        write_atomically(slurm, change(before.decode()).encode())  # a slurmd that reads half of it ends
-        tell_slurm("scontrol", "reconfigure")
-        yield
-    finally:
-        write_atomically(slurm, before)
-        tell_slurm("scontrol", "reconfigure")
 
 
 @pytest.fixture

@@ -1,77 +1,24 @@
 """Jobs of a real Slurm: submitted once, told apart by how they stand and ended, and cancelled by id."""
 
-import asyncio
 import os
 import shutil
-import subprocess
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from grouplab import profile
-from tokenstorm.cluster.hostlist import expand
+from grouplab import Counting, profile
+from slurmjobs import NO_ACCOUNTING, NO_DATABASE, TELLING, accounting, job, only, output, until, use, wrapped
+from slurmlab import configured
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.slurm import Slurm, directives, slurm_name
+from tokenstorm.cluster.slurm import _OUTCOMES, _PENDING, Slurm, directives
 from tokenstorm.config import Profile
-from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable, UsageError
+from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 
-T = TypeVar("T")
-SECONDS = 60.0
 GOLDEN = Path(__file__).parent / "golden"
-COMMANDS = ("squeue", "scontrol", "sacct", "sbatch", "scancel")
-
-
-class Watched(LocalShell):
-    """Counts its commands; loses the answer of one of them, before or after it ran."""
-
-    def __init__(self, lose: int | None = None, *, after: bool = False) -> None:
-        super().__init__()
-        self.calls: list[tuple[str, ...]] = []
-        self._lose, self._after = lose, after
-
-    async def run(self, argv: Sequence[str], **options: Any) -> Output:
-        self.calls.append(tuple(argv))
-        lost = len(self.calls) - 1 == self._lose
-        if lost and not self._after:
-            message = "the connection was lost before"
-            raise Unreachable(message)
-        output = await super().run(argv, **options)
-        if lost:
-            message = "the connection was lost after"
-            raise Unconfirmed(message)
-        return output
-
-
-def use(folder: Path, what: Callable[[Slurm], Awaitable[T]], shell: LocalShell | None = None, **fields: Any) -> T:
-    async def run() -> T:
-        async with asyncio.timeout(SECONDS):
-            return await what(Slurm(shell or LocalShell(), profile(folder, **fields)))
-
-    return asyncio.run(run())
-
-
-def job(folder: Path, text: str, **fields: Any) -> Job:
-    """A job of a folder of its own that runs a line of shell."""
-    fields = {
-        "name": f"{folder.parent.name}.{folder.name}",
-        "time_limit_minutes": 5,
-        "signal_lead_seconds": 60,
-        **fields,
-    }
-    return Job(command=("bash", "-c", text), folder=PurePosixPath(folder), **fields)
-
-
-async def until(slurm: Slurm, number: str, phase: str) -> JobState:
-    """Its state, once it is in that phase."""
-    while True:
-        state = (await slurm.states([number])).get(number)
-        if state and state.phase == phase:
-            return state
-        await asyncio.sleep(0.05)
 
 
 def test_a_job_that_ends_well(slurm: Path, tmp_path: Path) -> None:
@@ -148,93 +95,18 @@ def test_a_job_that_was_never_there_is_left_out_and_later_lost(slurm: Path, tmp_
 
 
 def test_all_jobs_are_asked_about_with_one_command(slurm: Path, tmp_path: Path) -> None:
-    shell = Watched()
+    shell = Counting()
 
     async def what(it: Slurm) -> None:
         folders = [tmp_path / str(number) for number in range(5)]
         ids = [await it.submit(job(folder, "sleep 600")) for folder in folders]
-        shell.calls.clear()
+        shell.commands.clear()
         assert set(await it.states(ids)) == set(ids)
-        assert len(shell.calls) == 1
+        assert len(shell.commands) == 1
         for number in ids:
             await it.cancel(number)
 
     use(tmp_path, what, shell)
-
-
-class Cut(LocalShell):
-    """Loses the answer of one of its calls, put or run, before or after it was carried out."""
-
-    def __init__(self, lose: int, *, after: bool) -> None:
-        super().__init__()
-        self.calls = 0
-        self._lose, self._after = lose, after
-
-    async def put(self, path: PurePosixPath, data: bytes, **options: Any) -> None:
-        await self._cut(super().put(path, data, **options))
-
-    async def run(self, argv: Sequence[str], **options: Any) -> Output:
-        return await self._cut(super().run(argv, **options))
-
-    async def _cut(self, call: Coroutine[Any, Any, T]) -> T:
-        self.calls += 1
-        lost = self.calls - 1 == self._lose
-        if lost and not self._after:
-            call.close()
-            message = "the connection was lost before"
-            raise Unreachable(message)
-        result = await call
-        if lost:
-            message = "the connection was lost after"
-            raise Unconfirmed(message)
-        return result
-
-
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("lose", [0, 1])
-def test_a_cut_at_any_call_of_a_submission_leaves_one_job(slurm: Path, tmp_path: Path, lose: int, after: bool) -> None:
-    shell = Cut(lose, after=after)
-    one = job(tmp_path / "job", "sleep 600")
-
-    async def what(it: Slurm) -> None:
-        with pytest.raises((Unreachable, Unconfirmed)):
-            await it.submit(one)
-        number = await it.submit(one)
-        assert shell.calls == lose + 3  # there is no call that was not cut
-        assert named(one) == [number]
-        await it.cancel(number)
-
-    use(tmp_path, what, shell)
-
-
-def test_a_job_that_slurm_forgot_is_known_by_the_note_of_its_script(slurm: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "job"
-
-    async def what(it: Slurm) -> None:
-        one = job(folder, "true")
-        number = await it.submit(one)
-        await until(it, number, "ended")
-        (folder / "job.id").unlink()
-        same_folder = job(folder, "true", name="a name that Slurm does not know")
-        assert await it.submit(same_folder) == number
-        assert named(same_folder) == []
-
-    use(tmp_path, what)
-
-
-def test_a_second_job_of_a_folder_ends_at_once_and_does_nothing(slurm: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "job"
-
-    async def what(it: Slurm) -> None:
-        number = await it.submit(job(folder, "echo once"))
-        assert (await until(it, number, "ended")).exit_code == 0
-        argv = ["sbatch", "--parsable", "--export=NONE", str(folder / "script.sh")]
-        second = output(*argv)
-        assert (await until(it, second, "ended")).exit_code == 1
-        assert (folder / "stdout.log").read_text() == "once\n"
-        assert f"job {number} has this folder" in (folder / "stderr.log").read_text()
-
-    use(tmp_path, what)
 
 
 def test_the_directives_are_the_text_that_was_agreed_on() -> None:
@@ -282,74 +154,13 @@ def test_a_value_of_a_profile_reaches_slurm_as_it_is(slurm: Path, tmp_path: Path
     assert use(tmp_path, told, account=what).lower() == what.lower()
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_submission_whose_answer_is_lost_is_one_job_when_it_is_repeated(
-    slurm: Path, tmp_path: Path, after: bool
-) -> None:
-    shell = Watched(0, after=after)
-    one = job(tmp_path, "sleep 600")
-
-    async def what(it: Slurm) -> None:
-        with pytest.raises((Unreachable, Unconfirmed)):
-            await it.submit(one)
-        number = await it.submit(one)
-        assert named(one) == [number]
-        (tmp_path / "job.id").unlink()  # cut between sbatch and the note
-        assert await Slurm(shell, profile(tmp_path)).submit(one) == number
-        await it.cancel(number)
-        await until(it, number, "ended")
-        assert await it.submit(one) == number
-
-    use(tmp_path, what, shell)
-
-
-def test_submissions_at_the_same_time_are_one_job(slurm: Path, tmp_path: Path) -> None:
-    one = job(tmp_path, "sleep 600")
-
-    async def what(it: Slurm) -> None:
-        ids = await asyncio.gather(*(Slurm(LocalShell(), profile(tmp_path)).submit(one) for _ in range(6)))
-        assert named(one) == [ids[0]]
-        assert set(ids) == {ids[0]}
-        await it.cancel(ids[0])
-
-    use(tmp_path, what)
-
-
-def accounting(conf: Path) -> bool:
-    return "accounting_storage/slurmdbd" in conf.read_text()
-
-
-def output(*argv: str) -> str:
-    return subprocess.check_output(argv, text=True).strip()
-
-
-def named(one: Job) -> list[str]:
-    """The ids of all jobs of that name."""
-    return output("squeue", "--noheader", "--states=all", f"--name={slurm_name(one.name)}", "--format=%i").split()
-
-
-@pytest.fixture
-def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Leaves this site one of the commands that tell of jobs; the others are there and fail."""
-
-    def leave(name: str) -> None:
-        broken = tmp_path / "bin"
-        broken.mkdir()
-        for other in {"squeue", "scontrol", "sacct"} - {name}:
-            (broken / other).write_text("#!/bin/sh\necho 'not on this site' >&2\nexit 1\n")
-            (broken / other).chmod(0o755)
-        monkeypatch.setenv("PATH", f"{broken}:{os.environ['PATH']}")
-
-    return leave
-
-
-@pytest.mark.parametrize("command", ["squeue", "scontrol", "sacct"])
+@pytest.mark.parametrize("command", TELLING)
 def test_one_command_that_tells_of_jobs_is_enough(
-    slurm: Path, tmp_path: Path, only: Callable[[str], None], command: str
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     if command == "sacct" and not accounting(slurm):
         pytest.skip("this lab has no accounting: LAB_OPTIONS=--slurmdbd gives it some")
-    only(command)
+    monkeypatch.setenv("PATH", only(tmp_path, command))
 
     async def what(it: Slurm) -> JobState:
         one = job(tmp_path / "job", "sleep 600", nodes=2)
@@ -362,42 +173,119 @@ def test_one_command_that_tells_of_jobs_is_enough(
     assert use(tmp_path, what).outcome == "cancelled"
 
 
+class Saying(LocalShell):
+    """A site where the commands say this, and those that are not named are not there."""
+
+    def __init__(self, **said: str) -> None:
+        super().__init__()
+        self._said = said
+
+    async def run(self, argv: Sequence[str], **options: Any) -> Output:
+        for name, text in self._said.items():
+            if f" {name} " in argv[2]:
+                return Output(0, text.encode(), b"")
+        return Output(127, b"", b"not here")
+
+
 @pytest.mark.parametrize(
     ("line", "state"),
     [
-        ("5|CANCELLED by 1000|None|n1|0:15", JobState("ended", "cancelled", "", 143, ("n1",))),
-        ("5|TIMEOUT|TimeLimit|n[1-2]|0:0", JobState("ended", "timeout", "TimeLimit", 0, ("n1", "n2"))),
-        ("5|OUT_OF_MEMORY|OutOfMemory|n1|0:125", JobState("ended", "out_of_memory", "OutOfMemory", 253, ("n1",))),
-        ("5|PREEMPTED|None|n1|0:0", JobState("ended", "preempted", "", 0, ("n1",))),
-        ("5|NODE_FAIL|NodeDown|n1|1:0", JobState("ended", "node_fail", "NodeDown", 1, ("n1",))),
-        ("5|BOOT_FAIL|None|n1|0:0", JobState("ended", "node_fail", "", 0, ("n1",))),
-        ("5|PENDING|BeginTime|None assigned|0:0", JobState("pending", reason="BeginTime")),
-        ("5|COMPLETING|None|n1|0:0", JobState("running", nodes=("n1",))),
-        ("5|SUSPENDED|None|n1|0:0", JobState("running", nodes=("n1",))),
-        ("5_1|RUNNING|None|n1|0:0", None),
-        ("5+0|RUNNING|None|n1|0:0", None),
+        ("5|CANCELLED by 1000|n1|0:15|None", JobState("ended", "cancelled", "", 143, ("n1",))),
+        ("5|CANCELLED+|None assigned|0:0|None", JobState("ended", "cancelled", "", 0)),
+        ("5|REVOKED||0:0|None", JobState("ended", "cancelled", "", 0)),
+        ("5|TIMEOUT|n[1-2]|0:0|TimeLimit", JobState("ended", "timeout", "TimeLimit", 0, ("n1", "n2"))),
+        ("5|DEADLINE|(null)|0:0|DeadLine", JobState("ended", "timeout", "DeadLine", 0)),
+        ("5|OUT_OF_MEMORY|n1|0:125|OutOfMemory", JobState("ended", "out_of_memory", "OutOfMemory", 253, ("n1",))),
+        ("5|PREEMPTED|n1|0:0|None", JobState("ended", "preempted", "", 0, ("n1",))),
+        ("5|NODE_FAIL|n1|1:0|NodeDown", JobState("ended", "node_fail", "NodeDown", 1, ("n1",))),
+        ("5|BOOT_FAIL|n1|0:0|None", JobState("ended", "node_fail", "", 0, ("n1",))),
+        ("5|COMPLETED|n[1-2]|0:0|(null)", JobState("ended", "completed", "", 0, ("n1", "n2"))),
+        ("5|PENDING|None assigned|0:0|BeginTime", JobState("pending", reason="BeginTime")),
+        ("5|PENDING|||a | b", JobState("pending", reason="a | b")),
+        ("5|CONFIGURING|n1|0:0|None", JobState("pending")),
+        ("5|REQUEUED||0:0|None", JobState("pending")),
+        ("5|REQUEUE_HOLD||0:0|job requeued in held state", JobState("pending", reason="job requeued in held state")),
+        ("5|SPECIAL_EXIT||0:0|None", JobState("pending")),
+        *(
+            (f"5|{word}|n1|0:0|None", JobState("running", nodes=("n1",)))
+            for word in ["RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED"]
+        ),
+        ("module load|5|RUNNING|n1|0:0|None", None),
+        ("5||n1|0:0|None", None),
+        ("5_1|RUNNING|n1|0:0|None", None),
+        ("5_[1-3]|PENDING||0:0|None", None),
+        ("5+0|RUNNING|n1|0:0|None", None),
         ("cut off|in the mid", None),
     ],
 )
-def test_what_sacct_tells_is_a_state_of_a_job(tmp_path: Path, line: str, state: JobState | None) -> None:
-    """As where there are neither squeue nor scontrol. Elements of arrays and of het jobs are nobody's here."""
+@pytest.mark.parametrize("command", ["squeue", "sacct"])
+def test_a_row_of_squeue_or_sacct_is_a_state_of_a_job(
+    tmp_path: Path, line: str, state: JobState | None, command: str
+) -> None:
+    """As where there is no other command. Elements of arrays and of het jobs are nobody's here."""
+    shell = Saying(**{command: line})
+    assert use(tmp_path, lambda it: it.states(["5"]), shell) == ({"5": state} if state else {})
 
-    class Sacct(LocalShell):
-        async def run(self, argv: Sequence[str], **options: Any) -> Output:
-            return Output(0, line.encode(), b"") if "sacct" in argv[2] else Output(127, b"", b"not here")
 
-    assert use(tmp_path, lambda it: it.states(["5"]), Sacct()) == ({"5": state} if state else {})
+def test_every_state_that_scontrol_tells_is_the_same_as_squeues(tmp_path: Path) -> None:
+    for word in [*_OUTCOMES, *_PENDING, "RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "STOPPED"]:
+        rest = "ExitCode=1:0 NodeList=gpu-a[01-02]n[1-2] BatchHost=gpu-a01n1"
+        shell = Saying(scontrol=f"scontrol: JobId=5 JobName=x JobState={word} Reason=None {rest}")
+        told = use(tmp_path, lambda it: it.states(["5"]), shell)
+        listed = use(tmp_path, lambda it: it.states(["5"]), Saying(squeue=f"5|{word}|gpu-a[01-02]n[1-2]|1:0|None"))
+        assert told == listed
+
+
+@pytest.mark.parametrize(
+    ("sacct", "outcome"),
+    [(NO_ACCOUNTING, "lost"), ("exit 127", "lost"), ("exit 0", "lost"), (NO_DATABASE, None), ("sleep 600", None)],
+    ids=["disabled", "not there", "knows none", "down", "hangs"],
+)
+def test_a_job_is_lost_only_where_all_answer_that_could_know_it(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sacct: str, outcome: str | None
+) -> None:
+    monkeypatch.setattr("tokenstorm.cluster.slurm.LISTED_AFTER_SECONDS", -1.0)
+    monkeypatch.setattr("tokenstorm.cluster.slurm.ACCOUNTING_SECONDS", 0.5)
+    monkeypatch.setenv("PATH", wrapped(tmp_path, sacct=sacct))
+
+    async def what(it: Slurm) -> tuple[str | None, str | None]:
+        number = await it.submit(job(tmp_path / "job", "sleep 600"))
+        found = await it.states([number, "99999"])
+        await it.cancel(number)
+        gone = found.get("99999", JobState("running"))
+        return found[number].outcome, gone.outcome
+
+    assert use(tmp_path, what) == (None, outcome)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("command", ["squeue", "scontrol"])
+def test_the_name_of_somebody_elses_job_is_no_state_of_ours(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    name = "x\n99999|RUNNING|n1||None\nJobId=99999 JobName=y JobState=COMPLETED ExitCode=0:0"
+    theirs = ["sbatch", "--parsable", "--uid=65534", "--gid=65534", "--hold", "--output=/dev/null", "--chdir=/"]
+    other = output(*theirs, f"--job-name={name}", f"--comment={name}", "--wrap=true")
+    assert "JobId=99999 JobName=y" in output("scontrol", "--oneliner", "show", "job")
+    monkeypatch.setenv("PATH", only(tmp_path, command))
+
+    async def what(it: Slurm) -> dict[str, JobState]:
+        found = await it.states(["99999"])
+        await it.cancel(other)
+        return found
+
+    assert use(tmp_path, what) == {}
 
 
 def test_a_site_where_nothing_answers_changes_no_state(
-    slurm: Path, tmp_path: Path, only: Callable[[str], None]
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only("none of them")
+    monkeypatch.setenv("PATH", only(tmp_path, "none of them"))
     with pytest.raises(Unreachable, match="not on this site"):
         use(tmp_path, lambda it: it.states(["1"]))
     with pytest.raises(Unreachable, match="was not submitted"):
         use(tmp_path, lambda it: it.submit(job(tmp_path / "job", "true")))
-    assert shutil.which("squeue") == str(tmp_path / "bin" / "squeue")
+    assert shutil.which("squeue") == str(tmp_path / "wrappers" / "squeue")
 
 
 def test_what_is_no_id_is_never_cancelled(tmp_path: Path) -> None:
@@ -428,15 +316,50 @@ def test_a_line_break_in_what_sbatch_reads_line_by_line_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    "line",
     [
-        ("", ""),
-        ("(null)", ""),
-        ("n1", "n1"),
-        ("n[1-3,7]", "n1 n2 n3 n7"),
-        ("a[08-10],b", "a08 a09 a10 b"),
-        ("r[1-2]n[1-2],login", "r1n1 r1n2 r2n1 r2n2 login"),
+        "--clusters=other",
+        "--cluster other",
+        "--clus=other",
+        "-M other",
+        "-Mother",
+        "--licenses=a --clusters=other",
+        "--array=1-3",
+        "-a 1-3",
+        "--job-name=mine",
+        "-J mine",
+        "--wait",
+        "--test-only",
+        '--comment="no end',
     ],
 )
-def test_lists_of_nodes_are_names(text: str, names: str) -> None:
-    assert expand(text) == tuple(names.split())
+def test_an_option_that_would_hide_a_job_from_its_submitter_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UsageError, match="in the profile"):
+        directives(job(tmp_path, "true"), profile(tmp_path, sbatch=[line]))
+
+
+@pytest.mark.parametrize(
+    "line", ["--cluster-constraint=a", "--wait-all-nodes=1", "-A account", "-w n1", "--comment='-M x'"]
+)
+def test_an_option_that_only_looks_alike_is_taken(tmp_path: Path, line: str) -> None:
+    assert f"#SBATCH {line}" in directives(job(tmp_path, "true"), profile(tmp_path, sbatch=[line]))
+
+
+def test_a_job_is_preempted_once_where_sites_queue_such_jobs_again(slurm: Path, tmp_path: Path) -> None:
+    urgent = (
+        "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n"
+        "PartitionName=urgent Nodes=n[1-4] PriorityTier=10 MaxTime=INFINITE State=UP\n"
+    )
+
+    async def what(it: Slurm) -> JobState:
+        number = await it.submit(job(tmp_path / "job", "echo here; sleep 600", nodes=4, exclusive=True))
+        await until(it, number, "running")
+        output("sbatch", "-p", "urgent", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "true")
+        return await until(it, number, "ended")
+
+    with configured(
+        slurm, lambda text: text.replace("PartitionName=cpu ", "PartitionName=cpu PriorityTier=1 ") + urgent
+    ):
+        assert use(tmp_path, what).outcome == "preempted"
+        while output("squeue", "--noheader", "--format=%i"):
+            pass

@@ -21,7 +21,16 @@ def _names(part: str) -> Iterator[str]:
         return
     before, ranges, after = found.groups()
     for span in ranges.split(","):
-        first, _, last = span.partition("-")
-        for number in range(int(first), int(last or first) + 1):
+        for number in _numbers(span):
             for rest in _names(after) if after else ("",):
-                yield f"{before}{number:0{len(first)}d}{rest}"
+                yield f"{before}{number}{rest}"
+
+
+def _numbers(span: str) -> Iterator[str]:
+    """What is no range of numbers stands for itself: node names are for people to read, and nothing depends on them."""
+    first, _, last = span.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal():
+        yield span
+        return
+    for number in range(int(first), int(last or first) + 1):
+        yield f"{number:0{len(first)}d}"

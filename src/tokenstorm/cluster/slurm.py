@@ -2,58 +2,60 @@
 
 import hashlib
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from time import monotonic
 
+from tokenstorm.cluster import submission
 from tokenstorm.cluster.hostlist import expand
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Outcome
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell
 from tokenstorm.config import Profile
-from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable, UsageError
+from tokenstorm.errors import Unreachable, UsageError
 
 LISTED_AFTER_SECONDS = 60.0
-"""A job that none of Slurm's commands lists is lost when that lasted so long: it may be too new for them."""
-SUBMIT_SECONDS = 120.0
-_ONE_BY_ONE = 16
-"""How many jobs at most are asked about by their ids; for more, one listing of all jobs costs less."""
-_NOT_ASKED, _NOT_TAKEN = 90, 91
-CLEAN = """for name in ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done
+"""A job that none of Slurm's commands lists is lost when that lasted so long: it may be too new for them.
+
+Counted from when this process first missed it: a restart puts off `lost` by as much again, and says nothing wrong.
 """
-# A second submission waits for a first whose caller was lost on the way, and finds its job by the note that it left, or
-# by the job's name where it was cut before that.
-_SUBMIT = rf"""{CLEAN}cd -- "$1" || exit {_NOT_ASKED}
-known=
-exec 9>> .submit && flock -w 60 9
-listed() {{ scontrol --oneliner show job | sed -n "s/^JobId=\([0-9]*\) JobName=$1 .*/\1/p"; return "${{PIPESTATUS[0]}}"; }}
-if [ ! -s job.id ]; then
-    [ ! -s job.started ] || known=$(cat job.started)
-    [ -n "$known" ] || known=$(squeue --noheader --me --states=all --name="$2" --format=%i) || known=$(listed "$2") ||
-        known=$(sacct --noheader --parsable2 --allocations --name="$2" --format=JobIDRaw) || exit {_NOT_ASKED}
-    if [ -z "$known" ]; then
-        known=$(sbatch --no-requeue --no-kill --export=NONE --parsable script.sh) || exit {_NOT_TAKEN}
-    fi
-    printf '%s\n' "${{known%%[!0-9]*}}" > .job.id && mv .job.id job.id && rm -f .submit || exit
-fi
-cat job.id
+ACCOUNTING_SECONDS = 10.0
+"""How long sacct is waited for: all other jobs wait with it, and for a slurmdbd that hangs it would wait 45 s by itself."""
+CLEAN = """for name in ${!S@}; do
+    case $name in
+        SLURM_CONF|SLURM_CONF_SERVER|SLURM_JWT|SLURM_SACK_*) ;;
+        SLURM_*|SBATCH_*|SRUN_*|SQUEUE_*|SACCT_*|SCANCEL_*|SCONTROL_*|SINFO_*) unset "$name" ;;
+    esac
+done
 """
+"""Shell text that drops the variables which change what Slurm's commands answer; those that find it and log in stay."""
 # The script's own note, for when Slurm has forgotten the job already. A second job of the same folder ends at once.
 _CLAIM = (
-    '(set -o noclobber; printf "%s\\n" "$SLURM_JOB_ID" > job.started) 2> /dev/null ||',
-    '    [ "$(cat job.started)" = "$SLURM_JOB_ID" ] || { echo "job $(cat job.started) has this folder" >&2; exit 1; }',
+    f'(set -o noclobber; printf "%s\\n" "$SLURM_JOB_ID" > {submission.NOTE}) 2> /dev/null ||',
+    f'    [ "$(cat {submission.NOTE})" = "$SLURM_JOB_ID" ] ||',
+    f'    {{ echo "job $(cat {submission.NOTE}) has this folder" >&2; exit 1; }}',
 )
-_SQUEUE = CLEAN + "exec squeue --noheader --me --states=all --format='%i|%T|%r|%N'"
-_SCONTROL = CLEAN + "exec scontrol --oneliner show job"
-_EACH = CLEAN + 'for id; do scontrol --oneliner show job "$id"; done'
-_SACCT = (
-    CLEAN
-    + 'exec sacct --noheader --parsable2 --allocations --jobs="$1" --format=JobIDRaw,State,Reason,NodeList,ExitCode'
-)
+# None tells of other users' jobs, whose names may hold what looks like a state. What may hold a `|` is the last column.
+_SQUEUE = "exec timeout 20 squeue --noheader --me --states=all --format='%i|%T|%N||%r'"
+_SCONTROL = 'set -o pipefail; for id; do echo "show job $id"; done | timeout 20 scontrol --oneliner'
+_SACCT = """exec timeout "$2" sacct --noheader --parsable2 --allocations --jobs="$1" \
+--format=JobIDRaw,State,NodeList,ExitCode,Reason"""
+_SCANCEL = 'exec scancel "$1"'
+_NOT_THERE = frozenset((126, 127))
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}", re.ASCII)
-_SILENT = re.compile(r"timed out|communication|insane message|zero bytes", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+", re.ASCII)
 _FIELDS = re.compile(r"(?:^| )(JobId|JobState|Reason|ExitCode|NodeList|BatchHost)=(\S*)")
-_COLUMNS = 4
+_ROW = re.compile(r"([0-9]+)\|([A-Z_]+)[^|]*\|([^|]*)\|([^|]*)\|(.*)", re.ASCII)
 _READ_AS_IT_IS = re.compile(r"[\w./:,=@%+-]+", re.ASCII)
+_NOT_OURS = {
+    "clusters": "jobs are asked about on the login node's own cluster: log in to the other one instead",
+    "array": "one job is asked for at a time",
+    "job-name": "jobs are found by the names that they are given here",
+    "wait": "sbatch would answer at the end of the job",
+    "test-only": "there would be no job",
+}
+"""Options of sbatch that would hide a job from whoever submitted it, and why."""
+_SHORT = {"M": "clusters", "a": "array", "J": "job-name", "W": "wait"}
 _OUTCOMES: dict[str, Outcome] = {
     "COMPLETED": "completed",
     "CANCELLED": "cancelled",
@@ -95,69 +97,56 @@ class Slurm:
         shebang, rest = render(job, self._profile, first=_CLAIM).split("\n", 1)
         text = "\n".join((shebang, *directives(job, self._profile), rest))
         await self._shell.put(job.folder / "script.sh", text.encode())
-        argv = ["bash", "-c", _SUBMIT, "bash", str(job.folder), slurm_name(job.name)]
-        done = await self._shell.run(argv, timeout=SUBMIT_SECONDS)
-        number = done.stdout.decode(errors="replace").strip()
-        if done.status == 0 and number.isdecimal():
-            return number
-        said = _said(done) or f"status {done.status}"
-        if done.status == _NOT_ASKED:
-            message = f"Slurm does not answer, so that {job.name!r} was not submitted: {said}; try again"
-            raise Unreachable(message)
-        message = f"sbatch did not take the job {job.name!r}: {said}"
-        raise (RefusedJob if done.status == _NOT_TAKEN and not _SILENT.search(said) else Unconfirmed)(message)
+        seconds = (f"{submission.LOCK_SECONDS:g}", f"{submission.SETTLE_SECONDS:g}")
+        arguments = (str(job.folder), slurm_name(job.name), *seconds)
+        done = await self._bash(submission.TEXT, *arguments, timeout=submission.SECONDS)
+        return submission.job_of(done, job.name)
 
     async def states(self, ids: Collection[JobId]) -> States:
         asked = [number for number in ids if number not in self._ended]
-        found = await self._ask(asked) if asked else {}
+        found, sure = await self._ask(asked) if asked else ({}, False)
         self._ended |= {number: state for number, state in found.items() if state.phase == "ended"}
         self._unlisted = {number: since for number, since in self._unlisted.items() if number not in found}
         now = monotonic()
-        for number in asked:
+        for number in asked if sure else ():
             if number not in found and now - self._unlisted.setdefault(number, now) > LISTED_AFTER_SECONDS:
                 found[number] = JobState("ended", "lost", "Slurm does not know it any more")
         return {number: state for number in ids if (state := self._ended.get(number) or found.get(number))}
 
     async def cancel(self, job: JobId) -> None:
-        if not job.isdecimal():
+        if not _NUMBER.fullmatch(job):
             message = f"{job!r} is no id of a Slurm job"
             raise UsageError(message)
-        done = await self._bash(f'{CLEAN}exec scancel "$1"', job)
-        if done.status and "invalid job id" not in _said(done).lower():
+        done = await self._bash(_SCANCEL, job)
+        if done.status and not _no_such_job(done):
             message = f"scancel {job}: {_said(done)}"
             raise Unreachable(message)
 
-    async def _ask(self, ids: list[JobId]) -> States:
-        """What is known of these jobs. Raises `Unreachable` when none of the commands answers."""
+    async def _ask(self, ids: list[JobId]) -> tuple[States, bool]:
+        """What is known of these jobs; and whether nobody who is silent may know the others.
+
+        Raises `Unreachable` when none of the commands answers.
+        """
         listing = await self._bash(_SQUEUE)
-        if listing.status:
-            return await self._ask_others(ids, _said(listing))
         found = _mine(_table(listing.stdout), ids)
-        unsure = [number for number in ids if number not in found or found[number].phase == "ended"]
-        if unsure:
-            text, some = (_EACH, unsure) if len(unsure) <= _ONE_BY_ONE else (_SCONTROL, [])
-            found |= _mine(_scontrol((await self._bash(text, *some)).stdout), ids)
-        gone = [number for number in unsure if number not in found]
-        if gone:
-            told = await self._bash(_SACCT, ",".join(gone))
-            found |= _mine(_table(told.stdout), gone) if told.status == 0 else {}
-        return found
-
-    async def _ask_others(self, ids: list[JobId], why: str) -> States:
-        """The same where there is no squeue."""
-        listing = await self._bash(_SCONTROL)
-        found = _mine(_scontrol(listing.stdout), ids) if listing.status == 0 else {}
-        gone = [number for number in ids if number not in found]
-        if not gone:
-            return found
-        told = await self._bash(_SACCT, ",".join(gone))
-        if told.status and listing.status:
-            message = f"Slurm does not answer: {'; '.join(filter(None, (why, _said(listing), _said(told))))}"
+        asked = [listing]
+        if unsure := [id_ for id_ in ids if _NUMBER.fullmatch(id_) and (id_ not in found or found[id_].outcome)]:
+            shown = await self._bash(_SCONTROL, *unsure)
+            found |= _mine(_scontrol(shown.stdout), unsure)
+            asked += [shown] if listing.status else []  # squeue knows all that it knows
+        if gone := [id_ for id_ in unsure if id_ not in found]:
+            accounted = await self._bash(_SACCT, ",".join(gone), f"{ACCOUNTING_SECONDS:g}")
+            found |= _mine(_table(accounted.stdout), gone)
+            asked.append(accounted)
+        answers = [_answers(done) for done in asked]
+        if True not in answers:
+            message = f"Slurm does not answer: {'; '.join(filter(None, map(_said, asked)))}"
             raise Unreachable(message)
-        return found | (_mine(_table(told.stdout), gone) if told.status == 0 else {})
+        return found, False not in answers
 
-    async def _bash(self, text: str, *arguments: str) -> Output:
-        return await self._shell.run(["bash", "-c", text, "bash", *arguments])
+    async def _bash(self, text: str, *arguments: str, timeout: float = 60.0) -> Output:
+        """Run it, and have its output begin on a line of its own, after what this user's start-up files may say."""
+        return await self._shell.run(["bash", "-c", f"{CLEAN}echo\n{text}", "bash", *arguments], timeout=timeout)
 
 
 def slurm_name(name: str) -> str:
@@ -190,7 +179,7 @@ def directives(job: Job, profile: Profile) -> list[str]:
     lines = [f"#SBATCH --{key}={_quoted(str(value))}" for key, value in options.items() if value is not None]
     if job.exclusive:
         lines.append("#SBATCH --exclusive")
-    lines += [f"#SBATCH {line}" for line in profile.sbatch]
+    lines += [f"#SBATCH {_allowed(line)}" for line in profile.sbatch]
     if "\\" in folder:
         message = f"{folder} holds a backslash, by which sbatch would find its logs elsewhere: choose another base_path"
         raise UsageError(message)
@@ -207,6 +196,22 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def _allowed(line: str) -> str:
+    """A line of the profile, as it stands."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        message = f"sbatch = {line!r} in the profile cannot be read: {error}"
+        raise UsageError(message) from None
+    for word in words:
+        name = word[2:].partition("=")[0] if word.startswith("--") else _SHORT.get(word[1:2], "") * word.startswith("-")
+        for option, why in _NOT_OURS.items():
+            if name and option.startswith(name):  # sbatch takes the beginning of a name for it
+                message = f"--{option} cannot be in the profile's sbatch ({line!r}): {why}"
+                raise UsageError(message)
+    return line
+
+
 def _mine(found: Mapping[JobId, JobState], ids: Collection[JobId]) -> States:
     return {number: state for number, state in found.items() if number in ids}
 
@@ -220,7 +225,7 @@ def _scontrol(text: bytes) -> States:
         if "JobId" in fields and "JobState" in fields:
             nodes = fields.get("NodeList", "")
             word = "NODE_FAIL" if _lost_its_first_node(fields) else fields["JobState"]
-            found[fields["JobId"]] = _state(word, fields.get("Reason", ""), nodes, fields.get("ExitCode", ""))
+            found[fields["JobId"]] = _state(word, nodes, fields.get("ExitCode", ""), fields.get("Reason", ""))
     return found
 
 
@@ -231,14 +236,13 @@ def _lost_its_first_node(fields: Mapping[str, str]) -> bool:
 
 
 def _table(text: bytes) -> States:
-    """Of squeue, and of sacct, which tells the exit code too."""
-    rows = (line.split("|") for line in text.decode(errors="replace").splitlines())
-    return {row[0]: _state(row[1], row[2], row[3], "".join(row[4:])) for row in rows if len(row) >= _COLUMNS}
+    """Of squeue, and of sacct, which tells the exit code too. Other lines are what a site's wrapper says."""
+    rows = filter(None, map(_ROW.fullmatch, text.decode(errors="replace").splitlines()))
+    return {row[1]: _state(*row.groups()[1:]) for row in rows}
 
 
-def _state(word: str, reason: str, nodes: str, code: str) -> JobState:
-    """`word` may say more, as `CANCELLED by 1000`; `code` is `status:signal`."""
-    word = word.split(maxsplit=1)[0].rstrip("+") if word else ""
+def _state(word: str, nodes: str, code: str, reason: str) -> JobState:
+    """`code` is `status:signal`, or nothing."""
     reason = "" if reason in {"None", "(null)"} else reason
     if word in _PENDING:
         return JobState("pending", reason=reason)
@@ -249,6 +253,17 @@ def _state(word: str, reason: str, nodes: str, code: str) -> JobState:
     if status.isdecimal():
         number = 128 + int(signal) if signal.isdecimal() and int(signal) else int(status)
     return JobState("ended", _OUTCOMES[word], reason, number, expand(nodes))
+
+
+def _answers(done: Output) -> bool | None:
+    """Whether a command answered; None for one that this site does not have."""
+    if done.status == 0 or _no_such_job(done):
+        return True
+    return None if done.status in _NOT_THERE or "storage is disabled" in _said(done) else False
+
+
+def _no_such_job(done: Output) -> bool:
+    return "invalid job id" in _said(done).lower()
 
 
 def _said(done: Output) -> str:

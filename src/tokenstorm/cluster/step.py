@@ -10,16 +10,13 @@ from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
-from tokenstorm.cluster.slurm import directives
+from tokenstorm.cluster.slurm import CLEAN, directives
 from tokenstorm.errors import RefusedJob, Unreachable
 
 Kind = Literal["cpu", "gpu"]
 
 NODE_SECONDS = 600.0
 """How long a free node is waited for, and how long the command may take: both together."""
-_CLEAN = (
-    'for name in ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done; exec "$@"'
-)
 _OF_A_BATCH_JOB = re.compile(r"--(output|error|signal|ntasks-per-node|no-requeue)\b")
 _LATE = 124
 _STARTED = "tokenstorm-step-started"
@@ -34,8 +31,8 @@ def probe_job(site: Site, kind: Kind) -> Job:
 
 
 def clean(argv: Sequence[str]) -> list[str]:
-    """A command of Slurm's without the variables of a job that this may run in, which would be taken for options."""
-    return ["bash", "-c", _CLEAN, "bash", *argv]
+    """A command of Slurm's without the variables that it takes for options: the user's, and those of a job around us."""
+    return ["bash", "-c", f'{CLEAN}exec "$@"', "bash", *argv]
 
 
 async def on_node(
