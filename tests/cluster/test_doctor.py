@@ -11,6 +11,7 @@ import pytest
 from sshd import MISSING, SSHD, sshd
 from tokenstorm.cluster.checks import Check, Needs
 from tokenstorm.cluster.doctor import examine, stops_a_run
+from tokenstorm.cluster.scheduler import Job
 from tokenstorm.config import Partitions, Profile, Ssh
 from waiting import finish
 
@@ -42,7 +43,7 @@ def states(found: dict[str, Check], *names: str) -> list[str]:
 def test_over_ssh_to_a_real_slurm_every_check_is_green(slurm: Path, tmp_path: Path) -> None:
     with sshd(tmp_path / "sshd", f"SetEnv SLURM_CONF={slurm}\n") as login:
         found = examined(profile(tmp_path / "base", ssh=login.ssh))
-    assert {name for name, check in found.items() if check.state != "ok"} == {"container", "recipe"}
+    assert {name for name, check in found.items() if check.state != "ok"} == {"container", "recipe job", "recipe"}
     assert not stops_a_run(list(found.values()))
     assert os.listdir(tmp_path / "base") == []  # noqa: PTH208 - nothing is left behind, hidden or not
 
@@ -95,7 +96,7 @@ def test_without_slurms_commands_on_the_path_it_says_which(tmp_path: Path, monke
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = examined(profile(tmp_path / "base"))
     assert states(found, "login", "slurm", "cpu partition") == ["ok", "failed", "skipped"]
-    assert found["slurm"].text.startswith("no sbatch, scancel, squeue, srun on the path")
+    assert found["slurm"].text.startswith("no sbatch, scancel, squeue or scontrol or sacct on the path")
 
 
 def test_a_python_without_tokenstorm_is_fine_and_says_how_to_deploy(slurm: Path, tmp_path: Path) -> None:
@@ -116,7 +117,8 @@ def test_an_interface_that_the_nodes_do_not_have_fails_with_those_they_have(slur
 
 def test_a_recipes_missing_model_and_program_are_found_on_the_nodes(slurm: Path, tmp_path: Path) -> None:
     model = tmp_path / "models" / "tiny"
-    needs = Needs("inference/x", files=(PurePosixPath(model),), program="no-such-engine", kind="gpu")
+    job = Job(name="x", command=("true",), folder=PurePosixPath("/"), kind="gpu", gpus_per_node=2)
+    needs = Needs("inference/x", job, files=(PurePosixPath(model),), program="no-such-engine")
     found = examined(profile(tmp_path / "base"), needs)["recipe"]
     assert (found.state, str(model) in found.text) == ("failed", True)
     model.mkdir(parents=True)
