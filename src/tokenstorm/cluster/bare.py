@@ -4,6 +4,7 @@ Standard library only, and no syntax that Python 3.6 would refuse: one that is t
 The answer is one line on standard output after the mark, since what a site's prologue prints is there too.
 """
 
+import glob
 import hashlib
 import importlib.util
 import json
@@ -40,12 +41,11 @@ def digest(package: str) -> str:
 
 def ask(imports: str) -> "dict[str, object]":
     """What this Python is, and what it has. `imports` is what has to run for it to have tokenstorm."""
-    libc, version = platform.libc_ver()
-    musl = "musl" in str(sysconfig.get_config_var("HOST_GNU_TYPE"))
+    libc, version = _libc()
     return {
         "node": platform.node(),
         "machine": platform.machine(),
-        "libc": "musl" if musl else libc,
+        "libc": libc,
         "libc_version": version,
         "implementation": sys.implementation.name,
         "version": list(sys.version_info[:3]),
@@ -104,6 +104,18 @@ def is_whole(environment: str) -> bool:
             return bool(json.load(file)["files"] == count(environment))
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _libc(loaders: str = "/lib/ld-musl-*.so.1") -> "tuple[str, str]":
+    """The C library and its version; musl tells its own when its loader is run without arguments."""
+    if "musl" not in str(sysconfig.get_config_var("HOST_GNU_TYPE")):
+        return platform.libc_ver()
+    for loader in glob.glob(loaders):
+        said = subprocess.run([loader], stderr=subprocess.PIPE, check=False).stderr.decode(errors="replace")
+        for line in said.splitlines():
+            if line.startswith("Version "):
+                return "musl", line[len("Version ") :]
+    return "musl", ""
 
 
 def _ours(imports: str) -> "str | None":
