@@ -128,7 +128,7 @@ def test_a_node_that_is_not_free_in_time_is_no_fault_and_what_it_waits_for_is_to
     finish(scenario())
     assert len(said) == 1
     assert said[0].startswith("waiting for a node of partition cpu: job ")
-    assert not [name for name in jobs("%j") if name.startswith("tokenstorm-node")]
+    assert not [name for name in jobs("%j") if name.startswith("tokenstorm-probe")]
 
 
 @pytest.mark.parametrize(

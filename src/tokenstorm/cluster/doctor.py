@@ -12,7 +12,7 @@ from dataclasses import replace
 from time import monotonic
 
 from tokenstorm.cluster.checks import Check, Finding, Needs, Step, Visit, clean
-from tokenstorm.cluster.hold import Say, pends_for_ever, probe_job, submitted
+from tokenstorm.cluster.hold import SETTLED_SECONDS, VAGUE, Say, pends_for_ever, probe_job, submitted
 from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.scheduler import Job, JobState, Kind
 from tokenstorm.cluster.site import make_base, open_shell, site_over
@@ -78,8 +78,6 @@ async def _login(visit: Visit) -> Finding:
     return "ok", f"{who} on {where}: this machine, no SSH"
 
 
-SETTLED_SECONDS = 10.0
-"""How long Slurm may take to tell why a job waits."""
 _ACCEPTED = "to start at"
 _NEEDED, _TELLING = ("sbatch", "scancel"), ("squeue", "scontrol", "sacct")
 
@@ -118,21 +116,20 @@ async def _base_path(visit: Visit) -> Finding:
 
 
 async def _cpu(visit: Visit) -> Finding:
-    return await _accepted(visit, probe_job("cpu", visit.folder / "cpu"))
+    return await _accepted(visit, probe_job("cpu", visit.site.profile.base_path))
 
 
 async def _gpu(visit: Visit) -> Finding:
     if visit.site.profile.partitions.gpu is None:
         return "skipped", "the profile has no partitions.gpu: recipes that need a GPU cannot run"
-    return await _taken(visit, probe_job("gpu", visit.folder / "gpu"))
+    return await _taken(visit, probe_job("gpu", visit.site.profile.base_path))
 
 
 async def _recipe_job(visit: Visit) -> Finding:
     if visit.needs is None:
         return "skipped", "name a recipe with --recipe to have checked whether Slurm takes its job"
-    return await _taken(
-        visit, replace(visit.needs.job, name=f"{visit.folder.name}-recipe", folder=visit.folder / "recipe")
-    )
+    probe = probe_job(visit.needs.kind, visit.site.profile.base_path)
+    return await _taken(visit, replace(visit.needs.job, name=probe.name, folder=probe.folder))
 
 
 async def _accepted(visit: Visit, job: Job) -> Finding:
@@ -154,8 +151,8 @@ async def _taken(visit: Visit, job: Job) -> Finding:
     if state == "failed":
         return state, said
     async with submitted(visit.site, job) as job_id:
-        seen = await _settled(visit, job_id)
-    if pends_for_ever(seen):
+        seen, never = await _settled(visit, job_id)
+    if never:
         return "failed", f"{_asked(job)} would wait for ever: {seen.reason}; {_see(visit, job.kind)}"
     if seen.phase == "ended" and seen.outcome != "completed":
         why = f"status {seen.exit_code}" if seen.exit_code else seen.reason
@@ -168,14 +165,16 @@ async def _taken(visit: Visit, job: Job) -> Finding:
     )
 
 
-async def _settled(visit: Visit, job_id: str) -> JobState:
-    """How a job stands once it ended, or it is known why it waits."""
+async def _settled(visit: Visit, job_id: str) -> tuple[JobState, bool]:
+    """How a job stands once it ended or it is known why it waits, and whether it would for ever."""
     began = monotonic()
     while True:
         state = (await visit.site.scheduler.states([job_id])).get(job_id, JobState("pending"))
-        waits = state.phase == "pending" and state.reason
-        if state.phase == "ended" or waits or monotonic() - began > SETTLED_SECONDS:
-            return state
+        waited = monotonic() - began
+        never = pends_for_ever(state, waited)
+        waits = state.phase == "pending" and state.reason not in ("", VAGUE)
+        if never or waits or state.phase == "ended" or waited > SETTLED_SECONDS:
+            return state, never
         await asyncio.sleep(0.2)
 
 

@@ -55,6 +55,10 @@ _NEVER = re.compile(
     "MaxMemPerLimit"
 )
 """Why a job pends that will pend for ever. Limits of a user or a group pass."""
+VAGUE = "PartitionConfig"
+"""What Slurm says at first of many of these."""
+SETTLED_SECONDS = 10.0
+"""How long it may take to tell more."""
 
 Say = Callable[[str], None]
 """Is told, in a line, what is waited for."""
@@ -83,12 +87,11 @@ async def hold(site: Site, kind: Kind = "cpu", *, say: Say, idle_seconds: float 
     if site.profile.scheduler == "local":
         yield _Here(site)
         return
-    folder = site.profile.base_path / f".node-{secrets.token_hex(6)}"
-    command = ("bash", "-c", _SERVE, "bash", str(folder), f"{idle_seconds:.0f}")
-    job = replace(probe_job(kind, folder), command=command)
+    probe = probe_job(kind, site.profile.base_path)
+    job = replace(probe, command=("bash", "-c", _SERVE, "bash", str(probe.folder), f"{idle_seconds:.0f}"))
     async with submitted(site, job) as job_id:
         name = await _started(site, job, job_id, say)
-        yield _Held(site, folder, job_id, name)
+        yield _Held(site, job.folder, job_id, name)
 
 
 @contextlib.asynccontextmanager
@@ -109,16 +112,24 @@ async def submitted(site: Site, job: Job) -> AsyncIterator[JobId]:
             await site.shell.remove(job.folder)
 
 
-def probe_job(kind: Kind, folder: PurePosixPath) -> Job:
-    """The smallest job of a kind; it does nothing."""
-    name = f"tokenstorm-{folder.name.lstrip('.')}"
-    gpus = 1 if kind == "gpu" else 0
-    return Job(name=name, command=("true",), folder=folder, kind=kind, gpus_per_node=gpus, time_limit_minutes=_MINUTES)
+def probe_job(kind: Kind, base: PurePosixPath) -> Job:
+    """The smallest job of a kind, with a name and a folder of its own; it does nothing."""
+    own = f"probe-{secrets.token_hex(6)}"
+    return Job(
+        name=f"tokenstorm-{own}",
+        command=("true",),
+        folder=base / f".{own}",
+        kind=kind,
+        gpus_per_node=1 if kind == "gpu" else 0,
+        time_limit_minutes=_MINUTES,
+    )
 
 
-def pends_for_ever(state: JobState) -> bool:
-    """Whether a job waits for something that no time brings."""
-    return state.phase == "pending" and _NEVER.search(state.reason) is not None
+def pends_for_ever(state: JobState, waited: float) -> bool:
+    """Whether a job waits for something that no time brings. A vague reason is believed after so many seconds."""
+    if state.phase != "pending" or not _NEVER.search(state.reason):
+        return False
+    return state.reason != VAGUE or waited > SETTLED_SECONDS
 
 
 def where(site: Site, kind: Kind) -> str:
@@ -181,7 +192,7 @@ async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> str:
         now = monotonic()
         if state.phase == "pending":
             why = f"job {job_id} is pending" + (f" ({state.reason})" if state.reason else "")
-            if pends_for_ever(state):
+            if pends_for_ever(state, now - began):
                 message = f"{where(site, job.kind)} gives no node: {why}"
                 raise RefusedJob(message)
             if now - began > START_SECONDS:
