@@ -78,6 +78,20 @@ def test_what_jobs_of_this_machine_have_no_use_for_is_refused_by_its_name(tmp_pa
         configured(tmp_path, f"[profiles.local]\n{lines}")
 
 
+@pytest.mark.parametrize(
+    "line", ["--array=1-2", "--outp=x", "-oout", "--comment=a -J b", "--test-only", "-W", "--wrap=true"]
+)
+def test_an_option_of_sbatch_that_each_job_has_of_its_own_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UsageError, match=r"profiles\.there\.sbatch: .* is tokenstorm's own to set, for each job"):
+        configured(tmp_path, CLUSTER.replace("[profiles.there]\n", f"[profiles.there]\nsbatch = ['{line}']\n"))
+
+
+def test_an_option_of_sbatch_that_looks_like_one_of_those_is_taken(tmp_path: Path) -> None:
+    lines = ["--wait-all-nodes=1", "--exclude=n1", "--nodelist=n[2-3]", '--comment="--output=x"', "-t 30"]
+    text = CLUSTER.replace("[profiles.there]\n", f"[profiles.there]\nsbatch = {lines}\n")
+    assert configured(tmp_path, text).profile("there").sbatch == tuple(lines)
+
+
 def test_every_key_of_the_design_is_known(tmp_path: Path) -> None:
     config = configured(tmp_path, CLUSTER)
     profile = config.profile()

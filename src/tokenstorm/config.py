@@ -7,6 +7,7 @@ table's name before it. An empty variable counts as none; a list has an item on 
 
 import os
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,29 @@ from tokenstorm.runs import data_home
 
 LOCAL = "local"
 _PREFIX = "TOKENSTORM_"
+_OF_EACH_JOB = (
+    "array",
+    "chdir",
+    "error",
+    "export",
+    "export-file",
+    "input",
+    "job-name",
+    "no-requeue",
+    "nodes",
+    "ntasks",
+    "ntasks-per-node",
+    "open-mode",
+    "output",
+    "parsable",
+    "requeue",
+    "signal",
+    "test-only",
+    "wait",
+    "wrap",
+)
+_IN_SHORT = "DJNWaeino"
+"""Options of sbatch that belong to each job: given to all, they would keep them from starting or from being found."""
 _NOT_OF_A_PROFILE = frozenset(("name",))
 
 
@@ -156,6 +180,9 @@ class Profile(Table):
                     f"{line!r} is no option of sbatch: write each as it stands after #SBATCH, such as --licenses=a"
                 )
                 raise ValueError(message)
+            if taken := _of_each_job(line):
+                message = f"{taken} is tokenstorm's own to set, for each job: leave it out"
+                raise ValueError(message)
         return lines
 
     @field_validator("prologue")
@@ -165,6 +192,20 @@ class Profile(Table):
             message = "a line of a script cannot hold a NUL"
             raise ValueError(message)
         return lines
+
+
+def _of_each_job(line: str) -> str | None:
+    """The first option of a line that is for no profile to set. sbatch takes long ones cut short, too."""
+    try:
+        options = [word for word in shlex.split(line) if word.startswith("-")]
+    except ValueError:  # a quote that is not closed: sbatch has words for that
+        options = line.split()[:1]
+    for option in options:
+        name = option.lstrip("-").partition("=")[0]
+        long = option.startswith("--")
+        if any(own.startswith(name) for own in _OF_EACH_JOB) if long else name[:1] in _IN_SHORT:
+            return option
+    return None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
     ├── ApiError               an API refused a call, or did not answer; carries its problem document
     └── ClusterError           where jobs run, something went wrong
         ├── Unreachable        the machine cannot be reached: nothing was done
+        │   └── NoNodeFree     all nodes are busy, and nothing is known to be wrong
         ├── Unconfirmed        it was lost on the way: what was asked for happened, or did not
         ├── CommandFailed      a command there ended badly; carries argv, status and what it said
         └── RefusedJob         the scheduler does not take this job
@@ -73,6 +74,10 @@ class ClusterError(TokenstormError):
 
 class Unreachable(ClusterError):
     """The machine cannot be reached: nothing was done, and it may be tried again."""
+
+
+class NoNodeFree(Unreachable):
+    """No node was free in time; nothing is known to be wrong."""
 
 
 class Unconfirmed(ClusterError):

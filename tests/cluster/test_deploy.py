@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,10 +21,14 @@ import pytest
 
 from sshd import MISSING, SSHD, sshd
 from tokenstorm.cluster import bare, bundle
+from tokenstorm.cluster import deploy as deploying
 from tokenstorm.cluster.deploy import Deployment, check, deploy, deployed
+from tokenstorm.cluster.hold import submitted
+from tokenstorm.cluster.prune import prune
+from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import Orchestrator, Partitions, Profile, Ssh
-from tokenstorm.errors import RefusedJob, UsageError
+from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from waiting import finish, until
 
 OTHER = "/usr/bin/python3"
@@ -177,17 +182,97 @@ def test_a_deploy_that_was_killed_is_never_taken_for_whole_and_the_next_one_succ
 
 
 @another_python
-def test_an_environment_of_which_the_site_purged_a_part_is_made_again(slurm: Path, tmp_path: Path) -> None:
+def test_an_environment_of_which_the_site_purged_a_file_is_noticed_and_made_again(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         async with opened(profile(tmp_path / "base")) as site:
-            python = await deploy(site, ignore)
-            (Path(python).parents[1] / bare.WHOLE).unlink()
-            Path(python).unlink()
+            deployment = Deployment(site, ignore)
+            python = await deployment.python()
+            assert await deployment.there()
+            purged = next(Path(python).parents[1].glob("lib/*/site-packages/tokenstorm/loadgen/rank.py"))
+            purged.unlink()
             assert await deployed(site) is None
-            assert await deploy(site, ignore) == python
+            assert await deployment.there(), "what was found a moment ago is believed"
+            monkeypatch.setattr(deploying, "KNOWN_SECONDS", 0.0)
+            assert not await deployment.there()
+            assert await deployment.python() == python
+            assert purged.exists()
             assert runs(python)
 
     finish(scenario(), 120)
+
+
+def fake_environment(folder: Path, name: str, days: float) -> Path:
+    """Something that looks like an environment that was used last so many days ago; its Python runs until it reads a line."""
+    python = folder / name / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ntouch "$1"\nread -r line\n')
+    python.chmod(0o700)
+    (folder / name / bare.WHOLE).write_text('{"files": 1}')
+    answer = {"python": str(python), "environment": str(folder / name)}
+    (folder / f"python-{name}.json").write_text(json.dumps(answer))
+    then = time.time() - days * 24 * 3600
+    for path in (folder / name / bare.WHOLE, folder / name):
+        os.utime(path, (then, then))
+    return python
+
+
+def test_old_environments_go_but_not_what_a_job_or_a_process_runs_from_or_was_used_lately(
+    slurm: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base" / "deploy"
+    found = {name: fake_environment(folder, name, days=3) for name in ("1-old", "2-queued", "3-process", "4-current")}
+    fake_environment(folder, "5-young", days=0.5)
+    (folder / ".new-being-made").mkdir()
+
+    async def scenario() -> None:
+        job = Job(
+            name=f"prune-{os.getpid()}", command=(str(found["2-queued"]),), folder=PurePosixPath(tmp_path / "base/run")
+        )
+        async with opened(profile(tmp_path / "base", sbatch=("--begin=now+1hour",))) as site, submitted(site, job):
+            assert await prune(site, [PurePosixPath(found["4-current"])]) == ["1-old"]
+        left = ("2-queued", "3-process", "4-current", "5-young")
+        assert names(folder) == [".new-being-made", *left, *(f"python-{name}.json" for name in left)]
+
+    process = subprocess.Popen([found["3-process"], tmp_path / "runs"], stdin=subprocess.PIPE)
+    try:
+        finish(until((tmp_path / "runs").exists))
+        finish(scenario())
+    finally:
+        process.communicate(b"\n")
+
+
+def test_where_it_is_not_known_what_runs_nothing_is_removed(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_environment(tmp_path / "base" / "deploy", "1-old", days=3)
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho no controller >&2\nexit 1\n")
+    (tmp_path / "squeue").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    async def scenario() -> None:
+        async with opened(profile(tmp_path / "base")) as site:
+            with pytest.raises(
+                Unreachable, match=r"nothing was removed from .*not known what runs from there: no controller"
+            ):
+                await prune(site, [])
+
+    finish(scenario())
+    assert "1-old" in names(tmp_path / "base" / "deploy")
+
+
+def test_on_the_command_line_what_was_pruned_is_told(slurm: Path, tmp_path: Path) -> None:
+    fake_environment(tmp_path / "base" / "deploy", "1-old", days=3)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[profiles.lab]\nscheduler = "slurm"\nbase_path = "{tmp_path}/base"\npython = "{sys.executable}"\n'
+    )
+    environment = {**os.environ, "TOKENSTORM_CONFIG": str(config)}
+    command = [sys.executable, "-m", "tokenstorm", "deploy", "--profile", "lab", "--prune", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"profile": "lab", "python": {"cpu": sys.executable}, "removed": ["1-old"]}
 
 
 def test_what_an_old_deploy_left_behind_is_removed_and_what_is_being_made_is_not(tmp_path: Path) -> None:
@@ -222,9 +307,7 @@ def test_on_this_machine_nothing_is_asked_and_nothing_written(tmp_path: Path) ->
 def test_a_python_that_is_not_there_is_named_with_the_key_to_change(slurm: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(profile(tmp_path / "base", "python3.99")) as site:
-            with pytest.raises(
-                UsageError, match=r"profiles\.lab\.python: python3\.99 is not to be found on partition cpu"
-            ):
+            with pytest.raises(UsageError, match=r"profiles\.lab\.python: python3\.99 is not to be found on n\d"):
                 await deploy(site, ignore)
 
     finish(scenario())
@@ -233,7 +316,7 @@ def test_a_python_that_is_not_there_is_named_with_the_key_to_change(slurm: Path,
 def test_a_partition_that_is_not_there_is_told_in_slurms_words(slurm: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(profile(tmp_path / "base", partitions=Partitions(cpu="none"))) as site:
-            with pytest.raises(RefusedJob, match=r"partition none gave no node: .*[Ii]nvalid partition"):
+            with pytest.raises(RefusedJob, match=r"partition none gives no node: .*[Ii]nvalid partition"):
                 await deploy(site, ignore)
 
     finish(scenario())
@@ -289,6 +372,15 @@ def test_wheels_for_another_python_and_an_older_platform_than_this_are_had_and_k
     }
     assert all("cp312" in name for name in found if not name.startswith(("tokenstorm", "requirements")))
     assert bundle.wheels(bundle.bundle(), target, tmp_path) == found
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_wheels_for_a_cluster_of_musl_are_had_by_its_tags(tmp_path: Path, machine: str) -> None:
+    target = replace(TARGET, machine=machine, libc="musl", libc_version="1.2.5")
+    found = bundle.wheels(bundle.bundle(), target, tmp_path)
+    compiled = [name for name in found if not name.startswith(("tokenstorm", "requirements"))]
+    assert len(compiled) == 3
+    assert all(f"musllinux_1_2_{machine}" in name and "cp311" in name for name in compiled)
 
 
 def test_where_there_are_no_wheels_the_platform_is_named(tmp_path: Path) -> None:

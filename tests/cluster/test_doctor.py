@@ -1,18 +1,22 @@
 """The doctor finds what would stop a run, before it does, and says what to do about it."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from sshd import MISSING, SSHD, sshd
+from tokenstorm.cluster import hold
 from tokenstorm.cluster.checks import Check, Needs
 from tokenstorm.cluster.doctor import examine, stops_a_run
+from tokenstorm.cluster.scheduler import Job
 from tokenstorm.config import Partitions, Profile, Ssh
-from waiting import finish
+from waiting import finish, until
 
 pytestmark = [pytest.mark.integration]
 has_sshd = pytest.mark.skipif(SSHD is None, reason=MISSING)
@@ -23,11 +27,11 @@ def profile(base: Path, **more: object) -> Profile:
     return Profile(name="lab", base_path=PurePosixPath(base), **fields)  # type: ignore[arg-type]
 
 
-def examined(profile: Profile, needs: Needs | None = None) -> dict[str, Check]:
+def examined(profile: Profile, needs: Needs | None = None, said: list[str] | None = None) -> dict[str, Check]:
     found: dict[str, Check] = {}
 
     async def scenario() -> None:
-        async for check in examine(profile, needs):
+        async for check in examine(profile, needs, say=([] if said is None else said).append):
             found[check.name] = check
 
     finish(scenario(), 120)
@@ -42,7 +46,7 @@ def states(found: dict[str, Check], *names: str) -> list[str]:
 def test_over_ssh_to_a_real_slurm_every_check_is_green(slurm: Path, tmp_path: Path) -> None:
     with sshd(tmp_path / "sshd", f"SetEnv SLURM_CONF={slurm}\n") as login:
         found = examined(profile(tmp_path / "base", ssh=login.ssh))
-    assert {name for name, check in found.items() if check.state != "ok"} == {"container", "recipe"}
+    assert {name for name, check in found.items() if check.state != "ok"} == {"container", "recipe job", "recipe"}
     assert not stops_a_run(list(found.values()))
     assert os.listdir(tmp_path / "base") == []  # noqa: PTH208 - nothing is left behind, hidden or not
 
@@ -72,6 +76,89 @@ def test_a_partition_that_slurm_does_not_know_is_named_with_the_keys_to_look_at(
     assert stops_a_run(list(found.values()))
 
 
+@contextlib.contextmanager
+def partition(name: str, *options: str) -> Iterator[str]:
+    """One more, of the shared Slurm."""
+    subprocess.run(["scontrol", "create", f"PartitionName={name}", *options], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["scontrol", "delete", f"PartitionName={name}"], check=True)
+
+
+def test_a_gpu_partition_whose_jobs_would_wait_for_ever_fails_though_sbatch_accepts_them(
+    slurm: Path, tmp_path: Path
+) -> None:
+    with partition("brief", "Nodes=n3", "MaxTime=10") as name:
+        found = examined(profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu=name)))
+    assert found["gpu partition"].state == "failed"
+    assert "would wait for ever: PartitionTimeLimit; see profiles.lab.partitions.gpu" in found["gpu partition"].text
+    assert found["reach"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("wants", "said"),
+    [
+        ({"gpus_per_node": 9}, "sbatch does not accept a job of a node with 9 GPUs"),
+        ({"gpus_per_node": 1, "nodes": 3}, "sbatch does not accept a job of 3 nodes with 1 GPU"),
+        (
+            {"gpus_per_node": 1, "time_limit_minutes": 99},
+            "with 1 GPU for 99 minutes would wait for ever: PartitionTime",
+        ),
+    ],
+)
+def test_a_recipes_own_job_is_held_to_the_partition(
+    slurm: Path, tmp_path: Path, wants: dict[str, int], said: str
+) -> None:
+    job = Job(name="x", command=("true",), folder=PurePosixPath("/"), kind="gpu", **wants)  # type: ignore[arg-type]
+    with partition("hour", "Nodes=n[3-4]", "MaxTime=60") as name:
+        there = profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu=name))
+        found = examined(there, Needs("inference/x", job))
+    assert states(found, "gpu partition", "recipe job") == ["ok", "failed"]
+    assert said in found["recipe job"].text
+
+
+def test_where_all_nodes_are_busy_nothing_is_called_wrong_and_it_is_told_what_is_waited_for(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "START_SECONDS", 1.0)
+    said: list[str] = []
+    busy = ["sbatch", "--parsable", "--partition=full", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"]
+    with partition("full", "Nodes=n4") as name:
+        job = subprocess.run(busy, check=True, capture_output=True, text=True).stdout.strip()
+        try:
+            found = examined(profile(tmp_path / "base", partitions=Partitions(cpu=name)), said=said)
+        finally:
+            subprocess.run(["scancel", job], check=True)
+            finish(until(lambda: not subprocess.check_output(["squeue", "--noheader", "--partition=full"])))
+    assert states(found, "cpu partition", "compute node", "python", "interface") == ["ok", *["skipped"] * 3]
+    assert found["compute node"].text.startswith("no node of partition full was free in")
+    assert "nothing is known to be wrong" in found["compute node"].text
+    assert [line for line in said if line.startswith("waiting for a node of partition full: job ")]
+    assert not stops_a_run(list(found.values()))
+
+
+@pytest.mark.parametrize("end", ["exit 1", "kill -9 $$", "exec no-such-program"])
+def test_an_sbatch_that_ended_badly_has_accepted_nothing_whatever_it_said(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho sbatch: Job 1 to start at noon >&2\n{end}\n")
+    (tmp_path / "sbatch").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = examined(profile(tmp_path / "base"))
+    assert states(found, "cpu partition", "gpu partition", "compute node") == ["failed", "failed", "skipped"]
+
+
+def test_a_login_node_without_srun_is_enough(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {path.name: path for folder in os.environ["PATH"].split(":") for path in Path(folder).glob("*")}
+    (tmp_path / "bin").mkdir()
+    for name in there.keys() - {"srun"}:
+        (tmp_path / "bin" / name).symlink_to(there[name])
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    found = examined(profile(tmp_path / "base"))
+    assert states(found, "slurm", "compute node", "code", "reach", "reach inside job") == [*["ok"] * 4, "skipped"]
+
+
 def test_a_base_path_that_cannot_be_made_fails(slurm: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = examined(profile(tmp_path / "file" / "base"))
@@ -95,7 +182,7 @@ def test_without_slurms_commands_on_the_path_it_says_which(tmp_path: Path, monke
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = examined(profile(tmp_path / "base"))
     assert states(found, "login", "slurm", "cpu partition") == ["ok", "failed", "skipped"]
-    assert found["slurm"].text.startswith("no sbatch, scancel, squeue, srun on the path")
+    assert found["slurm"].text.startswith("no sbatch, scancel, squeue or scontrol or sacct on the path")
 
 
 def test_a_python_without_tokenstorm_is_fine_and_says_how_to_deploy(slurm: Path, tmp_path: Path) -> None:
@@ -116,7 +203,8 @@ def test_an_interface_that_the_nodes_do_not_have_fails_with_those_they_have(slur
 
 def test_a_recipes_missing_model_and_program_are_found_on_the_nodes(slurm: Path, tmp_path: Path) -> None:
     model = tmp_path / "models" / "tiny"
-    needs = Needs("inference/x", files=(PurePosixPath(model),), program="no-such-engine", kind="gpu")
+    job = Job(name="x", command=("true",), folder=PurePosixPath("/"), kind="gpu", gpus_per_node=2)
+    needs = Needs("inference/x", job, files=(PurePosixPath(model),), program="no-such-engine")
     found = examined(profile(tmp_path / "base"), needs)["recipe"]
     assert (found.state, str(model) in found.text) == ("failed", True)
     model.mkdir(parents=True)

@@ -93,6 +93,7 @@ def _add_serving(commands: "Commands") -> None:
 def _add_cluster(commands: "Commands") -> None:
     deploy = commands.add_parser("deploy", help="put this version where jobs run", allow_abbrev=False)
     _add_profile(deploy)
+    deploy.add_argument("--prune", action="store_true", help="remove environments of other versions that nothing uses")
     _add_json(deploy)
     deploy.set_defaults(run=_later("deploy", "deploy"))
 

@@ -5,7 +5,7 @@ import asyncio
 import sys
 
 from tokenstorm.cli.stack import all_recipes
-from tokenstorm.cli.terminal import asking, show_json
+from tokenstorm.cli.terminal import asking, show_json, tell_progress
 from tokenstorm.cluster.checks import Check, Needs
 from tokenstorm.cluster.doctor import examine, stops_a_run
 from tokenstorm.config import Config, Profile, load_config
@@ -22,9 +22,17 @@ def doctor(args: argparse.Namespace) -> int:
     if args.json:
         show_json({"profile": profile.name, "ok": not stops, "checks": checks})
     else:
-        verdict = "something would stop a run: see `failed` above" if stops else "nothing found that would stop a run"
-        sys.stdout.write(f"{profile.name}: {verdict}\n")
+        sys.stdout.write(f"{profile.name}: {_verdict(checks)}\n")
     return 1 if stops else 0
+
+
+def _verdict(checks: list[Check]) -> str:
+    if stops_a_run(checks):
+        return "something would stop a run: see `failed` above"
+    seen = all(check.state != "skipped" for check in checks if check.name == "compute node")
+    return "nothing found that would stop a run" + (
+        "" if seen else ", but no node was free to look at: try again later"
+    )
 
 
 def _needs(config: Config, profile: Profile, args: argparse.Namespace) -> Needs | None:
@@ -33,7 +41,7 @@ def _needs(config: Config, profile: Profile, args: argparse.Namespace) -> Needs 
 
 async def _examine(profile: Profile, needs: Needs | None, *, live: bool) -> list[Check]:
     checks = []
-    async for check in examine(profile, needs, asking()):
+    async for check in examine(profile, needs, asking(), tell_progress):
         checks.append(check)
         if live:
             sys.stdout.write(f"{check.state:<8} {check.name:<17} {check.text}\n")

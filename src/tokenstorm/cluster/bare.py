@@ -4,6 +4,7 @@ Standard library only, and no syntax that Python 3.6 would refuse: one that is t
 The answer is one line on standard output after the mark, since what a site's prologue prints is there too.
 """
 
+import glob
 import hashlib
 import importlib.util
 import json
@@ -17,7 +18,7 @@ import time
 
 MARK = "tokenstorm-says:"
 WHOLE = "deployed.json"
-"""The file that is in an environment once all of it is there."""
+"""The file that is in an environment once all of it is there; it tells how many files that are."""
 SEEN_SECONDS = 60.0
 """How long a shared file system may take to show on one machine what another wrote."""
 ABANDONED_SECONDS = 2 * 3600
@@ -40,12 +41,11 @@ def digest(package: str) -> str:
 
 def ask(imports: str) -> "dict[str, object]":
     """What this Python is, and what it has. `imports` is what has to run for it to have tokenstorm."""
-    libc, version = platform.libc_ver()
-    musl = "musl" in str(sysconfig.get_config_var("HOST_GNU_TYPE"))
+    libc, version = _libc()
     return {
         "node": platform.node(),
         "machine": platform.machine(),
-        "libc": "musl" if musl else libc,
+        "libc": libc,
         "libc_version": version,
         "implementation": sys.implementation.name,
         "version": list(sys.version_info[:3]),
@@ -70,6 +70,7 @@ def build(imports: str, temporary: str, final: str, *wheels: str) -> "dict[str, 
     for command in (
         [sys.executable, "-m", "venv", made],
         [python, "-m", "pip", "install", *offline, "-f", folder, "-r", pins],
+        [python, "-m", "pip", "uninstall", "--quiet", "--yes", "pip", "setuptools"],  # most of the files, and of no use
         [python, "-I", "-c", imports],
     ):
         done = subprocess.run(
@@ -77,13 +78,44 @@ def build(imports: str, temporary: str, final: str, *wheels: str) -> "dict[str, 
         )
         if done.returncode:
             return {"failed": " ".join(command[:4]), "said": done.stdout.decode(errors="replace")[-2000:]}
+    whole = {"schema": 1, "python": sys.executable, "version": platform.python_version(), "files": count(made)}
     with open(os.path.join(made, WHOLE), "w") as file:
-        json.dump({"schema": 1, "python": sys.executable, "version": platform.python_version()}, file)
+        json.dump(whole, file)
         file.flush()
         os.fsync(file.fileno())
     won = _put_in_place(made, final)
     shutil.rmtree(temporary, ignore_errors=True)
     return {"won": won}
+
+
+def count(environment: str) -> int:
+    """How many files an environment has beside the one that tells it; what Python caches comes and goes."""
+    found = 0
+    for folder, folders, names in os.walk(environment):
+        found += len(names) + sum(os.path.islink(os.path.join(folder, name)) for name in folders)
+        folders[:] = [name for name in folders if name != "__pycache__"]
+    return found - os.path.exists(os.path.join(environment, WHOLE))
+
+
+def is_whole(environment: str) -> bool:
+    """Whether all is there. A site's purge may take single files."""
+    try:
+        with open(os.path.join(environment, WHOLE)) as file:
+            return bool(json.load(file)["files"] == count(environment))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _libc(loaders: str = "/lib/ld-musl-*.so.1") -> "tuple[str, str]":
+    """The C library and its version; musl tells its own when its loader is run without arguments."""
+    if "musl" not in str(sysconfig.get_config_var("HOST_GNU_TYPE")):
+        return platform.libc_ver()
+    for loader in glob.glob(loaders):
+        said = subprocess.run([loader], stderr=subprocess.PIPE, check=False).stderr.decode(errors="replace")
+        for line in said.splitlines():
+            if line.startswith("Version "):
+                return "musl", line[len("Version ") :]
+    return "musl", ""
 
 
 def _ours(imports: str) -> "str | None":
@@ -114,7 +146,7 @@ def _put_in_place(made: str, final: str) -> bool:
         try:
             os.rename(made, final)
         except OSError:
-            if os.path.exists(os.path.join(final, WHOLE)):
+            if is_whole(final):
                 return False
             os.rename(final, f"{made}.broken-{time.time()}")  # a site purged a part of it
         else:

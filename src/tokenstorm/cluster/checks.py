@@ -1,14 +1,20 @@
 """What the doctor's checks are made of."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
 from tokenstorm.cluster.bundle import Target
+from tokenstorm.cluster.hold import Node, Say, hold
+from tokenstorm.cluster.scheduler import Job, Kind
 from tokenstorm.cluster.site import Site
-from tokenstorm.cluster.step import Kind
+from tokenstorm.errors import TokenstormError
+
+_CLEAN = (
+    'for name in ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done; exec "$@"'
+)
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -24,13 +30,18 @@ class Check:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe needs on its nodes: files, a program on the path, an image, a GPU."""
+    """What a recipe needs: a job that Slurm takes, and on its nodes files, a program on the path, an image."""
 
     recipe: str
+    job: Job
     files: tuple[PurePosixPath, ...] = ()
     program: str | None = None
     image: PurePosixPath | None = None
-    kind: Kind = "cpu"
+
+    @property
+    def kind(self) -> Kind:
+        """Which nodes it needs."""
+        return self.job.kind
 
 
 @dataclass
@@ -43,12 +54,26 @@ class Visit:
     """Of its own, below the base path; removed at the end."""
     greeting: bytes
     """What tells our program on a node from others."""
+    say: Say
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     """What has to be ended when the visit is over."""
     target: Target | None = None
     python: PurePosixPath | None = None
     address: dict[str, str] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)
+    nodes: dict[Kind, Node | TokenstormError] = field(default_factory=dict)
+
+    async def node(self, kind: Kind) -> Node:
+        """A node of that kind, held until the visit is over. It is asked for once, and so is what comes of it raised."""
+        if kind not in self.nodes:
+            try:
+                self.nodes[kind] = await self.stack.enter_async_context(hold(self.site, kind, say=self.say))
+            except TokenstormError as error:
+                self.nodes[kind] = error
+        found = self.nodes[kind]
+        if isinstance(found, TokenstormError):
+            raise found
+        return found
 
 
 Finding = tuple[State, str]
@@ -63,3 +88,8 @@ class Step:
     look: Callable[[Visit], Awaitable[Finding]]
     after: tuple[str, ...] = ()
     only: Literal["slurm"] | None = None
+
+
+def clean(argv: Sequence[str]) -> list[str]:
+    """A command of Slurm's without the variables of a job that this may run in, which would be taken for options."""
+    return ["bash", "-c", _CLEAN, "bash", *argv]

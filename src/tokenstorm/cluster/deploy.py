@@ -5,7 +5,8 @@
     <base_path>/deploy/.new-<random>/                               one that is being made
 
 The name of an environment says everything that is in it, it is made elsewhere and renamed, and none is ever changed:
-whoever else deploys, or was interrupted, cannot break it.
+whoever else deploys, or was interrupted, cannot break it. One of which files are missing is none: a site's purge may have
+taken them. When it was last used is told by the time of its `deployed.json`.
 """
 
 import asyncio
@@ -13,43 +14,62 @@ import contextlib
 import hashlib
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from time import monotonic
 
 import msgspec
 
 from tokenstorm.cluster import bare
-from tokenstorm.cluster.bundle import OLDEST, Bundle, Target, bundle, wheels
+from tokenstorm.cluster.bundle import DOWNLOAD_SECONDS, OLDEST, Bundle, Target, bundle, wheels
+from tokenstorm.cluster.hold import Node, Say, hold, where
+from tokenstorm.cluster.scheduler import Kind
 from tokenstorm.cluster.site import Site
-from tokenstorm.cluster.step import Kind, on_node
 from tokenstorm.errors import NOT_JSON, ClusterError, CommandFailed, UsageError
 from tokenstorm.runs import data_home
 
 _NOT_FOUND = 127
 _SOURCE = Path(bare.__file__)
+KNOWN_SECONDS = 300.0
+"""How long what was found is believed: a purge may come at any time."""
+BUILD_SECONDS = 600.0
+_LOOK = """
+touch -c -- "$1/$2" && cat -- "$1/$2" && echo &&
+    find "$1" -name __pycache__ -prune -o ! -type d ! -name "$2" -print | wc -l
+"""
 
 
 class Deployment:
     """Which Python runs this version, for many that ask at once: it is looked for once, and deployed when missing."""
 
-    def __init__(self, site: Site, say: Callable[[str], None]) -> None:
+    def __init__(self, site: Site, say: Say) -> None:
         self._site, self._say = site, say
-        self._known: dict[Kind, PurePosixPath] = {}
+        self._known: dict[Kind, tuple[float, PurePosixPath]] = {}
         self._looking = asyncio.Lock()
 
     async def there(self, kind: Kind = "cpu") -> bool:
         """Whether `python` will answer at once. False while it is being deployed for somebody else."""
-        if kind not in self._known and not self._looking.locked() and (found := await deployed(self._site, kind)):
-            self._known[kind] = found
-        return kind in self._known
+        if self._fresh(kind) is None and not self._looking.locked():
+            self._note(kind, await deployed(self._site, kind))
+        return self._fresh(kind) is not None
 
     async def python(self, kind: Kind = "cpu") -> PurePosixPath:
         """The Python for that kind of job. Raises what `deploy` raises; the next one to ask tries again."""
         async with self._looking:
-            if not self._known.get(kind):
-                found = await deployed(self._site, kind)
-                self._known[kind] = found or await deploy(self._site, self._say, kind)
-            return self._known[kind]
+            found = self._fresh(kind) or await deployed(self._site, kind)
+            found = found or await deploy(self._site, self._say, kind)
+            if not self._fresh(kind):
+                self._note(kind, found)
+            return found
+
+    def _fresh(self, kind: Kind) -> PurePosixPath | None:
+        """What was found not long ago."""
+        since, python = self._known.get(kind, (0.0, None))
+        return python if monotonic() - since < KNOWN_SECONDS else None
+
+    def _note(self, kind: Kind, python: PurePosixPath | None) -> None:
+        if python is not None:
+            self._known[kind] = monotonic(), python
 
 
 async def deployed(site: Site, kind: Kind = "cpu") -> PurePosixPath | None:
@@ -62,14 +82,13 @@ async def deployed(site: Site, kind: Kind = "cpu") -> PurePosixPath | None:
     which = await bundle_for(site)
     try:
         answer = msgspec.json.decode(await site.shell.get(_answer_file(site, which, kind)), type=dict[str, str])
-        if "environment" in answer:
-            await site.shell.get(PurePosixPath(answer["environment"]) / bare.WHOLE)
     except (FileNotFoundError, *NOT_JSON):
         return None
-    return PurePosixPath(answer["python"])
+    whole = "environment" not in answer or await _is_whole(site, PurePosixPath(answer["environment"]))
+    return PurePosixPath(answer["python"]) if whole else None
 
 
-async def deploy(site: Site, say: Callable[[str], None], kind: Kind = "cpu") -> PurePosixPath:
+async def deploy(site: Site, say: Say, kind: Kind = "cpu") -> PurePosixPath:
     """Put this version on the cluster, where it is not there yet; the Python that runs it. Safe to repeat, and at once.
 
     `profile.python` is used as it is where it can run this version already. `say` is told each step. Raises UsageError
@@ -78,18 +97,19 @@ async def deploy(site: Site, say: Callable[[str], None], kind: Kind = "cpu") -> 
     if _is_this(site):
         return PurePosixPath(site.profile.python)
     which = await bundle_for(site)
-    say(f"asking {_where(site, kind)} for its platform and Python")
-    target = await ask(site, kind, which)
-    if target.code == which.code:
-        say(f"{site.profile.python} there runs this version already")
-        answer = {"python": site.profile.python}
-    else:
-        check(site, target)
-        environment = site.profile.base_path / "deploy" / f"{which.name}-{target.name}"
-        if not await _is_whole(site, environment):
-            await _make(site, which, target, environment, say=say, kind=kind)
-        answer = {"python": str(environment / "bin" / "python"), "environment": str(environment)}
-    await site.shell.put(_answer_file(site, which, kind), msgspec.json.encode(answer))
+    say(f"asking {where(site, kind)} for its platform and Python")
+    async with hold(site, kind, say=say, idle_seconds=DOWNLOAD_SECONDS + 60) as node:
+        target = await ask(site, node, which)
+        if target.code == which.code:
+            say(f"{site.profile.python} there runs this version already")
+            answer = {"python": site.profile.python}
+        else:
+            check(site, target)
+            environment = site.profile.base_path / "deploy" / f"{which.name}-{target.name}"
+            if not await _is_whole(site, environment):
+                await _make(site, node, which, target, environment, say=say)
+            answer = {"python": str(environment / "bin" / "python"), "environment": str(environment)}
+        await site.shell.put(_answer_file(site, which, kind), msgspec.json.encode(answer))
     return PurePosixPath(answer["python"])
 
 
@@ -98,9 +118,9 @@ async def bundle_for(site: Site) -> Bundle:
     return await asyncio.to_thread(bundle, services=site.profile.orchestrator.placement != "local")
 
 
-async def ask(site: Site, kind: Kind, which: Bundle) -> Target:
-    """What `profile.python` is on a node for that kind of job. Raises UsageError when it is not there."""
-    return msgspec.convert(await _bare(site, kind, "ask", which.imports), Target)
+async def ask(site: Site, node: Node, which: Bundle) -> Target:
+    """What `profile.python` is on a node. Raises UsageError when it is not there."""
+    return msgspec.convert(await _bare(site, node, "ask", which.imports), Target)
 
 
 def check(site: Site, target: Target) -> None:
@@ -121,9 +141,7 @@ def check(site: Site, target: Target) -> None:
         raise UsageError(message)
 
 
-async def _make(
-    site: Site, which: Bundle, target: Target, environment: PurePosixPath, *, say: Callable[[str], None], kind: Kind
-) -> None:
+async def _make(site: Site, node: Node, which: Bundle, target: Target, environment: PurePosixPath, *, say: Say) -> None:
     say(f"getting the wheels for Python {target.python} on {target.machine}, {target.libc} {target.libc_version}")
     files = await asyncio.to_thread(wheels, which, target, data_home() / "wheels")
     temporary = environment.parent / f".new-{secrets.token_hex(8)}"
@@ -131,8 +149,8 @@ async def _make(
         say(f"sending {sum(map(len, files.values())) / 1e6:.1f} MB to {environment.parent}")
         for name, data in files.items():
             await site.shell.put(temporary / "wheels" / name, data)
-        say(f"making the environment on {_where(site, kind)}")
-        done = await _bare(site, kind, "build", which.imports, str(temporary), str(environment), *files)
+        say(f"making the environment on {target.node}")
+        done = await _bare(site, node, "build", which.imports, str(temporary), str(environment), *files)
     except BaseException:  # what is left, if this fails too, is removed by a later deploy
         with contextlib.suppress(ClusterError):
             await site.shell.remove(temporary)
@@ -145,17 +163,16 @@ async def _make(
     say(f"deployed: {environment}" if done["won"] else f"deployed by another at the same time: {environment}")
 
 
-async def _bare(site: Site, kind: Kind, *arguments: str) -> Mapping[str, object]:
+async def _bare(site: Site, node: Node, *arguments: str) -> Mapping[str, object]:
     """What the script for a bare Python answers."""
     source = await asyncio.to_thread(_SOURCE.read_text, "utf-8")
-    argv = [site.profile.python, "-c", source, *arguments]
-    done = await on_node(site, argv, kind=kind)
+    done = await node.run([site.profile.python, "-c", source, *arguments], seconds=BUILD_SECONDS)
     for line in reversed(done.stdout.decode(errors="replace").splitlines()):
         if line.startswith(bare.MARK):
             return msgspec.json.decode(line.removeprefix(bare.MARK), type=dict[str, object])
     if done.status == _NOT_FOUND:
         message = (
-            f"profiles.{site.profile.name}.python: {site.profile.python} is not to be found on {_where(site, kind)}: name "
+            f"profiles.{site.profile.name}.python: {site.profile.python} is not to be found on {node.name}: name "
             f"another, or load a module with it in profiles.{site.profile.name}.prologue"
         )
         raise UsageError(message)
@@ -163,11 +180,16 @@ async def _bare(site: Site, kind: Kind, *arguments: str) -> Mapping[str, object]
 
 
 async def _is_whole(site: Site, environment: PurePosixPath) -> bool:
-    try:
-        await site.shell.get(environment / bare.WHOLE)
-    except FileNotFoundError:
-        return False
-    return True
+    """Whether all its files are there. Notes that it is in use."""
+    done = await site.shell.run(["sh", "-c", _LOOK, "sh", str(environment), bare.WHOLE])
+    told, _, found = done.stdout.decode(errors="replace").strip().rpartition("\n")
+    with contextlib.suppress(*NOT_JSON):
+        return done.status == 0 and msgspec.json.decode(told, type=_Whole).files == int(found)
+    return False
+
+
+class _Whole(msgspec.Struct):
+    files: int
 
 
 def _is_this(site: Site) -> bool:
@@ -190,10 +212,3 @@ def _answer_file(site: Site, which: Bundle, kind: Kind) -> PurePosixPath:
     ]
     key = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
     return profile.base_path / "deploy" / f"python-{which.name}-{key}.json"
-
-
-def _where(site: Site, kind: Kind) -> str:
-    if site.profile.scheduler == "local":
-        return "this machine"
-    partition = getattr(site.profile.partitions, kind)
-    return f"partition {partition}" if partition else "the default partition"

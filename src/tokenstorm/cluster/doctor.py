@@ -1,29 +1,41 @@
 """Does a profile work? Checks from the login to a compute node, each with what to do about it when it fails.
 
 A check that depends on one that failed is skipped and says so. Nothing is changed but the base path, which is made, and
-a folder in it that is removed again.
+folders in it that are removed again. One node is held for all checks on nodes of its kind.
 """
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from time import monotonic
 
-from tokenstorm.cluster.checks import Check, Finding, Needs, Step, Visit
+from tokenstorm.cluster.checks import Check, Finding, Needs, Step, Visit, clean
+from tokenstorm.cluster.hold import SETTLED_SECONDS, VAGUE, Say, pends_for_ever, probe_job, submitted
 from tokenstorm.cluster.nodechecks import ON_NODES
+from tokenstorm.cluster.scheduler import Job, JobState, Kind
 from tokenstorm.cluster.site import make_base, open_shell, site_over
 from tokenstorm.cluster.slurm import directives
 from tokenstorm.cluster.ssh import Ask
-from tokenstorm.cluster.step import Kind, clean, probe_job
 from tokenstorm.config import Profile
-from tokenstorm.errors import TokenstormError
+from tokenstorm.errors import NoNodeFree, TokenstormError, Unreachable
 
 
-async def examine(profile: Profile, needs: Needs | None = None, ask: Ask | None = None) -> AsyncIterator[Check]:
-    """Every check of a profile as it is done, in order; `ask` is for the login. Raises UsageError for a profile that cannot be opened."""
+def _to_nobody(line: str) -> None:
+    """For those who do not want to know what is waited for."""
+
+
+async def examine(
+    profile: Profile, needs: Needs | None = None, ask: Ask | None = None, say: Say = _to_nobody
+) -> AsyncIterator[Check]:
+    """Every check of a profile as it is done, in order; `ask` is for the login, `say` is told what is waited for.
+
+    Raises UsageError for a profile that cannot be opened.
+    """
     shell = open_shell(profile, ask)
     folder = profile.base_path / f".doctor-{secrets.token_hex(6)}"
-    visit = Visit(site_over(shell, profile), needs, folder, greeting=secrets.token_bytes(16))
+    visit = Visit(site_over(shell, profile), needs, folder, greeting=secrets.token_bytes(16), say=say)
     try:
         async with visit.stack:
             for step in _STEPS:
@@ -50,6 +62,8 @@ async def _done(step: Step, visit: Visit) -> Check:
         return Check(step.name, "skipped", f"needs `{missing[0]}`")
     try:
         state, text = await step.look(visit)
+    except NoNodeFree as error:
+        state, text = "skipped", f"{error}; nothing is known to be wrong: try again when fewer jobs wait"
     except TokenstormError as error:
         state, text = "failed", str(error)
     return Check(step.name, state, " ".join(text.split()))
@@ -64,25 +78,29 @@ async def _login(visit: Visit) -> Finding:
     return "ok", f"{who} on {where}: this machine, no SSH"
 
 
-_COMMANDS = ("sbatch", "srun", "scancel", "squeue", "scontrol", "sacct")
-_NEEDED, _TELLING = frozenset(("sbatch", "srun", "scancel", "squeue")), frozenset(("squeue", "scontrol", "sacct"))
+_ACCEPTED = "to start at"
+_NEEDED, _TELLING = ("sbatch", "scancel"), ("squeue", "scontrol", "sacct")
 
 
 async def _slurm(visit: Visit) -> Finding:
-    found = await visit.site.shell.run(["sh", "-c", 'for name; do command -v "$name"; done; true', "sh", *_COMMANDS])
+    found = await visit.site.shell.run(
+        ["sh", "-c", 'for name; do command -v "$name"; done; true', "sh", *_NEEDED, *_TELLING]
+    )
     there = {line.rpartition("/")[2] for line in found.stdout.decode(errors="replace").split()}
-    if missing := sorted(_NEEDED - there):
+    missing = [name for name in _NEEDED if name not in there]
+    missing += [] if there & set(_TELLING) else [" or ".join(_TELLING)]
+    if missing:
         return "failed", (
             f"no {', '.join(missing)} on the path of the login node: is this the login node of a Slurm cluster? "
             "Set the path in the file that a shell without a terminal reads (~/.bashrc)"
         )
     answer = await visit.site.shell.run(clean(["sinfo", "--version"]))
     version = answer.stdout.decode(errors="replace").strip() or "Slurm"
-    asked = await visit.site.shell.run(clean(["squeue", "--me", "--noheader"]))
-    if asked.status:
-        said = asked.stderr.decode(errors="replace").strip()
-        return "failed", f"{version} is there, but squeue fails: {said}; ask the site whether Slurm is up"
-    return "ok", f"{version}; states from {', '.join(sorted(_TELLING & there))}"
+    try:
+        await visit.site.scheduler.states(["1"])
+    except Unreachable as error:
+        return "failed", f"{version} is there, but {error}; ask the site whether Slurm is up"
+    return "ok", f"{version}; states from {', '.join(name for name in _TELLING if name in there)}"
 
 
 async def _base_path(visit: Visit) -> Finding:
@@ -98,24 +116,78 @@ async def _base_path(visit: Visit) -> Finding:
 
 
 async def _cpu(visit: Visit) -> Finding:
-    return await _accepted(visit, "cpu")
+    return await _accepted(visit, probe_job("cpu", visit.site.profile.base_path))
 
 
 async def _gpu(visit: Visit) -> Finding:
     if visit.site.profile.partitions.gpu is None:
         return "skipped", "the profile has no partitions.gpu: recipes that need a GPU cannot run"
-    return await _accepted(visit, "gpu")
+    return await _taken(visit, probe_job("gpu", visit.site.profile.base_path))
 
 
-async def _accepted(visit: Visit, kind: Kind) -> Finding:
-    profile = visit.site.profile
-    lines = "\n".join(["#!/bin/sh", *directives(probe_job(visit.site, kind), profile), "true", ""])
+async def _recipe_job(visit: Visit) -> Finding:
+    if visit.needs is None:
+        return "skipped", "name a recipe with --recipe to have checked whether Slurm takes its job"
+    probe = probe_job(visit.needs.kind, visit.site.profile.base_path)
+    return await _taken(visit, replace(visit.needs.job, name=probe.name, folder=probe.folder))
+
+
+async def _accepted(visit: Visit, job: Job) -> Finding:
+    """What `sbatch --test-only` says: of the options, of the nodes there are, and not of all limits."""
+    lines = "\n".join(["#!/bin/sh", *directives(job, visit.site.profile), "true", ""])
     done = await visit.site.shell.run(clean(["sbatch", "--test-only"]), stdin=lines.encode())
-    said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
-    name = f"profiles.{profile.name}"
-    if done.status:
-        return "failed", f"sbatch refuses: {said}; see {name}.partitions.{kind}, {name}.account and {name}.qos"
-    return "ok", said.splitlines()[-1].removeprefix("sbatch: ") if said else "accepted"
+    said = (done.stderr or done.stdout).decode(errors="replace").strip()
+    if done.status or _ACCEPTED not in said:
+        return (
+            "failed",
+            f"sbatch does not accept {_asked(job)}: {said or f'status {done.status}'}; {_see(visit, job.kind)}",
+        )
+    return "ok", said.splitlines()[-1].removeprefix("sbatch: ")
+
+
+async def _taken(visit: Visit, job: Job) -> Finding:
+    """The same, and a real job like it: limits of partition, account and qos are told by why that one pends."""
+    state, said = await _accepted(visit, job)
+    if state == "failed":
+        return state, said
+    async with submitted(visit.site, job) as job_id:
+        seen, never = await _settled(visit, job_id)
+    if never:
+        return "failed", f"{_asked(job)} would wait for ever: {seen.reason}; {_see(visit, job.kind)}"
+    if seen.phase == "ended" and seen.outcome != "completed":
+        why = f"status {seen.exit_code}" if seen.exit_code else seen.reason
+        return (
+            "failed",
+            f"{_asked(job)} got {', '.join(seen.nodes)} and did nothing: {seen.outcome} ({why}); is it the prologue?",
+        )
+    return "ok", f"{_asked(job)} ran" if seen.phase == "ended" else said + (
+        f"; now {seen.reason}" if seen.reason else ""
+    )
+
+
+async def _settled(visit: Visit, job_id: str) -> tuple[JobState, bool]:
+    """How a job stands once it ended or it is known why it waits, and whether it would for ever."""
+    began = monotonic()
+    while True:
+        state = (await visit.site.scheduler.states([job_id])).get(job_id, JobState("pending"))
+        waited = monotonic() - began
+        never = pends_for_ever(state, waited)
+        waits = state.phase == "pending" and state.reason not in ("", VAGUE)
+        if never or waits or state.phase == "ended" or waited > SETTLED_SECONDS:
+            return state, never
+        await asyncio.sleep(0.2)
+
+
+def _asked(job: Job) -> str:
+    """What a job wants, in words."""
+    nodes = "a node" if job.nodes == 1 else f"{job.nodes} nodes"
+    gpus = f" with {job.gpus_per_node} GPU{'s' * (job.gpus_per_node > 1)}" if job.gpus_per_node else ""
+    return f"a job of {nodes}{gpus} for {job.time_limit_minutes} minutes"
+
+
+def _see(visit: Visit, kind: Kind) -> str:
+    name = f"profiles.{visit.site.profile.name}"
+    return f"see {name}.partitions.{kind}, {name}.account and {name}.qos"
 
 
 _STEPS = (
@@ -124,5 +196,6 @@ _STEPS = (
     Step("base path", _base_path, ("login",)),
     Step("cpu partition", _cpu, ("slurm", "base path"), "slurm"),
     Step("gpu partition", _gpu, ("slurm", "base path"), "slurm"),
+    Step("recipe job", _recipe_job, ("slurm", "base path"), "slurm"),
     *ON_NODES,
 )

@@ -1,7 +1,7 @@
 """`python -m tokenstorm.cluster.echo FOLDER NETWORK SECONDS`: something on a compute node that can be tried to reach.
 
 It listens on the node's address in a network, writes `address.json` into the folder, and says the text of the folder's
-`greeting` to whoever connects, until there is a file `done` or the time is up. Standard library only.
+`greeting` to whoever connects, until it is ended or the time is up. Standard library only.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenstorm.errors import UsageError
 from tokenstorm.interfaces import local_address, node_name
 
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
 
 
 def main(folder: Path, network: str, seconds: float) -> int:
@@ -35,7 +35,7 @@ def main(folder: Path, network: str, seconds: float) -> int:
     port = str(listener.getsockname()[1])
     _write(folder, {"host": host, "port": port, "node": node_name(), "job": os.environ.get("SLURM_JOB_ID", "")})
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not (folder / "done").exists():
+    while time.monotonic() < end:
         try:
             caller = listener.accept()[0]
         except TimeoutError:

@@ -1,7 +1,6 @@
 """The doctor's checks on compute nodes: what they see of the base path, what they have, and who can reach them."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from time import monotonic
@@ -11,54 +10,44 @@ import msgspec
 
 from tokenstorm.cluster.checks import Finding, Step, Visit
 from tokenstorm.cluster.deploy import ask, bundle_for, check, deployed
+from tokenstorm.cluster.hold import SEEN_SECONDS, where
 from tokenstorm.cluster.reach import Opening
 from tokenstorm.cluster.remote import Remote
+from tokenstorm.cluster.scheduler import Kind
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.step import Kind, on_node
-from tokenstorm.errors import ClusterError, TokenstormError
+from tokenstorm.errors import ClusterError, CommandFailed
 from tokenstorm.interfaces import ANY_NETWORK
 
-SEEN_SECONDS = 60
-"""How long a file may take to show on another machine."""
 SLOW_SECONDS = 5.0
 ECHO_SECONDS = 120.0
 REACH_SECONDS = 20.0
-_SHARE = """
-n=0
-until [ -r "$1/from-login" ]; do
-    n=$((n + 1)); [ "$n" -le "$2" ] || { echo "unseen"; exit 0; }
-    sleep 1; ls "$1" >/dev/null 2>&1
-done
-echo "$n" >"$1/from-node" && echo "node=${SLURMD_NODENAME:-$(uname -n)} waited=$n"
-"""
+NOT_FOUND = 127
 
 
 async def _node(visit: Visit) -> Finding:
-    """One command for two facts: that a node runs it, and that both sides see each other's files."""
+    """That a node runs a command, and that both sides see each other's files, which is how that comes about."""
+    node = await visit.node("cpu")
     began = monotonic()
-    command = ["bash", "-c", _SHARE, "bash", str(visit.folder), str(SEEN_SECONDS)]
-    done = await on_node(visit.site, command)
-    took = monotonic() - began
-    base = visit.site.profile.base_path
-    said = done.stdout.decode(errors="replace").split()
-    node = next((word.removeprefix("node=") for word in said if word.startswith("node=")), None)
-    if node is None:
-        words = done.stderr.decode(errors="replace").strip()
-        why = f"a node does not see what the login node writes to {base}" if "unseen" in said else f"a node: {words}"
-        return "failed", f"{why}; choose a base_path on a file system that login and compute nodes share"
-    seen = monotonic()
-    if not await _appears(visit, "from-node"):
-        return "failed", f"what {node} writes to {base} is not seen here in {SEEN_SECONDS} s; choose a shared base_path"
-    waited = monotonic() - seen + next(float(word[7:]) for word in said if word.startswith("waited="))
-    if waited > SLOW_SECONDS:
-        return "warning", f"{node} and the login node share {base}, but new files took {waited:.0f} s to show"
-    return "ok", f"{node} ran a command {took:.1f} s after it was asked for, and shares {base}"
+    text = '[ "$1" = local ] || command -v srun'
+    done = await node.run(["bash", "-c", text, "bash", visit.site.profile.scheduler])
+    took, base = monotonic() - began, visit.site.profile.base_path
+    if done.status:
+        key = f"profiles.{visit.site.profile.name}.prologue"
+        return (
+            "failed",
+            f"no srun on the path of {node.name}, by which jobs start their ranks: load its module in {key}",
+        )
+    if took > SLOW_SECONDS:
+        return "warning", f"{node.name} shares {base}, but files take long to show: {took:.0f} s for one command"
+    return "ok", f"{node.name} runs commands, and shares {base}"
 
 
-async def _appears(visit: Visit, name: str) -> bool:
-    """Whether a file of the visit's folder shows here in time. Listing makes a network file system look again."""
+async def _appears(visit: Visit, name: str, maker: "asyncio.Task[Output]") -> bool:
+    """Whether a file of the visit's folder shows in time. What its maker wrote may show after its end, but not much."""
     end = monotonic() + SEEN_SECONDS
     while name not in await visit.site.shell.list(visit.folder):
+        if maker.done():
+            end = min(end, monotonic() + SLOW_SECONDS)
         if monotonic() > end:
             return False
         await asyncio.sleep(0.2)
@@ -66,7 +55,7 @@ async def _appears(visit: Visit, name: str) -> bool:
 
 
 async def _python(visit: Visit) -> Finding:
-    target = visit.target = await ask(visit.site, "cpu", await bundle_for(visit.site))
+    target = visit.target = await ask(visit.site, await visit.node("cpu"), await bundle_for(visit.site))
     if target.code is None:
         check(visit.site, target)
     platform = f"{target.machine}, {target.libc} {target.libc_version}"
@@ -81,7 +70,8 @@ async def _code(visit: Visit) -> Finding:
     if visit.python is None:
         name = visit.site.profile.name
         return "warning", f"not there yet: the first group deploys it, or `tokenstorm deploy --profile {name}` does now"
-    done = await on_node(visit.site, [str(visit.python), "-c", (await bundle_for(visit.site)).imports])
+    node = await visit.node("cpu")
+    done = await node.run([str(visit.python), "-c", (await bundle_for(visit.site)).imports])
     if done.status:
         words = done.stderr.decode(errors="replace").strip()
         return "failed", f"{visit.python} does not run: {words}; remove {visit.python.parents[1]} and deploy again"
@@ -93,12 +83,10 @@ async def _container(visit: Visit) -> Finding:
     if runtime == "none":
         return "skipped", "the profile has no container.runtime: engines run as they are installed on the nodes"
     kind = visit.needs.kind if visit.needs else "gpu" if visit.site.profile.partitions.gpu else "cpu"
-    done = await on_node(visit.site, [runtime, "--version"], kind=kind)
+    done = await (await visit.node(kind)).run([runtime, "--version"])
     if done.status:
-        return (
-            "failed",
-            f"{runtime} does not run on the nodes: load its module in profiles.{visit.site.profile.name}.prologue",
-        )
+        on, key = where(visit.site, kind), f"profiles.{visit.site.profile.name}"
+        return "failed", f"{runtime} does not run on {on}: load its module in {key}.prologue, or change {key}.container"
     version = done.stdout.decode(errors="replace").strip().splitlines()[-1:] or [runtime]
     if images and await _unreadable(visit, kind, [images]):
         return (
@@ -122,7 +110,8 @@ async def _recipe(visit: Visit) -> Finding:
     if missing := await _unreadable(visit, needs.kind, needs.files):
         return "failed", f"{needs.recipe} needs {', '.join(missing)}, which the nodes cannot read: put the model there"
     if needs.program:
-        done = await on_node(visit.site, ["bash", "-c", 'command -v "$1"', "bash", needs.program], kind=needs.kind)
+        node = await visit.node(needs.kind)
+        done = await node.run(["bash", "-c", 'command -v "$1"', "bash", needs.program])
         if done.status:
             name = visit.site.profile.name
             return "failed", (
@@ -138,10 +127,13 @@ async def _unreadable(visit: Visit, kind: Kind, paths: Sequence[PurePosixPath]) 
     """Those that a node cannot read."""
     if not paths:
         return []
-    test = 'for path; do [ -r "$path" ] || echo "unreadable:$path"; done'
-    done = await on_node(visit.site, ["bash", "-c", test, "bash", *map(str, paths)], kind=kind)
-    lines = done.stdout.decode(errors="replace").splitlines()
-    return [line.removeprefix("unreadable:") for line in lines if line.startswith("unreadable:")]
+    test = 'for path; do [ -r "$path" ] && echo readable || echo unreadable; done'
+    command = ["bash", "-c", test, "bash", *map(str, paths)]
+    done = await (await visit.node(kind)).run(command)
+    told = done.stdout.decode(errors="replace").split()
+    if done.status or len(told) != len(paths):
+        raise CommandFailed(command, done.status, done.stdout, done.stderr)
+    return [str(path) for path, answer in zip(paths, told, strict=True) if answer != "readable"]
 
 
 async def _interface(visit: Visit) -> Finding:
@@ -152,11 +144,10 @@ async def _interface(visit: Visit) -> Finding:
     network = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
     await visit.site.shell.put(visit.folder / "greeting", visit.greeting)
     command = [str(visit.python), "-m", "tokenstorm.cluster.echo", str(visit.folder), network, f"{ECHO_SECONDS:.0f}"]
-    echo = asyncio.create_task(on_node(visit.site, command))
-    visit.stack.push_async_callback(_end, visit, echo)
-    appearing = asyncio.create_task(_appears(visit, "address.json"))
-    await asyncio.wait((echo, appearing), return_when=asyncio.FIRST_COMPLETED)
-    if not await appearing:
+    node = await visit.node("cpu")
+    echo = asyncio.create_task(node.run(command))
+    visit.stack.callback(echo.cancel)
+    if not await _appears(visit, "address.json", echo):
         words = echo.result().stderr.decode(errors="replace").strip() if echo.done() else "its address was not seen"
         return "failed", f"nothing could be made to listen on a node: {words}"
     visit.address = msgspec.json.decode(await visit.site.shell.get(visit.folder / "address.json"), type=dict[str, str])
@@ -166,12 +157,6 @@ async def _interface(visit: Visit) -> Finding:
     if profile.interface is None and profile.scheduler != "local":
         return "ok", f"{where}: its own choice, since the profile names no interface"
     return "ok", where
-
-
-async def _end(visit: Visit, echo: "asyncio.Task[Output]") -> None:
-    with contextlib.suppress(TokenstormError):
-        await visit.site.shell.put(visit.folder / "done", b"")
-        await echo
 
 
 async def _direct(visit: Visit) -> Finding:

@@ -6,6 +6,8 @@ from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
 JobId = str
+Kind = Literal["cpu", "gpu"]
+"""Which partition a job is for."""
 Outcome = Literal["completed", "failed", "cancelled", "timeout", "node_fail", "preempted", "out_of_memory", "lost"]
 
 
@@ -23,7 +25,7 @@ class Job:
     command: tuple[str, ...]
     folder: PurePosixPath
     environment: Mapping[str, str] = field(default_factory=dict)
-    kind: Literal["cpu", "gpu"] = "cpu"
+    kind: Kind = "cpu"
     nodes: int = 1
     tasks_per_node: int = 1
     tasks: int | None = None

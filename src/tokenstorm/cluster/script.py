@@ -31,11 +31,12 @@ def render(job: Job, profile: Profile, *, first: Iterable[str] = ()) -> str:
         f"export {_name(name)}={_quoted(value)}"
         for name, value in sorted({**profile.variables, **job.environment}.items())
     ]
-    lines.append(f"exec -- {_words(job.command)}")
+    lines.append(f"exec -- {words(job.command)}")
     return "\n".join(lines) + "\n"
 
 
-def _words(argv: Iterable[str]) -> str:
+def words(argv: Iterable[str]) -> str:
+    """An argv as shell text. Raises `UsageError`."""
     return " ".join(map(_quoted, argv))
 
 

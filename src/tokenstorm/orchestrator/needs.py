@@ -1,18 +1,21 @@
-"""What a recipe needs to find on its nodes, as its defaults and a profile have it."""
+"""What a recipe needs of Slurm and on its nodes, as its defaults and a profile have it."""
 
 from pathlib import PurePosixPath
 
 from tokenstorm.cluster.checks import Needs
+from tokenstorm.cluster.scheduler import Job
 from tokenstorm.config import Profile
 
 from .container import image_path
-from .launch import prepare
+from .launch import Launch, prepare, simulated
 from .recipes import Recipe
 
 
 def needs_of(recipe: Recipe, profile: Profile) -> Needs:
     """Its files below the profile's model_dir, and its image or the program that it starts. Raises UsageError."""
     launch = prepare(recipe, {}, profile)
+    if profile.simulate and launch.resources.gpu:
+        return Needs(recipe=recipe.name, job=_job(simulated(launch, profile.python, "")))
     models = profile.model_dir
     files = [PurePosixPath(word) for word in launch.command if models and word.startswith(f"{models}/")]
     if profile.offline and not models and profile.hf_home:
@@ -21,8 +24,24 @@ def needs_of(recipe: Recipe, profile: Profile) -> Needs:
     image = image_path(recipe.image, profile.container, profile.name) if recipe.image and runtime != "none" else None
     return Needs(
         recipe=recipe.name,
+        job=_job(launch),
         files=tuple(files),
         program=None if image else launch.command[0],
         image=image,
-        kind="gpu" if launch.resources.gpu else "cpu",
+    )
+
+
+def _job(launch: Launch) -> Job:
+    """A job as large as the service's, which does nothing."""
+    wants = launch.resources
+    return Job(
+        name=launch.recipe_name,
+        command=("true",),
+        folder=PurePosixPath("/"),
+        kind="gpu" if wants.gpu else "cpu",
+        nodes=wants.nodes,
+        cpus_per_task=wants.cpu,
+        memory_mb=wants.memory_mb,
+        gpus_per_node=wants.gpu,
+        time_limit_minutes=wants.time_limit,
     )

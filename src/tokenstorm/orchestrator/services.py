@@ -14,9 +14,8 @@ import msgspec
 
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import Job, JobId, JobState
+from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind
 from tokenstorm.cluster.site import Site
-from tokenstorm.cluster.step import Kind
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.interfaces import ANY_NETWORK
 

@@ -1,0 +1,249 @@
+"""A node, held by one job while commands run on it one after another: a queue is waited in once for all of them.
+
+They run after the profile's prologue and with its variables, on the nodes of a kind of job and by its options. All of it
+travels in files of a folder below the base path, so that nothing stands on a command line, which every user of a machine
+can read:
+
+    node            the node's name, once the job runs
+    <n>.command     what is to be run
+    <n>.done/       its stdout, stderr and status, renamed into place
+"""
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from time import monotonic
+from typing import Protocol
+
+from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind
+from tokenstorm.cluster.script import render, words
+from tokenstorm.cluster.shell import Output
+from tokenstorm.cluster.site import Site
+from tokenstorm.errors import ClusterError, NoNodeFree, RefusedJob, Unconfirmed, UsageError
+
+START_SECONDS = 600.0
+"""How long a free node is waited for."""
+SEEN_SECONDS = 60.0
+"""How long a file may take to show on another machine."""
+COMMAND_SECONDS = 300.0
+IDLE_SECONDS = 120.0
+"""After so long without a command the job ends by itself: whoever asked is gone."""
+_MINUTES = 20
+_END_SECONDS = 15.0
+_STATE_SECONDS = 5.0
+_SERVE = r"""
+cd -- "$1" || exit  # the prologue may have gone elsewhere
+printf '%s\n' "${SLURMD_NODENAME:-$(uname -n)}" > .node && mv .node node
+number=1 asked=$SECONDS
+while [ $((SECONDS - asked)) -lt "$2" ]; do
+    if [ -r "$number.command" ]; then
+        mkdir ".$number" && bash "$number.command" > ".$number/stdout" 2> ".$number/stderr" < /dev/null
+        echo $? > ".$number/status" && mv ".$number" "$number.done"
+        number=$((number + 1)) asked=$SECONDS
+    else
+        sleep 0.2; ls > /dev/null  # a network file system looks again when it is listed
+    fi
+done
+"""
+_FROM_STDIN = "exec bash /dev/fd/3 3<&0 </dev/null"
+_NEVER = re.compile(
+    "^Job's |^Partition|PerJob|PerNode|QOSMin|Invalid|NotAllowed|BadConstraints|Held|NeverSatisfied|ReservationDeleted|"
+    "MaxMemPerLimit"
+)
+"""Why a job pends that will pend for ever. Limits of a user or a group pass."""
+VAGUE = "PartitionConfig"
+"""What Slurm says at first of many of these."""
+SETTLED_SECONDS = 10.0
+"""How long it may take to tell more."""
+
+Say = Callable[[str], None]
+"""Is told, in a line, what is waited for."""
+
+
+class Node(Protocol):
+    """Where the profile's jobs run."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    async def run(self, argv: Sequence[str], *, seconds: float = COMMAND_SECONDS) -> Output:
+        """Run a command to its end, whatever its status. Raises Unconfirmed when that is not seen in time."""
+        ...
+
+
+@contextlib.asynccontextmanager
+async def hold(site: Site, kind: Kind = "cpu", *, say: Say, idle_seconds: float = IDLE_SECONDS) -> AsyncIterator[Node]:
+    """A node for that kind of job; this machine, where jobs run on it.
+
+    Raises RefusedJob when Slurm gives none, NoNodeFree when none was free in time, UsageError when the base path is not
+    shared with it or the prologue ends the job, and what shell and scheduler raise.
+    """
+    if site.profile.scheduler == "local":
+        yield _Here(site)
+        return
+    probe = probe_job(kind, site.profile.base_path)
+    job = replace(probe, command=("bash", "-c", _SERVE, "bash", str(probe.folder), f"{idle_seconds:.0f}"))
+    async with submitted(site, job) as job_id:
+        name = await _started(site, job, job_id, say)
+        yield _Held(site, job.folder, job_id, name)
+
+
+@contextlib.asynccontextmanager
+async def submitted(site: Site, job: Job) -> AsyncIterator[JobId]:
+    """A job that is cancelled afterwards, and its folder removed."""
+    job_id = None
+    try:
+        try:
+            job_id = await site.scheduler.submit(job)
+        except RefusedJob as error:
+            message = f"{where(site, job.kind)} gives no node: {error}"
+            raise RefusedJob(message) from error
+        yield job_id
+    finally:
+        with contextlib.suppress(ClusterError):
+            if job_id is not None:
+                await _end(site, job_id)
+            await site.shell.remove(job.folder)
+
+
+def probe_job(kind: Kind, base: PurePosixPath) -> Job:
+    """The smallest job of a kind, with a name and a folder of its own; it does nothing."""
+    own = f"probe-{secrets.token_hex(6)}"
+    return Job(
+        name=f"tokenstorm-{own}",
+        command=("true",),
+        folder=base / f".{own}",
+        kind=kind,
+        gpus_per_node=1 if kind == "gpu" else 0,
+        time_limit_minutes=_MINUTES,
+    )
+
+
+def pends_for_ever(state: JobState, waited: float) -> bool:
+    """Whether a job waits for something that no time brings. A vague reason is believed after so many seconds."""
+    if state.phase != "pending" or not _NEVER.search(state.reason):
+        return False
+    return state.reason != VAGUE or waited > SETTLED_SECONDS
+
+
+def where(site: Site, kind: Kind) -> str:
+    """The nodes for a kind of job, in words."""
+    if site.profile.scheduler == "local":
+        return "this machine"
+    partition = getattr(site.profile.partitions, kind)
+    return f"partition {partition}" if partition else "the default partition"
+
+
+class _Here:
+    name = "this machine"
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def run(self, argv: Sequence[str], *, seconds: float = COMMAND_SECONDS) -> Output:
+        profile = self._site.profile
+        job = Job(name="here", command=tuple(argv), folder=profile.base_path)
+        script = render(job, profile).encode()
+        return await self._site.shell.run(["bash", "-c", _FROM_STDIN], stdin=script, timeout=seconds)
+
+
+class _Held:
+    def __init__(self, site: Site, folder: PurePosixPath, job_id: JobId, name: str) -> None:
+        self._site, self._folder, self._job_id, self.name = site, folder, job_id, name
+        self._asked = 0
+
+    async def run(self, argv: Sequence[str], *, seconds: float = COMMAND_SECONDS) -> Output:
+        self._asked += 1
+        done = self._folder / f"{self._asked}.done"
+        await self._site.shell.put(done.with_suffix(".command"), f"exec -- {words(argv)}\n".encode())
+        await self._appears(done.name, argv[0], seconds)
+        status, stdout, stderr = [await self._site.shell.get(done / name) for name in ("status", "stdout", "stderr")]
+        return Output(int(status), stdout, stderr)
+
+    async def _appears(self, name: str, what: str, seconds: float) -> None:
+        now = began = looked = monotonic()
+        while name not in await self._site.shell.list(self._folder):
+            now = monotonic()
+            if now - began > seconds:
+                message = f"{what} on {self.name} did not end in {seconds:.0f} s: whether it did its work is not known"
+                raise Unconfirmed(message)
+            if now - looked > _STATE_SECONDS:
+                looked = now
+                state = (await self._site.scheduler.states([self._job_id])).get(self._job_id)
+                if state is not None and state.phase == "ended":
+                    message = (
+                        f"the job {self._job_id} on {self.name} ended ({state.outcome}) before {what} did: try again"
+                    )
+                    raise Unconfirmed(message)
+            await asyncio.sleep(_pause(now - began))
+
+
+async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> str:
+    """Wait until the job is seen to run; the name of its node."""
+    began, ran, told = monotonic(), None, ""
+    while "node" not in (there := await site.shell.list(job.folder)):
+        state = (await site.scheduler.states([job_id])).get(job_id, JobState("pending"))
+        now = monotonic()
+        if state.phase == "pending":
+            why = f"job {job_id} is pending" + (f" ({state.reason})" if state.reason else "")
+            if pends_for_ever(state, now - began):
+                message = f"{where(site, job.kind)} gives no node: {why}"
+                raise RefusedJob(message)
+            if now - began > START_SECONDS:
+                message = f"no node of {where(site, job.kind)} was free in {START_SECONDS / 60:.0f} minutes: {why}"
+                raise NoNodeFree(message)
+            if state.reason and why != told:
+                say(f"waiting for a node of {where(site, job.kind)}: {why}")
+                told = why
+        else:
+            ran = ran or now
+            await _check_start(site, job, job_id, state, there, late=now - ran > SEEN_SECONDS)
+        await asyncio.sleep(_pause(now - began))
+    return (await site.shell.get(job.folder / "node")).decode(errors="replace").strip()
+
+
+async def _check_start(
+    site: Site, job: Job, job_id: JobId, state: JobState, there: Sequence[str], *, late: bool
+) -> None:
+    """Raises what is wrong with a job that got a node, and of which nothing is seen yet."""
+    name = f"profiles.{site.profile.name}"
+    on = ", ".join(state.nodes) or where(site, job.kind)
+    if state.phase == "ended" and "stderr.log" in there:
+        said = (await site.shell.get(job.folder / "stderr.log")).decode(errors="replace").strip()
+        message = (
+            f"the job {job_id} ended on {on} ({state.outcome}) before its first command: {said or 'it said nothing'}; "
+            f"see {name}.prologue"
+        )
+        raise UsageError(message)
+    if state.phase == "ended" and state.outcome == "cancelled":
+        message = f"the job {job_id} was cancelled before it could be used: try again"
+        raise RefusedJob(message)
+    if late:
+        message = (
+            f"{name}.base_path: the job {job_id} ran on {on}, and nothing that it wrote to {site.profile.base_path} is seen "
+            f"here after {SEEN_SECONDS:.0f} s: choose a base_path on a file system that login and compute nodes share"
+        )
+        raise UsageError(message)
+
+
+async def _end(site: Site, job_id: JobId) -> None:
+    """Cancel a job, and wait until it writes nothing more."""
+    await site.scheduler.cancel(job_id)
+    began = now = monotonic()
+    while now - began < _END_SECONDS:
+        state = (await site.scheduler.states([job_id])).get(job_id)
+        if state is not None and state.phase == "ended":
+            return
+        await asyncio.sleep(_pause(now - began))
+        now = monotonic()
+
+
+def _pause(waited: float) -> float:
+    """Seconds until the next look: the longer it takes, the fewer."""
+    return min(0.1 + waited / 10, 2.0)
