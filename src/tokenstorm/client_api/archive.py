@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from tokenstorm.client_api.homecoming import LOGS, PART, RESULTS, Expected, bring, missing, status_of, summary_of
+from tokenstorm.client_api.homecoming import RESULTS, Expected, bring, missing, status_of, summary_of
+from tokenstorm.cluster.files import LOGS, PART
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import RunError

@@ -13,18 +13,16 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.runs import RunPaths, write_atomically
 
-PART = 2**20
-"""Bytes that are read at a time."""
 AT_ONCE = 4
 """Files that are fetched at a time: a way that is long is waited for less, and there is room for others on it."""
 RESULTS = re.compile(r"results\.(\d+)\.(\d+)\.jsonl")
-LOGS = ("stdout.log", "stderr.log")
 _WRITTEN_ONCE = frozenset(("plan.json", "script.sh", "status.json", "metrics.prom", "summary.json"))
 _LAST = "plan.json"
 """Comes when all else has: where it is, all is."""
@@ -65,7 +63,7 @@ async def bring(shell: Shell, folder: PurePosixPath, home: Path) -> None:
 async def _fetch(shell: Shell, source: PurePosixPath, target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # purged meanwhile, or listed too early
         if source.name in _GROWING or RESULTS.fullmatch(source.name):
-            await _append(shell, source, target)
+            await fetch_new(shell, source, target)
         elif source.name in _WRITTEN_ONCE:
             await asyncio.to_thread(write_atomically, target, await shell.get(source))
 
@@ -82,14 +80,6 @@ def missing(paths: RunPaths, expected: Expected) -> str | None:
         if there.get(rank, 0) < size:
             return f"the results of rank {rank}: {size - there.get(rank, 0)} bytes"
     return None
-
-
-async def _append(shell: Shell, source: PurePosixPath, target: Path) -> None:
-    with target.open("ab") as file:
-        part = b"-" * PART
-        while len(part) == PART:
-            part = await shell.get(source, offset=file.tell(), limit=PART)
-            await asyncio.to_thread(file.write, part)
 
 
 def _written(paths: RunPaths, summary: Summary | None, expected: Expected) -> dict[int, int]:

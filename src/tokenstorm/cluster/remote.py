@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import httpx
 
 from tokenstorm.cluster.command import Command, once, talking
-from tokenstorm.cluster.files import fetch_new
+from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.reach import CONNECT_SECONDS, Reach, pair
 from tokenstorm.cluster.shell import Output, Streams
@@ -27,7 +27,6 @@ OUTPUT_BYTES = 64 * 2**20
 """What a command may say at most."""
 AGAIN_SECONDS = 0.1
 """How long a session that the server had no room for waits before it is asked for again."""
-LOGS = ("stdout.log", "stderr.log")
 _READ = 65536
 
 

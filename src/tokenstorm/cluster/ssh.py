@@ -137,6 +137,7 @@ class SSHManager(Remote):
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
         self._back_off = BackOff(back_off_seconds)
+        self._left: set[str] = set()
 
     async def login(self) -> None:
         await self._connected()
@@ -175,10 +176,14 @@ class SSHManager(Remote):
         return await self._carried(reader, writer, end)
 
     async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
-        """A transfer that was cut leaves at most a file with a temporary name."""
+        """A transfer that was cut leaves at most a file with a temporary name, which the next one removes."""
         temporary = str(path.parent / f".{path.name}.{secrets.token_hex(6)}")
         seconds = TRANSFER_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
         async with self._files(f"cannot write {path}", changing=True, seconds=seconds) as files:
+            for left in tuple(self._left):
+                with contextlib.suppress(asyncssh.SFTPNoSuchFile):
+                    await files.remove(left)
+                self._left.discard(left)
             await _make(files, str(path.parent))
             try:
                 attributes = asyncssh.SFTPAttrs(permissions=0o600)
@@ -186,9 +191,12 @@ class SSHManager(Remote):
                     await file.write(data)
                 await files.chmod(temporary, mode)
                 await files.posix_rename(temporary, str(path))
-            except asyncssh.SFTPError:
+            except BaseException as error:
+                self._left.add(temporary)
                 with contextlib.suppress(asyncssh.SFTPError):
-                    await files.remove(temporary)
+                    if isinstance(error, asyncssh.SFTPError):
+                        await files.remove(temporary)
+                        self._left.discard(temporary)
                 raise
 
     async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
