@@ -16,7 +16,7 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.slurm import Slurm, slurm_name
 
 T = TypeVar("T")
-SECONDS = 15.0
+SECONDS = 60.0
 TELLING = ("squeue", "scontrol", "sacct")
 NOT_HERE = "echo 'not on this site' >&2; exit 1"
 NO_DATABASE = "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1"

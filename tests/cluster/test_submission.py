@@ -309,6 +309,7 @@ def test_a_submission_that_slurm_has_not_read_yet_is_not_made_a_second_time(
     """Slurmctld hangs when sbatch asks, and both callers are gone when it goes on: it answers squeue first."""
     one = job(tmp_path / "job", "true", nodes=9)
     controller = int((slurm.parent / "run" / "slurmctld.pid").read_text())
+    status = Path(f"/proc/{controller}/status")
     port = next(int(line[14:]) for line in slurm.read_text().splitlines() if line.startswith("SlurmctldPort="))
     monkeypatch.setattr(submission, "SETTLE_SECONDS", 2.0)
 
@@ -319,7 +320,7 @@ def test_a_submission_that_slurm_has_not_read_yet_is_not_made_a_second_time(
             site.setenv("PATH", wrapped(tmp_path, sbatch=f'kill -STOP {controller}; real "$@"'))
             cut = asyncio.create_task(Slurm(first, profile(tmp_path)).submit(one))
             try:
-                await wait_until(lambda: unread(port) >= 1)
+                await wait_until(lambda: "\nState:\tT" in status.read_text() and unread(port) >= 1)
                 await first.close()
                 with pytest.raises(Unconfirmed):
                     await cut
