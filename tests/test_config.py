@@ -79,15 +79,40 @@ def test_what_jobs_of_this_machine_have_no_use_for_is_refused_by_its_name(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "line", ["--array=1-2", "--outp=x", "-oout", "--comment=a -J b", "--test-only", "-W", "--wrap=true"]
+    "line",
+    [
+        "--array=1-2",
+        "--outp=x",
+        "-oout",
+        "--comment=a -J b",
+        "--test-only",
+        "-W",
+        "--wrap=true",
+        "--clusters=other",
+        "--cluster other",
+        "-Mother",
+    ],
 )
 def test_an_option_of_sbatch_that_each_job_has_of_its_own_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError, match=r"profiles\.there\.sbatch: .* is tokenstorm's own to set, for each job"):
         configured(tmp_path, CLUSTER.replace("[profiles.there]\n", f"[profiles.there]\nsbatch = ['{line}']\n"))
 
 
+def test_an_option_of_sbatch_whose_quote_is_not_closed_is_refused(tmp_path: Path) -> None:
+    text = CLUSTER.replace("[profiles.there]\n", "[profiles.there]\nsbatch = ['--comment=\"no end']\n")
+    with pytest.raises(UsageError, match="No closing quotation"):
+        configured(tmp_path, text)
+
+
 def test_an_option_of_sbatch_that_looks_like_one_of_those_is_taken(tmp_path: Path) -> None:
-    lines = ["--wait-all-nodes=1", "--exclude=n1", "--nodelist=n[2-3]", '--comment="--output=x"', "-t 30"]
+    lines = [
+        "--wait-all-nodes=1",
+        "--cluster-constraint=a",
+        "--exclude=n1",
+        "--nodelist=n[2-3]",
+        '--comment="--output=x"',
+        "-t 30",
+    ]
     text = CLUSTER.replace("[profiles.there]\n", f"[profiles.there]\nsbatch = {lines}\n")
     assert configured(tmp_path, text).profile("there").sbatch == tuple(lines)
 

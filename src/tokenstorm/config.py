@@ -27,6 +27,7 @@ _PREFIX = "TOKENSTORM_"
 _OF_EACH_JOB = (
     "array",
     "chdir",
+    "clusters",
     "error",
     "export",
     "export-file",
@@ -45,7 +46,7 @@ _OF_EACH_JOB = (
     "wait",
     "wrap",
 )
-_IN_SHORT = "DJNWaeino"
+_IN_SHORT = "DJMNWaeino"
 """Options of sbatch that belong to each job: given to all, they would keep them from starting or from being found."""
 _NOT_OF_A_PROFILE = frozenset(("name",))
 
@@ -180,7 +181,12 @@ class Profile(Table):
                     f"{line!r} is no option of sbatch: write each as it stands after #SBATCH, such as --licenses=a"
                 )
                 raise ValueError(message)
-            if taken := _of_each_job(line):
+            try:
+                taken = _of_each_job(line)
+            except ValueError as error:
+                message = f"{line!r} cannot be read: {error}"
+                raise ValueError(message) from None
+            if taken:
                 message = f"{taken} is tokenstorm's own to set, for each job: leave it out"
                 raise ValueError(message)
         return lines
@@ -196,11 +202,7 @@ class Profile(Table):
 
 def _of_each_job(line: str) -> str | None:
     """The first option of a line that is for no profile to set. sbatch takes long ones cut short, too."""
-    try:
-        options = [word for word in shlex.split(line) if word.startswith("-")]
-    except ValueError:  # a quote that is not closed: sbatch has words for that
-        options = line.split()[:1]
-    for option in options:
+    for option in (word for word in shlex.split(line) if word.startswith("-")):
         name = option.lstrip("-").partition("=")[0]
         long = option.startswith("--")
         if any(own.startswith(name) for own in _OF_EACH_JOB) if long else name[:1] in _IN_SHORT:

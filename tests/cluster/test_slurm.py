@@ -315,36 +315,6 @@ def test_a_line_break_in_what_sbatch_reads_line_by_line_is_refused(tmp_path: Pat
         directives(job(tmp_path / "a\\b", "true"), profile(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--clusters=other",
-        "--cluster other",
-        "--clus=other",
-        "-M other",
-        "-Mother",
-        "--licenses=a --clusters=other",
-        "--array=1-3",
-        "-a 1-3",
-        "--job-name=mine",
-        "-J mine",
-        "--wait",
-        "--test-only",
-        '--comment="no end',
-    ],
-)
-def test_an_option_that_would_hide_a_job_from_its_submitter_is_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(UsageError, match="in the profile"):
-        directives(job(tmp_path, "true"), profile(tmp_path, sbatch=[line]))
-
-
-@pytest.mark.parametrize(
-    "line", ["--cluster-constraint=a", "--wait-all-nodes=1", "-A account", "-w n1", "--comment='-M x'"]
-)
-def test_an_option_that_only_looks_alike_is_taken(tmp_path: Path, line: str) -> None:
-    assert f"#SBATCH {line}" in directives(job(tmp_path, "true"), profile(tmp_path, sbatch=[line]))
-
-
 def test_a_job_is_preempted_once_where_sites_queue_such_jobs_again(slurm: Path, tmp_path: Path) -> None:
     urgent = (
         "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n"

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shlex
 from collections.abc import Collection, Mapping
 from time import monotonic
 
@@ -47,15 +46,6 @@ _NUMBER = re.compile(r"[0-9]+", re.ASCII)
 _FIELDS = re.compile(r"(?:^| )(JobId|JobState|Reason|ExitCode|NodeList|BatchHost)=(\S*)")
 _ROW = re.compile(r"([0-9]+)\|([A-Z_]+)[^|]*\|([^|]*)\|([^|]*)\|(.*)", re.ASCII)
 _READ_AS_IT_IS = re.compile(r"[\w./:,=@%+-]+", re.ASCII)
-_NOT_OURS = {
-    "clusters": "jobs are asked about on the login node's own cluster: log in to the other one instead",
-    "array": "one job is asked for at a time",
-    "job-name": "jobs are found by the names that they are given here",
-    "wait": "sbatch would answer at the end of the job",
-    "test-only": "there would be no job",
-}
-"""Options of sbatch that would hide a job from whoever submitted it, and why."""
-_SHORT = {"M": "clusters", "a": "array", "J": "job-name", "W": "wait"}
 _OUTCOMES: dict[str, Outcome] = {
     "COMPLETED": "completed",
     "CANCELLED": "cancelled",
@@ -179,7 +169,7 @@ def directives(job: Job, profile: Profile) -> list[str]:
     lines = [f"#SBATCH --{key}={_quoted(str(value))}" for key, value in options.items() if value is not None]
     if job.exclusive:
         lines.append("#SBATCH --exclusive")
-    lines += [f"#SBATCH {_allowed(line)}" for line in profile.sbatch]
+    lines += [f"#SBATCH {line}" for line in profile.sbatch]
     if "\\" in folder:
         message = f"{folder} holds a backslash, by which sbatch would find its logs elsewhere: choose another base_path"
         raise UsageError(message)
@@ -194,22 +184,6 @@ def _quoted(text: str) -> str:
     if _READ_AS_IT_IS.fullmatch(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _allowed(line: str) -> str:
-    """A line of the profile, as it stands."""
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        message = f"sbatch = {line!r} in the profile cannot be read: {error}"
-        raise UsageError(message) from None
-    for word in words:
-        name = word[2:].partition("=")[0] if word.startswith("--") else _SHORT.get(word[1:2], "") * word.startswith("-")
-        for option, why in _NOT_OURS.items():
-            if name and option.startswith(name):  # sbatch takes the beginning of a name for it
-                message = f"--{option} cannot be in the profile's sbatch ({line!r}): {why}"
-                raise UsageError(message)
-    return line
 
 
 def _mine(found: Mapping[JobId, JobState], ids: Collection[JobId]) -> States:
