@@ -1,11 +1,11 @@
 """The shell over SSH, against a real sshd: what it does, and what it says when the way there is cut."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -142,8 +142,10 @@ def test_a_command_whose_connection_was_cut_is_unconfirmed_and_the_next_one_runs
     assert use(kind, login.ssh, what) == 0
 
 
-@pytest.mark.parametrize("doing", ["run", "put", "get"])
-def test_a_frozen_server_is_noticed_before_the_deadline(kind: Kind, login: Login, tmp_path: Path, doing: str) -> None:
+@pytest.mark.parametrize("doing", ["run", "put"])
+def test_a_frozen_server_is_noticed_and_what_was_not_begun_goes_through_a_new_login(
+    kind: Kind, login: Login, tmp_path: Path, doing: str
+) -> None:
     path = PurePosixPath(tmp_path) / "file"
 
     async def what(shell: Remote) -> None:
@@ -151,16 +153,14 @@ def test_a_frozen_server_is_noticed_before_the_deadline(kind: Kind, login: Login
         (server,) = login.servers()
         os.kill(server, signal.SIGSTOP)
         try:
-            doings = {"run": shell.run(["true"]), "put": shell.put(path, b"1"), "get": shell.get(path)}
-            chosen = doings.pop(doing)
-            for other in doings.values():
-                other.close()
-            with pytest.raises(Unreachable):  # nothing was begun
-                await chosen
+            if doing == "run":
+                assert (await shell.run(["true"])).status == 0
+            else:
+                with contextlib.suppress(Unreachable):  # by SFTP: it may be tried again
+                    await shell.put(path, b"1")
+                await shell.put(path, b"1")
+                assert await shell.get(path) == b"1"
         finally:
             os.kill(server, signal.SIGCONT)
-        assert (await shell.run(["true"])).status == 0
 
-    begun = time.monotonic()
     use(kind, login.ssh, what)
-    assert time.monotonic() - begun < 15

@@ -33,6 +33,8 @@ LOOK_SECONDS = 2.0
 """Between two looks at the services that run: how long an engine that broke can go unnoticed."""
 EAGER_SECONDS = 0.25
 """The same while one of them is on its way to being ready, and something changed within the last…"""
+FIRST_LOOK_SECONDS = 5.0
+"""How long a start waits to see how the services of before are."""
 EAGER_FOR_SECONDS = 5.0
 METRICS_SECONDS = 10.0
 LEAVE_SECONDS = 30
@@ -89,11 +91,12 @@ class ServiceOrchestrator:
         self._store: Store | None = None
         self._client: httpx.AsyncClient | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
         self._changed = asyncio.Event()
         self._changed_at = self._clock.monotonic()
 
     async def start(self, *, watch: bool = True) -> None:
-        """Find the services of before again. Raises RunError when the store cannot be used.
+        """Find the services of before again, and see how they are. Raises RunError when the store cannot be used.
 
         Without `watch` nothing is looked at until `look` is called.
         """
@@ -105,6 +108,10 @@ class ServiceOrchestrator:
         self._trouble = None
         if watch:
             self._watching = asyncio.create_task(self._watch())
+            if not all(service.ended for service in self.list()):  # one that runs has replicas for whoever asks first
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FIRST_LOOK_SECONDS):
+                        await self._looked.wait()
 
     async def close(self) -> None:
         """Leave all services as they are, and let go of the store. A bug that ended the watch is raised here."""
@@ -231,6 +238,7 @@ class ServiceOrchestrator:
                 await self.look()
             except RunError as error:  # a full disk: what was seen is seen again at the next look
                 self._trouble = str(error)
+            self._looked.set()
             self._changed.clear()
             unready = any(not service.ended and service.status != "running" for service in self._services.values())
             eager = unready and self._clock.monotonic() - self._changed_at < EAGER_FOR_SECONDS
