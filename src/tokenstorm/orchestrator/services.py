@@ -29,12 +29,12 @@ from .service import Service, advance
 from .store import Store, open_store
 from .watch import Watch
 
+FIRST_LOOK_SECONDS = 5.0
+"""How long a start waits to see how the services of before are."""
 LOOK_SECONDS = 2.0
 """Between two looks at the services that run: how long an engine that broke can go unnoticed."""
 EAGER_SECONDS = 0.25
 """The same while one of them is on its way to being ready, and something changed within the last…"""
-FIRST_LOOK_SECONDS = 5.0
-"""How long a start waits to see how the services of before are."""
 EAGER_FOR_SECONDS = 5.0
 METRICS_SECONDS = 10.0
 LEAVE_SECONDS = 30
