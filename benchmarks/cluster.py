@@ -1,9 +1,11 @@
 """Groups on a real Slurm against their bars, on a lab of four nodes that this brings up and ends.
 
     PYTHONPATH=tests python benchmarks/cluster.py [--rows merge,running,load,queue] [--groups 200] [--seconds 30]
+        [--shell here|asyncssh|openssh]
 
 Each row prints what was measured as a share of its bar: at most 1 is within it. `load` is checked, not timed: 1 is that
 every scheduled request was sent once, by its request id at the endpoint, and that the summary follows from the lines.
+With `--shell` the lab is reached over its sshd.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unittest.mock import Mock
 
 import msgspec
@@ -25,6 +27,8 @@ import msgspec
 from grouplab import Counting, groups, same
 from running import Stage, compile_truthd
 from slurmlab import slurm_lab
+from tokenstorm.cluster.site import Site, open_site
+from tokenstorm.config import load_config
 from tokenstorm.loadgen.live import Group
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Done, Hello
@@ -112,7 +116,7 @@ async def running(options: argparse.Namespace) -> None:
     engine = stage.simulate()
     folder.mkdir()
     took = []
-    async with groups(folder, engine.url) as api:
+    async with groups(folder, engine.url, site=await _site(options, folder)) as api:
         for _ in range(5):
             began = time.perf_counter()
             group = await api.create(duration_seconds=1.0)
@@ -127,7 +131,7 @@ async def load(options: argparse.Namespace) -> None:
     stage, folder = options.stage, options.folder / "load"
     truth = stage.truth(ttft=20, itl=5)
     folder.mkdir()
-    async with groups(folder, truth.url) as api:
+    async with groups(folder, truth.url, site=await _site(options, folder)) as api:
         group = await api.create(
             num_clients=CLIENTS, requests_per_second=RATE, duration_seconds=options.seconds, max_tokens=8
         )
@@ -158,15 +162,16 @@ async def queue(options: argparse.Namespace) -> None:
     stage, folder, many = options.stage, options.folder / "queue", options.groups
     engine, shell = stage.simulate(), Counting()
     folder.mkdir()
+    site = await _site(options, folder)
     small = {"nodes": 1, "ranks": 1, "num_clients": 1, "requests_per_second": None, "exclusive": True}
-    async with groups(folder, engine.url, shell=shell) as api:
+    async with groups(folder, engine.url, shell=shell, site=site) as api:
         began = time.perf_counter()
         ids = await asyncio.gather(
             *(api.create(**small, duration_seconds=None, request_count=2, time_limit=30) for _ in range(many))
         )
         submitted = time.perf_counter() - began
         count = dict(Counter(_command(command) for command in shell.commands))
-        say("queue", f"{many} groups submitted, {submitted / many:.3f} s each; commands: {count}")
+        say("queue", f"{many} groups submitted, {submitted / many:.3f} s each; commands: {count or 'not counted'}")
         outcomes: Counter[str] = Counter()
         for group in ids:
             info = await api.until(group, lambda info: info["status"] == "stopped", seconds=1500)
@@ -174,8 +179,21 @@ async def queue(options: argparse.Namespace) -> None:
         took = time.perf_counter() - began
     count = dict(Counter(_command(command) for command in shell.commands))
     polls = sum(number for name, number in count.items() if name in {"scontrol", "squeue --me"})
-    say("queue", f"{outcomes['completed'] / many:.3f} of them completed in {took:.0f} s; commands: {count}")
-    say("queue", f"{polls / took:.2f} questions for states a second, {polls / many:.2f} for each group")
+    say(
+        "queue",
+        f"{outcomes['completed'] / many:.3f} of them completed in {took:.0f} s; commands: {count or 'not counted'}",
+    )
+    if count:
+        say("queue", f"{polls / took:.2f} questions for states a second, {polls / many:.2f} for each group")
+
+
+async def _site(options: argparse.Namespace, folder: Path) -> Site | None:
+    """The lab over SSH; None for the commands of this machine."""
+    if options.shell == "here":
+        return None
+    known = load_config({"TOKENSTORM_CONFIG": str(options.conf.parent / "config.toml")}).profile("lab")
+    ssh = known.ssh.model_copy(update={"shell": options.shell})
+    return await open_site(known.model_copy(update={"ssh": ssh, "base_path": PurePosixPath(folder / "cluster")}))
 
 
 def _command(command: str) -> str:
@@ -204,6 +222,7 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--groups", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--shell", choices=["here", "asyncssh", "openssh"], default="here")
     parser.add_argument("--merge", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.merge:
@@ -211,7 +230,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="tokenstorm-bench.") as scratch, slurm_lab(Path(scratch) / "lab") as conf:
         os.environ["SLURM_CONF"] = str(conf)
-        options.folder = Path(scratch)
+        options.folder, options.conf = Path(scratch), conf
         options.stage = Stage(options.folder, lambda: compile_truthd(options.folder))
         try:
             for row in options.rows.split(","):
