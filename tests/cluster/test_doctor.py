@@ -72,7 +72,7 @@ def test_a_partition_that_slurm_does_not_know_is_named_with_the_keys_to_look_at(
     found = examined(profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu="nowhere")))
     assert states(found, "cpu partition", "gpu partition", "reach") == ["ok", "failed", "ok"]
     assert "nowhere" in found["gpu partition"].text
-    assert "profiles.lab.partitions.gpu" in found["gpu partition"].text
+    assert "see partitions.gpu in profiles.lab" in found["gpu partition"].text
     assert stops_a_run(list(found.values()))
 
 
@@ -89,10 +89,10 @@ def partition(name: str, *options: str) -> Iterator[str]:
 def test_a_gpu_partition_whose_jobs_would_wait_for_ever_fails_though_sbatch_accepts_them(
     slurm: Path, tmp_path: Path
 ) -> None:
-    with partition("brief", "Nodes=n3", "MaxTime=10") as name:
+    with partition("brief", "Nodes=n3", "MaxTime=5") as name:
         found = examined(profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu=name)))
     assert found["gpu partition"].state == "failed"
-    assert "would wait for ever: PartitionTimeLimit; see profiles.lab.partitions.gpu" in found["gpu partition"].text
+    assert "would wait for ever: PartitionTimeLimit; see partitions.gpu in profiles.lab" in found["gpu partition"].text
     assert found["reach"].state == "ok"
 
 
