@@ -92,12 +92,15 @@ def test_no_variable_and_no_prologue_of_the_profile_stands_on_a_command_line(
 
 
 def test_all_commands_run_in_one_job_which_is_over_afterwards(slurm: Path, tmp_path: Path) -> None:
-    there = profile(tmp_path / "base", prologue=(f"echo began >> {tmp_path}/prologue", "cd /"))
+    there = profile(
+        tmp_path / "base", prologue=(f"echo began >> {tmp_path}/prologue", "echo no such module >&2", "cd /")
+    )
     odd = "it's $HOME;\n*"
 
     async def scenario() -> None:
         async with opened(there) as site:
             async with hold(site, say=ignore) as node:
+                assert node.complaints == "no such module"
                 first = await node.run(
                     ["bash", "-c", 'echo "$SLURM_JOB_ID"; printf "%s" "$1" >&2; exit 3', "bash", odd]
                 )

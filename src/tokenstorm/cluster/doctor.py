@@ -7,7 +7,7 @@ folders in it that are removed again. One node is held for all checks on nodes o
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -28,7 +28,7 @@ def _to_nobody(line: str) -> None:
 
 async def examine(
     profile: Profile, needs: Needs | None = None, ask: Ask | None = None, say: Say = _to_nobody
-) -> AsyncIterator[Check]:
+) -> AsyncGenerator[Check, None]:
     """Every check of a profile as it is done, in order; `ask` is for the login, `say` is told what is waited for.
 
     Raises UsageError for a profile that cannot be opened.
