@@ -106,7 +106,10 @@ def test_a_gpu_partition_whose_jobs_would_wait_for_ever_fails_though_sbatch_acce
     ("wants", "said"),
     [
         ({"gpus_per_node": 9}, "sbatch does not accept a job of a node with 9 GPUs"),
-        ({"gpus_per_node": 1, "nodes": 3}, "sbatch does not accept a job of 3 nodes with 1 GPU"),
+        (
+            {"gpus_per_node": 1, "nodes": 3},
+            "a job of 3 nodes with 1 GPU for 60 minutes would wait for ever: PartitionNode",
+        ),
         (
             {"gpus_per_node": 1, "time_limit_minutes": 99},
             "with 1 GPU for 99 minutes would wait for ever: PartitionTime",
@@ -142,6 +145,20 @@ def test_where_all_nodes_are_busy_nothing_is_called_wrong_and_it_is_told_what_is
     assert "nothing is known to be wrong" in found["compute node"].text
     assert [line for line in said if line.startswith("waiting for a node of partition full: job ")]
     assert not stops_a_run(list(found.values()))
+
+
+def test_a_partition_whose_nodes_are_all_drained_is_no_mistake_of_the_profile(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "START_SECONDS", 1.0)
+    with partition("kept", "Nodes=n4") as name:
+        subprocess.run(["scontrol", "update", "NodeName=n4", "State=DRAIN", "Reason=test"], check=True)
+        try:
+            found = examined(profile(tmp_path / "base", partitions=Partitions(cpu=name, gpu=name)), last="compute node")
+        finally:
+            subprocess.run(["scontrol", "update", "NodeName=n4", "State=RESUME"], check=True)
+    assert states(found, "cpu partition", "gpu partition", "compute node") == ["warning", "warning", "skipped"]
+    assert "ask the site when its nodes are back" in found["gpu partition"].text
 
 
 @pytest.mark.parametrize("end", ["exit 1", "kill -9 $$", "exec no-such-program"])

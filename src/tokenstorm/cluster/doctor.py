@@ -6,12 +6,13 @@ folders in it that are removed again. One node is held for all checks on nodes o
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from time import monotonic
 
-from tokenstorm.cluster.checks import Check, Finding, Needs, Step, Visit, clean
+from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit, clean
 from tokenstorm.cluster.hold import SETTLED_SECONDS, VAGUE, Say, keys, pends_for_ever, probe_job, submitted, written
 from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.scheduler import Job, JobState
@@ -19,7 +20,7 @@ from tokenstorm.cluster.site import make_base, open_shell, site_over
 from tokenstorm.cluster.slurm import directives
 from tokenstorm.cluster.ssh import Ask
 from tokenstorm.config import Profile
-from tokenstorm.errors import NoNodeFree, TokenstormError, Unreachable
+from tokenstorm.errors import NoNodeFree, RefusedJob, TokenstormError, Unreachable
 
 
 def _to_nobody(line: str) -> None:
@@ -84,6 +85,7 @@ async def _login(visit: Visit) -> Finding:
 
 
 _ACCEPTED = "to start at"
+_NO_NODE = re.compile("DOWN|DRAINED|NotAvail")
 _NEEDED, _TELLING = ("sbatch", "scancel"), ("squeue", "scontrol", "sacct")
 
 
@@ -130,7 +132,9 @@ async def _base_path(visit: Visit) -> Finding:
 
 
 async def _cpu(visit: Visit) -> Finding:
-    return await _accepted(visit, probe_job("cpu", visit.site.profile.base_path))
+    job = probe_job("cpu", visit.site.profile.base_path)
+    state, said = await _accepted(visit, job)
+    return (state, said) if state == "ok" else await _tried(visit, job, state, said)
 
 
 async def _gpu(visit: Visit) -> Finding:
@@ -161,22 +165,29 @@ async def _accepted(visit: Visit, job: Job) -> Finding:
 
 async def _taken(visit: Visit, job: Job) -> Finding:
     """The same, and a real job like it: limits of partition, account and qos are told by why that one pends."""
-    state, said = await _accepted(visit, job)
-    if state == "failed":
-        return state, said
-    async with submitted(visit.site, job) as job_id:
-        seen, never = await _settled(visit, job_id)
-        ran = seen.phase == "ended" and seen.outcome == "completed"
-        complaints = "" if ran or seen.phase != "ended" else await written(visit.site, job.folder / "stderr.log")
-    if never:
-        return "failed", f"{_asked(job)} would wait for ever: {seen.reason}; {keys(visit.site.profile, job.kind)}"
+    return await _tried(visit, job, *await _accepted(visit, job))
+
+
+async def _tried(visit: Visit, job: Job, state: State, said: str) -> Finding:
+    """What becomes of a real job of which --test-only said something: where all nodes are down, it refuses what is fine."""
+    try:
+        async with submitted(visit.site, job) as job_id:
+            seen, never = await _settled(visit, job_id)
+            ran = seen.phase == "ended" and seen.outcome == "completed"
+            complaints = "" if ran or seen.phase != "ended" else await written(visit.site, job.folder / "stderr.log")
+    except RefusedJob as error:
+        return "failed", said if state == "failed" else str(error)
     if ran:
         return "ok", f"{_asked(job)} ran"
+    if never:
+        return "failed", f"{_asked(job)} would wait for ever: {seen.reason}; {keys(visit.site.profile, job.kind)}"
     if seen.phase == "ended":
         why = f"{seen.outcome}, status {seen.exit_code}: {complaints or 'it said nothing'}"
         advice = "see the prologue, and whether those nodes share the base path"
         return "failed", f"{_asked(job)} got {', '.join(seen.nodes) or 'no node'} and ended at once ({why}); {advice}"
-    return "ok", said + (f"; now {seen.reason}" if seen.reason else "")
+    if state == "failed" and _NO_NODE.search(seen.reason):
+        return "warning", f"{_asked(job)} is taken and waits: {seen.reason}; ask the site when its nodes are back"
+    return state, said + (f"; now {seen.reason}" if seen.reason else "")
 
 
 async def _settled(visit: Visit, job_id: str) -> tuple[JobState, bool]:
