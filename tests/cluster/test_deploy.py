@@ -48,10 +48,32 @@ pytestmark = [pytest.mark.integration]
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One cache of wheels for all tests of this file."""
-    home = tmp_path_factory.getbasetemp() / "deploy-home"
-    home.mkdir(exist_ok=True)
+    home = _home(tmp_path_factory)
     monkeypatch.setenv("TOKENSTORM_HOME", str(home))
     return home
+
+
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.getbasetemp() / "deploy-home"
+    home.mkdir(exist_ok=True)
+    return home
+
+
+@pytest.fixture(scope="module")
+def environment(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PurePosixPath]:
+    """A base path with an environment, and its Python, for all tests that leave it as it was."""
+    base = tmp_path_factory.mktemp("deployed") / "base"
+    made: list[PurePosixPath] = []
+
+    async def scenario() -> None:
+        async with opened(profile(base)) as site:
+            made.append(await deploy(site, ignore))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOKENSTORM_HOME", str(_home(tmp_path_factory)))
+        patch.setenv("SLURM_CONF", str(lab))
+        finish(scenario(), 120)
+    return base, made[0]
 
 
 def profile(base: Path, python: str = OTHER, **more: object) -> Profile:
@@ -116,11 +138,11 @@ def test_a_first_deploy_makes_an_environment_that_runs_and_the_second_has_nothin
 
 
 @another_python
-def test_a_deployed_environment_knows_itself_as_this_version(slurm: Path, tmp_path: Path) -> None:
+def test_a_deployed_environment_knows_itself_as_this_version(
+    slurm: Path, tmp_path: Path, environment: tuple[Path, PurePosixPath]
+) -> None:
     async def scenario() -> None:
-        async with opened(profile(tmp_path / "base")) as site:
-            python = await deploy(site, ignore)
-        said: list[str] = []
+        python, said = environment[1], list[str]()
         async with opened(profile(tmp_path / "other", str(python))) as site:
             assert await deploy(site, said.append) == python
         assert said[-1].endswith("runs this version already")
@@ -183,10 +205,10 @@ def test_a_deploy_that_was_killed_is_never_taken_for_whole_and_the_next_one_succ
 
 @another_python
 def test_an_environment_of_which_the_site_purged_a_file_is_noticed_and_made_again(
-    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slurm: Path, environment: tuple[Path, PurePosixPath], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        async with opened(profile(tmp_path / "base")) as site:
+        async with opened(profile(environment[0])) as site:
             deployment = Deployment(site, ignore)
             python = await deployment.python()
             assert await deployment.there()
@@ -280,7 +302,9 @@ def test_what_an_old_deploy_left_behind_is_removed_and_what_is_being_made_is_not
         (tmp_path / name / "wheels").mkdir(parents=True)
         now = (tmp_path / name).stat().st_mtime
         os.utime(tmp_path / name, (now - age, now - age))
+    (tmp_path / ".new-gone").symlink_to(tmp_path / "taken by another that cleans")
     bare._clean(str(tmp_path), str(tmp_path / ".new-mine"))
+    (tmp_path / ".new-gone").unlink()
     assert names(tmp_path) == [".new-mine", ".new-young"]
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -27,12 +28,18 @@ def profile(base: Path, **more: object) -> Profile:
     return Profile(name="lab", base_path=PurePosixPath(base), **fields)  # type: ignore[arg-type]
 
 
-def examined(profile: Profile, needs: Needs | None = None, said: list[str] | None = None) -> dict[str, Check]:
+def examined(
+    profile: Profile, needs: Needs | None = None, *, last: str = "", said: list[str] | None = None
+) -> dict[str, Check]:
+    """The checks by name, up to the last that matters."""
     found: dict[str, Check] = {}
 
     async def scenario() -> None:
-        async for check in examine(profile, needs, say=([] if said is None else said).append):
-            found[check.name] = check
+        async with contextlib.aclosing(examine(profile, needs, say=([] if said is None else said).append)) as checks:
+            async for check in checks:
+                found[check.name] = check
+                if check.name == last:
+                    break
 
     finish(scenario(), 120)
     return found
@@ -72,7 +79,7 @@ def test_a_partition_that_slurm_does_not_know_is_named_with_the_keys_to_look_at(
     found = examined(profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu="nowhere")))
     assert states(found, "cpu partition", "gpu partition", "reach") == ["ok", "failed", "ok"]
     assert "nowhere" in found["gpu partition"].text
-    assert "profiles.lab.partitions.gpu" in found["gpu partition"].text
+    assert "see partitions.gpu in profiles.lab" in found["gpu partition"].text
     assert stops_a_run(list(found.values()))
 
 
@@ -89,18 +96,20 @@ def partition(name: str, *options: str) -> Iterator[str]:
 def test_a_gpu_partition_whose_jobs_would_wait_for_ever_fails_though_sbatch_accepts_them(
     slurm: Path, tmp_path: Path
 ) -> None:
-    with partition("brief", "Nodes=n3", "MaxTime=10") as name:
-        found = examined(profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu=name)))
+    with partition("brief", "Nodes=n3", "MaxTime=5") as name:
+        found = examined(profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu=name)), last="gpu partition")
     assert found["gpu partition"].state == "failed"
-    assert "would wait for ever: PartitionTimeLimit; see profiles.lab.partitions.gpu" in found["gpu partition"].text
-    assert found["reach"].state == "ok"
+    assert "would wait for ever: PartitionTimeLimit; see partitions.gpu in profiles.lab" in found["gpu partition"].text
 
 
 @pytest.mark.parametrize(
     ("wants", "said"),
     [
         ({"gpus_per_node": 9}, "sbatch does not accept a job of a node with 9 GPUs"),
-        ({"gpus_per_node": 1, "nodes": 3}, "sbatch does not accept a job of 3 nodes with 1 GPU"),
+        (
+            {"gpus_per_node": 1, "nodes": 3},
+            "a job of 3 nodes with 1 GPU for 60 minutes would wait for ever: PartitionNode",
+        ),
         (
             {"gpus_per_node": 1, "time_limit_minutes": 99},
             "with 1 GPU for 99 minutes would wait for ever: PartitionTime",
@@ -113,7 +122,7 @@ def test_a_recipes_own_job_is_held_to_the_partition(
     job = Job(name="x", command=("true",), folder=PurePosixPath("/"), kind="gpu", **wants)  # type: ignore[arg-type]
     with partition("hour", "Nodes=n[3-4]", "MaxTime=60") as name:
         there = profile(tmp_path / "base", partitions=Partitions(cpu="cpu", gpu=name))
-        found = examined(there, Needs("inference/x", job))
+        found = examined(there, Needs("inference/x", job), last="recipe job")
     assert states(found, "gpu partition", "recipe job") == ["ok", "failed"]
     assert said in found["recipe job"].text
 
@@ -136,6 +145,20 @@ def test_where_all_nodes_are_busy_nothing_is_called_wrong_and_it_is_told_what_is
     assert "nothing is known to be wrong" in found["compute node"].text
     assert [line for line in said if line.startswith("waiting for a node of partition full: job ")]
     assert not stops_a_run(list(found.values()))
+
+
+def test_a_partition_whose_nodes_are_all_drained_is_no_mistake_of_the_profile(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "START_SECONDS", 1.0)
+    with partition("kept", "Nodes=n4") as name:
+        subprocess.run(["scontrol", "update", "NodeName=n4", "State=DRAIN", "Reason=test"], check=True)
+        try:
+            found = examined(profile(tmp_path / "base", partitions=Partitions(cpu=name, gpu=name)), last="compute node")
+        finally:
+            subprocess.run(["scontrol", "update", "NodeName=n4", "State=RESUME"], check=True)
+    assert states(found, "cpu partition", "gpu partition", "compute node") == ["warning", "warning", "skipped"]
+    assert "ask the site when its nodes are back" in found["gpu partition"].text
 
 
 @pytest.mark.parametrize("end", ["exit 1", "kill -9 $$", "exec no-such-program"])
@@ -198,17 +221,18 @@ def test_an_interface_that_the_nodes_do_not_have_fails_with_those_they_have(slur
     assert states(found, "interface", "reach") == ["failed", "skipped"]
     assert "no address in the network 'ib7'" in found["interface"].text
     assert "lo 127.0.0.1" in found["interface"].text
-    assert examined(profile(tmp_path / "base", interface="127.0.0.0/8"))["interface"].state == "ok"
+    assert examined(profile(tmp_path / "base", interface="127.0.0.0/8"), last="interface")["interface"].state == "ok"
 
 
 def test_a_recipes_missing_model_and_program_are_found_on_the_nodes(slurm: Path, tmp_path: Path) -> None:
     model = tmp_path / "models" / "tiny"
     job = Job(name="x", command=("true",), folder=PurePosixPath("/"), kind="gpu", gpus_per_node=2)
     needs = Needs("inference/x", job, files=(PurePosixPath(model),), program="no-such-engine")
-    found = examined(profile(tmp_path / "base"), needs)["recipe"]
+    found = examined(profile(tmp_path / "base"), needs, last="recipe")["recipe"]
     assert (found.state, str(model) in found.text) == ("failed", True)
     model.mkdir(parents=True)
-    found = examined(profile(tmp_path / "base"), needs)["recipe"]
+    on_cpu = replace(needs, job=replace(job, kind="cpu", gpus_per_node=0))
+    found = examined(profile(tmp_path / "base"), on_cpu, last="recipe")["recipe"]
     assert found.state == "failed"
     assert "no-such-engine, which is not on the path" in found.text
 

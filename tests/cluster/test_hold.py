@@ -92,12 +92,15 @@ def test_no_variable_and_no_prologue_of_the_profile_stands_on_a_command_line(
 
 
 def test_all_commands_run_in_one_job_which_is_over_afterwards(slurm: Path, tmp_path: Path) -> None:
-    there = profile(tmp_path / "base", prologue=(f"echo began >> {tmp_path}/prologue", "cd /"))
+    there = profile(
+        tmp_path / "base", prologue=(f"echo began >> {tmp_path}/prologue", "echo no such module >&2", "cd /")
+    )
     odd = "it's $HOME;\n*"
 
     async def scenario() -> None:
         async with opened(there) as site:
             async with hold(site, say=ignore) as node:
+                assert node.complaints == "no such module"
                 first = await node.run(
                     ["bash", "-c", 'echo "$SLURM_JOB_ID"; printf "%s" "$1" >&2; exit 3', "bash", odd]
                 )
@@ -136,7 +139,11 @@ def test_a_node_that_is_not_free_in_time_is_no_fault_and_what_it_waits_for_is_to
     [
         ({"sbatch": ("--hold",)}, RefusedJob, "partition cpu gives no node: job .* is pending .JobHeldUser."),
         ({"partitions": Partitions(cpu="none")}, RefusedJob, "partition none gives no node: .*invalid partition"),
-        ({"prologue": ("echo no such module >&2", "exit 1")}, UsageError, "no such module; see profiles.lab.prologue"),
+        (
+            {"prologue": ("echo no such module >&2", "exit 1")},
+            UsageError,
+            r"profiles.lab.prologue: the job \d+ on n\d ended .failed.: no such module",
+        ),
     ],
 )
 def test_where_no_time_brings_a_node_it_is_told_at_once(
@@ -156,9 +163,7 @@ def test_a_job_that_nobody_asks_anything_ends_by_itself(slurm: Path, tmp_path: P
     """Whoever asked was killed, and will not cancel it."""
 
     async def scenario() -> None:
-        async with opened(profile(tmp_path / "base")) as site, hold(site, say=ignore, idle_seconds=1) as node:
-            number = (await node.run(["bash", "-c", 'echo "$SLURM_JOB_ID"'])).stdout.decode().strip()
-            while (await site.scheduler.states([number]))[number].phase != "ended":  # noqa: ASYNC110 - Slurm tells nobody
-                await asyncio.sleep(0.2)
+        async with opened(profile(tmp_path / "base")) as site, hold(site, say=ignore, idle_seconds=1):
+            await until(lambda: not [name for name in jobs("%j") if name.startswith("tokenstorm-probe")])
 
     finish(scenario())

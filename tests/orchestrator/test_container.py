@@ -112,6 +112,15 @@ def test_the_doctor_looks_for_the_image_instead_of_the_program() -> None:
     assert needs.files == (PurePosixPath("/models/Qwen/Qwen2.5-0.5B-Instruct"),)
 
 
+def test_the_doctor_tries_a_job_as_large_as_the_services_or_that_of_the_simulator_in_its_place() -> None:
+    recipe = RECIPES.get("inference/vllm-replicas")
+    job, wants = needs_of(recipe, profile()).job, recipe.resources
+    assert (job.kind, job.nodes, job.gpus_per_node, job.cpus_per_task) == ("gpu", wants.nodes, wants.gpu, wants.cpu)
+    assert (job.memory_mb, job.time_limit_minutes) == (wants.memory_mb, wants.time_limit)
+    needs = needs_of(recipe, profile(simulate=True))
+    assert (needs.kind, needs.job.gpus_per_node, needs.program) == ("cpu", 0, None)
+
+
 @pytest.mark.integration
 def test_a_service_on_slurm_runs_through_the_runtime_with_its_key_in_the_environment_alone(
     slurm: Path, tmp_path: Path

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import shutil
@@ -160,8 +161,16 @@ def _clean(folder: str, ours: str) -> None:
     now = os.stat(ours).st_mtime
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if name.startswith(".new-") and path != ours and now - os.stat(path).st_mtime > ABANDONED_SECONDS:
+        if name.startswith(".new-") and path != ours and now - _changed(path) > ABANDONED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _changed(path: str) -> float:
+    """When something changed; one that another deploy took away meanwhile is of no concern."""
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 if __name__ == "__main__":

@@ -176,7 +176,14 @@ async def _bare(site: Site, node: Node, *arguments: str) -> Mapping[str, object]
             f"another, or load a module with it in profiles.{site.profile.name}.prologue"
         )
         raise UsageError(message)
-    raise CommandFailed([site.profile.python, *arguments], done.status, b"", done.stderr)
+    if arguments[0] == "ask":
+        said = done.stderr.decode(errors="replace").strip()[-200:]
+        message = (
+            f"profiles.{site.profile.name}.python: {site.profile.python} on {node.name} is no Python that answers (status "
+            f"{done.status}{': ' if said else ''}{said}): name another"
+        )
+        raise UsageError(message)
+    raise CommandFailed([site.profile.python, arguments[0]], done.status, b"", done.stderr)
 
 
 async def _is_whole(site: Site, environment: PurePosixPath) -> bool:

@@ -6,20 +6,21 @@ folders in it that are removed again. One node is held for all checks on nodes o
 
 import asyncio
 import contextlib
+import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from time import monotonic
 
-from tokenstorm.cluster.checks import Check, Finding, Needs, Step, Visit, clean
-from tokenstorm.cluster.hold import SETTLED_SECONDS, VAGUE, Say, pends_for_ever, probe_job, submitted
+from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit, clean
+from tokenstorm.cluster.hold import SETTLED_SECONDS, VAGUE, Say, keys, pends_for_ever, probe_job, submitted, written
 from tokenstorm.cluster.nodechecks import ON_NODES
-from tokenstorm.cluster.scheduler import Job, JobState, Kind
+from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import make_base, open_shell, site_over
 from tokenstorm.cluster.slurm import directives
 from tokenstorm.cluster.ssh import Ask
 from tokenstorm.config import Profile
-from tokenstorm.errors import NoNodeFree, TokenstormError, Unreachable
+from tokenstorm.errors import NoNodeFree, RefusedJob, TokenstormError, Unreachable
 
 
 def _to_nobody(line: str) -> None:
@@ -28,7 +29,7 @@ def _to_nobody(line: str) -> None:
 
 async def examine(
     profile: Profile, needs: Needs | None = None, ask: Ask | None = None, say: Say = _to_nobody
-) -> AsyncIterator[Check]:
+) -> AsyncGenerator[Check, None]:
     """Every check of a profile as it is done, in order; `ask` is for the login, `say` is told what is waited for.
 
     Raises UsageError for a profile that cannot be opened.
@@ -70,15 +71,21 @@ async def _done(step: Step, visit: Visit) -> Check:
 
 
 async def _login(visit: Visit) -> Finding:
-    began = monotonic()
-    done = await visit.site.shell.run(["sh", "-c", "id -un; uname -n"])
+    began, profile = monotonic(), visit.site.profile
+    try:
+        done = await visit.site.shell.run(["sh", "-c", "id -un; uname -n"])
+    except Unreachable as error:
+        unheard = isinstance(error.__cause__, OSError) and profile.ssh.host
+        advice = f"; see that `ssh {profile.ssh.host}` gets there, and what profiles.{profile.name}.ssh says of it"
+        return "failed", f"{error}" + (advice if unheard else "")
     who, where = [*done.stdout.decode(errors="replace").split(), "?", "?"][:2]
-    if visit.site.profile.ssh.host:
+    if profile.ssh.host:
         return "ok", f"{who} on {where}, in {monotonic() - began:.1f} s"
     return "ok", f"{who} on {where}: this machine, no SSH"
 
 
 _ACCEPTED = "to start at"
+_NO_NODE = re.compile("DOWN|DRAINED|NotAvail")
 _NEEDED, _TELLING = ("sbatch", "scancel"), ("squeue", "scontrol", "sacct")
 
 
@@ -106,17 +113,28 @@ async def _slurm(visit: Visit) -> Finding:
 async def _base_path(visit: Visit) -> Finding:
     shell, profile = visit.site.shell, visit.site.profile
     await make_base(shell, profile)
-    await shell.put(visit.folder / "from-login", b"login")
-    await shell.get(visit.folder / "from-login")
-    done = await shell.run(["stat", "-c", "%a", "--", str(profile.base_path)])
-    mode = done.stdout.decode(errors="replace").strip()
+    try:
+        await shell.put(visit.folder / "from-login", b"login")
+        await shell.get(visit.folder / "from-login")
+    except Unreachable as error:
+        return "failed", f"{error}; choose another base_path, or see its quota and who owns it"
+    text = 'stat -c "%a %U" -- "$1"; id -un'
+    done = await shell.run(["sh", "-c", text, "sh", str(profile.base_path)])
+    mode, owner, user = [*done.stdout.decode(errors="replace").split(), "?", "?", "?"][:3]
+    if owner != user:
+        return (
+            "failed",
+            f"{profile.base_path} belongs to {owner}, who can read what {user} puts there: choose another base_path",
+        )
     if mode != "700":
         return "warning", f"{profile.base_path} has mode {mode}: others may look into it; chmod 700 {profile.base_path}"
     return "ok", f"{profile.base_path} can be written and is this user's alone"
 
 
 async def _cpu(visit: Visit) -> Finding:
-    return await _accepted(visit, probe_job("cpu", visit.site.profile.base_path))
+    job = probe_job("cpu", visit.site.profile.base_path)
+    state, said = await _accepted(visit, job)
+    return (state, said) if state == "ok" else await _tried(visit, job, state, said)
 
 
 async def _gpu(visit: Visit) -> Finding:
@@ -140,29 +158,36 @@ async def _accepted(visit: Visit, job: Job) -> Finding:
     if done.status or _ACCEPTED not in said:
         return (
             "failed",
-            f"sbatch does not accept {_asked(job)}: {said or f'status {done.status}'}; {_see(visit, job.kind)}",
+            f"sbatch does not accept {_asked(job)}: {said or f'status {done.status}'}; {keys(visit.site.profile, job.kind)}",
         )
     return "ok", said.splitlines()[-1].removeprefix("sbatch: ")
 
 
 async def _taken(visit: Visit, job: Job) -> Finding:
     """The same, and a real job like it: limits of partition, account and qos are told by why that one pends."""
-    state, said = await _accepted(visit, job)
-    if state == "failed":
-        return state, said
-    async with submitted(visit.site, job) as job_id:
-        seen, never = await _settled(visit, job_id)
+    return await _tried(visit, job, *await _accepted(visit, job))
+
+
+async def _tried(visit: Visit, job: Job, state: State, said: str) -> Finding:
+    """What becomes of a real job of which --test-only said something: where all nodes are down, it refuses what is fine."""
+    try:
+        async with submitted(visit.site, job) as job_id:
+            seen, never = await _settled(visit, job_id)
+            ran = seen.phase == "ended" and seen.outcome == "completed"
+            complaints = "" if ran or seen.phase != "ended" else await written(visit.site, job.folder / "stderr.log")
+    except RefusedJob as error:
+        return "failed", said if state == "failed" else str(error)
+    if ran:
+        return "ok", f"{_asked(job)} ran"
     if never:
-        return "failed", f"{_asked(job)} would wait for ever: {seen.reason}; {_see(visit, job.kind)}"
-    if seen.phase == "ended" and seen.outcome != "completed":
-        why = f"status {seen.exit_code}" if seen.exit_code else seen.reason
-        return (
-            "failed",
-            f"{_asked(job)} got {', '.join(seen.nodes)} and did nothing: {seen.outcome} ({why}); is it the prologue?",
-        )
-    return "ok", f"{_asked(job)} ran" if seen.phase == "ended" else said + (
-        f"; now {seen.reason}" if seen.reason else ""
-    )
+        return "failed", f"{_asked(job)} would wait for ever: {seen.reason}; {keys(visit.site.profile, job.kind)}"
+    if seen.phase == "ended":
+        why = f"{seen.outcome}, status {seen.exit_code}: {complaints or 'it said nothing'}"
+        advice = "see the prologue, and whether those nodes share the base path"
+        return "failed", f"{_asked(job)} got {', '.join(seen.nodes) or 'no node'} and ended at once ({why}); {advice}"
+    if state == "failed" and _NO_NODE.search(seen.reason):
+        return "warning", f"{_asked(job)} is taken and waits: {seen.reason}; ask the site when its nodes are back"
+    return state, said + (f"; now {seen.reason}" if seen.reason else "")
 
 
 async def _settled(visit: Visit, job_id: str) -> tuple[JobState, bool]:
@@ -181,13 +206,10 @@ async def _settled(visit: Visit, job_id: str) -> tuple[JobState, bool]:
 def _asked(job: Job) -> str:
     """What a job wants, in words."""
     nodes = "a node" if job.nodes == 1 else f"{job.nodes} nodes"
-    gpus = f" with {job.gpus_per_node} GPU{'s' * (job.gpus_per_node > 1)}" if job.gpus_per_node else ""
-    return f"a job of {nodes}{gpus} for {job.time_limit_minutes} minutes"
-
-
-def _see(visit: Visit, kind: Kind) -> str:
-    name = f"profiles.{visit.site.profile.name}"
-    return f"see {name}.partitions.{kind}, {name}.account and {name}.qos"
+    each = [f"{job.gpus_per_node} GPU{'s' * (job.gpus_per_node > 1)}"] if job.gpus_per_node else []
+    each += [f"{job.cpus_per_task} CPUs"] if job.cpus_per_task > 1 else []
+    each += [f"{job.memory_mb} MB"] if job.memory_mb else []
+    return f"a job of {nodes}{' with ' * bool(each)}{', '.join(each)} for {job.time_limit_minutes} minutes"
 
 
 _STEPS = (

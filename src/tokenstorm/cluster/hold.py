@@ -23,6 +23,7 @@ from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind
 from tokenstorm.cluster.script import render, words
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
+from tokenstorm.config import Profile
 from tokenstorm.errors import ClusterError, NoNodeFree, RefusedJob, Unconfirmed, UsageError
 
 START_SECONDS = 600.0
@@ -32,7 +33,8 @@ SEEN_SECONDS = 60.0
 COMMAND_SECONDS = 300.0
 IDLE_SECONDS = 120.0
 """After so long without a command the job ends by itself: whoever asked is gone."""
-_MINUTES = 20
+_MINUTES = 8
+"""For the commands; being idle comes on top."""
 _END_SECONDS = 15.0
 _STATE_SECONDS = 5.0
 _SERVE = r"""
@@ -72,6 +74,11 @@ class Node(Protocol):
         """For people."""
         ...
 
+    @property
+    def complaints(self) -> str:
+        """What the prologue wrote to standard error, where that is kept apart."""
+        ...
+
     async def run(self, argv: Sequence[str], *, seconds: float = COMMAND_SECONDS) -> Output:
         """Run a command to its end, whatever its status. Raises Unconfirmed when that is not seen in time."""
         ...
@@ -88,10 +95,12 @@ async def hold(site: Site, kind: Kind = "cpu", *, say: Say, idle_seconds: float 
         yield _Here(site)
         return
     probe = probe_job(kind, site.profile.base_path)
-    job = replace(probe, command=("bash", "-c", _SERVE, "bash", str(probe.folder), f"{idle_seconds:.0f}"))
+    command = ("bash", "-c", _SERVE, "bash", str(probe.folder), f"{idle_seconds:.0f}")
+    job = replace(probe, command=command, time_limit_minutes=_MINUTES + round(idle_seconds / 60))
     async with submitted(site, job) as job_id:
-        name = await _started(site, job, job_id, say)
-        yield _Held(site, job.folder, job_id, name)
+        await _started(site, job, job_id, say)
+        name, complaints = [await written(site, job.folder / file) for file in ("node", "stderr.log")]
+        yield _Held(site, job.folder, job_id, name, complaints)
 
 
 @contextlib.asynccontextmanager
@@ -140,8 +149,23 @@ def where(site: Site, kind: Kind) -> str:
     return f"partition {partition}" if partition else "the default partition"
 
 
+def keys(profile: Profile, kind: Kind) -> str:
+    """Which keys of a profile decide what nodes its jobs get."""
+    given = [name for name in ("account", "qos", "constraint", "reservation", "sbatch") if getattr(profile, name)]
+    return f"see {', '.join([f'partitions.{kind}', *given])} in profiles.{profile.name}"
+
+
+async def written(site: Site, path: PurePosixPath) -> str:
+    """What stands in a file, for people; nothing if it is not there."""
+    try:
+        return (await site.shell.get(path)).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
 class _Here:
     name = "this machine"
+    complaints = ""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -154,8 +178,9 @@ class _Here:
 
 
 class _Held:
-    def __init__(self, site: Site, folder: PurePosixPath, job_id: JobId, name: str) -> None:
-        self._site, self._folder, self._job_id, self.name = site, folder, job_id, name
+    def __init__(self, site: Site, folder: PurePosixPath, job_id: JobId, name: str, complaints: str) -> None:
+        self._site, self._folder, self._job_id = site, folder, job_id
+        self.name, self.complaints = name, complaints
         self._asked = 0
 
     async def run(self, argv: Sequence[str], *, seconds: float = COMMAND_SECONDS) -> Output:
@@ -184,16 +209,16 @@ class _Held:
             await asyncio.sleep(_pause(now - began))
 
 
-async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> str:
-    """Wait until the job is seen to run; the name of its node."""
-    began, ran, told = monotonic(), None, ""
-    while "node" not in (there := await site.shell.list(job.folder)):
+async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> None:
+    """Wait until the job is seen to run."""
+    began, ran_from, told = monotonic(), None, ""
+    while "node" not in await site.shell.list(job.folder):
         state = (await site.scheduler.states([job_id])).get(job_id, JobState("pending"))
         now = monotonic()
         if state.phase == "pending":
             why = f"job {job_id} is pending" + (f" ({state.reason})" if state.reason else "")
             if pends_for_ever(state, now - began):
-                message = f"{where(site, job.kind)} gives no node: {why}"
+                message = f"{where(site, job.kind)} gives no node: {why}; {keys(site.profile, job.kind)}"
                 raise RefusedJob(message)
             if now - began > START_SECONDS:
                 message = f"no node of {where(site, job.kind)} was free in {START_SECONDS / 60:.0f} minutes: {why}"
@@ -202,32 +227,30 @@ async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> str:
                 say(f"waiting for a node of {where(site, job.kind)}: {why}")
                 told = why
         else:
-            ran = ran or now
-            await _check_start(site, job, job_id, state, there, late=now - ran > SEEN_SECONDS)
+            ran_from = ran_from or now
+            await _check_start(site, job, job_id, state, ran=now - ran_from)
         await asyncio.sleep(_pause(now - began))
-    return (await site.shell.get(job.folder / "node")).decode(errors="replace").strip()
 
 
-async def _check_start(
-    site: Site, job: Job, job_id: JobId, state: JobState, there: Sequence[str], *, late: bool
-) -> None:
-    """Raises what is wrong with a job that got a node, and of which nothing is seen yet."""
+async def _check_start(site: Site, job: Job, job_id: JobId, state: JobState, *, ran: float) -> None:
+    """Raises what is wrong with a job that got a node so many seconds ago and has not begun to serve."""
     name = f"profiles.{site.profile.name}"
-    on = ", ".join(state.nodes) or where(site, job.kind)
-    if state.phase == "ended" and "stderr.log" in there:
-        said = (await site.shell.get(job.folder / "stderr.log")).decode(errors="replace").strip()
-        message = (
-            f"the job {job_id} ended on {on} ({state.outcome}) before its first command: {said or 'it said nothing'}; "
-            f"see {name}.prologue"
+    what = f"the job {job_id} on {', '.join(state.nodes) or where(site, job.kind)}"
+    seen = "stderr.log" in await site.shell.list(job.folder)
+    if seen and (state.phase == "ended" or ran > COMMAND_SECONDS):
+        said = await written(site, job.folder / "stderr.log")
+        end = (
+            f"ended ({state.outcome})" if state.phase == "ended" else f"is not through it after {COMMAND_SECONDS:.0f} s"
         )
+        message = f"{name}.prologue: {what} {end}: {said or 'it said nothing'}"
         raise UsageError(message)
-    if state.phase == "ended" and state.outcome == "cancelled":
-        message = f"the job {job_id} was cancelled before it could be used: try again"
+    if state.outcome == "cancelled":
+        message = f"{what} was cancelled before it could be used: try again"
         raise RefusedJob(message)
-    if late:
+    if ran > SEEN_SECONDS and not seen:
         message = (
-            f"{name}.base_path: the job {job_id} ran on {on}, and nothing that it wrote to {site.profile.base_path} is seen "
-            f"here after {SEEN_SECONDS:.0f} s: choose a base_path on a file system that login and compute nodes share"
+            f"{name}.base_path: {what} ran, and nothing that it wrote to {site.profile.base_path} is seen here after "
+            f"{SEEN_SECONDS:.0f} s: choose a base_path on a file system that login and compute nodes share"
         )
         raise UsageError(message)
 

@@ -22,6 +22,7 @@ SLOW_SECONDS = 5.0
 ECHO_SECONDS = 120.0
 REACH_SECONDS = 20.0
 NOT_FOUND = 127
+WORDS = 400
 
 
 async def _node(visit: Visit) -> Finding:
@@ -39,6 +40,8 @@ async def _node(visit: Visit) -> Finding:
         )
     if took > SLOW_SECONDS:
         return "warning", f"{node.name} shares {base}, but files take long to show: {took:.0f} s for one command"
+    if node.complaints:
+        return "warning", f"{node.name} shares {base}; the prologue complains there: {node.complaints[-WORDS:]}"
     return "ok", f"{node.name} runs commands, and shares {base}"
 
 
