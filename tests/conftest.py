@@ -28,6 +28,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.parent.name == "cluster" or item.path.stem in {"test_lab", "test_placement"}:
             item.add_marker(pytest.mark.cluster)
+        if item.path.parent.name == "cluster" and item.path.stem.startswith(
+            ("test_cuts", "test_group", "test_slurm", "test_sub")
+        ):
+            item.add_marker(pytest.mark.jobs)
         if {"stage", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
 
