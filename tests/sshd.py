@@ -47,9 +47,9 @@ def sshd(home: Path, more: str = "") -> Iterator[Login]:
     (home / "authorized").write_text((home / "user.pub").read_text())
     (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {(home / 'host.pub').read_text()}")
     (home / "conf").write_text(
+        f"{more}"  # sshd takes what it reads first
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {home}/authorized\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\nSubsystem sftp internal-sftp\n"
-        f"{more}"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "conf"], stderr=subprocess.DEVNULL)

@@ -18,7 +18,7 @@ from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.relay import HELLO, WINDOW, Relay
 from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.shell import Streams
-from waiting import finish
+from waiting import finish, until
 
 pytestmark = [pytest.mark.integration]
 has_sshd = pytest.mark.skipif(SSHD is None, reason=MISSING)
@@ -98,6 +98,43 @@ async def send_much(writer: asyncio.StreamWriter) -> None:
     for _ in range(1000):
         writer.write(bytes(WINDOW))
         await writer.drain()
+
+
+@has_sshd
+@pytest.mark.parametrize("settings", ["", CLOSED], ids=["forwarded", "relayed"])
+def test_what_is_given_up_is_closed_though_the_other_side_never_says_a_word(
+    kind: Kind, tmp_path: Path, settings: str
+) -> None:
+    """As an engine that stands still, which is asked for its health every second."""
+
+    async def scenario(shell: Remote) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as engine:
+            await shell.run(["true"])
+            before = open_files()
+            for _ in range(20):
+                _, writer = await shell.open_connection(*engine.getsockname())
+                writer.close()
+                await writer.wait_closed()
+            await until(lambda: open_files() < before + 10)  # a relay has some, and stays
+            there, _ = engine.accept()
+            with there:
+                await until(lambda: speaks_to_nobody(there))
+        await shell.close()
+
+    with sshd(tmp_path / "sshd", settings) as login:
+        finish(scenario(kind(login.ssh)))
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def speaks_to_nobody(there: socket.socket) -> bool:
+    try:
+        there.send(b"?")
+    except OSError:
+        return True
+    return False
 
 
 @has_sshd

@@ -237,3 +237,36 @@ def test_the_line_for_an_unknown_key_is_the_one_that_is_looked_for_behind_an_ali
         logged_in(kind, Ssh(host="cluster"))
     (dot_ssh / "known_hosts").write_text(str(refused.value).rpartition("): ")[2] + "\n")
     assert logged_in(kind, Ssh(host="cluster"))
+
+
+def test_a_key_file_that_is_away_for_a_while_is_waited_for(kind: Kind, login: Login) -> None:
+    key = Path(str(login.ssh.identity_file))
+
+    async def scenario() -> None:
+        shell = kind(login.ssh, back_off_seconds=(0.05,))
+        try:
+            assert (await shell.run(["true"])).status == 0
+            away = key.rename(key.with_name("away"))
+            for server in login.servers():
+                os.kill(server, signal.SIGKILL)
+            why = ""
+            while "identity_file" not in why:  # until it is seen that the connection is gone
+                try:
+                    await shell.run(["true"])
+                except (Unreachable, Unconfirmed) as error:
+                    why = str(error)
+            away.rename(key)
+            assert (await shell.run(["true"])).status == 0
+        finally:
+            await shell.close()
+
+    finish(scenario())
+
+
+def test_a_refusal_names_the_key_and_the_user(kind: Kind, login: Login, tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    ssh = login.ssh.model_copy(update={"identity_file": str(tmp_path / "other"), "user": "root"})
+    with pytest.raises(Unreachable, match=f"root was not let in by {tmp_path}/other alone"):
+        logged_in(kind, ssh)
+    with pytest.raises(Unreachable, match=r"ssh\.host and ssh\.port"):
+        logged_in(kind, ssh.model_copy(update={"host": "nowhere.invalid"}))

@@ -169,6 +169,7 @@ async def opened_site(profile: str | None, signals: Signals) -> AsyncIterator[tu
     finally:
         opening.cancel()
         stopping.cancel()
+        await asyncio.wait((opening, stopping))  # until an ssh that asks has let go of the terminal
     try:
         yield config, site
     finally:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from tokenstorm.cluster.master import restore
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.text import summary_text
 
@@ -69,9 +70,7 @@ def asking() -> Callable[[str, bool], str] | None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
     terminal = sys.stdin.fileno()
-    atexit.register(
-        termios.tcsetattr, terminal, termios.TCSADRAIN, termios.tcgetattr(terminal)
-    )  # one who left at a prompt
+    atexit.register(restore, terminal, termios.tcgetattr(terminal))  # one who left at a prompt
 
     def ask(prompt: str, echo: bool) -> str:  # noqa: FBT001 - what SSH servers say of each prompt
         try:

@@ -23,7 +23,7 @@ from math import ceil
 from pathlib import Path
 
 from tokenstorm.cluster.reach import CONNECT_SECONDS
-from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, BackOff, about_its_key
+from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, BackOff, about_a_refusal, about_its_key
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
 
@@ -87,15 +87,16 @@ class Master:
 
     async def doubt(self) -> None:
         """A master that stands still is given up, and ended if it is ours: the next command logs in anew."""
-        if self._keeper is None or self._control is None or await self._answers(self._control) is not None:
+        keeper, pid = self._keeper, self._pid
+        if keeper is None or self._control is None or await self._answers(self._control) is not None:
             return
-        if (
-            self._pid and self._control.parent == _folder()
-        ):  # or it would, when it goes on, remove its successor's socket
+        if keeper is not self._keeper:  # another doubted it too, and has logged in since
+            return
+        if pid and self._control.parent == _folder():  # or it would, when it goes on, remove its successor's socket
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{self._pid}/comm").read_text() == "ssh\n":
-                    os.kill(self._pid, signal.SIGKILL)
-        await ended(self._keeper)
+                if Path(f"/proc/{pid}/comm").read_text() == "ssh\n":
+                    os.kill(pid, signal.SIGKILL)
+        await ended(keeper)
 
     async def close(self) -> None:
         """Let go of it."""
@@ -124,9 +125,8 @@ class Master:
         if self._ssh.identity_file is not None:
             file = Path(self._ssh.identity_file).expanduser()
             if not file.exists():
-                message = f"identity_file: {file} is not there"
-                raise UsageError(message)
-            said += ["-i", str(file), *_o("IdentitiesOnly=yes")]
+                raise Unreachable(self._said(f"the profile's ssh.identity_file, {file}, is not there"))
+            said += _o(f"IdentityFile={_quoted(file)}", "IdentitiesOnly=yes")
         if self._ssh.known_hosts is not None:
             said += _o(
                 f"UserKnownHostsFile={_quoted(Path(self._ssh.known_hosts).expanduser())}", "GlobalKnownHostsFile=none"
@@ -146,7 +146,17 @@ class Master:
     async def _resolved(self) -> str:
         """What ssh makes of the host by all configuration there is: where two agree, they log in alike."""
         process = await _ssh(*self._options(), "-G", "--", self.host)
-        said, why = await process.communicate()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                said, why = await process.communicate()
+        except TimeoutError:
+            raise self._back_off.failed(
+                self._said(
+                    f"ssh did not read its configuration in {CONNECT_SECONDS:g} s: see what `ssh -G {self.host}` does"
+                )
+            ) from None
+        finally:
+            await ended(process)
         if process.returncode:
             raise Unreachable(self._said(words(why)))
         return said.decode(errors="replace")
@@ -159,7 +169,7 @@ class Master:
         )
         seconds = TYPING_SECONDS if self._asks else CONNECT_SECONDS
         arguments = [*asked, *self._options(), "-S", _escaped(control), "--", self.host, "exit 0"]
-        with _same_terminal():
+        with _same_terminal() if self._asks else contextlib.nullcontext():
             process = await _ssh(*arguments, terminal=self._asks)
             heard = bytearray()
             listening = asyncio.create_task(_hear(process, heard, aloud=self._asks))
@@ -186,19 +196,16 @@ class Master:
             async with asyncio.timeout(CONNECT_SECONDS):
                 while True:
                     process = await self.through("--", self.host, _KEEPER)
-                    assert process.stdout
-                    assert process.stderr
                     try:
-                        await process.stdout.readuntil(b"tokenstorm\n")
-                    except asyncio.IncompleteReadError as end:
-                        said = words(end.partial + await process.stderr.read())
+                        refusal = await _refusal(process)
+                    except BaseException:
                         await ended(process)
-                        if NO_ROOM not in said:
-                            raise self._back_off.failed(
-                                self._said(f"its login shell runs no commands: {said}")
-                            ) from None
-                    else:
+                        raise
+                    if refusal is None:
                         return process
+                    await ended(process)
+                    if NO_ROOM not in refusal:
+                        raise self._back_off.failed(self._said(f"its login shell runs no commands: {refusal}"))
                     await asyncio.sleep(0.2)
         except TimeoutError:
             raise self._back_off.failed(self._said(f"no session in {CONNECT_SECONDS:g} s")) from None
@@ -223,10 +230,9 @@ class Master:
         if "host key" in said.lower():
             return self._said(await self._about_its_key(said))
         if "ermission denied" in said:
-            return self._said(
-                "it refused to log in: see that `ssh` logs in by itself there (`ssh-add -l` lists your key, or set identity_file); "
-                f"where it wants a password or a code, start tokenstorm in a terminal, where ssh asks for them once: {said}"
-            )
+            return self._said(f"{about_a_refusal(self._ssh, self.host)}: {said}")
+        if re.search("resolve hostname|connect to host|timed out", said):
+            return self._said(f"{said}: see ssh.host and ssh.port of the profile, and whether the network is there")
         return self._said(said or "ssh did not log in, and said nothing")
 
     async def _about_its_key(self, said: str) -> str:
@@ -235,7 +241,10 @@ class Master:
         with tempfile.TemporaryDirectory() as scratch:
             seen = Path(scratch) / "seen"
             asking = _o(
-                "StrictHostKeyChecking=accept-new", f"UserKnownHostsFile={seen}", "HashKnownHosts=no", "BatchMode=yes"
+                "StrictHostKeyChecking=accept-new",
+                f"UserKnownHostsFile={_quoted(seen)}",
+                "HashKnownHosts=no",
+                "BatchMode=yes",
             )
             asking += _o("GlobalKnownHostsFile=none", "PreferredAuthentications=none", "ControlPath=none")
             process = await _ssh(*asking, *self._options(), "--", self.host, "exit 0")
@@ -274,6 +283,19 @@ async def _ssh(*arguments: str, terminal: bool = False) -> Process:
         raise UsageError(message) from None
 
 
+async def _refusal(keeper: Process) -> str | None:
+    """What a session says that does not hold; nothing of one that does."""
+    assert keeper.stdout
+    assert keeper.stderr
+    try:
+        await keeper.stdout.readuntil(b"tokenstorm\n")
+    except asyncio.IncompleteReadError as end:
+        return words(end.partial + await keeper.stderr.read())
+    except asyncio.LimitOverrunError:
+        return "it talks without end"
+    return None
+
+
 async def _hear(process: Process, heard: bytearray, *, aloud: bool) -> None:
     """What an ssh says, kept, and passed on to our own standard error."""
     assert process.stderr
@@ -295,9 +317,15 @@ async def ended(process: Process, *, politely: bool = False) -> None:
                 await process.wait()
     if process.stdin is not None:
         process.stdin.close()
-    for stream in (process.stdout, process.stderr):
-        while stream is not None and await stream.read(NOISE_BYTES):
-            pass  # up to its end, which closes it
+    with contextlib.suppress(
+        TimeoutError, OSError
+    ):  # what it started may hold them open, as the ssh to a jump host does
+        async with asyncio.timeout(1.0):
+            if process.stdin is not None:
+                await process.stdin.wait_closed()
+            for stream in (process.stdout, process.stderr):
+                while stream is not None and await stream.read(NOISE_BYTES):
+                    pass  # up to its end, which closes it
 
 
 @contextlib.contextmanager
@@ -312,8 +340,15 @@ def _same_terminal() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, was)
+        restore(terminal, was)
         os.close(terminal)
+
+
+def restore(terminal: int, was: "list[int | list[bytes | int]]") -> None:
+    """Set a terminal as it was, where that is ours to do: a job in the background would be stopped for it."""
+    with contextlib.suppress(OSError, termios.error):  # it is gone
+        if os.tcgetpgrp(terminal) == os.getpgrp():
+            termios.tcsetattr(terminal, termios.TCSADRAIN, was)
 
 
 @asynccontextmanager
@@ -328,6 +363,14 @@ async def _locked(path: Path) -> AsyncIterator[None]:
                     break
                 except BlockingIOError:
                     await asyncio.sleep(0.1)
+    except TimeoutError:
+        os.close(file)
+        message = f"another tokenstorm has been logging in there for {TYPING_SECONDS:g} s: answer it, or end it"
+        raise Unreachable(message) from None
+    except BaseException:
+        os.close(file)
+        raise
+    try:
         yield
     finally:
         os.close(file)

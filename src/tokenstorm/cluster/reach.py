@@ -32,6 +32,14 @@ class Forbidden(ConnectionRefusedError):
     """The SSH server forwards nothing, or not to there, or nobody listens there and it does not tell which."""
 
 
+class LostEarly(Unreachable):
+    """The connection to the login node was lost before anything was begun by it."""
+
+
+class NoRelay(Unreachable):
+    """The relay cannot be started there, and told why: it would be the same again."""
+
+
 Opening = Callable[[str, int], Awaitable[Streams]]
 Talk = Callable[[Sequence[str]], AbstractAsyncContextManager[Any]]
 
@@ -84,7 +92,7 @@ class Reach:
             except Forbidden as error:
                 try:
                     streams = await self._on_login_node.open(host, port)
-                except Unreachable as no_relay:
+                except NoRelay as no_relay:
                     message = f"{error}; {no_relay}"
                     raise ConnectionRefusedError(message) from error
                 self._forwards = False
@@ -145,7 +153,7 @@ class Through:
                 raise Unreachable(message) from None
             if isinstance(error, ConnectionResetError | BrokenPipeError):
                 message = f"{self._name} ended as it connected to {host}:{port}"
-                raise Unreachable(message) from error
+                raise LostEarly(message) from error
             raise
         return near
 
@@ -160,7 +168,7 @@ class Through:
         if self._running is None or self._running.done():
             loop = asyncio.get_running_loop()
             if loop.time() < self._not_before:
-                raise Unreachable(self._why)
+                raise NoRelay(self._why)
             self._relay = loop.create_future()
             self._relay.add_done_callback(lambda done: done.exception())  # whether or not anybody still asks
             self._running = asyncio.create_task(self._run(self._relay))
@@ -168,25 +176,28 @@ class Through:
         return await asyncio.shield(self._relay)
 
     async def _run(self, started: "asyncio.Future[Relay]") -> None:
-        why = f"{self._name} was ended"
+        why: Unreachable = Unreachable(f"{self._name} was ended")
         try:
             async with self._talk(self._argv) as session:
                 try:
                     await session.stdout.readuntil(relay.HELLO)
                 except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                     said = (await session.stderr.read()).decode(errors="replace").strip()
-                    why = f"{self._name} did not start: {said or 'the connection was lost'}"
-                    if said:  # it would be the same again
-                        self._why, self._not_before = why, asyncio.get_running_loop().time() + AGAIN_SECONDS
+                    message = f"{self._name} did not start: {said or 'the connection was lost'}"
+                    why = LostEarly(message)
+                    if said:
+                        why = NoRelay(message)
+                        self._why, self._not_before = message, asyncio.get_running_loop().time() + AGAIN_SECONDS
                     return
                 there = Relay(session.stdout, session.stdin, self._lost)
                 started.set_result(there)
                 await there.run()
         except self._ended as error:
-            why = f"{self._name} did not start: {error}"
+            lost = isinstance(error, (LostEarly, *self._lost))
+            why = (LostEarly if lost else Unreachable)(f"{self._name} did not start: {error}")
         finally:
             if not started.done():
-                started.set_exception(Unreachable(why))
+                started.set_exception(why)
 
 
 async def _first(ways: "Sequence[Opening]", host: str, port: int) -> tuple[Streams, Opening]:
@@ -224,4 +235,13 @@ def _let_go(task: "asyncio.Task[Streams]") -> None:
 async def pair() -> tuple[Streams, Streams]:
     """Two ends of one pipe, for what is no stream of asyncio."""
     one, other = socket.socketpair()
-    return await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
+    try:
+        near = await asyncio.open_connection(sock=one)
+        try:
+            return near, await asyncio.open_connection(sock=other)
+        except BaseException:
+            near[1].close()
+            raise
+    except BaseException:
+        other.close()
+        raise

@@ -8,9 +8,10 @@ A connection sends at most WINDOW bytes that the other side has not handed on ye
 import asyncio
 import contextlib
 import json
+import select
 import struct
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 WINDOW = 256 * 1024
@@ -19,7 +20,7 @@ HELLO = b"tokenstorm-relay\n"
 _READ = 64 * 1024
 _HEAD = struct.Struct(">BII")
 _GONE = "the relay ended"
-_OPEN, _OPENED, _FAILED, _DATA, _END, _HANDED_ON = range(6)
+_OPEN, _OPENED, _FAILED, _DATA, _END, _HANDED_ON, _GIVEN_UP = range(7)
 
 
 class Relay:
@@ -32,7 +33,7 @@ class Relay:
         self._sending = asyncio.Lock()
         self._connections: dict[int, _Connection] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._last = 0
         self.over = False
 
@@ -51,7 +52,7 @@ class Relay:
             for opening in self._opening.values():
                 if not opening.done():
                     opening.set_exception(ConnectionResetError(_GONE))
-            for task in self._tasks:
+            for task in self._tasks.values():
                 task.cancel()
             for connection in self._connections.values():
                 connection.writer.close()
@@ -65,21 +66,24 @@ class Relay:
         self._last += 1
         number = self._last
         self._opening[number] = asyncio.get_event_loop().create_future()
-        self._connections[number] = _Connection(*near)  # before it is opened: its first bytes may come at once
+        # before it is opened: its first bytes may come at once
+        connection = self._connections[number] = _Connection(*near)
         try:
             await self._send(_OPEN, number, json.dumps([host, port]).encode())
             await self._opening[number]
         except BaseException:
             del self._connections[number]
+            if not self.over:
+                self._start(number, self._send(_GIVEN_UP, number, b""))
             raise
         finally:
             del self._opening[number]
-        self._follow(number)
+        self._start(number, self._for_us(number, connection))
 
     def _heard(self, kind: int, number: int, data: bytes) -> None:
         connection = self._connections.get(number)
         if kind == _OPEN:
-            self._start(self._dial(number, *json.loads(data.decode())))
+            self._start(number, self._dial(number, *json.loads(data.decode())))
         elif kind in (_OPENED, _FAILED):
             opening = self._opening.get(number)
             if opening is not None and not opening.done():
@@ -87,6 +91,9 @@ class Relay:
                     opening.set_result(None)
                 else:
                     opening.set_exception(ConnectionRefusedError(data.decode(errors="replace")))
+        elif kind == _GIVEN_UP:
+            if number in self._tasks:
+                self._tasks[number].cancel()
         elif connection is None:
             pass  # it ended here, and the other side does not know yet
         elif kind == _HANDED_ON:
@@ -104,26 +111,38 @@ class Relay:
         except OSError as error:
             await self._send(_FAILED, number, str(error).encode())
             return
-        self._connections[number] = _Connection(reader, writer)
-        await self._send(_OPENED, number, b"")
-        self._follow(number)
-
-    def _follow(self, number: int) -> None:
-        self._start(self._both_ways(number, self._connections[number]))
-
-    def _start(self, work: "Coroutine[Any, Any, None]") -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _both_ways(self, number: int, connection: "_Connection") -> None:
-        try:
+        connection = self._connections[number] = _Connection(reader, writer)
+        with self._ending(number, connection):
+            await self._send(_OPENED, number, b"")
             await asyncio.gather(self._up(number, connection), self._down(number, connection))
+
+    async def _for_us(self, number: int, connection: "_Connection") -> None:
+        """Both ways, until both ends said theirs, or nobody is at ours any more."""
+        down = asyncio.ensure_future(self._down(number, connection))
+        with self._ending(number, connection):
+            try:
+                await self._up(number, connection)
+                if hung_up(connection.writer):
+                    await self._send(_GIVEN_UP, number, b"")
+                else:
+                    await down
+            finally:
+                down.cancel()
+                await asyncio.gather(down, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def _ending(self, number: int, connection: "_Connection") -> "Iterator[None]":
+        try:
+            yield
         except self._lost:  # `run` finds out too
             pass
         finally:
             self._connections.pop(number, None)
             connection.writer.close()
+
+    def _start(self, number: int, work: "Coroutine[Any, Any, None]") -> None:
+        task = self._tasks[number] = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self._tasks.pop(number))
 
     async def _up(self, number: int, connection: "_Connection") -> None:
         """From our end to the other side, as far as there is room."""
@@ -171,6 +190,15 @@ class _Connection:
         self.room = WINDOW
         self.has_room = asyncio.Event()
         self.coming: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+
+def hung_up(writer: Any) -> bool:
+    """Whether a stream that came to its end was closed on the other side, which then hears nothing more either."""
+    if writer.transport.is_closing():
+        return True
+    polled = select.poll()
+    polled.register(writer.get_extra_info("socket").fileno(), 0)  # which tells of POLLHUP alone
+    return bool(polled.poll(0))
 
 
 async def _serve() -> None:

@@ -10,14 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
 from tokenstorm.cluster.command import Command, once, talking
 from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.reach import CONNECT_SECONDS, Reach, pair
+from tokenstorm.cluster.reach import CONNECT_SECONDS, LostEarly, Reach, pair
+from tokenstorm.cluster.relay import hung_up
 from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 
@@ -28,14 +29,11 @@ OUTPUT_BYTES = 64 * 2**20
 AGAIN_SECONDS = 0.1
 """How long a session that the server had no room for waits before it is asked for again."""
 _READ = 65536
+T = TypeVar("T")
 
 
 class NoRoom(Exception):
     """The server opens no further session for now: it has as many as it gives."""
-
-
-class LostEarly(Unreachable):
-    """The connection was lost before the command was begun."""
 
 
 class Session(Protocol):
@@ -82,17 +80,17 @@ class Remote(ABC):
         environment: Mapping[str, str] | None = None,
         timeout: float = 60.0,
     ) -> Output:
-        """A command that a signal ended has 128 and its number for a status. The deadline begins after the login.
-
-        One whose connection was lost before it was begun is tried once more: that the connection is no more is often first
-        seen by using it.
-        """
+        """A command that a signal ended has 128 and its number for a status. The deadline begins after the login."""
         command = once(argv, environment or {}, timeout)
+        return await self._twice(lambda: self._run(argv, command, stdin, timeout))
+
+    async def _twice(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What was not begun since the connection was lost is tried once more: that it is no more is often first seen by using it."""
         try:
-            return await self._run(argv, command, stdin, timeout)
+            return await work()
         except LostEarly:
             await self._doubt()
-            return await self._run(argv, command, stdin, timeout)
+            return await work()
 
     async def _run(self, argv: Sequence[str], command: Command, stdin: bytes, timeout: float) -> Output:
         begun = False
@@ -143,10 +141,10 @@ class Remote(ABC):
                 await fetch_new(self, folder / name, home / name)
 
     async def open_connection(self, host: str, port: int) -> Streams:
-        return await self.reach.open(host, port)
+        return await self._twice(lambda: self.reach.open(host, port))
 
     async def open_unix_connection(self, path: PurePosixPath) -> Streams:
-        return await self.reach.open_unix(path)
+        return await self._twice(lambda: self.reach.open_unix(path))
 
     @abstractmethod
     async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None: ...
@@ -223,8 +221,15 @@ class Remote(ABC):
                 await session.stdin.drain()
                 session.stdin.write_eof()
 
-        _, stdout, stderr = await asyncio.gather(give(), self._all_of(session.stdout), self._all_of(session.stderr))
-        return stdout, stderr
+        giving = asyncio.create_task(give())
+        hearing = [asyncio.create_task(self._all_of(stream)) for stream in (session.stdout, session.stderr)]
+        try:
+            await asyncio.gather(giving, *hearing)
+        finally:
+            for task in (giving, *hearing):
+                task.cancel()
+            await asyncio.wait((giving, *hearing))  # whoever ends the session reads its streams
+        return hearing[0].result(), hearing[1].result()
 
     async def _all_of(self, stream: Any) -> bytes:
         parts: list[bytes] = []
@@ -238,15 +243,26 @@ class Remote(ABC):
         return b"".join(parts)
 
     async def _carried(self, reader: Any, writer: Any, end: Callable[[], Awaitable[None]]) -> Streams:
-        """Streams of asyncio for two that are none, or are not of one connection; `end` is called when both sides are done."""
-        near, far = await pair()
+        """Streams of asyncio for two that are none, or are not of one connection; `end` is called when both sides are done, or nobody is at ours."""
+        try:
+            near, far = await pair()
+        except BaseException:
+            await end()
+            raise
 
         async def carry() -> None:
+            down = asyncio.create_task(self._copy(reader, far[1]))
             try:
-                await asyncio.gather(self._copy(reader, far[1]), self._copy(far[0], writer))
+                await self._copy(far[0], writer)
+                if not hung_up(far[1]):
+                    await down
             finally:
+                down.cancel()
                 far[1].close()
-                await end()
+                try:
+                    await asyncio.wait((down,))
+                finally:
+                    await end()
                 with contextlib.suppress(OSError):
                     await far[1].wait_closed()
 

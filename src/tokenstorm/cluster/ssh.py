@@ -11,13 +11,14 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import asyncssh
 
-from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden
+from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden, LostEarly
 from tokenstorm.cluster.remote import AGAIN_SECONDS, NoRoom, Remote, Session
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.config import Ssh
@@ -33,6 +34,7 @@ REFUSED_SECONDS = (10.0, 60.0, 240.0, 600.0)
 """The same after one that was refused: sites ban those who try again and again."""
 _LOST = (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 
+T = TypeVar("T")
 Ask = Callable[[str, bool], str]
 """Asks the user: the prompt, and whether what is typed is shown. It blocks, and is called in a thread."""
 
@@ -146,7 +148,9 @@ class SSHManager(Remote):
     async def _session(self, line: str) -> AsyncIterator[Session]:
         connection = await self._connected()
         try:
-            process = await connection.create_process(line, encoding=None, request_pty=False)
+            process: asyncssh.SSHClientProcess[bytes] = await _opened(
+                connection.create_process(line, encoding=None, request_pty=False), lambda process: process.close()
+            )
         except asyncssh.ChannelOpenError as error:
             if connection.is_closed():
                 raise
@@ -158,12 +162,17 @@ class SSHManager(Remote):
 
     async def _forward(self, host: str, port: int) -> Streams:
         what = f"{host}:{port}"
+        connection = await self._connected()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                reader, writer = await (await self._connected()).open_connection(host, port, encoding=None)
+                reader, writer = await _opened(
+                    connection.open_connection(host, port, encoding=None), lambda streams: streams[1].close()
+                )
         except TimeoutError:
             raise Unreachable(self._said(f"no connection to {what} in {CONNECT_SECONDS:g} s")) from None
         except asyncssh.ChannelOpenError as error:
+            if connection.is_closed():  # it was ours that was lost
+                raise LostEarly(self._said(f"no connection to {what}: {error.reason}")) from error
             message = f"{self.host} cannot connect to {what}: {error.reason}"
             forbidden = error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
             raise (Forbidden if forbidden else ConnectionRefusedError)(message) from error
@@ -271,8 +280,7 @@ class SSHManager(Remote):
         """That key alone, not all that the agent has: servers hear a few and no more. Its passphrase is asked for where
         no agent has it."""
         if not file.exists():
-            message = f"identity_file: {file} is not there"
-            raise UsageError(message)
+            raise Unreachable(self._said(f"the profile's ssh.identity_file, {file}, is not there"))
         said: dict[str, object] = {"client_keys": [str(file)]}
         try:
             key = asyncssh.read_public_key(Path(f"{file}.pub") if Path(f"{file}.pub").exists() else file)
@@ -293,12 +301,11 @@ class SSHManager(Remote):
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return self._said(await self._about_its_key(error))
         if isinstance(error, asyncssh.PermissionDenied):
-            return self._said(
-                "it refused to log in: see that `ssh-add -l` lists your key, or set identity_file; where it wants a password "
-                "or a code, start tokenstorm in a terminal, where it asks for them once"
-            )
+            return self._said(about_a_refusal(self._ssh, self.host))
         if isinstance(error, TimeoutError):
             return self._said(f"no login in {TYPING_SECONDS if self._ask else CONNECT_SECONDS:g} s")
+        if isinstance(error, OSError):
+            return self._said(f"{error}: see ssh.host and ssh.port of the profile, and whether the network is there")
         return self._said(str(error))
 
     async def _about_its_key(self, error: asyncssh.HostKeyNotVerifiable) -> str:
@@ -337,18 +344,52 @@ class SSHManager(Remote):
             raise (Unconfirmed if opened else Unreachable)(message) from None
         except (OSError, asyncssh.Error) as error:
             lost = opened and (isinstance(error, _LOST) or not isinstance(error, asyncssh.SFTPError))
-            raise (Unconfirmed if lost else Unreachable)(self._said(f"{what}: {error}")) from error
+            why = (
+                f"{error} (is the disk full, or a quota used up?)" if isinstance(error, asyncssh.SFTPFailure) else error
+            )
+            raise (Unconfirmed if lost else Unreachable)(self._said(f"{what}: {why}")) from error
 
     async def _sftp(self) -> asyncssh.SFTPClient:
         """Waits for others to end where the server has no room for one more session."""
         while True:
             connection = await self._connected()
             try:
-                return await connection.start_sftp_client()
+                return await _opened(connection.start_sftp_client(), asyncssh.SFTPClient.exit)
             except asyncssh.ChannelOpenError:
                 if connection.is_closed():
                     raise
             await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _opened(opening: Awaitable[T], close: Callable[[T], object]) -> T:
+    """What is opened. Given up meanwhile, it is opened still, and then closed: asyncssh would leave it open on the server,
+    which gives few of them."""
+    task = asyncio.ensure_future(opening)
+
+    def let_go(task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and not task.exception():
+            close(task.result())
+
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(let_go)
+        raise
+
+
+def about_a_refusal(ssh: Ssh, host: str) -> str:
+    """What to tell of a login that was refused: who asked, by what, and what to do."""
+    who = f"{ssh.user} was" if ssh.user else "you were"
+    by = f"by {ssh.identity_file} alone, the profile's ssh.identity_file" if ssh.identity_file else "by your keys"
+    see = (
+        "see that it is the right one"
+        if ssh.identity_file
+        else "see that `ssh-add -l` lists the right one, or set ssh.identity_file"
+    )
+    return (
+        f"it refused to log in: {who} not let in {by}; {see}, that ssh.user is, and that `ssh {host}` gets in; where it wants a "
+        "password or a code, start tokenstorm in a terminal, where it asks for them once"
+    )
 
 
 def about_its_key(file: str, line: str, fingerprint: str) -> str:
