@@ -70,6 +70,13 @@ def data_home() -> Path:
     return Path(share) / "tokenstorm"
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user alone."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def signal_name(number: int) -> str:
     """`SIGKILL`; those between the real-time signals have no name."""
     return next((one.name for one in signal.Signals if one == number), f"signal {number}")

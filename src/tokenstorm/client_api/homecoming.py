@@ -18,7 +18,7 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.runs import RunPaths, write_atomically
+from tokenstorm.runs import RunPaths, make_private, write_atomically
 
 AT_ONCE = 4
 """Files that are fetched at a time: a way that is long is waited for less, and there is room for others on it."""
@@ -44,7 +44,7 @@ class Expected:
 
 async def bring(shell: Shell, folder: PurePosixPath, home: Path) -> None:
     """Copy what is there; of files that grow, what is not at home yet. Raises OSError for a disk of ours that is full."""
-    await asyncio.to_thread(lambda: home.mkdir(mode=0o700, parents=True, exist_ok=True))
+    await asyncio.to_thread(make_private, home)
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def fetch(name: str) -> None:

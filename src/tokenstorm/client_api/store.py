@@ -18,6 +18,7 @@ import msgspec
 
 from tokenstorm.client_api.group import ClientGroup, GroupStatus
 from tokenstorm.errors import RunError
+from tokenstorm.runs import make_private
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS groups (
@@ -82,7 +83,7 @@ class Store:
         """Open or make the file. Raises `RunError` when another Client API has it, or it cannot be used."""
         lock = -1
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(path.parent)
             lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

@@ -15,6 +15,7 @@ from pathlib import Path
 import tokenstorm
 from tokenstorm.cluster.bare import digest
 from tokenstorm.errors import UsageError
+from tokenstorm.runs import make_private
 
 PACKAGE = Path(tokenstorm.__file__).parent
 _PINS = Path(__file__).with_name("base.txt")
@@ -118,7 +119,7 @@ def _download(bundle: Bundle, target: Target, folder: Path) -> None:
             f"{target.node} has no C library that wheels are made for ({target.libc or 'none'}): build tokenstorm there"
         )
         raise UsageError(message)
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
         (Path(scratch) / "pins.txt").write_text(bundle.pins, encoding="utf-8")
         made = Path(scratch) / "wheels"

@@ -32,7 +32,7 @@ from tokenstorm.loadgen.ranks import Member, Ranks
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.summary import Environment, Run, Summary, summarize
 from tokenstorm.plan import Plan, encode_plan
-from tokenstorm.runs import RunPaths, append, write_atomically
+from tokenstorm.runs import RunPaths, append, make_private, write_atomically
 
 DRAIN_NOTICE_NS = 100_000_000
 """How far ahead an early end is announced, so that all ranks end their window at the same moment."""
@@ -488,7 +488,7 @@ def _take_control(path: Path) -> str:
 
 def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
     try:
-        paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(paths.root)
         write_atomically(paths.plan, encode_plan(plan))
     except OSError as error:
         message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"

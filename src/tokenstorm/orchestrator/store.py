@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.runs import make_private
 
 from .service import Service
 
@@ -58,7 +59,7 @@ class Store:
 def open_store(path: Path) -> Store:
     """Raises RunError when another orchestrator has it, or the file is none."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(path, timeout=0.5)
     except (OSError, sqlite3.Error) as error:
