@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tokenstorm.cluster.master import restore
+from tokenstorm.cluster.tty import restore
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.text import summary_text
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tokenstorm.cluster.reach import CONNECT_SECONDS
 from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, BackOff, about_a_refusal, about_its_key
+from tokenstorm.cluster.tty import restore
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
 
@@ -342,13 +343,6 @@ def _same_terminal() -> Iterator[None]:
     finally:
         restore(terminal, was)
         os.close(terminal)
-
-
-def restore(terminal: int, was: "list[int | list[bytes | int]]") -> None:
-    """Set a terminal as it was, where that is ours to do: a job in the background would be stopped for it."""
-    with contextlib.suppress(OSError, termios.error):  # it is gone
-        if os.tcgetpgrp(terminal) == os.getpgrp():
-            termios.tcsetattr(terminal, termios.TCSADRAIN, was)
 
 
 @asynccontextmanager
