@@ -53,6 +53,17 @@ async def opened(ssh: Ssh, **options: float) -> AsyncIterator[OpenSSH]:
         await shell.close()
 
 
+def children() -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def gone(pid: int) -> bool:
     """Whether it is no process any more, or waits to be reaped."""
     try:
@@ -144,6 +155,62 @@ def test_after_a_master_that_was_killed_or_stands_still_one_logs_in_anew(login: 
             await runs_again(shell)
             assert shell._master._pid != old
             assert gone(old)
+
+    finish(scenario())
+
+
+def test_a_login_that_is_given_up_leaves_no_ssh_behind(tmp_path: Path) -> None:
+    hangs = 'ForceCommand case "$SSH_ORIGINAL_COMMAND" in *"exec cat"*) cat >/dev/null;; esac\n'
+
+    async def scenario() -> None:
+        with sshd(tmp_path / "sshd", hangs) as login:
+            before = children()
+            async with opened(login.ssh) as shell:
+                given_up = asyncio.create_task(shell.run(["true"]))
+                await until(lambda: any(b"exec cat" in cmdline(pid) for pid in children() - before))
+                given_up.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await given_up
+                assert children() == before
+                await until(lambda: not login.servers())
+
+    finish(scenario())
+
+
+@pytest.mark.parametrize("what", ["logs in", "may ask"])
+def test_a_job_in_the_background_of_a_terminal_is_not_stopped(login: Login, what: str) -> None:
+    """It would be, for setting that terminal."""
+    code = HOLD.replace("await asyncio.sleep(600)", "await shell.close()")
+    if what == "may ask":
+        code = "from tokenstorm.cli.terminal import asking\nassert asking()"
+    child, terminal = pty.fork()
+    if child == 0:
+        job = os.fork()
+        if job == 0:
+            os.setpgid(0, 0)
+            os.execv(sys.executable, [sys.executable, "-c", code, login.ssh.model_dump_json()])
+        _, status = os.waitpid(job, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            os.kill(job, signal.SIGKILL)
+        os._exit(os.WIFSTOPPED(status) or os.WEXITSTATUS(status))
+    try:
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while os.read(terminal, 4096):
+                pass
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        os.close(terminal)
+
+
+def test_the_paths_of_keys_may_hold_what_names_of_files_do(login: Login, tmp_path: Path) -> None:
+    for file in ("user", "user.pub", "known_hosts"):
+        (tmp_path / f"a %h b {file}").write_bytes((tmp_path / "sshd" / file).read_bytes())
+        (tmp_path / f"a %h b {file}").chmod(0o600)
+
+    async def scenario() -> None:
+        files = {"identity_file": f"{tmp_path}/a %h b user", "known_hosts": f"{tmp_path}/a %h b known_hosts"}
+        async with opened(login.ssh.model_copy(update=files)) as shell:
+            assert (await shell.run(["true"])).status == 0
 
     finish(scenario())
 

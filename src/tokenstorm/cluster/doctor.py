@@ -107,7 +107,13 @@ async def _slurm(visit: Visit) -> Finding:
         await visit.site.scheduler.states(["1"])
     except Unreachable as error:
         return "failed", f"{version} is there, but {error}; ask the site whether Slurm is up"
-    return "ok", f"{version}; states from {', '.join(name for name in _TELLING if name in there)}"
+    telling, silent = [name for name in _TELLING if name in there], ""
+    if "sacct" in there:
+        asked = await visit.site.shell.run(clean(["timeout", "10", "sacct", "--noheader", "--jobs=1"]))
+        if asked.status:
+            telling.remove("sacct")
+            silent = f" (sacct: {asked.stderr.decode(errors='replace').strip() or 'no answer'})"
+    return "ok", f"{version}; states from {', '.join(telling)}{silent}"
 
 
 async def _base_path(visit: Visit) -> Finding:
