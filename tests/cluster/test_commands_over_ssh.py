@@ -72,6 +72,14 @@ def test_a_command_that_arrives_in_part_is_not_run(tmp_path: Path) -> None:
     assert (tmp_path / "a").is_dir()
 
 
+def test_a_command_that_was_ended_at_its_deadline_has_no_status(tmp_path: Path) -> None:
+    """Whoever waits for it may have slept meanwhile: that it was ended is no answer of the command's."""
+    command = once(["sh", "-c", f"sleep 60; touch {tmp_path}/after"], {}, 1)
+    done = subprocess.run(["sh", "-c", command.line], input=command.script, capture_output=True, check=False)
+    assert command.answer(done.stdout, done.stderr) is None
+    assert not (tmp_path / "after").exists()
+
+
 def test_nobody_there_sees_the_environment_of_a_command(kind: Kind, tmp_path: Path) -> None:
     async def what(there: Remote) -> None:
         seen = await there.run(

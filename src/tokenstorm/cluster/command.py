@@ -34,13 +34,13 @@ class Command:
 
 
 def once(argv: Sequence[str], environment: Mapping[str, str], timeout: float) -> Command:
-    """A command that ends, and tells its status; where nobody waits for it any more it is ended, after `timeout` seconds."""
-    limited = ["timeout", "--kill-after=5", f"{ceil(timeout)}"]
+    """A command that tells its status at its end; after `timeout` seconds it is ended, and tells none."""
+    limited = shlex.join(["timeout", "--kill-after=5", f"{ceil(timeout)}"])
+    telling = shlex.quote('"$@"; code=$?; printf "\\n%s %s\\n" {mark} $code >&2; exit $code')
     return _command(
         argv,
         environment,
-        f'if command -v timeout >/dev/null; then set -- {shlex.join(limited)} "$@"; fi\n"$@"\n'
-        "code=$?\nprintf '\\n%s %s\\n' {mark} $code >&2\nexit $code",
+        f'set -- sh -c {telling} sh "$@"\nif command -v timeout >/dev/null; then exec {limited} "$@"; fi\nexec "$@"',
     )
 
 
