@@ -1,5 +1,6 @@
 """What goes wrong, with real processes: services that fail, signals, killed processes, full disks. Nothing is lost."""
 
+import asyncio
 import json
 import math
 import os
@@ -11,7 +12,10 @@ import time
 
 import pytest
 
+import plans
 from running import TIMEOUT, Run, Stage, Truth, alive, fetch, free_port, rank_pids, running_second, wait_for
+from tokenstorm.loadgen import launcher
+from tokenstorm.runs import RunPaths
 
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
 
@@ -201,6 +205,48 @@ def test_a_rank_that_somebody_else_terminates_is_lost_too(stage: Stage) -> None:
     assert counts["unsent"] > 0
     assert run.stderr == ""
     in_order(run)
+
+
+FAR_TOO_MUCH = (
+    "--num-clients",
+    "2",
+    "--requests-per-second",
+    "500000",
+    "--duration",
+    "1",
+    "--drain",
+    "0",
+    "--ranks",
+    "1",
+)
+
+
+def test_a_rank_that_records_far_more_than_it_could_send_is_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "END_SLACK_SECONDS", 3.0)  # less than the lines take, so that they need not be more
+    run = Run(stage.folder / "run")
+    load = plans.plan(
+        targets=[{"replica": "0", "url": stage.truth().url}],
+        num_clients=2,
+        requests_per_second=500_000.0,
+        duration_seconds=1.0,
+        drain_seconds=0.0,
+    )
+    summary = asyncio.run(launcher.Launcher(load, RunPaths(run.root)).run())
+    assert run.stderr == ""
+    assert [rank.lost for rank in summary.ranks] == [None]
+    assert summary.counts.scheduled == summary.counts.sent + summary.counts.unsent == 500_000
+
+
+def test_a_rank_whose_launcher_is_killed_while_it_records_ends_without_a_traceback(stage: Stage) -> None:
+    process, run = stage.starting(stage.truth().url, *FAR_TOO_MUCH)
+    wait_for(lambda: any(second["unsent"] for second in run.timeline()), "nothing was unsent")
+    pids = rank_pids(process.pid)
+    process.kill()
+    stage.ended(process)
+    wait_for(lambda: not any(alive(pid) for pid in pids), "a rank outlived its launcher")
+    assert run.stderr == ""
 
 
 def test_a_killed_launcher_leaves_no_rank_behind_and_a_run_that_can_be_reported(stage: Stage) -> None:

@@ -384,6 +384,10 @@ def test_every_command_tells_what_its_call_answers(start: Callable[..., Up]) -> 
         ended = up.command(*words)
         assert (ended.code, ended.err) == (0, ""), words
         assert said in ended.out, words
+    for action in ("show", "results"):
+        advice = re.search(r"\(tokenstorm (report) ([0-9a-f]{8})\)", up.command("group", action, group_id).out)
+        assert advice, action
+        assert "verdict:" in up.command(*advice.groups()).out
     results = up.command("group", "results", group_id, "--json")
     assert json.loads(results.out)["counts"]["succeeded"] == 20
     assert up.command("group", "delete", group_id, "--purge").code == 0

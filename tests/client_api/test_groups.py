@@ -9,7 +9,7 @@ from groups import GROUPS, SMALL, Api, Jobs, Services, api
 from tokenstorm.client_api.group import UNCONFIRMED
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
-from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.scheduler import JobId, JobState
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, TokenstormError, Unconfirmed, Unreachable
 from waiting import finish, until
 
@@ -46,6 +46,39 @@ def test_a_group_waits_for_its_service_and_starts_by_itself(tmp_path: Path) -> N
             assert len(it.jobs.submits) == 1
             it.jobs.found[info["job_id"]] = JobState("running", nodes=("n1",))
             assert (await it.until(group, status="running"))["started_at"]
+
+    finish(work())
+
+
+class NeverRan(Jobs):
+    """Cancels jobs that are pending as Slurm's accounting tells it: with status 0."""
+
+    async def cancel(self, job: JobId) -> None:
+        self.found[job] = JobState("ended", "cancelled", exit_code=0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "means"),
+    [
+        ("PartitionNodeLimit", "no node or limit of the partition fits it: stop it, and ask for fewer nodes"),
+        ("PartitionTimeLimit", "stop it, and ask for fewer minutes"),
+        ("JobHeldUser", "release it with `scontrol release`"),
+        ("InvalidQOS", "stop it, and correct the profile"),
+    ],
+)
+def test_a_group_that_pends_for_ever_says_what_that_means_and_stopped_waits_for_nothing(
+    tmp_path: Path, reason: str, means: str
+) -> None:
+    async def work() -> None:
+        async with api(tmp_path, NeverRan(first=JobState("pending", reason=reason))) as it:
+            group = await it.create()
+            await until(lambda: it.manager.get(group).reason != "submitted")
+            said = (await it.info(group))["reason"]
+            assert said.startswith(f"{reason}: ")
+            assert means in said
+            assert it.manager.stop(group).reason == "stopping: its job, which has not begun, is cancelled"
+            info = await it.until(group, status="stopped")
+            assert (info["outcome"], info["reason"]) == ("cancelled", "stopped")
 
     finish(work())
 

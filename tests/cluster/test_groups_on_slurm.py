@@ -109,6 +109,19 @@ def test_more_nodes_than_the_engine_leaves_are_refused_with_a_way_out(tmp_path: 
     finish(work(), 60)
 
 
+def test_more_nodes_than_there_are_pend_for_ever_with_what_to_do_and_leave_nothing_to_fetch(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with groups(tmp_path, "http://127.0.0.1:9") as api:
+            group = await api.create(nodes=99, ranks=99, num_clients=99)
+            info = await api.until(group, lambda info: "ask for fewer nodes" in info["reason"])
+            assert info["reason"].startswith("Partition")
+            await api.post(f"/{group}/stop")
+            info = await api.stopped(group)
+            assert (info["outcome"], info["reason"]) == ("cancelled", "stopped")
+
+    finish(work(), 60)
+
+
 def test_results_logs_and_reports_come_home_and_can_be_fetched_again(tmp_path: Path, stage: Stage) -> None:
     engine = stage.simulate()
 

@@ -278,6 +278,18 @@ def test_term_ends_all_engines_their_workers_too(stage: Stage, engines: list[int
     assert {service.published(index)["reason"] for index in range(2)} == {"the service was stopped"}
 
 
+def test_a_service_that_is_stopped_leaves_no_traceback(stage: Stage) -> None:
+    service = Service(stage, replicas_per_node=2)
+    with (stage.folder / "log").open("wb") as log:
+        argv = [sys.executable, "-m", "tokenstorm.node", str(service.folder)]
+        service.process = stage.popen(argv, stderr=log)
+    for index in range(2):
+        service.reaches("running", index)
+    service.process.terminate()
+    assert service.process.wait(60) == 128 + signal.SIGTERM
+    assert (stage.folder / "log").read_text() == ""
+
+
 @pytest.mark.parametrize("status", ["starting", "running"])
 def test_engines_and_their_workers_end_with_a_wrapper_that_is_killed(
     stage: Stage, engines: list[int], status: str

@@ -18,6 +18,8 @@ from tokenstorm.sdk.waits import patiently
 AGAIN_SECONDS = 0.5
 BACK_SECONDS = 30.0
 """How long an API that went away in the middle of a watch is waited for."""
+ID_SHOWN = 8
+"""So much of a run id tells it from others."""
 _NO_RESULTS = frozenset((404, 409))
 
 
@@ -200,7 +202,7 @@ def _results(client: Client, group: Group, *, as_json: bool) -> int:
         why = group.info.reason or "it left no results"
         message = f"group {group.group_id} {group.info.outcome}: {why}"
         raise ApiError(message) from None
-    code = show_summary(summary, group.info.run_dir or group.info.run_id, as_json=as_json)
+    code = show_summary(summary, _reported(group), as_json=as_json)
     if group.info.outcome not in {"completed", "cancelled"}:
         tell(f"group {group.group_id} {group.info.outcome}: {group.info.reason}")
         return 1
@@ -231,9 +233,15 @@ def _show(group: Group) -> None:
             ("created", info.created_at),
             ("started", info.started_at),
             ("ended", info.ended_at),
-            ("run", info.run_dir or info.run_id),
+            ("run", _reported(group) if info.status == "stopped" and info.started_at else info.run_id),
         ]
     )
+
+
+def _reported(group: Group) -> str:
+    """Its run, and how to see that again: it came home, by its id; the folder on the cluster is not ours to read."""
+    run_id = group.info.run_id
+    return f"{run_id}  (tokenstorm report {run_id[:ID_SHOWN]})"
 
 
 def _say(args: argparse.Namespace, answer: object, text: str) -> None:

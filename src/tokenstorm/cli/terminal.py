@@ -19,7 +19,7 @@ INVALID = 3
 
 
 def show_summary(summary: Summary, where: str, *, as_json: bool) -> int:
-    """The results of a run, whose files are at `where`; the exit code that its verdict means."""
+    """The results of a run, found again by `where`; the exit code that its verdict means."""
     if as_json:
         show_json(summary)
     else:

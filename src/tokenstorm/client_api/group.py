@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from tokenstorm.client_api.schemas import signal_lead
+from tokenstorm.cluster.hold import why_pending
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.scheduler import Outcome as JobOutcome
 from tokenstorm.loadgen.live import Status as LauncherStatus
@@ -61,6 +62,7 @@ class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     job_id: str | None = None
     job_state: str | None = None
+    submitted_at: str | None = None
     client_address: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
@@ -111,13 +113,15 @@ def submitting(group: ClientGroup, engine: str | None) -> ClientGroup:
 
 def submitted(group: ClientGroup, job_id: str) -> ClientGroup:
     """The scheduler has the job."""
-    return msgspec.structs.replace(group, stage="queued", job_id=job_id, job_state="pending", reason="submitted")
+    return msgspec.structs.replace(
+        group, stage="queued", job_id=job_id, job_state="pending", submitted_at=now(), reason="submitted"
+    )
 
 
 def observed(group: ClientGroup, job: JobState) -> ClientGroup:
     """What the scheduler says of a job that is not over."""
     if job.phase == "pending":
-        reason = group.reason if group.ending else job.reason
+        reason = group.reason if group.ending else why_pending(job, _seconds_since(group.submitted_at))
         return msgspec.structs.replace(group, job_state="pending", reason=reason)
     return msgspec.structs.replace(
         group,
@@ -190,6 +194,9 @@ def _reached_its_limit(group: ClientGroup) -> bool:
     """Whether the job ran so long that the signal ahead of its limit had come."""
     if group.started_at is None:
         return False
-    ran = datetime.now(UTC) - datetime.fromisoformat(group.started_at)
     ahead = signal_lead(group.drain_seconds) + SIGNALLED_EARLY_SECONDS
-    return ran.total_seconds() >= group.time_limit_minutes * 60 - ahead
+    return _seconds_since(group.started_at) >= group.time_limit_minutes * 60 - ahead
+
+
+def _seconds_since(moment: str | None) -> float:
+    return 0.0 if moment is None else (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()

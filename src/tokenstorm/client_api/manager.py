@@ -192,7 +192,11 @@ class ClientManager:
 
     def stop(self, group_id: int) -> ClientGroup:
         """Drain a group and keep everything. One that is over stays as it is."""
-        return self.end(self.get(group_id), "stop", "stopping: what was sent is waited for")
+        group = self.get(group_id)
+        what = (
+            "what was sent is waited for" if group.stage == "running" else "its job, which has not begun, is cancelled"
+        )
+        return self.end(group, "stop", f"stopping: {what}")
 
     def delete(self, group_id: int, *, purge: bool) -> None:
         """Take a group off the list, and stop it if need be. `purge` removes its files too."""
@@ -354,9 +358,11 @@ class ClientManager:
     def _expected(self, group_id: int, job: JobState) -> Expected:
         """What a job that is over must have left."""
         group, live = self._active[group_id], self._live.get(group_id)
+        had_nodes = group.started_at is not None or bool(job.nodes)
+        never_ran = job.outcome == "cancelled" and not had_nodes  # Slurm says that it ended with 0 all the same
         return Expected(
-            ran=job.outcome != "lost" and (group.started_at is not None or bool(job.nodes)),
-            ended_well=job.exit_code in _ENDED_WELL
+            ran=job.outcome != "lost" and had_nodes,
+            ended_well=(job.exit_code in _ENDED_WELL and not never_ran)
             or job.outcome == "completed"
             or (live is not None and live.progress.phase == "finished"),
             written=live.written if live else {},

@@ -233,8 +233,9 @@ class Launcher:
                 return (self._aborted_at - monotonic_ns()) / 1e9 + END_SLACK_SECONDS
             if self._start_at is None or self._window_end is None:
                 return None
-            end = self._start_at + self._window_end
-            return (end - monotonic_ns()) / 1e9 + self.plan.drain_seconds + END_SLACK_SECONDS
+            drained = self._start_at + self._window_end + round(self.plan.drain_seconds * 1e9)
+            end = max(drained, self._group.recorded_at)  # millions of lines take long, and a rank at it is well
+            return (end - monotonic_ns()) / 1e9 + END_SLACK_SECONDS
 
         return left
 

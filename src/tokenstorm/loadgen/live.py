@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import datetime
+from time import monotonic_ns
 from typing import Literal
 
 import msgspec
@@ -120,6 +121,8 @@ class Group:
         self.sent_by: dict[int, int] = {}
         self.stalled: dict[int, float] = {}
         self.left_out: set[str] = set()
+        self.recorded_at = 0
+        """When a rank last said that it gave lines to what was never sent, in nanoseconds of the monotonic clock."""
         self.waited_below_cap = 0
         self.scheduled = self.sent = self.succeeded = self.failed = self.unsent = self.output_tokens = 0
         self._pending: list[tuple[int, Delta]] = []
@@ -128,6 +131,8 @@ class Group:
     def add(self, rank: int, delta: Delta) -> None:
         """Take in one second of one rank."""
         self.last[rank] = delta
+        if delta.unsent:
+            self.recorded_at = monotonic_ns()
         self.left_out |= set(delta.left_out)
         self.worst[rank] = _worse(self.worst.get(rank), delta)
         self.cpu_seconds[rank] = self.cpu_seconds.get(rank, 0.0) + delta.cpu

@@ -222,6 +222,7 @@ class RankProcess:
                     self._told = True
                     self._rank.abort()
                 case _:  # nobody is left who wants the numbers, or the run ends before it began
+                    self._deserted = True
                     if self._rank:
                         self._rank.abort()
                     return

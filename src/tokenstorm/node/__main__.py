@@ -29,11 +29,12 @@ async def run(folder: Path, keeper: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     stopping = asyncio.create_task(told.wait())
-    over = asyncio.gather(*tasks)
+    over = asyncio.create_task(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
     await asyncio.wait((over, stopping), return_when=asyncio.FIRST_COMPLETED)
     if over.done():
         stopping.cancel()
-        over.result()
+        for task in over.result()[0]:
+            task.result()  # raised when it is a bug: replicas see to their own failures
         return 1
     for task in tasks:
         task.cancel()
