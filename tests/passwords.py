@@ -1,6 +1,7 @@
 """An SSH server that wants a password and a code, as sites with two factors do."""
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+
+from tokenstorm.cluster.master import ended
 
 
 class Asking(asyncssh.SSHServer):
@@ -37,23 +40,6 @@ class Asking(asyncssh.SSHServer):
         return list(responses) == ["secret", "123456"]
 
 
-async def run_it(process: "asyncssh.SSHServerProcess[bytes]") -> None:
-    """What sshd does with a command."""
-    pipe = asyncio.subprocess.PIPE
-    shell = await asyncio.create_subprocess_shell(str(process.command), stdin=pipe, stdout=pipe, stderr=pipe)
-
-    async def carry(source: Any, target: Any) -> None:
-        while data := await source.read(65536):
-            target.write(data)
-        target.write_eof()
-
-    assert shell.stdin
-    given = asyncio.create_task(carry(process.stdin, shell.stdin))
-    await asyncio.gather(carry(shell.stdout, process.stdout), carry(shell.stderr, process.stderr))
-    given.cancel()
-    process.exit(await shell.wait())
-
-
 @dataclass
 class Site:
     """Where it listens, what it was given, and who is logged in."""
@@ -61,6 +47,32 @@ class Site:
     port: int = 0
     typed: list[list[str]] = field(default_factory=list)
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
+    running: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def run(self, process: "asyncssh.SSHServerProcess[bytes]") -> None:
+        """Run a command, as sshd does."""
+        task = asyncio.create_task(_run(process))
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+
+
+async def _run(process: "asyncssh.SSHServerProcess[bytes]") -> None:
+    pipe = asyncio.subprocess.PIPE
+    shell = await asyncio.create_subprocess_shell(str(process.command), stdin=pipe, stdout=pipe, stderr=pipe)
+
+    async def carry(source: Any, target: Any) -> None:
+        with contextlib.suppress(OSError, asyncssh.Error):  # its caller is gone
+            while data := await source.read(65536):
+                target.write(data)
+            target.write_eof()
+
+    given = asyncio.create_task(carry(process.stdin, shell.stdin))
+    try:
+        await asyncio.gather(carry(shell.stdout, process.stdout), carry(shell.stderr, process.stderr))
+        process.exit(await shell.wait())
+    finally:
+        given.cancel()
+        await ended(shell)
 
 
 @asynccontextmanager
@@ -72,7 +84,7 @@ async def site(known_hosts: Path) -> AsyncIterator[Site]:
         0,
         server_factory=lambda: Asking(site.typed),
         server_host_keys=[key],
-        process_factory=run_it,
+        process_factory=site.run,
         encoding=None,
         acceptor=site.connections.append,
     )
@@ -86,6 +98,9 @@ async def site(known_hosts: Path) -> AsyncIterator[Site]:
         for connection in site.connections:
             connection.abort()
             await connection.wait_closed()
+        for task in tuple(site.running):
+            task.cancel()
+            await asyncio.wait((task,))
 
 
 async def conversation(terminal: int, turns: Sequence[tuple[str, str]]) -> str:

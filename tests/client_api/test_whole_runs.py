@@ -125,15 +125,16 @@ def test_a_group_runs_to_its_end_and_gives_results_rows_report_logs_and_metrics(
 def test_killing_the_api_ten_times_during_a_run_leaves_complete_results(stage: Stage, start: Start) -> None:
     engine = stage.simulate()
     api = start(engine)
-    group = api.create(duration_seconds=12.0)
+    group = api.create(duration_seconds=600.0)
     for _ in range(10):
         api.kill()
         api = start(engine)
         assert api.info(group)["status"] in {"pending", "running"}
-    info = api.until(group, "stopped")
-    assert info["outcome"] == "completed"
+    wait_for(lambda: (api.info(group)["progress"] or {}).get("succeeded"), "no answers")
+    assert api.client.post(f"{GROUPS}/{group}/stop").status_code == 200
+    assert api.until(group, "stopped")["outcome"] == "cancelled"
     counts = api.client.get(f"{GROUPS}/{group}/results").json()["counts"]
-    assert (counts["scheduled"], counts["succeeded"]) == (240, 240)
+    assert counts["scheduled"] == counts["sent"] == counts["succeeded"] > 0
     assert len(list((stage.folder / "cluster" / "jobs").iterdir())) == 1
     assert api.client.get(GROUPS).json() == {"groups": [group], "count": 1}
 

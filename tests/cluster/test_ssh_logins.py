@@ -150,6 +150,9 @@ def test_a_prompt_is_left_by_ctrl_c_with_a_terminal_as_it_was(dot_ssh: Path, tmp
             for command in ("doctor", "up"):
                 child, terminal = pty.fork()
                 if child == 0:
+                    signal.signal(
+                        signal.SIGINT, signal.SIG_DFL
+                    )  # which shells take from what they run in the background
                     os.environ["TOKENSTORM_CONFIG"] = str(tmp_path / "config.toml")
                     os.execv(sys.executable, [sys.executable, "-m", "tokenstorm", command, "--profile", "p"])
                 try:
