@@ -125,7 +125,7 @@ def test_where_the_login_node_reaches_no_node_connections_pass_through_a_job(tmp
             assert site.shell.reach.way == "by a relay beside a job"
             assert (await api.post(f"/{group}/stop")).status_code == 200
             info = await api.stopped(group)
-            assert info["outcome"] == "cancelled"
+            assert (info["outcome"], info["reason"]) == ("cancelled", "stopped")
             assert (await api.summary(group))["counts"]["succeeded"] == len(await api.rows(group)) > 0
 
     finish(work(), 120)

@@ -93,7 +93,7 @@ class Reach:
                 try:
                     streams = await self._on_login_node.open(host, port)
                 except NoRelay as no_relay:
-                    message = f"{error}; {no_relay}"
+                    message = f"{error}; {no_relay}; the relay needs a python3 (3.6 or newer) there"
                     raise ConnectionRefusedError(message) from error
                 self._forwards = False
                 return streams
