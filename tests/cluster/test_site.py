@@ -15,7 +15,7 @@ from tokenstorm.errors import Unreachable
 
 
 def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+    home = tmp_path / "above" / "home"
 
     async def run() -> JobState:
         site = await open_site(load_config({"TOKENSTORM_HOME": str(home)}).profile())
@@ -29,6 +29,7 @@ def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
 
     assert asyncio.run(run()).outcome == "completed"
     assert home.stat().st_mode & 0o777 == 0o700
+    assert home.parent.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(("word", "kind"), [("asyncssh", SSHManager), ("openssh", OpenSSH)])

@@ -57,7 +57,7 @@ def site_over(shell: Shell, profile: Profile) -> Site:
 async def make_base(shell: Shell, profile: Profile) -> None:
     """Make the base path, if it is not there. Raises `Unreachable`."""
     base = str(profile.base_path)
-    made = await shell.run(["mkdir", "-m", "700", "-p", "--", base])
+    made = await shell.run(["sh", "-c", 'umask 077; mkdir -p -- "$1"', "sh", base])
     if made.status:
         message = f"cannot make {base}: {made.stderr.decode(errors='replace').strip()}; choose another base_path"
         raise Unreachable(message)
