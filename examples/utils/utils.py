@@ -101,7 +101,7 @@ def print_results(group_id: int) -> None:
     counts, metrics = results["counts"], results["metrics"]
     print(f"{counts['succeeded']} of {counts['scheduled']} requests succeeded, {counts['failed']} failed")
     print(
-        f"{results['rates']['achieved_rps']:.2f} requests/s, {results['rates']['output_tokens_per_second']:.0f} tokens/s"
+        f"{results['rates']['achieved_rps']:.2f} requests/s, {results['rates']['output_tokens_per_second'] or 0:.0f} tokens/s"
     )
     for name in ("ttft_seconds", "latency_seconds"):
         found = metrics[name]

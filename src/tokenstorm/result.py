@@ -17,6 +17,20 @@ EXHAUSTED = "exhausted"
 """The failure kind of a request for which this machine had no socket or port left: the load generator's fault."""
 
 
+INTERNAL = "internal"
+"""The failure kind of a request whose answer tokenstorm itself could not take in: a fault of ours, not of the service."""
+
+Warned = Literal["no_token", "not_streamed", "short", "skipped", "usage"]
+"""What is odd about an answer that counts as a success all the same:
+
+`no_token`      it holds nothing that was generated
+`not_streamed`  a stream was asked for, and it came in one piece
+`short`         it ended before the tokens that `ignore_eos` promised
+`skipped`       parts of it were neither an answer nor an error, and were skipped
+`usage`         the server's count of tokens is none, or is smaller than the number of chunks with text
+"""
+
+
 class Failure(msgspec.Struct, frozen=True, gc=False):
     """Why a request did not succeed: a `kind` to count by, and the engine's or the system's own words."""
 
@@ -29,7 +43,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
     `sent` None means that the request was never sent; then `slot_free` tells whether a client was free for it.
     `chunks` counts events that carried text; `coalesced` those of them that shared a read with an earlier one.
-    `prompt` is the number of the prompt in its list or file.
+    `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer.
     """
 
     schema: Literal[1]
@@ -58,6 +72,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     error: Failure | None = None
     prompt: int | None = None
     chunk_times: list[int] | None = None
+    warnings: list[Warned] | None = None
 
     @property
     def outcome(self) -> Literal["unsent", "censored", "failed", "succeeded"]:

@@ -11,15 +11,14 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-import httptools
 import pytest
 import trustme
 import uvloop
 
 from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.loadgen.http import RETIRE_NS, Connection, Exchange, Pool, Receive
-from tokenstorm.result import EXHAUSTED
+from tokenstorm.loadgen.http import RETIRE_NS, Exchange, Pool, Receive
+from tokenstorm.result import EXHAUSTED, INTERNAL
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -457,19 +456,23 @@ def test_tls_is_verified() -> None:
     run(main)
 
 
-def test_a_bug_in_whoever_takes_the_body_is_not_taken_for_the_servers_fault() -> None:
+def test_a_bug_in_whoever_takes_the_body_fails_that_request_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     class Buggy(Kept):
         def began(self, status: int) -> Receive:
             raise ZeroDivisionError
 
-    connection = Connection(Pool(Endpoint.parse("http://127.0.0.1:1")))
-
     async def main() -> None:
-        connection.exchange = Buggy()
-        with pytest.raises(httptools.HttpParserCallbackError):
-            connection.data_received(OK)
+        async with server(saying(OK, OK)) as pool:
+            exchange = Buggy()
+            pool.send(exchange)
+            await exchange.over.wait()
+            assert exchange.failure is not None
+            assert exchange.kind == INTERNAL
+            assert "ZeroDivisionError" in exchange.failure.detail
+            assert (await ask(pool)).body == b"ok"
 
     run(main)
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_connection_attempt_that_is_given_up_fails_once_and_leaves_nothing_behind() -> None:

@@ -1,5 +1,6 @@
 """What answers mean, however their bytes arrive."""
 
+import asyncio
 import json
 from itertools import pairwise
 from typing import Any
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from plans import plan as made
 from tokenstorm.errors import PlanError, UsageError
+from tokenstorm.loadgen.answers import Stream, Whole
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Connection, Exchange, Pool, Receive
-from tokenstorm.loadgen.openai import Requests, Stream, Whole
+from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.prompts import load_prompts
 
 
@@ -230,9 +232,9 @@ def expected(events: list[dict[str, Any]], times: list[int]) -> dict[str, Any]:
         for choice in event["choices"]:
             delta = choice.get("delta", {})
             text = choice.get("text") or delta.get("content")
-            if text:
+            if text or delta.get("tool_calls"):
                 content.append(at)
-            if text or delta.get("reasoning_content") or delta.get("reasoning"):
+            if text or delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning"):
                 tokens.append(at)
             finish = choice["finish_reason"] or finish
     reads = sorted(set(tokens))
@@ -273,25 +275,45 @@ class Streamed(Exchange):
 
     def began(self, status: int) -> Receive:
         assert isinstance(self.carrier, Connection)
-        self.stream = Stream(self.carrier.expect)
+        self.stream = Stream(self.carrier)
         return self.stream.receive
 
     def ended(self) -> None:
         self.stream.finish(self.status or 0)
 
 
+class Wire(asyncio.Transport):
+    """A transport that goes nowhere."""
+
+    def write(self, data: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def connected() -> tuple[Connection, Streamed]:
+    connection = Connection(Pool(Endpoint.parse("http://127.0.0.1:1")))
+    connection.connection_made(Wire())
+    connection.exchange = exchange = Streamed(connection)
+    return connection, exchange
+
+
 def over_the_wire(body: bytes, cuts: list[int], chunks: list[int]) -> tuple[Stream, Exchange]:
     """Chunk the body at `chunks`, cut the bytes of the answer into reads at `cuts`, and read them."""
-    connection = Connection(Pool(Endpoint.parse("http://127.0.0.1:1")))
-    connection.exchange = exchange = Streamed(connection)
+    connection, exchange = connected()
     edges = [0, *sorted(cut % (len(body) + 1) for cut in chunks), len(body)]
     parts = [body[begin:end] for begin, end in pairwise(edges) if end > begin]
     framed = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
     answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
     borders = [0, *sorted(cut % (len(answer) + 1) for cut in cuts), len(answer)]
-    for begin, end in pairwise(borders):
-        if end > begin:
-            connection.data_received(answer[begin:end])
+
+    async def read_all() -> None:
+        for begin, end in pairwise(borders):
+            if end > begin:
+                connection.data_received(answer[begin:end])
+
+    asyncio.run(read_all())
     return exchange.stream, exchange
 
 
@@ -317,8 +339,7 @@ def test_events_known_by_their_bytes_count_as_if_they_had_been_decoded(
     events: list[dict[str, Any]], sharing: list[int], spaced: bool
 ) -> None:
     """Whole chunks, one or a few to a read, as engines send them: the quick way and the slow way must agree."""
-    connection = Connection(Pool(Endpoint.parse("http://127.0.0.1:1")))
-    connection.exchange = exchange = Streamed(connection)
+    connection, exchange = connected()
     connection.data_received(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
     times: list[int] = []
     held = b""

@@ -66,7 +66,7 @@ def test_a_percentile_is_a_lower_bound_when_more_is_missing_than_it_leaves(missi
 def summary(results: list[Result], **changes: object) -> Summary:
     plan = made(**{"targets": TWO_REPLICAS, "requests_per_second": 2, "duration_seconds": 10, **changes})
     tally = Tally()
-    tally.add(results, plan, Window(0, 10**10))
+    tally.add(results, Window(0, 10**10))
     ranks = [
         RankReport(rank=0, host="a", cpu=0.1, gc_seconds=0.5, disk=DiskReport(slowest_seconds=0.1)),
         RankReport(rank=1, host="b", cpu=0.3, gc_seconds=0.25, loop_lag_max_seconds=0.2),

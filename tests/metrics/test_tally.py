@@ -19,7 +19,7 @@ WINDOW = Window(1 * SECOND, 11 * SECOND)
 
 def add(results: list[Result]) -> Tally:
     tally = Tally()
-    tally.add(results, PLAN, WINDOW)
+    tally.add(results, WINDOW)
     return tally
 
 
@@ -103,7 +103,7 @@ def test_nothing_merged_changes_nothing_and_nothing_is_shared(some: list[Result]
     tally, total = add(some), Tally()
     total.merge(tally)
     assert_same(total, tally)
-    total.add(some, PLAN, WINDOW)
+    total.add(some, WINDOW)
     assert_same(tally, add(some))
 
 
@@ -198,8 +198,14 @@ def test_a_wait_of_a_millisecond_is_none() -> None:
     assert (waited(1_000_000), waited(1_000_001)) == (0, 1)
 
 
-def test_an_answer_shorter_than_ignore_eos_promised_is_noticed() -> None:
-    assert add([ok(2 * SECOND), ok(2 * SECOND, output_tokens=7)]).short == 1
+def test_what_is_odd_about_a_success_is_counted() -> None:
+    odd = ok(2 * SECOND, warnings=["short", "usage"])
+    assert add([ok(2 * SECOND), odd, odd, ok(2 * SECOND, warnings=["usage"])]).warnings == {"short": 2, "usage": 3}
+
+
+def test_tokens_that_share_one_read_have_no_time_between_them() -> None:
+    """A time per token of 0 would pass every bound."""
+    assert add([ok(2 * SECOND, first_token=3 * SECOND, last_token=3 * SECOND)]).histograms["tpot"].count == 0
 
 
 def test_a_tally_survives_the_way_to_the_launcher() -> None:

@@ -20,7 +20,8 @@ GOOD = Evidence(
     lost=[],
     chunks=10_000,
     coalesced=0,
-    short=0,
+    internal=0,
+    warnings={},
     disk=DiskReport(slowest_seconds=0.4),
     left_out=[],
 )
@@ -72,7 +73,7 @@ def test_a_good_run_is_valid_and_has_no_reasons() -> None:
         ({"chunks": 0, "coalesced": 0}, "valid", None),
         ({"censored": 100}, "valid", None),
         ({"censored": 101}, "suspect", "censored"),
-        ({"short": 1}, "suspect", "short_output"),
+        ({"warnings": {"short": 1}}, "suspect", "short_output"),
         ({"disk": DiskReport(slowest_seconds=0.6, stalls=1)}, "suspect", "disk"),
         ({"disk": DiskReport(lost_lines=1)}, "suspect", "disk"),
         ({"disk": DiskReport(error="No space left on device")}, "suspect", "disk"),
@@ -86,7 +87,7 @@ def test_each_bound_lies_where_the_design_says(change: dict[str, object], state:
 
 
 def test_the_worst_of_several_reasons_decides_and_all_are_told() -> None:
-    verdict = judge(msgspec.structs.replace(GOOD, short=1, lost=[1, 2, 3], send_lag_p99=0.02))
+    verdict = judge(msgspec.structs.replace(GOOD, warnings={"short": 1}, lost=[1, 2, 3], send_lag_p99=0.02))
     assert verdict.state == "invalid"
     assert {reason.code for reason in verdict.reasons} == {"short_output", "ranks_lost", "send_lag"}
 

@@ -39,7 +39,7 @@ def summary(*, simulated: bool, text: str = "plain") -> Summary:
         }
     )
     tally = Tally()
-    tally.add([result(seq, text) for seq in range(10)], plan, Window(0, 10**9))
+    tally.add([result(seq, text) for seq in range(10)], Window(0, 10**9))
     run = Run(
         plan=plan,
         outcome="completed",

@@ -54,7 +54,7 @@ def result(seq: int, **fields: object) -> Result:
 def summary(results: list[Result], environment: Environment, **plan_fields: object) -> Summary:
     plan = made(**{"targets": TWO_REPLICAS, "requests_per_second": 10, "duration_seconds": 1, **plan_fields})
     tally = Tally()
-    tally.add(results, plan, Window(0, 10**9))
+    tally.add(results, Window(0, 10**9))
     run = Run(
         plan=plan,
         outcome="cancelled",

@@ -1,15 +1,26 @@
 """Where a replica listens, from what a user calls its address."""
 
-from typing import Self
-from urllib.parse import urlsplit
+import re
+from typing import Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from tokenstorm.errors import UsageError
+from tokenstorm.plan import Plan
+
+Operation = Literal["chat", "completions"]
+
+_OPERATIONS: dict[Operation, str] = {"chat": "/chat/completions", "completions": "/completions"}
+_VERSION = re.compile(r"/v\d+[a-z]*\d*$")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where a replica listens. `path` is what precedes `/v1`; a unix socket has no host."""
+    """Where a replica listens. A unix socket has no host.
+
+    `path` is what precedes the API's own `api`, which is `/v1` unless the URL says otherwise; `query` follows every
+    path, and starts with `?` if there is one. `operation` is what the URL names, if it names one.
+    """
 
     host: str
     port: int
@@ -17,10 +28,24 @@ class Endpoint(msgspec.Struct, frozen=True):
     authority: str
     tls: bool = False
     unix: str | None = None
+    api: str = "/v1"
+    query: str = ""
+    operation: Operation | None = None
+
+    def target(self, path: str) -> str:
+        """What a request line says for `path` below the API, as in `/models`."""
+        return f"{self.path}{self.api}{path}{self.query}"
+
+    def target_of(self, operation: Operation) -> str:
+        """The same for an operation."""
+        return self.target(_OPERATIONS[operation])
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read `http://host:port[/prefix][/v1]`, `https://…` or `unix:/path/to/socket`."""
+        """Read `http://host:port[/prefix][/v1]`, the same with `/chat/completions` behind it, `https://…` or `unix:/path`.
+
+        An address of an operation is taken as it is, be there a `/v1` in it or not.
+        """
         if url.startswith("unix:"):
             path = url.removeprefix("unix:").removeprefix("//")
             if not path.startswith("/"):
@@ -37,16 +62,54 @@ class Endpoint(msgspec.Struct, frozen=True):
         if parts.scheme not in {"http", "https"} or not host:
             message = f"{url!r} needs a scheme and a host, as in http://127.0.0.1:8000"
             raise UsageError(message)
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            message = f"{url!r}: leave out user names, queries and fragments (an API key goes into --api-key-env)"
+        keys = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        if "@" in parts.netloc or parts.fragment or (parts.query and keys != ["api-version"]):
+            message = (
+                f"{url!r}: leave out user names, fragments and queries other than api-version "
+                "(an API key goes into --api-key-env)"
+            )
             raise UsageError(message)
         if port == 0:
             message = f"{url!r}: port 0 is none that a service can listen on"
             raise UsageError(message)
         authority = parts.netloc
-        if any(not character.isprintable() or character == " " for character in authority + parts.path):
+        if any(not character.isprintable() or character == " " for character in authority + parts.path + parts.query):
             message = f"{url!r} has characters that no URL may hold"
             raise UsageError(message)
-        path = parts.path.rstrip("/").removesuffix("/v1")
+        path, operation = _without_operation(parts.path.rstrip("/"))
+        version = _VERSION.search(path)
+        api = version[0] if version else "" if operation else "/v1"
         tls = parts.scheme == "https"
-        return cls(host=host, port=port or (443 if tls else 80), path=path, authority=authority, tls=tls)
+        return cls(
+            host=host,
+            port=port or (443 if tls else 80),
+            path=path[: version.start()] if version else path,
+            authority=authority,
+            tls=tls,
+            api=api,
+            query=f"?{parts.query}" if parts.query else "",
+            operation=operation,
+        )
+
+
+def _without_operation(path: str) -> tuple[str, Operation | None]:
+    """The path before an operation's own, and the operation; the path as it is where it names none."""
+    for operation, end in _OPERATIONS.items():
+        if path.endswith(end):
+            return path.removesuffix(end), operation
+    return path, None
+
+
+def endpoints_of(plan: Plan) -> list[Endpoint]:
+    """Where the plan's replicas listen. Raises `UsageError` for an address of another operation than the plan's."""
+    endpoints = []
+    for target in plan.targets:
+        endpoint = Endpoint.parse(target.url)
+        if endpoint.operation not in {None, plan.endpoint}:
+            message = (
+                f"{target.url} is the address of {endpoint.operation}, and the load is for {plan.endpoint}: "
+                f"say --endpoint {endpoint.operation} (`endpoint` in a request), or leave out what follows the version"
+            )
+            raise UsageError(message)
+        endpoints.append(endpoint)
+    return endpoints

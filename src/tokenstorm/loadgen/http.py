@@ -3,6 +3,8 @@
 Each piece of body is handed on at once, with the time of the read that brought it. Whoever takes them may tell the
 connection what it expects: then a read that is one whole chunk, and differs from the last only in a text, is known by
 comparing bytes. Such a read leaves the framing where it was, so that the parser need not see it.
+
+Whatever a server sends is data: it fails its own request at worst, and never the process.
 """
 
 import asyncio
@@ -10,14 +12,17 @@ import errno
 import os
 import socket
 import ssl
+import traceback
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import cast
 
 import httptools
+import msgspec
 
+from tokenstorm.errors import NOT_JSON
 from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.result import EXHAUSTED, Failure
+from tokenstorm.result import EXHAUSTED, INTERNAL, Failure
 
 RETIRE_NS = 4_000_000_000
 """Engines close a connection that was idle for 5 s; ours go a second earlier."""
@@ -25,9 +30,19 @@ RETIRE_NS = 4_000_000_000
 RACE_NS = 1_000_000_000
 """A reused connection that ends later than this after the send was not closed while idle."""
 
+IDLE_TOO_LONG = 408
+"""What some servers say on an idle connection before they close it; it may cross the next request on its way."""
+
+LINGER_SECONDS = 0.001
+"""How long a connection whose answer is complete may take to end its framing: servers write the last chunk apart."""
+
 FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
+TOLD_HEADERS = frozenset((b"content-encoding", b"location"))
+LARGEST_HEAD = 256 * 1024
+"""Bytes without any of a body: headers of a sane server are far shorter, and the parser's time grows with their square."""
 
 MANY_TAILS = 64
+MANY_TEXTS = 8192
 LARGEST_EXPECTED = 2048
 """Bytes of a read beyond which it is parsed, whatever is expected."""
 
@@ -48,6 +63,10 @@ class Exchange:
     done: int | None = None
     failure: Failure | None = None
     resent: bool = False
+    coding = ""
+    """How the body is coded, where the server says so although nobody asked for it."""
+    location = ""
+    """Where the server would rather be asked."""
     carrier: "Connection | asyncio.Task[None] | None" = None
 
     def began(self, status: int) -> Receive:
@@ -67,10 +86,11 @@ class Exchange:
             carrier.cancel()
 
     def fail(self, kind: str, detail: str) -> None:
-        """End the exchange with a failure and give up its connection."""
+        """End the exchange with a failure, unless its answer is complete, and give up its connection."""
         self.leave()
-        self.done = monotonic_ns()
-        self.failure = Failure(kind, detail)
+        if self.done is None:
+            self.done = monotonic_ns()
+            self.failure = Failure(kind, detail)
         self.ended()
 
 
@@ -90,6 +110,7 @@ class Connection(asyncio.Protocol):
     """One connection to one replica; it carries one exchange at a time."""
 
     __slots__ = (
+        "_bodiless",
         "_data",
         "_expected_below",
         "_feed",
@@ -97,6 +118,7 @@ class Connection(asyncio.Protocol):
         "_head",
         "_head_at",
         "_headers_done",
+        "_linger",
         "_note",
         "_parser",
         "_pool",
@@ -104,6 +126,7 @@ class Connection(asyncio.Protocol):
         "_tail",
         "_tail_size",
         "_text_at",
+        "_told",
         "_transport",
         "_whole",
         "closed",
@@ -127,40 +150,84 @@ class Connection(asyncio.Protocol):
         self._whole = False
         self.connected = self.idle_since = self.read_at = 0
         self._data = self._head = self._tail = b""
-        self._expected_below = self._head_at = self._text_at = self._tail_size = 0
+        self._expected_below = self._head_at = self._text_at = self._tail_size = self._bodiless = 0
+        self._told: dict[bytes, bytes] = {}
+        self._linger: asyncio.TimerHandle | None = None
         self._note: Callable[[int], None] = _nobody
 
     def data_received(self, data: bytes) -> None:
         self.read_at = now = monotonic_ns()
         size = len(data)
-        text_at = self._text_at
         if (
             size < self._expected_below
             and data.startswith(self._head, self._head_at)
             and data.endswith(self._tail)
-            and text_at < data.find(b'"', text_at) == size - self._tail_size
+            and ((text := data[self._text_at : size - self._tail_size]) in _texts or _is_text(text))
             and data.startswith(_CHUNK_LINES[size])
         ):
             note = self._note
             note(now)
             return
         self._expected_below = 0
+        if self.exchange is None:
+            self._close()  # nobody asked, and nobody must be given it later
+            return
         self._data = data
+        self._bodiless += size
+        self._parse(data)
+        if self._whole:  # only now: the next request must not be given what is left of this read
+            self._whole = False
+            self._complete()
+        elif self.exchange is not None and self.exchange.done is not None:
+            self._wait_for_the_end()
+
+    def _parse(self, data: bytes) -> None:
         feed = self._feed
         try:
             feed(data)
-        except httptools.HttpParserCallbackError:
-            raise  # a bug of ours, not of the server
+        except httptools.HttpParserCallbackError as error:
+            self._blame_ourselves(error.__context__ or error)
+        except httptools.HttpParserUpgrade:
+            self._broken("malformed", "HTTP 101: the server switches to a protocol that nobody asked for")
         except httptools.HttpParserError as error:
             if self._whole:
                 self._close()  # what follows a whole answer is nobody's
             else:
                 self._broken("malformed", f"not HTTP: {error}")
-        if self._whole:  # only now: the next request must not be given what is left of this read
-            self._whole = False
-            self._complete()
+        else:
+            if self._bodiless > LARGEST_HEAD:
+                self._broken("malformed", f"more than {LARGEST_HEAD >> 10} KiB of headers")
+
+    def _blame_ourselves(self, error: BaseException) -> None:
+        """A fault of ours in taking an answer in costs that request alone, and is told: in its line, and in the log."""
+        traceback.print_exception(error)
+        what = f"{type(error).__name__}: {error}"
+        self._broken(INTERNAL, f"tokenstorm itself failed on this answer, please report it: {what}")
+
+    def answered(self) -> None:
+        """Called while a piece of body is taken: the answer is complete, whatever its framing says."""
+        exchange = self.exchange
+        if exchange is not None and exchange.done is None:
+            exchange.done = self.read_at
+            self._receive = self._refuse_more
+
+    def _refuse_more(self, piece: bytes, _at: int) -> None:
+        if not piece.isspace():
+            self._close()
+
+    def _wait_for_the_end(self) -> None:
+        """The answer is complete, its framing is not: what ends it at once saves the connection."""
+        if self.closed:
+            self._stop_waiting()
+        elif self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._stop_waiting)
+
+    def _stop_waiting(self) -> None:
+        self._close()
+        self._complete()
 
     def on_body(self, piece: bytes) -> None:
+        self._bodiless = 0
         self._receive(piece, self.read_at)
 
     def expect(self, head: bytes, tail: bytes, note: Callable[[int], None]) -> None:
@@ -185,7 +252,7 @@ class Connection(asyncio.Protocol):
         if exchange.connected is None:
             exchange.connected = self.connected
         self.exchange = exchange
-        self.read_at = 0
+        self.read_at = self._bodiless = 0
         self._transport.write(exchange.request)
 
     def abandon(self) -> None:
@@ -193,6 +260,7 @@ class Connection(asyncio.Protocol):
         self.exchange = None
         self.closed = True
         self._receive = _nobody
+        self._forget_the_end()
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -204,33 +272,51 @@ class Connection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return
-        if exc is None and self._headers_done and not self._framed:
-            self._complete()  # the body ended with the connection
+        if exchange.done is not None or (exc is None and self._headers_done and not self._framed):
+            self._complete()  # it was complete already, or the body ended with the connection
         elif self._lost_the_race(exchange):
             self.exchange = None
             self._pool.resend(exchange)
         else:
             where = "in the middle of the answer" if self.read_at else "before any answer"
-            self._broken("reset" if exc else "closed", f"{exc or 'the server closed the connection'}, {where}")
+            what = (str(exc) or type(exc).__name__) if exc else "the server closed the connection"
+            self._broken("reset" if exc else "closed", f"{what}, {where}")
 
     def _lost_the_race(self, exchange: Exchange) -> bool:
         """Whether the server closed an idle connection while the request was on its way to it."""
-        just_sent = monotonic_ns() - exchange.sent < RACE_NS
-        return just_sent and not (self.read_at or self.fresh or exchange.resent)
+        return not self.read_at and self._may_be_late(exchange)
 
-    def on_header(self, name: bytes, _value: bytes) -> None:
-        if name.lower() in FRAMING_HEADERS:
+    def _may_be_late(self, exchange: Exchange) -> bool:
+        """Whether what comes may speak of the time before this request: it was just sent on a reused connection."""
+        return monotonic_ns() - exchange.sent < RACE_NS and not (self.fresh or exchange.resent)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in FRAMING_HEADERS:
             self._framed = True
+        elif name in TOLD_HEADERS and not self._headers_done:
+            self._told[name] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:  # noqa: PLR2004 - 1xx answers precede the real one
-            self._headers_done = True
-            if self.exchange is None or self._whole:  # nobody asked
-                self._close()
-            else:
-                self.exchange.status = status
-                self._receive = self.exchange.began(status)
+        exchange, told = self.exchange, self._told
+        if told:
+            self._told = {}
+        if status < 200:  # noqa: PLR2004 - 1xx answers precede the real one
+            return
+        self._headers_done = True
+        if exchange is None or self._whole:  # nobody asked
+            self._close()
+        elif status == IDLE_TOO_LONG and not self._parser.should_keep_alive() and self._may_be_late(exchange):
+            self._close()
+            self.exchange = None
+            self._pool.resend(exchange)
+        else:
+            exchange.status = status
+            if told:
+                exchange.location = told.get(b"location", b"").decode("latin-1")
+                exchange.coding = told.get(b"content-encoding", b"").decode("latin-1")
+            self._receive = exchange.began(status)
 
     def on_message_complete(self) -> None:
         if self._headers_done:
@@ -243,14 +329,21 @@ class Connection(asyncio.Protocol):
     def _complete(self) -> None:
         exchange = self.exchange
         self._headers_done = self._framed = False
+        self._receive = _nobody
+        self._forget_the_end()
         if exchange is None:
             return
-        exchange.done = self.idle_since = self.read_at
-        self._receive = _nobody
+        self.idle_since = self.read_at
+        exchange.done = exchange.done or self.read_at
         self.exchange = exchange.carrier = None
         if not self.closed:
             self._pool.release(self)
         exchange.ended()
+
+    def _forget_the_end(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
 
     def _broken(self, kind: str, detail: str) -> None:
         self._close()
@@ -393,6 +486,23 @@ class Pool:
 
 def _nobody(*_: object) -> None:
     """Takes what nobody asked for."""
+
+
+_texts: set[bytes] = set()
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def _is_text(text: bytes) -> bool:
+    """Whether these bytes are part of a JSON string as they stand, and not empty; tokens come again, so it is kept."""
+    try:
+        if not text or not _decode_text(b'"%b"' % text):
+            return False
+    except NOT_JSON:
+        return False
+    if len(_texts) > MANY_TEXTS:
+        _texts.clear()
+    _texts.add(text)
+    return True
 
 
 _tails: dict[bytes, bytes] = {}

@@ -14,7 +14,7 @@ def tally_of_lost(path: Path | None, plan: Plan, rank: int, window_end: int, tol
     `told` is how many requests it had said it sent: those without a line were in flight. Inter-chunk times are not in
     the lines. Raises `RunError`.
     """
-    tally = tally_of([path] if path and path.exists() else [], plan, Window(plan.window_start_ns, window_end))
+    tally = tally_of([path] if path and path.exists() else [], Window(plan.window_start_ns, window_end))
     in_flight = max(0, told - tally.warmup.sent - tally.counts.sent)
     if plan.closed_loop:  # nothing else tells of them
         tally.counts.scheduled += in_flight
@@ -35,7 +35,7 @@ def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int) 
 
     Raises `RunError`.
     """
-    tally = tally_of([path] if path else [], plan, Window(plan.window_start_ns, window_end))
+    tally = tally_of([path] if path else [], Window(plan.window_start_ns, window_end))
     for counts, gap in _gaps(tally, plan, rank, window_end):
         counts.scheduled += gap
         counts.sent += gap

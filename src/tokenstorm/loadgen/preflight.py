@@ -6,14 +6,17 @@ from time import monotonic_ns
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
-from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.loadgen.http import Exchange, Pool, Receive, connect_failure
+from tokenstorm.loadgen.answers import Answer, Stream, Whole
+from tokenstorm.loadgen.endpoint import endpoints_of
+from tokenstorm.loadgen.http import Connection, Exchange, Pool, Receive, connect_failure
 from tokenstorm.loadgen.messages import Service
-from tokenstorm.loadgen.openai import Answer, Requests, Stream, Whole, request_head
+from tokenstorm.loadgen.openai import Requests, explain, request_head
 from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.plan import Plan, Target
+from tokenstorm.result import Failure
 
 ASK_SECONDS = 10.0
+OK = 200
 TOLERATED = frozenset((408, 425, 429))
 """Refusals of the moment, not of the request."""
 
@@ -21,21 +24,20 @@ EngineFacts = dict[str, object]
 
 
 class _Fetch(Exchange):
-    """One request of the launcher; `answer` tells what came, up to the first token if it streams."""
+    """One request of the launcher: for a document, or (`stream` is given) for an answer, up to its first token if it streams."""
 
-    def __init__(self, request: bytes, *, stream: bool = False) -> None:
+    def __init__(self, request: bytes, *, stream: bool | None = None) -> None:
         self.request = request
         self.sent = monotonic_ns()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.body = b""
         self._stream = stream
-        self.answer: Answer | None = None
+        self._answer: Answer | None = None
 
     def began(self, status: int) -> Receive:
-        answer = self.answer = Stream() if self._stream and status == 200 else Whole()  # noqa: PLR2004
+        carrier = self.carrier if isinstance(self.carrier, Connection) else None
+        answer = self._answer = Stream(carrier) if self._stream and status == OK else Whole()
 
         def receive(piece: bytes, at: int) -> None:
-            self.body += piece
             answer.receive(piece, at)
             if answer.first_token is not None and not self.over.done():
                 self.over.set_result(None)
@@ -43,16 +45,22 @@ class _Fetch(Exchange):
         return receive
 
     def ended(self) -> None:
-        if self.answer is not None and self.failure is None:
-            self.answer.finish(self.status or 0)
+        is_document = self._stream is None and self.status == OK
+        if self._answer is not None and self.failure is None and not is_document:
+            self._answer.finish(self.status or 0)
         if not self.over.done():
             self.over.set_result(None)
 
     @property
-    def trouble(self) -> tuple[str, str] | None:
-        """Kind and words of what went wrong."""
-        failure = self.failure or (self.answer.failure if self.answer else None)
-        return (failure.kind, failure.detail) if failure else None
+    def body(self) -> bytes:
+        """What came, where it came in one piece."""
+        return self._answer.body if isinstance(self._answer, Whole) else b""
+
+    @property
+    def trouble(self) -> Failure | None:
+        """What went wrong."""
+        failure = self.failure or (self._answer.failure if self._answer else None)
+        return failure and explain(failure, self)
 
 
 async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[Service, EngineFacts, list[str]]:
@@ -60,7 +68,7 @@ async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[
 
     Raises `PreflightError` in the engine's own words when no replica answers, or one refuses the request.
     """
-    endpoints = [Endpoint.parse(target.url) for target in plan.targets]
+    endpoints = endpoints_of(plan)
     pools = [Pool(endpoint) for endpoint in endpoints]
     try:
         facts = await _versions(plan, pools, api_key)
@@ -101,17 +109,17 @@ class _Attempt(msgspec.Struct, frozen=True):
 async def _try(plan: Plan, target: Target, pool: Pool, request: bytes, api_key: str | None) -> _Attempt:
     """One request to one replica, left at its first token; a note where it was not answered well."""
     fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=plan.stream)
-    if fetch.trouble is None:
+    failure = fetch.trouble
+    if failure is None:
         return _Attempt(answered=True, note=None)
-    kind, detail = fetch.trouble
     status = fetch.status or 0
-    if kind.startswith("http_") and 400 <= status < 500 and status not in TOLERATED:  # noqa: PLR2004
-        hint = _key_hint(status, api_key)
-        message = f"{target.url} refuses the request with HTTP {status}: {detail}{hint}"
+    if failure.kind.startswith("http_") and 300 <= status < 500 and status not in TOLERATED:  # noqa: PLR2004
+        where = pool.endpoint.target_of(plan.endpoint)
+        message = f"{target.url} refuses POST {where} with HTTP {status}: {failure.detail}{_key_hint(status, api_key)}"
         raise PreflightError(message)
     answered = fetch.status is not None
     what = "answered a first request badly" if answered else "did not answer a first request"
-    return _Attempt(answered=answered, note=f"{target.url} {what} ({kind}): {detail}")
+    return _Attempt(answered=answered, note=f"{target.url} {what} ({failure.kind}): {failure.detail}")
 
 
 def _key_hint(status: int | None, api_key: str | None) -> str:
@@ -121,20 +129,21 @@ def _key_hint(status: int | None, api_key: str | None) -> str:
 
 
 async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
-    """The first model that a replica names at /v1/models."""
+    """The first model that a replica names in its list."""
     words, unnamed = [], False
     for target, pool in _pairs(plan, pools):
-        fetch = await _ask(pool, request_head("GET", pool.endpoint, "/v1/models", api_key) + b"\r\n", ASK_SECONDS)
+        where = pool.endpoint.target("/models")
+        fetch = await _ask(pool, request_head("GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
         try:
             names = [model.id for model in msgspec.json.decode(fetch.body, type=_Models).data]
         except NOT_JSON:
             names = []
-        if fetch.status == 200 and names:  # noqa: PLR2004
+        if fetch.status == OK and names:
             return names[0]
-        unnamed = unnamed or fetch.status in {200, 404, 405}
-        kind, detail = fetch.trouble or ("no model", "GET /v1/models names none")
+        unnamed = unnamed or fetch.status in {OK, 404, 405}
+        failure = fetch.trouble or Failure("no model", "it names none")
         hint = _key_hint(fetch.status, api_key)
-        words.append(f"{target.url} does not tell its model ({kind}): {detail}{hint}")
+        words.append(f"{target.url} does not tell its model ({failure.kind} for GET {where}): {failure.detail}{hint}")
     message = "; ".join(words)
     if unnamed:
         message += "; name one with --model"
@@ -143,9 +152,10 @@ async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> st
 
 async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> EngineFacts:
     async def version(pool: Pool) -> object:
-        fetch = await _ask(pool, request_head("GET", pool.endpoint, "/version", api_key) + b"\r\n", ASK_SECONDS)
+        where = f"{pool.endpoint.path}/version"
+        fetch = await _ask(pool, request_head("GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
         try:
-            return msgspec.json.decode(fetch.body) if fetch.status == 200 else None  # noqa: PLR2004
+            return msgspec.json.decode(fetch.body) if fetch.status == OK else None
         except NOT_JSON:
             return None
 
@@ -153,7 +163,7 @@ async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> Engin
     return {target.replica: answer for target, answer in zip(plan.targets, answers, strict=True) if answer}
 
 
-async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool = False) -> _Fetch:
+async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool | None = None) -> _Fetch:
     fetch = _Fetch(request, stream=stream)
     try:
         await pool.resolve()

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
 from tokenstorm.interfaces import node_name
-from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.messages import (
     Abort,
@@ -159,7 +159,7 @@ class RankProcess:
         if reason := allow_files(share, len(plan.targets)):
             raise RunError(reason)
         self._prompts = load_prompts(plan)
-        self._endpoints = [Endpoint.parse(target.url) for target in plan.targets]
+        self._endpoints = endpoints_of(plan)
         self._pools = [Pool(endpoint) for endpoint in self._endpoints]
         self._writer = LineWriter(Path(welcome.results))
         self._writer.start()
@@ -327,6 +327,7 @@ class RankProcess:
         if rank is None:
             self._writer.close(CLOSE_SECONDS)
             return
+        rank.flush()
         disk = await asyncio.to_thread(self._writer.close, CLOSE_SECONDS)
         if self._deserted or self._bug is not None:
             return  # the launcher counts the lines

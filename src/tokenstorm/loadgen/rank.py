@@ -8,10 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.loadgen.answers import Answer, Carrier, Stream, Whole
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
-from tokenstorm.loadgen.openai import Answer, Expect, Requests, Stream, Whole
+from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.writer import LineWriter
@@ -60,10 +61,10 @@ class Flight(Exchange):
         self.slot_free = slot_free
         self.replica = replica
         self.prompt: int | None = None
+        self.asked: int | None = None
 
     def began(self, status: int) -> Receive:
-        expect = self.carrier.expect if isinstance(self.carrier, Connection) else None
-        self.answer = self.rank.answer_for(status, expect)
+        self.answer = self.rank.answer_for(status, self.carrier if isinstance(self.carrier, Connection) else None)
         return self.answer.receive
 
     def ended(self) -> None:
@@ -139,11 +140,15 @@ class Rank:
             self._close_window(now)
         self._censor("aborted")
 
-    def answer_for(self, status: int, expect: Expect | None = None) -> Answer:
+    def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer:
         """What will understand an answer with this status."""
         if self.plan.stream and status == 200:  # noqa: PLR2004
-            return Stream(expect, keep_times=self.plan.record_chunks)
+            return Stream(carrier, keep_times=self.plan.record_chunks)
         return Whole()
+
+    def flush(self) -> None:
+        """Hand every request that has ended to the writer, whatever became of this rank."""
+        self._flush()
 
     def ended(self, flight: Flight) -> None:
         """Record what became of a request, and give its client the next one."""
@@ -219,6 +224,8 @@ class Rank:
         flight = Flight(self, seq, scheduled, slot_free, replica)
         flight.request, prompt = self._requests.build(seq, replica)
         flight.prompt = prompt.index
+        if self.plan.ignore_eos:
+            flight.asked = self._requests.asked(prompt)
         self._in_flight[seq] = flight
         live = self._live
         live.sent += 1
@@ -361,7 +368,7 @@ class Rank:
         if finished:
             self._finished = []
             self._writer.put(_encode_lines(finished), len(finished))
-            self._tally.add(finished, self.plan, self.window)
+            self._tally.add(finished, self.window)
 
     def _failed(self, flight: Flight, result: Result) -> None:
         self._live.failed += result.outcome == "failed"
@@ -388,13 +395,16 @@ class Rank:
             failure = answer.failure
         elif answer is not None:
             answer.cut()
-        return self._make(flight, answer or Answer(), failure and self._requests.redacted(failure))
+        return self._make(flight, answer or Answer(), failure and self._requests.redacted(explain(failure, flight)))
 
     def _make(self, flight: Flight, answer: Answer, failure: Failure | None) -> Result:
         start = self.started_at
         connected, done = flight.connected, flight.done
         chunk, token, content, last = answer.first_chunk, answer.first_token, answer.first_content, answer.last_token
         usage = answer.output_tokens
+        warnings = answer.warnings
+        if failure is None and flight.asked is not None and _is_short(answer, flight.asked):
+            warnings |= {"short"}
         return Result(
             SCHEMA,
             flight.seq,
@@ -422,4 +432,12 @@ class Rank:
             failure,
             flight.prompt,
             answer.chunk_times and [time - start for time in answer.chunk_times],
+            sorted(warnings) or None,
         )
+
+
+def _is_short(answer: Answer, asked: int) -> bool:
+    """Whether an answer ended before the tokens that `ignore_eos` promised; chunks may hold several tokens each."""
+    if answer.output_tokens is not None:
+        return answer.output_tokens < asked
+    return answer.finish_reason == "stop"

@@ -1,6 +1,6 @@
 """The numbers at the end of a run, from one `Tally` and what is known about the ranks."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -8,7 +8,7 @@ from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
 from tokenstorm.metrics.verdict import DiskReport, Evidence, Outcome, Verdict, judge
 from tokenstorm.plan import Plan
-from tokenstorm.result import EXHAUSTED
+from tokenstorm.result import EXHAUSTED, INTERNAL
 
 SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
@@ -18,6 +18,9 @@ SAMPLES_BEYOND = 10
 """A percentile is said to rest on enough samples when so many lie beyond it: 1000 for p99, 10000 for p99.9."""
 
 _SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
+
+
+N = TypeVar("N", int, float)
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,12 +43,15 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Per second of the measured window, whole group; `requested_rps` is None in a closed loop."""
+    """Per second of the measured window, whole group; `requested_rps` is None in a closed loop.
+
+    Tokens are None where nobody counted them: what is not known is not 0.
+    """
 
     requested_rps: float | None
     achieved_rps: float
-    output_tokens_per_second: float
-    prompt_tokens_per_second: float
+    output_tokens_per_second: float | None
+    prompt_tokens_per_second: float | None
 
 
 class Windows(msgspec.Struct, frozen=True):
@@ -57,10 +63,13 @@ class Windows(msgspec.Struct, frozen=True):
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """Tokens of the successful measured requests; `source` says who counted: the server's usage, or our chunks."""
+    """Tokens of the successful measured requests; `source` says who counted: the server's usage, or our chunks.
 
-    prompt: int
-    output: int
+    None where nobody did.
+    """
+
+    prompt: int | None
+    output: int | None
     source: Literal["usage", "chunks", "mixed"] | None
 
 
@@ -136,7 +145,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """`summary.json`. Counts, rates, tokens and metrics speak of the measured window."""
+    """`summary.json`. Counts, rates, tokens and metrics speak of the measured window.
+
+    `warnings` counts successful requests by what was odd about their answers; see `Warned`.
+    """
 
     schema: Literal[1] = SCHEMA
     run_id: str
@@ -151,6 +163,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     rates: Rates
     metrics: dict[str, Metric]
     tokens: Tokens
+    warnings: dict[str, int] = {}
     replicas: dict[str, ReplicaReport]
     ranks: list[RankReport]
     client: ClientReport
@@ -191,7 +204,8 @@ def summarize(run: Run, tally: Tally) -> Summary:
         windows=Windows(plan.window_start_ns / 1e9, run.window_end / 1e9, tally.warmup),
         rates=_rates(run, tally),
         metrics=metrics,
-        tokens=Tokens(tally.prompt_tokens, tally.output_tokens, _source(tally)),
+        tokens=Tokens(_known(tally.prompt_tokens, tally), _output(tally.output_tokens, tally), _source(tally)),
+        warnings=dict(sorted(tally.warnings.items())),
         replicas={
             target.replica: ReplicaReport(
                 target.url, tally.replicas.get(target.replica, Counts()), target.replica in run.left_out
@@ -219,7 +233,8 @@ def summarize(run: Run, tally: Tally) -> Summary:
                 lost=[report.rank for report in run.ranks if report.lost],
                 chunks=tally.chunks,
                 coalesced=tally.coalesced,
-                short=tally.short,
+                internal=counts.failed_by_kind.get(INTERNAL, 0),
+                warnings=tally.warnings,
                 disk=client.disk,
                 left_out=run.left_out,
                 outcome=run.outcome,
@@ -254,9 +269,19 @@ def _rates(run: Run, tally: Tally) -> Rates:
     return Rates(
         requested_rps=run.requested_rps,
         achieved_rps=tally.done_in_window / seconds,
-        output_tokens_per_second=tally.output_tokens_in_window / seconds,
-        prompt_tokens_per_second=tally.prompt_tokens_in_window / seconds,
+        output_tokens_per_second=_output(tally.output_tokens_in_window / seconds, tally),
+        prompt_tokens_per_second=_known(tally.prompt_tokens_in_window / seconds, tally),
     )
+
+
+def _known(value: N, tally: Tally) -> N | None:
+    """Some figure of prompt tokens, if anybody counted them: a prompt has one at least."""
+    return value if tally.prompt_tokens or not tally.counts.succeeded else None
+
+
+def _output(value: N, tally: Tally) -> N | None:
+    """Some figure of output tokens, if anybody counted them."""
+    return value if tally.token_sources or not tally.counts.succeeded else None
 
 
 def _client(run: Run, tally: Tally) -> ClientReport:

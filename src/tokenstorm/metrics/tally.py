@@ -10,7 +10,6 @@ from typing import Self
 import msgspec
 
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.plan import Plan, PromptFile
 from tokenstorm.result import Result
 
 WAIT_NS = 1_000_000
@@ -93,8 +92,8 @@ class Tally(msgspec.Struct):
     The figures for rates count what lies inside the window, whenever it was scheduled: `done_in_window` answers,
     `output_tokens_in_window` (spread evenly from a request's first token to its last) and `prompt_tokens_in_window`
     (at the first token, or where there is none at the end). `waited` arrivals found every client of their rank busy;
-    `overslept` ones were never sent although a client was free. `short` answers had fewer tokens than `ignore_eos`
-    promised. `last_event` is the last one that rates count: a successful answer's end, or a token.
+    `overslept` ones were never sent although a client was free. `warnings` are successes by what was odd about them.
+    `last_event` is the last one that rates count: a successful answer's end, or a token.
     """
 
     counts: Counts = msgspec.field(default_factory=Counts)
@@ -111,10 +110,10 @@ class Tally(msgspec.Struct):
     coalesced: int = 0
     waited: int = 0
     overslept: int = 0
-    short: int = 0
+    warnings: dict[str, int] = {}
     last_event: int = 0
 
-    def add(self, results: Iterable[Result], plan: Plan, window: Window) -> None:
+    def add(self, results: Iterable[Result], window: Window) -> None:
         """Take in finished requests."""
         times = _Times()
         for result in results:
@@ -133,7 +132,7 @@ class Tally(msgspec.Struct):
             self.waited += times.add_send(result, result.sent, result.slot_free) > WAIT_NS
             if result.error is None and result.done is not None:
                 times.add_answer(result, result.sent, result.done)
-                self._add_tokens(result, plan)
+                self._add_tokens(result)
         for name, values in times.by_metric.items():
             self.histograms[name].record_many(values)
 
@@ -148,6 +147,7 @@ class Tally(msgspec.Struct):
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.token_sources = dict(Counter(self.token_sources) + Counter(other.token_sources))
+        self.warnings = dict(Counter(self.warnings) + Counter(other.warnings))
         self.last_event = max(self.last_event, other.last_event)
 
     def _add_to_rates(self, result: Result, window: Window) -> None:
@@ -162,25 +162,15 @@ class Tally(msgspec.Struct):
         if result.prompt_tokens and window.holds(result.first_token or result.done):
             self.prompt_tokens_in_window += result.prompt_tokens
 
-    def _add_tokens(self, result: Result, plan: Plan) -> None:
+    def _add_tokens(self, result: Result) -> None:
         self.prompt_tokens += result.prompt_tokens or 0
         self.output_tokens += result.output_tokens or 0
         if source := result.token_source:
             self.token_sources[source] = self.token_sources.get(source, 0) + 1
         self.chunks += result.chunks
         self.coalesced += result.coalesced
-        self.short += plan.ignore_eos and _is_short(result, plan)
-
-
-def _is_short(result: Result, plan: Plan) -> bool:
-    """Whether an answer ended before the tokens that were asked for; a prompt of a file may have asked for its own."""
-    if result.finish_reason == "stop":
-        return True
-    body = plan.extra_body
-    asked = body.get("max_completion_tokens") or body.get("max_tokens") or plan.max_tokens
-    if result.output_tokens is None or isinstance(plan.prompts, PromptFile) or not isinstance(asked, int):
-        return False
-    return result.output_tokens < asked
+        for warning in result.warnings or ():
+            self.warnings[warning] = self.warnings.get(warning, 0) + 1
 
 
 class _Times:
@@ -209,7 +199,7 @@ class _Times:
         metrics["ttft_from_schedule"].append(first - result.scheduled)
         if result.first_content is not None:
             metrics["ttft_content"].append(result.first_content - sent)
-        if result.output_tokens is not None and result.output_tokens > 1:
+        if result.output_tokens is not None and result.output_tokens > 1 and last > first:  # not all in one read
             metrics["tpot"].append((last - first) // (result.output_tokens - 1))
 
 
@@ -223,5 +213,4 @@ _SUMS = (
     "coalesced",
     "waited",
     "overslept",
-    "short",
 )

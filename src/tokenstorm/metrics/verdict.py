@@ -19,6 +19,8 @@ CENSORED_SUSPECT = 0.01
 RANKS_LOST_INVALID = 0.25
 WAITED_SUSPECT = 0.01
 COALESCED_SUSPECT = 0.05
+ODD_SUSPECT = 0.01
+"""Of the answers, those with a warning of one kind."""
 
 State = Literal["valid", "suspect", "invalid"]
 Outcome = Literal["completed", "cancelled", "cut off"]
@@ -86,7 +88,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     lost: list[int]
     chunks: int
     coalesced: int
-    short: int
+    internal: int
+    warnings: dict[str, int]
     disk: DiskReport
     left_out: list[str]
     outcome: Outcome = "completed"
@@ -147,6 +150,9 @@ def _generator(e: Evidence) -> _Found:
     if e.chunks and e.coalesced > COALESCED_SUSPECT * e.chunks:
         text = f"{e.coalesced / e.chunks:.0%} of the chunks shared a read with another: inter-chunk times are too short"
         found.append(("suspect", Reason("coalesced", text)))
+    if e.internal:
+        text = f"tokenstorm itself failed on {e.internal} answers, and counts them as failures: stderr.log says where; please report it"
+        found.append((_grade(e.internal > FAILED_INVALID * e.sent), Reason("internal", text)))
     if e.disk.stalls or e.disk.lost_lines or e.disk.error:
         trouble = e.disk.error or f"the slowest write took {e.disk.slowest_seconds:.1f} s"
         text = f"the disk of the results stalled ({trouble}); {e.disk.lost_lines} result lines were lost"
@@ -169,12 +175,31 @@ def _service(e: Evidence) -> _Found:
         hint = ": give the drain more seconds" if e.outcome == "completed" else ""
         text = f"{e.censored} of {e.sent} requests were still in flight when the run ended{hint}"
         found.append(("suspect", Reason("censored", text)))
-    if e.short:
-        text = f"{e.short} answers had fewer tokens than max_tokens although ignore_eos was asked for"
-        found.append(("suspect", Reason("short_output", text)))
+    found += _answers(e)
     if e.left_out:
         text = f"replica {', '.join(e.left_out)} refused connections and was left out for some time"
         found.append(("suspect", Reason("replica_left_out", text)))
+    return found
+
+
+def _answers(e: Evidence) -> _Found:
+    """Are the answers what was asked for, and do they say what they hold?"""
+    found: _Found = []
+    empty = e.warnings.get("no_token", 0)
+    if empty > ODD_SUSPECT * e.succeeded:
+        text = f"{empty} of {e.succeeded} answers hold no token: nothing was generated that could be measured"
+        found.append((_grade(empty == e.succeeded), Reason("no_tokens", text)))
+    whole = e.warnings.get("not_streamed", 0)
+    if whole > ODD_SUSPECT * e.succeeded:
+        text = f"{whole} of {e.succeeded} answers came in one piece although a stream was asked for: they have no TTFT and no TPOT"
+        found.append(("suspect", Reason("not_streamed", text)))
+    wrong = e.warnings.get("usage", 0)
+    if wrong > ODD_SUSPECT * e.succeeded:
+        text = f"the usage of {wrong} of {e.succeeded} answers contradicts what came: it is no count, or below the number of chunks with text"
+        found.append(("suspect", Reason("usage", text)))
+    if short := e.warnings.get("short", 0):
+        text = f"{short} answers had fewer tokens than max_tokens although ignore_eos was asked for"
+        found.append(("suspect", Reason("short_output", text)))
     return found
 
 

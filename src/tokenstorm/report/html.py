@@ -79,11 +79,16 @@ def _counts(summary: Summary) -> str:
         ("Censored: in flight when the drain ended", counts.censored),
         ("Unsent", counts.unsent),
         ("Requests per second", f"{rates.achieved_rps:.4g}{asked}"),
-        ("Output tokens per second", f"{rates.output_tokens_per_second:.4g}"),
-        ("Prompt tokens per second", f"{rates.prompt_tokens_per_second:.4g}"),
+        ("Output tokens per second", _known(rates.output_tokens_per_second)),
+        ("Prompt tokens per second", _known(rates.prompt_tokens_per_second)),
         ("Tokens counted by", summary.tokens.source or "-"),
+        *((f"Odd answers: {name}", count) for name, count in summary.warnings.items()),
     ]
     return _table("Requests in the measured window", ("", ""), rows)
+
+
+def _known(figure: float | None) -> str:
+    return "unknown" if figure is None else f"{figure:.4g}"
 
 
 def _metrics(summary: Summary) -> str:

@@ -63,7 +63,7 @@ def _again(plan: Plan, written: Summary, files: dict[int, Path], timeline: list[
     end = round(written.windows.measured_end * 1e9)
     lost = {report.rank: report.told_sent for report in written.ranks if report.lost}
     there = [path for rank, path in files.items() if rank not in lost]
-    tally = tally_of(there, plan, Window(plan.window_start_ns, end))
+    tally = tally_of(there, Window(plan.window_start_ns, end))
     unsent = 0
     for rank, told in lost.items():
         of_lost, missing = tally_of_lost(files.get(rank), plan, rank, end, told)
@@ -88,7 +88,7 @@ def _cut_off(
     plan: Plan, files: dict[int, Path], timeline: list[TimelineLine], status: Status | None
 ) -> tuple[Tally, Run]:
     """A run that never wrote its summary: it ended with the last that was seen of it."""
-    seen = tally_of(list(files.values()), plan, Window(plan.window_start_ns, plan.window_end_ns))
+    seen = tally_of(list(files.values()), Window(plan.window_start_ns, plan.window_end_ns))
     last = max(seen.last_event, (timeline[-1].t + 1) * 10**9 if timeline else 0)
     latest = plan.window_end_ns
     if status and status.window_end_seconds is not None:  # it may have been told to stop before

@@ -89,7 +89,22 @@ def _head(summary: Summary) -> list[str]:
         f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
         f"{_figure(rates.prompt_tokens_per_second)} prompt tok/s"
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
+        *([f"odd        {odd}"] if (odd := _odd(summary.warnings)) else []),
     ]
+
+
+_ODD = {
+    "no_token": "without a token",
+    "not_streamed": "in one piece instead of a stream",
+    "short": "shorter than asked",
+    "skipped": "with parts that are neither an answer nor an error",
+    "usage": "with a usage that contradicts them",
+}
+
+
+def _odd(warnings: dict[str, int]) -> str:
+    """Answers that count as successes, by what was odd about them."""
+    return ", ".join(f"{_many(count, 'answer')} {_ODD.get(name, name)}" for name, count in warnings.items())
 
 
 def _profile(plan: Plan) -> str:
@@ -108,8 +123,10 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _figure(value: float) -> str:
-    """Four digits, and no exponent."""
+def _figure(value: float | None) -> str:
+    """Four digits, and no exponent; what is not known is not 0."""
+    if value is None:
+        return "unknown"
     return f"{value:.4g}" if value < 10_000 else f"{value:.0f}"  # noqa: PLR2004 - four digits
 
 

@@ -1,0 +1,349 @@
+"""What one answer said, and when.
+
+Most events of a stream differ only in the text they carry. `Stream` decodes one of them as JSON and tells the connection
+what surrounds its text: an event with the same beginning, the same end and a text that is part of a JSON string in
+between is the same event with another text, and only its time matters.
+"""
+
+from array import array
+from collections.abc import Callable
+from operator import sub
+from typing import Protocol
+
+from tokenstorm.loadgen.events import (
+    ABORTED,
+    DETAIL_CHARACTERS,
+    Event,
+    count_of,
+    error_in,
+    finish_of,
+    read_event,
+    says_anything,
+    says_content,
+    words_of,
+)
+from tokenstorm.loadgen.sse import ERROR, UNKNOWN, EventReader, Sent
+from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.result import Failure, Warned
+
+KEPT_TIMES = 1024
+LARGEST_EVENT = 64 * 1024 * 1024
+"""Bytes of one event, or of an answer in one piece, that are kept: what is longer fails its request."""
+
+DONE = b"[DONE]"
+
+_TEXT_FIELDS = tuple(
+    f'"{name}":{space}"'.encode()
+    for name in ("content", "text", "reasoning_content", "reasoning")
+    for space in ("", " ")
+)
+
+
+class Carrier(Protocol):
+    """What an answer tells the connection that carries it; see `Connection`."""
+
+    def expect(self, head: bytes, tail: bytes, note: Callable[[int], None]) -> None: ...
+
+    def answered(self) -> None: ...
+
+
+class Answer:
+    """What one answer said, and when (`time.monotonic_ns()`)."""
+
+    first_chunk: int | None = None
+    first_token: int | None = None
+    first_content: int | None = None
+    last_token: int | None = None
+    chunks = 0
+    coalesced = 0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    finish_reason: str | None = None
+    server_id: str | None = None
+    failure: Failure | None = None
+    warnings: frozenset[Warned] = frozenset()
+    gaps: list[int] = []  # noqa: RUF012 - that of an answer without tokens, never changed
+    older_gaps: Histogram | None = None
+    chunk_times: list[int] | None = None
+
+    def receive(self, piece: bytes, at: int) -> None:
+        """Take a piece of the body, read at `at`."""
+        raise NotImplementedError
+
+    def fold(self) -> None:
+        """Give up memory that grows with the answer; called now and then while it goes on."""
+
+    def finish(self, status: int) -> None:
+        """The body is complete."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """The body ends here, unfinished."""
+
+    def _warn(self, warning: Warned) -> None:
+        self.warnings |= {warning}
+
+    def _fail(self, kind: str, detail: str) -> None:
+        self.failure = self.failure or Failure(kind, detail)
+
+    def _malformed(self, what: str, data: bytes) -> None:
+        self._fail("malformed", f"{what}: {data[:DETAIL_CHARACTERS]!r}")
+
+    def _note(self, event: Event) -> None:
+        if self.server_id is None and event.id not in (None, ""):
+            self.server_id = words_of(event.id)
+        if event.usage is not None:
+            self._count(event.usage)
+        if (words := error_in(event)) is not None:
+            self._fail("stream_error", words)
+
+    def _count(self, usage: object) -> None:
+        """Take the counts of a usage; what is no count is told, and takes nothing back."""
+        members = usage if isinstance(usage, dict) else {"completion_tokens": usage}
+        prompt, output = (members.get(name) for name in ("prompt_tokens", "completion_tokens"))
+        for value in (prompt, output):
+            if value is not None and count_of(value) is None:
+                self._warn("usage")
+        self.prompt_tokens = self.prompt_tokens if count_of(prompt) is None else count_of(prompt)
+        self.output_tokens = self.output_tokens if count_of(output) is None else count_of(output)
+
+    def _end(self, reason: object) -> bool:
+        """Take a finish reason in; whether its choice has ended."""
+        finish, words = finish_of(reason)
+        self.finish_reason = finish or self.finish_reason
+        if finish in ABORTED:
+            self._fail("stream_error", words or f"the engine gave up with finish reason {finish!r}")
+        return finish is not None
+
+
+class Whole(Answer):
+    """An answer in one piece: not streamed, or an error."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def receive(self, piece: bytes, at: int) -> None:
+        if self.first_chunk is None:
+            self.first_chunk = at
+        self._size += len(piece)
+        if self._size <= LARGEST_EVENT:
+            self._pieces.append(piece)
+
+    @property
+    def body(self) -> bytes:
+        """What came, up to the largest size that is kept."""
+        return b"".join(self._pieces)
+
+    def finish(self, status: int) -> None:
+        body = self.body
+        trouble = ""
+        try:
+            event = read_event(body)
+        except (ValueError, RecursionError) as error:
+            event, trouble = Event(), str(error)
+        if not 200 <= status < 300:  # noqa: PLR2004 - the successes of HTTP
+            words = words_of(event.error or event.message)
+            self._fail(f"http_{status}", words or body[:DETAIL_CHARACTERS].decode(errors="replace"))
+        elif trouble:
+            self._malformed("not an answer in JSON" if trouble == "not JSON" else trouble, body)
+        else:
+            self._understand(event, body)
+
+    def _understand(self, event: Event, body: bytes) -> None:
+        self._note(event)
+        said = False
+        for choice in event.choices or ():
+            self._end(choice.finish_reason)
+            said = said or says_anything(choice)
+        if not event.choices and event.usage is None and self.failure is None:
+            self._malformed("an answer without choices", body)
+        if not said:
+            self._warn("no_token")
+
+
+class Stream(Answer):
+    """An answer as server-sent events.
+
+    It is complete by `[DONE]`, by a finish reason of every choice that was seen, or by a usage in an event of its own
+    after the last token.
+    """
+
+    def __init__(self, carrier: Carrier | None = None, *, keep_times: bool = False) -> None:
+        self.gaps = []
+        self.chunk_times = [] if keep_times else None
+        self._at = 0
+        self._reader = EventReader()
+        self._carrier = carrier
+        self._is_done = False
+        self._ends_with_usage = False
+        self._open: set[int] = set()
+        self._ended: set[int] = set()
+        self._times = array("q")
+        self._unread: Whole | None = Whole()  # all there was, until something shows that it is a stream
+        self._skipped = b""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what came proves that nothing is missing."""
+        return self._is_done or self._ends_with_usage or bool(self._ended and not self._open)
+
+    def fold(self) -> None:
+        if len(self._times) > KEPT_TIMES:
+            self._count_tokens()
+            self.older_gaps = self.older_gaps or Histogram()
+            self.older_gaps.record_many(self.gaps)
+            self.gaps.clear()
+
+    def receive(self, piece: bytes, at: int) -> None:
+        self._at = at
+        if self.first_chunk is None:
+            self.first_chunk = at
+        if self._unread is not None:
+            self._unread.receive(piece, at)
+        self._take(self._reader.take(piece), piece)
+        if not self._reader.is_between_events and self._reader.unfinished == DONE:
+            self._finish_now()  # whether or not the blank line after it ever comes
+        if self._reader.held > LARGEST_EVENT:
+            self._fail("malformed", f"an event of more than {LARGEST_EVENT >> 20} MiB")
+            self._finish_now()
+
+    def finish(self, status: int) -> None:
+        self._take(self._reader.end(), b"")
+        self.cut()
+        if self._unread is not None and not self._reader.started:
+            self._take_whole(self._unread, status)
+            return
+        if not self.is_complete:
+            last = f"; the last line that is no event: {self._skipped!r}" if self._skipped else ""
+            self._fail("truncated", f"the stream ended without a finish reason, usage or [DONE]{last}")
+        if self.first_token is None:
+            self._warn("no_token")
+        if self.output_tokens is not None and self.output_tokens < self.chunks:
+            self._warn("usage")
+            self.output_tokens = self.output_tokens or None  # 0 for a text that came is no count
+
+    def cut(self) -> None:
+        if self._times:
+            self._count_tokens()
+
+    def _finish_now(self) -> None:
+        """The answer is complete, and what may still come on its connection is no part of it."""
+        self._is_done = True
+        if self._carrier is not None:
+            self._carrier.answered()
+
+    def _take_whole(self, whole: Whole, status: int) -> None:
+        """It was no stream, although one was asked for."""
+        whole.finish(status)
+        self.failure, self.finish_reason, self.server_id = whole.failure, whole.finish_reason, whole.server_id
+        self.prompt_tokens, self.output_tokens = whole.prompt_tokens, whole.output_tokens
+        self.warnings |= whole.warnings
+        self._warn("not_streamed")
+
+    def _take(self, events: list[Sent], piece: bytes) -> None:
+        text = ""
+        for sent in events:
+            if self._is_done:
+                return
+            try:
+                text = self._understand(sent)
+            except RecursionError:
+                self._malformed("an event that is nested too deep", sent.data)
+        if self._reader.started:
+            self._unread = None
+        if text and self._carrier is not None and self._reader.is_between_events:
+            self._look_for_more(self._carrier, piece, text)
+
+    def _understand(self, sent: Sent) -> str:
+        """Take one event in; its text, where it had nothing else to say."""
+        data = sent.data
+        if sent.type != UNKNOWN and data.strip() == DONE:
+            self._finish_now()
+            return ""
+        if not data.strip() or data.startswith(b":") or (sent.type == UNKNOWN and not data.startswith(b"{")):
+            self._skip(data)
+            return ""
+        try:
+            event = read_event(data)
+        except ValueError as error:
+            if sent.type == ERROR:
+                self._fail("stream_error", data[:DETAIL_CHARACTERS].decode(errors="replace"))
+            elif sent.type == UNKNOWN:
+                self._skip(data)
+            else:
+                self._malformed("not an event in JSON" if str(error) == "not JSON" else str(error), data)
+            return ""
+        if sent.type == ERROR:
+            self._fail("stream_error", words_of(event.error or event.message or event.detail) or repr(data))
+        return self._take_event(event, data, is_line=sent.type == UNKNOWN)
+
+    def _take_event(self, event: Event, data: bytes, *, is_line: bool) -> str:
+        before = self.failure
+        self._note(event)
+        if (event.choices is None and event.usage is None) or is_line:
+            if self.failure is before:
+                self._skip(data)
+            return ""
+        if event.usage is not None and not event.choices:
+            self._ends_with_usage = tells_a_count(event.usage)
+        text, said = "", False
+        for choice in event.choices or ():
+            if self._end(choice.finish_reason):
+                self._ended.add(choice.number)
+                self._open.discard(choice.number)
+            elif choice.number not in self._ended:
+                self._open.add(choice.number)
+            content = choice.text or choice.said.content
+            if (isinstance(content, str) and content) or says_content(choice):
+                said, text = True, content if isinstance(content, str) else ""
+                self.first_content = self.first_content or self._at
+            elif says_anything(choice):
+                said = True
+                thought = choice.said.reasoning_content or choice.said.reasoning
+                text = thought if isinstance(thought, str) else ""
+        if said:
+            self._ends_with_usage = False
+            self._times.append(self._at)
+            self.first_token = self.first_token or self._at
+        return text if self.finish_reason is None and event.usage is None else ""
+
+    def _skip(self, data: bytes) -> None:
+        self._warn("skipped")
+        self._skipped = data[:DETAIL_CHARACTERS] or self._skipped
+
+    def _look_for_more(self, carrier: Carrier, piece: bytes, text: str) -> None:
+        """Expect events like this one, if it came alone in its piece: the same bytes before and after its text."""
+        if piece.count(b"data:") != 1 or not piece.startswith(b"data:"):
+            return
+        raw = text.encode(errors="replace")
+        for field in _TEXT_FIELDS:
+            start = piece.find(field) + len(field)
+            end = start + len(raw)
+            if start >= len(field) and piece[start:end] == raw and piece[end : end + 1] == b'"':
+                carrier.expect(piece[:start], piece[end:], self._times.append)
+                return
+
+    def _count_tokens(self) -> None:
+        times = self._times
+        self.chunks += len(times)
+        if self.chunk_times is not None:
+            self.chunk_times.extend(times)
+        self.gaps += self._apart(times)
+        self.last_token = times[-1]
+        del times[:]
+
+    def _apart(self, times: "array[int]") -> list[int]:
+        """The gaps between reads that carried tokens."""
+        earlier = times if self.last_token is None else array("q", [self.last_token, *times])
+        gaps = list(map(sub, earlier[1:], earlier))
+        if 0 in gaps:  # events of one read
+            apart = [gap for gap in gaps if gap]
+            self.coalesced += len(gaps) - len(apart)
+            return apart
+        return gaps
+
+
+def tells_a_count(usage: object) -> bool:
+    """Whether a usage tells anything."""
+    return isinstance(usage, dict) and any(count_of(value) is not None for value in usage.values())

@@ -1,0 +1,114 @@
+"""Server-sent events by WHATWG's rules, from pieces cut anywhere, in time linear in their bytes.
+
+Lines end at LF, CR LF or CR alone; a byte order mark may precede the first; `: comment` is no event. Two liberties: an
+event that only lacks its last blank line counts, and `error:`, a field that llama.cpp sends, is an event of type `error`.
+"""
+
+from codecs import BOM_UTF8
+from typing import NamedTuple
+
+SILENT_FIELDS = frozenset((b"id", b"retry"))
+SHORT = 32
+UNKNOWN = b"?"
+"""The type of a line that belongs to no field; `data` is then the line."""
+
+ERROR = b"error"
+
+
+class Sent(NamedTuple):
+    """One event: its type, empty where none was named, and its data without the last line break."""
+
+    type: bytes
+    data: bytes
+
+
+class EventReader:
+    """Takes an event stream in pieces; `take` gives the events that a piece completes, `end` one that lacks its blank line.
+
+    `started` says that something came which only an event stream has, `held` how many bytes wait for the end of an event.
+    """
+
+    def __init__(self) -> None:
+        self.started = False
+        self.held = 0
+        self._pieces: list[bytes] = []
+        self._data: list[bytes] = []
+        self._type = b""
+        self._is_first = True
+        self._after_cr = False
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the last piece ended with an event."""
+        return not (self.held or self._data or self._type)
+
+    @property
+    def unfinished(self) -> bytes:
+        """The data of an event that no blank line has closed so far; empty where it is long."""
+        if self.held > SHORT or len(self._data) > 1:
+            return b""
+        line = b"".join(self._pieces)
+        return b"".join((*self._data, line.removeprefix(b"data:") if line.startswith(b"data:") else line)).strip()
+
+    def take(self, piece: bytes) -> list[Sent]:
+        """The events that end in this piece, and the lines that belong to no field."""
+        events: list[Sent] = []
+        for line in self._lines(piece):
+            if line.startswith(b"data:"):
+                self.started = True
+                self._keep(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line:
+                if self._data:
+                    events.append(Sent(self._type, b"\n".join(self._data)))
+                    self._data = []
+                    self.held = sum(map(len, self._pieces))
+                self._type = b""
+            else:
+                self._take_field(line, events)
+        return events
+
+    def end(self) -> list[Sent]:
+        """The stream is over: the last event counts although no blank line closes it."""
+        return self.take(b"\n\n")
+
+    def _keep(self, data: bytes) -> None:
+        self._data.append(data)
+        self.held += len(data)
+
+    def _lines(self, piece: bytes) -> list[bytes]:
+        if self._after_cr or b"\r" in piece:
+            if self._after_cr and piece.startswith(b"\n"):
+                piece = piece[1:]  # the other half of a CR LF
+            self._after_cr = piece.endswith(b"\r") or (self._after_cr and not piece)
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = piece.split(b"\n")
+        rest = lines.pop()
+        if lines and self._pieces:
+            begun = b"".join(self._pieces)
+            self._pieces.clear()
+            self.held -= len(begun)
+            lines[0] = begun + lines[0]
+        if rest:
+            self._pieces.append(rest)
+            self.held += len(rest)
+        if lines and self._is_first:
+            self._is_first = False
+            lines[0] = lines[0].removeprefix(BOM_UTF8)
+        return lines
+
+    def _take_field(self, line: bytes, events: list[Sent]) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"event":
+            self.started = True
+            self._type = value
+        elif name == ERROR:
+            self.started = True
+            events.append(Sent(ERROR, value))
+        elif name == b"data":
+            self.started = True
+            self._keep(value)
+        elif not name or name in SILENT_FIELDS:
+            self.started = True
+        elif self.started:
+            events.append(Sent(UNKNOWN, line))
