@@ -6,21 +6,19 @@ import resource
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any
 
 import pytest
 import trustme
-import uvloop
 
+from scripted import listening, run, saying, server
 from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.loadgen.http import RETIRE_NS, Exchange, Pool, Receive
+from tokenstorm.loadgen.http import Exchange, Receive
+from tokenstorm.loadgen.pool import RETIRE_NS, Pool
 from tokenstorm.result import EXHAUSTED, INTERNAL
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -51,46 +49,6 @@ class Kept(Exchange):
         return self.failure.kind if self.failure else None
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(20):
-            await main()
-
-    uvloop.run(bounded())
-
-
-Listen = Callable[[Serve], Awaitable[asyncio.AbstractServer]]
-
-
-@contextlib.asynccontextmanager
-async def listening(listen: Listen, serve: Serve) -> AsyncIterator[Any]:
-    """A scripted server; in the end it leaves no connection open."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await serve(reader, writer)
-        writer.close()
-
-    server = await listen(guarded)
-    try:
-        yield server
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.sleep(0.01)  # the loop closes them in its next turns
-
-
-@contextlib.asynccontextmanager
-async def server(serve: Serve, **options: Any) -> AsyncIterator[Pool]:
-    """A scripted server on 127.0.0.1, and a pool for it."""
-    async with listening(lambda guarded: asyncio.start_server(guarded, "127.0.0.1", 0, **options), serve) as made:
-        with contextlib.closing(Pool(Endpoint.parse(f"http://127.0.0.1:{made.sockets[0].getsockname()[1]}"))) as pool:
-            yield pool
-
-
 async def ask(pool: Pool) -> Kept:
     exchange = Kept()
     pool.send(exchange)
@@ -102,18 +60,6 @@ async def ask_once(url: str, tls: ssl.SSLContext | None = None) -> Kept:
     """Ask through a pool of its own."""
     with contextlib.closing(Pool(Endpoint.parse(url), tls)) as pool:
         return await ask(pool)
-
-
-def saying(*answers: bytes) -> Serve:
-    """Answers each request on a connection with the next answer, then closes."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for answer in answers:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            await writer.drain()
-
-    return serve
 
 
 def test_one_connection_carries_one_request_after_another() -> None:

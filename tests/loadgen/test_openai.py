@@ -10,42 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plans import plan as made
+from streams import USAGE, chunk, read, sse
 from tokenstorm.errors import PlanError, UsageError
 from tokenstorm.loadgen.answers import Stream, Whole
 from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.loadgen.http import Connection, Exchange, Pool, Receive
+from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.openai import Requests
+from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import load_prompts
-
-
-def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "m",
-        "choices": choices,
-        **more,
-    }
-
-
-def sse(*events: object, newline: str = "\n", spaced: bool = False) -> bytes:
-    separators = (", ", ": ") if spaced else (",", ":")
-    bodies = [event if isinstance(event, str) else json.dumps(event, separators=separators) for event in events]
-    return "".join(f"data: {body}{newline}{newline}" for body in bodies).encode()
-
-
-def read(*pieces: bytes) -> Stream:
-    """A stream whose pieces come 10 apart, from 1000 on."""
-    stream = Stream()
-    for number, piece in enumerate(pieces):
-        stream.receive(piece, 1000 + 10 * number)
-    stream.finish(200)
-    return stream
-
-
-USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
 def test_a_role_only_or_empty_first_chunk_is_no_token() -> None:

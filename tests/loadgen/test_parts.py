@@ -16,7 +16,7 @@ from plans import plan
 from tokenstorm.loadgen import writer
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.loadgen.http import Pool
+from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
 from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop, Schedule
 from tokenstorm.loadgen.sizing import fewest_ranks

@@ -94,8 +94,10 @@ class Answer:
             self.server_id = words_of(event.id)
         if event.usage is not None:
             self._count(event.usage)
-        if (words := error_in(event)) is not None:
-            self._fail("stream_error", words)
+        if event.error or event.choices is None or event.object == "error":
+            words = error_in(event)
+            if words is not None:
+                self._fail("stream_error", words)
 
     def _count(self, usage: object) -> None:
         """Take the counts of a usage; what is no count is told, and takes nothing back."""
@@ -137,20 +139,21 @@ class Whole(Answer):
 
     def finish(self, status: int) -> None:
         body = self.body
-        trouble = ""
         try:
-            event = read_event(body)
+            self._understand(read_event(body), body, status)
         except (ValueError, RecursionError) as error:
-            event, trouble = Event(), str(error)
-        if not 200 <= status < 300:  # noqa: PLR2004 - the successes of HTTP
+            if not _is_success(status):
+                self._fail(f"http_{status}", body[:DETAIL_CHARACTERS].decode(errors="replace"))
+            elif isinstance(error, RecursionError):
+                self._malformed("an answer that is nested too deep", body)
+            else:
+                self._malformed("not an answer in JSON" if str(error) == "not JSON" else str(error), body)
+
+    def _understand(self, event: Event, body: bytes, status: int) -> None:
+        if not _is_success(status):
             words = words_of(event.error or event.message)
             self._fail(f"http_{status}", words or body[:DETAIL_CHARACTERS].decode(errors="replace"))
-        elif trouble:
-            self._malformed("not an answer in JSON" if trouble == "not JSON" else trouble, body)
-        else:
-            self._understand(event, body)
-
-    def _understand(self, event: Event, body: bytes) -> None:
+            return
         self._note(event)
         said = False
         for choice in event.choices or ():
@@ -169,19 +172,21 @@ class Stream(Answer):
     after the last token.
     """
 
+    _at = 0
+    _is_done = False
+    _ends_with_usage = False
+    _skipped = b""
+    _unread: Whole | None = None
+    """All there was, until something shows that it is a stream."""
+
     def __init__(self, carrier: Carrier | None = None, *, keep_times: bool = False) -> None:
         self.gaps = []
         self.chunk_times = [] if keep_times else None
-        self._at = 0
         self._reader = EventReader()
         self._carrier = carrier
-        self._is_done = False
-        self._ends_with_usage = False
         self._open: set[int] = set()
         self._ended: set[int] = set()
         self._times = array("q")
-        self._unread: Whole | None = Whole()  # all there was, until something shows that it is a stream
-        self._skipped = b""
 
     @property
     def is_complete(self) -> bool:
@@ -196,12 +201,20 @@ class Stream(Answer):
             self.gaps.clear()
 
     def receive(self, piece: bytes, at: int) -> None:
+        if self._is_done:
+            return
         self._at = at
         if self.first_chunk is None:
             self.first_chunk = at
-        if self._unread is not None:
+        if data := self._reader.take_alone(piece):
+            text = self._take(b"", data)
+            if text and self._carrier is not None:
+                self._look_for_more(self._carrier, piece, text)
+            return
+        self._take_all(self._reader.take(piece))
+        if not self._reader.started:
+            self._unread = self._unread or Whole()
             self._unread.receive(piece, at)
-        self._take(self._reader.take(piece), piece)
         if not self._reader.is_between_events and self._reader.unfinished == DONE:
             self._finish_now()  # whether or not the blank line after it ever comes
         if self._reader.held > LARGEST_EVENT:
@@ -209,10 +222,11 @@ class Stream(Answer):
             self._finish_now()
 
     def finish(self, status: int) -> None:
-        self._take(self._reader.end(), b"")
+        if not self._reader.is_between_events:
+            self._take_all(self._reader.end())
         self.cut()
-        if self._unread is not None and not self._reader.started:
-            self._take_whole(self._unread, status)
+        if not self._reader.started:
+            self._take_whole(self._unread or Whole(), status)
             return
         if not self.is_complete:
             last = f"; the last line that is no event: {self._skipped!r}" if self._skipped else ""
@@ -241,61 +255,74 @@ class Stream(Answer):
         self.warnings |= whole.warnings
         self._warn("not_streamed")
 
-    def _take(self, events: list[Sent], piece: bytes) -> None:
-        text = ""
-        for sent in events:
-            if self._is_done:
-                return
-            try:
-                text = self._understand(sent)
-            except RecursionError:
-                self._malformed("an event that is nested too deep", sent.data)
-        if self._reader.started:
-            self._unread = None
-        if text and self._carrier is not None and self._reader.is_between_events:
-            self._look_for_more(self._carrier, piece, text)
+    def _take_all(self, events: list[Sent]) -> None:
+        for kind, data in events:
+            if not self._is_done:
+                self._take(kind, data)
 
-    def _understand(self, sent: Sent) -> str:
+    def _take(self, kind: bytes, data: bytes) -> str:
         """Take one event in; its text, where it had nothing else to say."""
-        data = sent.data
-        if sent.type != UNKNOWN and data.strip() == DONE:
-            self._finish_now()
-            return ""
-        if not data.strip() or data.startswith(b":") or (sent.type == UNKNOWN and not data.startswith(b"{")):
-            self._skip(data)
+        if not data.startswith(b"{") and self._says_no_json(kind, data.strip()):
             return ""
         try:
             event = read_event(data)
+            if not kind or kind not in {ERROR, UNKNOWN}:
+                return self._take_event(event, data)
+            words = words_of(event.error or event.message or event.detail) if kind == ERROR else error_in(event)
+        except RecursionError:
+            self._malformed("an event that is nested too deep", data)
         except ValueError as error:
-            if sent.type == ERROR:
-                self._fail("stream_error", data[:DETAIL_CHARACTERS].decode(errors="replace"))
-            elif sent.type == UNKNOWN:
-                self._skip(data)
-            else:
-                self._malformed("not an event in JSON" if str(error) == "not JSON" else str(error), data)
-            return ""
-        if sent.type == ERROR:
-            self._fail("stream_error", words_of(event.error or event.message or event.detail) or repr(data))
-        return self._take_event(event, data, is_line=sent.type == UNKNOWN)
+            self._take_what_is_none(kind, data, str(error))
+        else:
+            self._take_line(kind, data, words)
+        return ""
 
-    def _take_event(self, event: Event, data: bytes, *, is_line: bool) -> str:
-        before = self.failure
+    def _says_no_json(self, kind: bytes, data: bytes) -> bool:
+        """The end, a heartbeat, a comment that a proxy made data of, a line of no field."""
+        if data == DONE and kind != UNKNOWN:
+            self._finish_now()
+        elif not data or data.startswith(b":") or kind == UNKNOWN:
+            self._skip(data)
+        else:
+            return False
+        return True
+
+    def _take_line(self, kind: bytes, data: bytes, words: str | None) -> None:
+        """An event of type error, or an object that is on a line of its own and may be an error."""
+        if kind == ERROR:
+            self._fail("stream_error", words or data[:DETAIL_CHARACTERS].decode(errors="replace"))
+        elif words is not None:
+            self._fail("stream_error", words)
+        else:
+            self._skip(data)
+
+    def _take_what_is_none(self, kind: bytes, data: bytes, why: str) -> None:
+        """What should be an event and cannot be read."""
+        if kind == ERROR:
+            self._fail("stream_error", data[:DETAIL_CHARACTERS].decode(errors="replace"))
+        elif kind == UNKNOWN:
+            self._skip(data)
+        else:
+            self._malformed("not an event in JSON" if why == "not JSON" else why, data)
+
+    def _take_event(self, event: Event, data: bytes) -> str:
         self._note(event)
-        if (event.choices is None and event.usage is None) or is_line:
-            if self.failure is before:
+        if event.choices is None and event.usage is None:
+            if self.failure is None:
                 self._skip(data)
             return ""
         if event.usage is not None and not event.choices:
-            self._ends_with_usage = tells_a_count(event.usage)
+            self._ends_with_usage = _tells_a_count(event.usage)
         text, said = "", False
         for choice in event.choices or ():
-            if self._end(choice.finish_reason):
-                self._ended.add(choice.number)
-                self._open.discard(choice.number)
-            elif choice.number not in self._ended:
-                self._open.add(choice.number)
+            number = choice.index if isinstance(choice.index, int) else 0
+            if choice.finish_reason and self._end(choice.finish_reason):
+                self._ended.add(number)
+                self._open.discard(number)
+            elif number not in self._ended:
+                self._open.add(number)
             content = choice.text or choice.said.content
-            if (isinstance(content, str) and content) or says_content(choice):
+            if (content and isinstance(content, str)) or says_content(choice):
                 said, text = True, content if isinstance(content, str) else ""
                 self.first_content = self.first_content or self._at
             elif says_anything(choice):
@@ -344,6 +371,10 @@ class Stream(Answer):
         return gaps
 
 
-def tells_a_count(usage: object) -> bool:
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300  # noqa: PLR2004 - the successes of HTTP
+
+
+def _tells_a_count(usage: object) -> bool:
     """Whether a usage tells anything."""
     return isinstance(usage, dict) and any(count_of(value) is not None for value in usage.values())

@@ -54,11 +54,6 @@ class Choice(msgspec.Struct, gc=False):
     def said(self) -> Delta:
         return self.delta or self.message or _SILENT
 
-    @property
-    def number(self) -> int:
-        """Which of the answers it is."""
-        return self.index if isinstance(self.index, int) else 0
-
 
 class Event(msgspec.Struct, gc=False):
     """One JSON object; an object that is no event has none of these."""
@@ -122,15 +117,20 @@ def says_content(choice: Choice) -> bool:
     said = choice.said
     if said.content and not isinstance(said.content, str):
         return says(_without_thoughts(said.content))
-    return says([choice.text, said.content, said.tool_calls, said.function_call, said.refusal, said.audio])
+    if choice.text or said.content or said.tool_calls or said.function_call or said.refusal or said.audio:
+        return any(
+            map(says, (choice.text, said.content, said.tool_calls, said.function_call, said.refusal, said.audio))
+        )
+    return False
 
 
 def says_anything(choice: Choice) -> bool:
     """Whether it says something, reasoning included."""
     said = choice.said
-    if says_content(choice) or says(said.content):
-        return True
-    return says([said.reasoning_content, said.reasoning, said.reasoning_details, said.thinking])
+    if said.content or said.reasoning_content or said.reasoning or said.reasoning_details or said.thinking:
+        thoughts = (said.content, said.reasoning_content, said.reasoning, said.reasoning_details, said.thinking)
+        return any(map(says, thoughts)) or says_content(choice)
+    return says_content(choice)
 
 
 def _without_thoughts(content: object) -> object:
@@ -188,4 +188,5 @@ def words_of(value: object) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text[:DETAIL_CHARACTERS].encode(errors="replace").decode()
+    text = text[:DETAIL_CHARACTERS]
+    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -8,24 +8,16 @@ Whatever a server sends is data: it fails its own request at worst, and never th
 """
 
 import asyncio
-import errno
-import os
-import socket
-import ssl
 import traceback
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
-from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.result import EXHAUSTED, INTERNAL, Failure
-
-RETIRE_NS = 4_000_000_000
-"""Engines close a connection that was idle for 5 s; ours go a second earlier."""
+from tokenstorm.result import INTERNAL, Failure
 
 RACE_NS = 1_000_000_000
 """A reused connection that ends later than this after the send was not closed while idle."""
@@ -106,6 +98,14 @@ def _chunk_line(size: int) -> bytes:
 _CHUNK_LINES = [_chunk_line(size) for size in range(LARGEST_EXPECTED)]
 
 
+class Home(Protocol):
+    """Where connections come from; see `Pool`."""
+
+    def release(self, connection: "Connection") -> None: ...
+
+    def resend(self, exchange: Exchange) -> None: ...
+
+
 class Connection(asyncio.Protocol):
     """One connection to one replica; it carries one exchange at a time."""
 
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         "read_at",
     )
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: Home) -> None:
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
@@ -174,35 +174,32 @@ class Connection(asyncio.Protocol):
             return
         self._data = data
         self._bodiless += size
-        self._parse(data)
+        feed = self._feed
+        try:
+            feed(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._give_up(error)
+        if self._bodiless > LARGEST_HEAD:
+            self._broken("malformed", f"more than {LARGEST_HEAD >> 10} KiB of headers")
         if self._whole:  # only now: the next request must not be given what is left of this read
             self._whole = False
             self._complete()
         elif self.exchange is not None and self.exchange.done is not None:
             self._wait_for_the_end()
 
-    def _parse(self, data: bytes) -> None:
-        feed = self._feed
-        try:
-            feed(data)
-        except httptools.HttpParserCallbackError as error:
-            self._blame_ourselves(error.__context__ or error)
-        except httptools.HttpParserUpgrade:
+    def _give_up(self, error: Exception) -> None:
+        """The parser could not go on: the answer is none, or taking it in failed by a fault of ours, which is told."""
+        if isinstance(error, httptools.HttpParserCallbackError):
+            cause = error.__context__ or error
+            traceback.print_exception(cause)
+            what = f"{type(cause).__name__}: {cause}"
+            self._broken(INTERNAL, f"tokenstorm itself failed on this answer, please report it: {what}")
+        elif isinstance(error, httptools.HttpParserUpgrade):
             self._broken("malformed", "HTTP 101: the server switches to a protocol that nobody asked for")
-        except httptools.HttpParserError as error:
-            if self._whole:
-                self._close()  # what follows a whole answer is nobody's
-            else:
-                self._broken("malformed", f"not HTTP: {error}")
+        elif self._whole:
+            self._close()  # what follows a whole answer is nobody's
         else:
-            if self._bodiless > LARGEST_HEAD:
-                self._broken("malformed", f"more than {LARGEST_HEAD >> 10} KiB of headers")
-
-    def _blame_ourselves(self, error: BaseException) -> None:
-        """A fault of ours in taking an answer in costs that request alone, and is told: in its line, and in the log."""
-        traceback.print_exception(error)
-        what = f"{type(error).__name__}: {error}"
-        self._broken(INTERNAL, f"tokenstorm itself failed on this answer, please report it: {what}")
+            self._broken("malformed", f"not HTTP: {error}")
 
     def answered(self) -> None:
         """Called while a piece of body is taken: the answer is complete, whatever its framing says."""
@@ -330,7 +327,8 @@ class Connection(asyncio.Protocol):
         exchange = self.exchange
         self._headers_done = self._framed = False
         self._receive = _nobody
-        self._forget_the_end()
+        if self._linger is not None:
+            self._forget_the_end()
         if exchange is None:
             return
         self.idle_since = self.read_at
@@ -353,135 +351,6 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         self.closed = True
         self._transport.close()
-
-
-class Pool:
-    """The connections to one replica: the last one used is the first one used again."""
-
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> None:
-        self.endpoint = endpoint
-        self._tls = (tls or ssl.create_default_context()) if endpoint.tls else None
-        self._addresses: list[str] = []
-        self._resolving = asyncio.Lock()
-        self._idle: list[Connection] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
-
-    def send(self, exchange: Exchange) -> None:
-        """Start the exchange on an idle connection, or on a new one. `exchange.sent` is set by the caller."""
-        oldest = exchange.sent - RETIRE_NS
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.closed:
-                continue
-            if connection.idle_since < oldest:
-                connection.abandon()
-                continue
-            connection.idle_since = 0
-            connection.send(exchange)
-            return
-        self._send_fresh(exchange)
-
-    def resend(self, exchange: Exchange) -> None:
-        """Once more, on a fresh connection, after a reused one turned out to be closed."""
-        exchange.resent = True
-        exchange.connected = None
-        self._send_fresh(exchange)
-
-    def release(self, connection: Connection) -> None:
-        """Take back a connection whose answer is complete."""
-        connection.fresh = False
-        self._idle.append(connection)
-
-    async def resolve(self) -> None:
-        """Look the host up once, so that no request waits for a name server. Raises OSError."""
-        if self.endpoint.unix is None:
-            async with self._resolving:
-                if not self._addresses:
-                    found = await asyncio.get_running_loop().getaddrinfo(
-                        self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM
-                    )
-                    self._addresses = [cast("str", address[0]) for *_, address in found]
-
-    async def open(self, count: int) -> None:
-        """Have `count` idle connections ready. Raises OSError."""
-        gate = asyncio.Semaphore(64)
-
-        async def one() -> None:
-            async with gate:
-                connection = await self._connect()
-            if self._closed:
-                connection.abandon()
-            else:
-                self.release(connection)
-
-        opened = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
-        for trouble in opened:
-            if isinstance(trouble, BaseException):
-                raise trouble
-
-    def retire(self) -> None:
-        """Close the connections that were idle too long."""
-        oldest = monotonic_ns() - RETIRE_NS
-        keep = 0
-        while keep < len(self._idle) and self._idle[keep].idle_since < oldest:
-            self._idle[keep].abandon()
-            keep += 1
-        del self._idle[:keep]
-
-    def close(self) -> None:
-        """Close the idle connections and stop connecting."""
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        for connection in self._idle:
-            connection.abandon()
-        self._idle.clear()
-
-    def _send_fresh(self, exchange: Exchange) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect_and_send(exchange))
-        exchange.carrier = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _connect_and_send(self, exchange: Exchange) -> None:
-        try:
-            connection = await self._connect()
-        except OSError as error:
-            exchange.carrier = None
-            exchange.fail(*connect_failure(error))
-        else:
-            connection.idle_since = 0
-            connection.send(exchange)
-
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        if self.endpoint.unix is not None:
-            return (await loop.create_unix_connection(self._connection, self.endpoint.unix))[1]
-        if not self._addresses:
-            await self.resolve()
-        trouble = OSError("the host has no address")
-        for address in tuple(self._addresses):
-            try:
-                made = await loop.create_connection(
-                    self._connection,
-                    address,
-                    self.endpoint.port,
-                    ssl=self._tls,
-                    server_hostname=self.endpoint.host if self._tls else None,
-                )
-            except ssl.SSLError:
-                raise
-            except OSError as error:
-                trouble = error
-            else:
-                if address != self._addresses[0]:  # as with localhost, when only 127.0.0.1 listens
-                    self._addresses.sort(key=address.__ne__)
-                return made[1]
-        raise trouble
-
-    def _connection(self) -> Connection:
-        return Connection(self)
 
 
 def _nobody(*_: object) -> None:
@@ -513,21 +382,3 @@ def _shared(tail: bytes) -> bytes:
     if len(_tails) > MANY_TAILS:
         _tails.clear()
     return _tails.setdefault(tail, tail)
-
-
-_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.ENOBUFS, errno.ENOMEM))
-
-
-def connect_failure(error: OSError) -> tuple[str, str]:
-    """Kind and detail of a connection that could not be made."""
-    if isinstance(error, ConnectionRefusedError):
-        return "refused", "connection refused"
-    if isinstance(error, ssl.SSLError):
-        return "tls", str(error)
-    if isinstance(error, socket.gaierror):
-        return "dns", str(error)
-    if isinstance(error, FileNotFoundError):
-        return "refused", "there is no such socket"
-    if error.errno in _OURS:
-        return EXHAUSTED, f"{os.strerror(error.errno)}, on this machine"
-    return "unreachable", str(error)

@@ -8,9 +8,10 @@ import msgspec
 from tokenstorm.errors import NOT_JSON, PreflightError
 from tokenstorm.loadgen.answers import Answer, Stream, Whole
 from tokenstorm.loadgen.endpoint import endpoints_of
-from tokenstorm.loadgen.http import Connection, Exchange, Pool, Receive, connect_failure
+from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.openai import Requests, explain, request_head
+from tokenstorm.loadgen.pool import Pool, connect_failure
 from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.plan import Plan, Target
 from tokenstorm.result import Failure

@@ -19,7 +19,6 @@ from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
 from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.endpoint import endpoints_of
-from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.messages import (
     Abort,
     AnyMessage,
@@ -37,6 +36,7 @@ from tokenstorm.loadgen.messages import (
     send,
 )
 from tokenstorm.loadgen.openai import Requests
+from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import load_prompts
 from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas

@@ -1,6 +1,6 @@
 """Which replica a request goes to: request n to replica n mod m; of one that refuses, in turn to each that does not."""
 
-from tokenstorm.loadgen.http import Pool
+from tokenstorm.loadgen.pool import Pool
 
 REFUSALS = 3
 RETRY_NS = 5_000_000_000

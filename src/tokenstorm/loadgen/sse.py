@@ -25,11 +25,15 @@ class Sent(NamedTuple):
 class EventReader:
     """Takes an event stream in pieces; `take` gives the events that a piece completes, `end` one that lacks its blank line.
 
-    `started` says that something came which only an event stream has, `held` how many bytes wait for the end of an event.
+    `started` says that something came which only an event stream has, `held` how many bytes wait for the end of an
+    event, and `is_between_events` whether the last piece ended with one.
     """
+
+    __slots__ = ("_after_cr", "_data", "_is_first", "_pieces", "_type", "held", "is_between_events", "started")
 
     def __init__(self) -> None:
         self.started = False
+        self.is_between_events = True
         self.held = 0
         self._pieces: list[bytes] = []
         self._data: list[bytes] = []
@@ -38,17 +42,26 @@ class EventReader:
         self._after_cr = False
 
     @property
-    def is_between_events(self) -> bool:
-        """Whether the last piece ended with an event."""
-        return not (self.held or self._data or self._type)
-
-    @property
     def unfinished(self) -> bytes:
         """The data of an event that no blank line has closed so far; empty where it is long."""
         if self.held > SHORT or len(self._data) > 1:
             return b""
         line = b"".join(self._pieces)
         return b"".join((*self._data, line.removeprefix(b"data:") if line.startswith(b"data:") else line)).strip()
+
+    def take_alone(self, piece: bytes) -> bytes:
+        """The data of a piece that is one whole event of one line, as most pieces are; empty for any other piece."""
+        if (
+            not piece.startswith(b"data: ")
+            or piece.find(b"\n") != len(piece) - 2
+            or not piece.endswith(b"\n")
+            or b"\r" in piece
+            or not self.is_between_events
+        ):
+            return b""
+        self.started = True
+        self._is_first = self._after_cr = False
+        return piece[6:-2]
 
     def take(self, piece: bytes) -> list[Sent]:
         """The events that end in this piece, and the lines that belong to no field."""
@@ -65,6 +78,7 @@ class EventReader:
                 self._type = b""
             else:
                 self._take_field(line, events)
+        self.is_between_events = not (self.held or self._data or self._type)
         return events
 
     def end(self) -> list[Sent]:
