@@ -40,7 +40,9 @@ def durations(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
         "ttft_content_seconds": [x["first_content"] - x["sent"] for x in content],
         "ttft_from_schedule_seconds": [x["first_token"] - x["scheduled"] for x in token],
         "tpot_seconds": [
-            (x["last_token"] - x["first_token"]) // (x["output_tokens"] - 1) for x in token if x["output_tokens"] > 1
+            (x["last_token"] - x["first_token"]) // (x["output_tokens"] - 1)
+            for x in token
+            if x["output_tokens"] > 1 and x["last_token"] > x["first_token"]
         ],
         "schedule_delay_seconds": [x["sent"] - x["scheduled"] for x in sent],
         "client_wait_seconds": [x["slot_free"] - x["scheduled"] for x in sent],

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PlanError, UsageError
-from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import cores, fewest_ranks
 from tokenstorm.plan import Plan, encode_plan, make_plan, new_run_id
@@ -125,8 +125,6 @@ _SAME = frozenset(
 
 
 def _plan_of(args: argparse.Namespace) -> Plan:
-    for url in args.url:
-        Endpoint.parse(url)
     stages = None if args.stages is None else _stages(args.stages)
     duration = args.duration
     if duration is None and stages:
@@ -160,6 +158,7 @@ def _plan_of(args: argparse.Namespace) -> Plan:
         "record_chunks": args.record_chunks,
     }
     plan = make_plan(fields)
+    endpoints_of(plan)
     if args.ranks is None:
         plan = make_plan({**fields, "ranks": fewest_ranks(plan, cores())})
     try:

@@ -12,9 +12,10 @@ from time import monotonic_ns
 import pytest
 import trustme
 
+from plans import plan
 from scripted import listening, run, saying, server
 from tokenstorm.errors import UsageError
-from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.loadgen.http import Exchange, Receive
 from tokenstorm.loadgen.pool import RETIRE_NS, Pool
 from tokenstorm.result import EXHAUSTED, INTERNAL
@@ -450,6 +451,35 @@ def test_a_url_is_taken_with_and_without_v1(url: str, path: str, authority: str)
 
 
 @pytest.mark.parametrize(
+    ("url", "chat", "completions", "models"),
+    [
+        ("http://h", "/v1/chat/completions", "/v1/completions", "/v1/models"),
+        ("http://h/a/v1/", "/a/v1/chat/completions", "/a/v1/completions", "/a/v1/models"),
+        ("http://h/v1/chat/completions", "/v1/chat/completions", "/v1/completions", "/v1/models"),
+        ("http://h/v1/completions/", "/v1/chat/completions", "/v1/completions", "/v1/models"),
+        ("http://h/chat/completions", "/chat/completions", "/completions", "/models"),
+        ("http://h/api/paas/v4", "/api/paas/v4/chat/completions", "/api/paas/v4/completions", "/api/paas/v4/models"),
+        (
+            "https://h/openai/deployments/m/chat/completions?api-version=2024-10-21",
+            "/openai/deployments/m/chat/completions?api-version=2024-10-21",
+            "/openai/deployments/m/completions?api-version=2024-10-21",
+            "/openai/deployments/m/models?api-version=2024-10-21",
+        ),
+    ],
+)
+def test_an_address_of_an_operation_is_taken_as_it_is(url: str, chat: str, completions: str, models: str) -> None:
+    endpoint = Endpoint.parse(url)
+    assert (endpoint.target_of("chat"), endpoint.target_of("completions")) == (chat, completions)
+    assert endpoint.target("/models") == models
+
+
+def test_an_address_of_another_operation_than_the_loads_is_refused_with_the_way_out() -> None:
+    assert len(endpoints_of(plan(targets=[{"replica": "0", "url": "http://h/v1/chat/completions"}]))) == 1
+    with pytest.raises(UsageError, match="--endpoint completions"):
+        endpoints_of(plan(targets=[{"replica": "0", "url": "http://h/v1/completions"}]))
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "h:8000",
@@ -462,6 +492,8 @@ def test_a_url_is_taken_with_and_without_v1(url: str, path: str, authority: str)
         "http://a..b",
         "http://h:0",
         "http://h/?x=1",
+        "http://h/v1?key=secret",
+        "http://h/v1?api-version=1&key=secret",
         "unix:relative",
         "http://h\r\nx: y",
     ],

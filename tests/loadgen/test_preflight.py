@@ -127,3 +127,49 @@ def test_a_service_that_names_no_model_asks_for_one() -> None:
 
     with pytest.raises(PreflightError, match="--model"):
         looked(answer)
+
+
+def redirecting(path: str) -> Answer:
+    def answer(request: Request, reply: Reply) -> None:
+        if request.path == path:
+            reply.start(307, "text/plain", [("location", "https://elsewhere/x")])
+            reply.end()
+        else:
+            fine(request, reply)
+
+    return answer
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
+def test_a_redirect_is_told_once_with_where_it_leads(path: str) -> None:
+    with pytest.raises(PreflightError, match=r"307.*https://elsewhere/x") as raised:
+        looked(redirecting(path))
+    assert path in str(raised.value)
+
+
+def test_a_refusal_names_the_path_that_was_asked() -> None:
+    with pytest.raises(PreflightError, match="POST /v1/chat/completions with HTTP 404"):
+        looked(refusing(404, "Not Found"))
+
+
+@pytest.mark.parametrize("body", [b'{"data": []}', b"[]", b"{}", b"hello"])
+def test_a_list_without_a_model_is_told_as_what_it_is(body: bytes) -> None:
+    def answer(request: Request, reply: Reply) -> None:
+        if request.path == "/v1/models":
+            reply.send(200, body)
+        else:
+            fine(request, reply)
+
+    with pytest.raises(PreflightError, match=r"GET /v1/models\): it names none.*--model"):
+        looked(answer)
+
+
+def test_every_request_asks_for_a_body_that_is_not_coded() -> None:
+    codings = []
+
+    def answer(request: Request, reply: Reply) -> None:
+        codings.append(request.headers["accept-encoding"])
+        fine(request, reply)
+
+    looked(answer)
+    assert codings == ["identity"] * 3
