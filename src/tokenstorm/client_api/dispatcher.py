@@ -57,14 +57,14 @@ class SlurmClientDispatcher:
             data = await self._site.shell.get(folder / name)
         except FileNotFoundError:
             there = ", ".join(await self._site.shell.list(folder)) or "none"
-            message = f"`dataset`: there is no {name!r} in {folder}: there is {there}"
-            raise UsageError(message) from None
+            message = f"there is no {name!r} in {folder}: there is {there}"
+            raise UsageError(message, "dataset") from None
         except Unreachable:
             path = str(folder / name)
             if (await self._site.shell.run(["test", "-f", path, "-a", "-r", path])).status == 0:
                 raise
-            message = f"`dataset`: {path} is a folder, or a file that must not be read: name a file of prompts"
-            raise UsageError(message) from None
+            message = f"{path} is a folder, or a file that must not be read: name a file of prompts"
+            raise UsageError(message, "dataset") from None
         checksum = await asyncio.to_thread(_checked, data, folder / name)
         return {"kind": "file", "path": str(folder / name), "sha256": checksum}
 
@@ -136,8 +136,7 @@ def _checked(data: bytes, path: PurePosixPath) -> str:
         try:
             prompt_file(copy)
         except UsageError as error:
-            message = f"`dataset`: {str(error).replace(str(copy), str(path))}"
-            raise UsageError(message) from None
+            raise UsageError(error.message.replace(str(copy), str(path)), "dataset") from None
     return hashlib.sha256(data).hexdigest()
 
 

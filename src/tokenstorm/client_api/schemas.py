@@ -190,10 +190,13 @@ class GroupRequest(Strict):
 
     @field_validator("prompts")
     @classmethod
-    def _not_too_much(cls, prompts: list[str] | None) -> list[str] | None:
+    def _can_be_asked(cls, prompts: list[str] | None) -> list[str] | None:
         size = sum(len(prompt.encode()) for prompt in prompts or ())
         if size > PROMPT_BYTES:
             message = f"they have {size} bytes, {PROMPT_BYTES} at most: put them into a file and name it as `dataset`"
+            raise ValueError(message)
+        if blank := [place for place, prompt in enumerate(prompts or ()) if not prompt.strip()]:
+            message = f"number {blank[0]} is blank (the first one is number 0)"
             raise ValueError(message)
         return prompts
 
@@ -249,8 +252,8 @@ class GroupRequest(Strict):
             if msgspec.json.decode(encode_plan(plan), type=Plan) != plan:
                 _refuse("extra_body", "it holds a number that JSON has not: NaN or an infinity")
         except UsageError as error:
-            field = str(error).partition("`")[2].partition("`")[0].partition(".")[0].partition("[")[0]
-            _refuse(field if field in type(self).model_fields else "arrival", str(error))
+            field = (error.field or "").partition(".")[0].partition("[")[0]
+            _refuse(field if field in type(self).model_fields else "arrival", error.message)
         except UnicodeEncodeError as error:
             _refuse("extra_body", f"it holds characters that cannot be sent ({error.reason})")
         except (OverflowError, RecursionError, TypeError):
