@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
-from tokenstorm.report.text import duration
+from tokenstorm.report.text import duration, prompts_used
 
 _LABELS = {
     "latency_seconds": "Latency, from schedule",
@@ -81,6 +81,7 @@ def _counts(summary: Summary) -> str:
         ("Requests per second", f"{rates.achieved_rps:.4g}{asked}"),
         ("Output tokens per second", f"{rates.output_tokens_per_second:.4g}"),
         ("Prompt tokens per second", f"{rates.prompt_tokens_per_second:.4g}"),
+        ("Prompts", prompts_used(summary)),
         ("Tokens counted by", summary.tokens.source or "-"),
     ]
     return _table("Requests in the measured window", ("", ""), rows)
