@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tokenstorm.cli.commands import add_commands
+from tokenstorm.cli.request import request_of
 from tokenstorm.errors import UsageError
 from tokenstorm.options import add_load_options, plan_of
 from tokenstorm.plan import Plan
+from tokenstorm.sdk import GroupRequest
 
 
 def typed(*options: str) -> Plan:
@@ -54,3 +57,19 @@ def test_the_words_of_an_error_are_not_rewritten_where_they_only_look_like_a_fie
     with pytest.raises(UsageError) as raised:
         typed("--prompts-file", str(path))
     assert str(raised.value).startswith(f"{path}, line 2: there is no field {key!r}:")
+
+
+def asked_of_a_group(*options: str) -> GroupRequest:
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    return request_of(parser.parse_args(["group", "create", "abc", *options]))
+
+
+def test_a_group_is_asked_for_with_the_prompts_that_bench_would_read(tmp_path: Path) -> None:
+    """By one reader: JSON lines are known by what they hold, whatever the file is called."""
+    path = tmp_path / "prompts.txt"
+    path.write_text('\ufeff{"prompt": " one "}\r\n\r\n{"prompt": "two"}\r\n')
+    assert asked_of_a_group("--prompts-file", str(path))["prompts"] == [" one ", "two"]
+    path.write_text('{"prompt": "one", "max_tokens": 5}')
+    with pytest.raises(UsageError, match="put the file into the folder `datasets`"):
+        asked_of_a_group("--prompts-file", str(path))

@@ -67,7 +67,10 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     prompts = request.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given more than once")
     prompts.add_argument(
-        "--prompts-file", type=Path, metavar="FILE", help="a prompt a line, or .jsonl with prompt or messages"
+        "--prompts-file",
+        type=Path,
+        metavar="FILE",
+        help="text with a prompt a line, or JSON lines with prompt or messages",
     )
     prompts.add_argument(
         "--synthetic-words", metavar="LENGTH", help="made-up text: 100, 50:200 (uniform) or 100~20 (normal)"

@@ -1,7 +1,7 @@
 """What to do: the whole of one run, as a frozen value and as `plan.json`.
 
-A plan is complete: the same plan and seed give the same requests at the same offsets, on any machine and over any
-number of ranks. Secrets are not part of it.
+A plan is complete: the same plan gives the same requests at the same offsets, on any machine and over any number of
+ranks. Another plan with the same seed gives the same arrivals and prompts; only the salts of prompts are of the run id, too. Secrets are not part of it.
 """
 
 import math
@@ -134,7 +134,7 @@ class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"
 
 
 class PromptFile(Strict, frozen=True, kw_only=True, tag="file", tag_field="kind"):
-    """A text file with a prompt a line, or JSONL with `prompt` or `messages` and, if wanted, `max_tokens`.
+    """A file of text with a prompt a line, or of JSON lines with `prompt` or `messages` and, if wanted, `max_tokens`.
 
     `sha256` pins the content: a rank that reads another file refuses to start.
     """

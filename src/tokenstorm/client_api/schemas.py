@@ -135,17 +135,17 @@ class GroupRequest(Strict):
     prompts: list[Annotated[str, Field(min_length=1)]] | None = Field(
         None,
         min_length=1,
-        description=f"One of them is picked for each request; {PROMPT_BYTES} bytes in all at most",
+        description=f"Taken in turn, in an order that the seed shuffles; {PROMPT_BYTES} bytes in all at most",
         examples=[["Write a poem about AI.", "What is deep learning?"]],
     )
     dataset: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$",
-        description="A file of the profile's folder `datasets`: a prompt a line, or `.jsonl` with prompt or messages",
+        description="A file of the profile's folder `datasets`: a prompt a line, or JSON lines with prompt or messages",
         examples=["questions.jsonl"],
     )
     synthetic: Synthetic | None = None
-    unique_prompts: bool = Field(default=False, description="Salt each prompt, so that no prefix cache helps")
+    unique_prompts: bool = Field(default=False, description="Salt each request's prompt, so that no prefix cache helps")
     max_tokens: Count = 100
     temperature: float = Field(0.7, ge=0, le=2)
     time_limit: int | None = Field(
@@ -157,7 +157,9 @@ class GroupRequest(Strict):
     arrival: Literal["constant", "poisson", "gamma"] | Arrival = Field("constant", description="How arrivals spread")
     think_time_seconds: NotNegative = Field(0.0, description="Closed loop: from an answer to the client's next request")
     ramp_seconds: NotNegative = Field(1.0, description="Closed loop: over how long the clients start")
-    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Repeats arrivals and prompts (random, recorded)")
+    seed: int | None = Field(
+        None, ge=0, le=2**63 - 1, description="Repeats arrivals and prompts, but no salts (random, recorded)"
+    )
     warmup_seconds: NotNegative = Field(0.0, description="Sent, but not counted")
     drain_seconds: NotNegative = Field(30.0, description="How long the last answers are waited for")
     request_timeout_seconds: Positive = 120.0
