@@ -182,6 +182,10 @@ def test_json_lines_are_read_whatever_the_file_is_called(name: str) -> None:
 
 
 def test_what_a_name_promises_is_asked_for() -> None:
+    table = "user_says,expected\nhello,hi\n"
+    assert "is CSV with the columns user_says, expected" in refusal(table, "prompts.csv")
+    assert texts(table) == ["user_says,expected", "hello,hi"]
+    assert texts("Hello, you\nWhy?\n", "prompts.csv") == ["Hello, you", "Why?"]
     assert "line 1: it is not JSON" in refusal("hello\n", "prompts.jsonl")
     assert "line 1: Expected `object`, got `array`" in refusal('["one"]\n["two"]\n', "prompts.jsonl")
 
@@ -217,6 +221,7 @@ def test_a_mark_of_utf_8_both_ends_of_lines_and_blank_lines_are_no_trouble(conte
         ('{"prompt": "a"}\n{"prompt": " "}', "line 2: its `prompt` is blank"),
         ('{"prompt": "\\n\\t\\u2003"}', "line 1: its `prompt` is blank"),
         ('{"messages": [{"role": "user", "content": " "}]}', "line 1: its `messages` are blank"),
+        ('{"messages": [{"content": [{"type": "text", "text": "\\n"}]}]}', "line 1: its `messages` are blank"),
         ('{"prompt": "a", "promt": "b"', "line 1: it is not JSON"),
         ('{"messages": [{"role": "user", "content": "x", "n": NaN}]}', "line 1: it is not JSON"),
         ('{"prompt": "a\\ud83d"}', "line 1: it is not JSON"),

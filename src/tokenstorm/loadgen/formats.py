@@ -104,13 +104,16 @@ def binary_format(data: bytes) -> str | None:
     return None
 
 
-def text_format(text: str, lines: Sequence[str]) -> str | None:
-    """What a text is that begins with no JSON line; None for plain text. `lines` are those that are not blank."""
+def text_format(text: str, lines: Sequence[str], *, named_table: bool) -> str | None:
+    """What a text is that begins with no JSON line; None for plain text.
+
+    `lines` are those that are not blank; `named_table` says that the file has the name of a table.
+    """
     if _MARKUP.match(text) or (text[:5].lower() == "<html" and "</html" in text.lower()):
         return "a page of HTML or XML"
     if _YAML.match(text):
         return "YAML"
-    return _json_format(text) or _csv_format(lines)
+    return _json_format(text) or _csv_format(lines, named=named_table)
 
 
 def record_format(record: Mapping[str, object]) -> str | None:
@@ -159,16 +162,18 @@ def _with_records(name: str, record: object) -> str:
     return f"{name} that looks like {kind}" if kind else name
 
 
-def _csv_format(lines: Sequence[str]) -> str | None:
-    """A table whose first line names columns that are known, and whose records have as many fields as that line."""
+def _csv_format(lines: Sequence[str], *, named: bool) -> str | None:
+    """A table whose first line names columns, and whose records have as many fields as that line.
+
+    The columns are known by their names, or the file is `named` as a table.
+    """
     if len(lines) > 1 and _plain(lines[0].strip().strip('"')) in _ALONE:
         return f"CSV with the column {lines[0].strip()}"
     for delimiter in (",", "\t", ";"):
         header, *records = _records(lines, delimiter)
         columns = [column.strip() for column in header]
-        if len(columns) > 1 and _is_header(header, columns, records):
-            named = {_plain(column) for column in columns}
-            return _trace(named) or f"CSV with the columns {', '.join(columns)}"
+        if len(columns) > 1 and _is_header(header, columns, records, named=named):
+            return _trace({_plain(column) for column in columns}) or f"CSV with the columns {', '.join(columns)}"
     return None
 
 
@@ -181,14 +186,14 @@ def _records(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     return found or [[]]
 
 
-def _is_header(header: list[str], columns: list[str], records: list[list[str]]) -> bool:
+def _is_header(header: list[str], columns: list[str], records: list[list[str]], *, named: bool) -> bool:
     if not all(map(_COLUMN.fullmatch, columns)):
         return False
     known = [column for column in columns if _plain(column) in _COLUMNS]
     repeated = bool(records) and all(len(record) == len(columns) for record in records)
     if len(known) == len(columns):
         return repeated or header == columns
-    return repeated and header == columns and len(records) > 1 and 2 * len(known) >= len(columns)
+    return repeated and (named or (header == columns and len(records) > 1 and 2 * len(known) >= len(columns)))
 
 
 def _trace(columns: Collection[str]) -> str | None:

@@ -53,7 +53,8 @@ def parse_prompts(data: bytes, where: str) -> list[Prompt]:
         message = f"{where} holds no prompt: write one a line"
         raise PlanError(message)
     if not is_json_line(lines[0][1]):
-        if found := text_format(text.lstrip(), [line for _, line in lines]):
+        named = where.lower().endswith((".csv", ".tsv"))
+        if found := text_format(text.lstrip(), [line for _, line in lines], named_table=named):
             message = f"{where} is {found}: {_READ}"
             raise PlanError(message)
         if not _is_meant_as_json(lines, where):
@@ -136,6 +137,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _is_blank(content: object) -> bool:
+    """Whether a message's content is nothing but white space, in parts or in one."""
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and _is_blank(part.get("text")) for part in content)
     return isinstance(content, str) and not content.strip()
 
 
