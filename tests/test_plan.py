@@ -108,6 +108,29 @@ def test_a_plan_that_makes_no_sense_is_refused_naming_the_field(fields: dict[str
         plan(**fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"num_clients": 0}, "num_clients"),
+        ({"num_clents": 1}, "num_clents"),
+        ({"targets": [{"url": "http://h"}]}, "targets[0].replica"),
+        ({"drain_seconds": float("nan")}, "drain_seconds"),
+        ({"ranks": 11}, "ranks"),
+        ({"arrival": {"kind": "poisson"}}, "arrival"),
+        ({"arrival": {"ramp": {"from_rps": 0, "to_rps": 0}}}, "arrival.ramp"),
+        ({"arrival": {"stages": [{"rps": 1, "seconds": 5}]}}, "duration_seconds"),
+        ({"prompts": {"kind": "synthetic", "unit": "tokens", "length": {"n": 5}}}, "endpoint"),
+        ({"prompts": {"kind": "list", "prompts": ["fine", " \n"]}}, "prompts.prompts[1]"),
+        ({"arrival": {"kind": "- at `$.seed`"}}, "arrival.kind"),
+    ],
+)
+def test_the_error_of_a_plan_carries_the_field_that_is_wrong(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        plan(**fields)
+    assert raised.value.field == field
+    assert str(raised.value) == f"`{field}`: {raised.value.message}"
+
+
 def test_a_plan_of_another_major_version_is_refused_before_its_fields_are_read() -> None:
     written = {**json.loads(encode_plan(plan())), "tokenstorm": "7.1.0", "a_field_of_the_future": 1}
     with pytest.raises(PlanError, match=r"written for tokenstorm 7\.1\.0.*same major version"):

@@ -214,6 +214,21 @@ def test_requests_leave_on_time_or_later_and_reach_the_endpoint_exactly_once(sta
     assert_recomputable(run)
 
 
+def test_each_prompt_of_a_file_is_sent_once_before_any_is_sent_again(stage: Stage) -> None:
+    """60 arrivals over 40 prompts by two ranks: 20 of them twice, the others once; one is there under two numbers."""
+    path = stage.folder / "prompts.txt"
+    path.write_text("".join(f"prompt {number % 39}\n" for number in range(40)))
+    run = stage.bench(
+        stage.simulate().url, *LIGHT, "--duration", "3", "--ranks", "2", "--prompts-file", str(path), "--seed", "3"
+    )
+    by_number = sorted(run.lines(), key=lambda line: line["seq"])
+    assert {line["prompt"] for line in by_number[:40]} == set(range(40))
+    assert sorted(Counter(line["prompt"] for line in by_number).values()) == [1] * 20 + [2] * 20
+    assert run.summary["environment"]["prompts"] == {"count": 40, "distinct": 39}
+    told = stage.command("report", str(run.root)).out
+    assert "prompts    39 distinct of 40, each of the 40 used at most 2 times\n" in told
+
+
 @pytest.mark.parametrize("arrival", ["constant", "poisson"])
 def test_two_ranks_schedule_exactly_what_one_would(stage: Stage, arrival: str) -> None:
     url = stage.simulate().url

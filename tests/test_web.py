@@ -6,7 +6,7 @@ import httpx
 import pytest
 from pydantic import BaseModel, Field
 
-from tokenstorm.errors import RunError
+from tokenstorm.errors import RunError, UsageError
 from tokenstorm.web import new_app
 
 
@@ -66,3 +66,29 @@ def test_a_field_that_is_wrong_is_told_by_its_name() -> None:
     answer = answered(b'{"number": 0}')
     assert [error["field"] for error in answer.json()["errors"]] == ["number"]
     assert answer.json()["detail"] == "number: Input should be greater than or equal to 1"
+
+
+@pytest.mark.parametrize(
+    ("error", "detail", "errors"),
+    [
+        (UsageError("is in the past", "start_at"), "`start_at`: is in the past", [("start_at", "is in the past")]),
+        (UsageError("must be 1", "stages.0.rps"), "`stages.0.rps`: must be 1", [("stages.0.rps", "must be 1")]),
+        (UsageError("`prompt`: line 2 of a file says so"), "`prompt`: line 2 of a file says so", []),
+    ],
+)
+def test_a_field_is_named_by_the_error_and_never_read_off_its_words(
+    error: UsageError, detail: str, errors: list[tuple[str, str]]
+) -> None:
+    app = new_app("test", "", ready=lambda: None)
+
+    @app.get("/wrong")
+    async def wrong() -> None:
+        raise error
+
+    async def main() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.get("/wrong")
+
+    answer = asyncio.run(main())
+    assert (answer.status_code, answer.json()["detail"]) == (422, detail)
+    assert [(found["field"], found["message"]) for found in answer.json().get("errors", [])] == errors

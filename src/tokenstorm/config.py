@@ -364,7 +364,7 @@ def _lines(key: str, text: str) -> object:
 def _reason(error: ErrorDetails) -> str:
     """What is wrong with a key, and what there is instead."""
     if error["type"] != "extra_forbidden":
-        return error["msg"].removeprefix("Value error, ")
+        return str(error.get("ctx", {}).get("error", error["msg"]))  # a ValueError of ours, in its own words
     table: type[Table] = Profile
     for step in error["loc"][:-1]:
         table = next(kind for kind in _types(table.model_fields[str(step)].annotation) if issubclass(kind, Table))

@@ -1,8 +1,8 @@
-"""Everything tokenstorm raises on purpose.
+"""What tokenstorm raises on purpose. Some packages add narrower ones, beside the code that raises them.
 
     TokenstormError            the message says what happened, to what, and what to do next
-    ├── UsageError             the user asked for something that makes no sense (exit code 2)
-    │   └── PlanError          a plan that cannot be carried out as written; names the field
+    ├── UsageError             the user asked for something that makes no sense (exit code 2); names the field
+    │   └── PlanError          a plan that cannot be carried out as written
     ├── RunError               a run that could not start, go on, or be read (exit code 1)
     │   └── PreflightError     the engine refused or never answered the first request
     ├── Unknown                what was named is not there; the message lists what is
@@ -18,7 +18,7 @@ A request that fails is not an error but data: see `tokenstorm.result.Failure`.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -34,9 +34,26 @@ class TokenstormError(Exception):
 
 
 class UsageError(TokenstormError):
-    """Something the user typed or wrote makes no sense as it stands."""
+    """Something the user typed or wrote makes no sense as it stands.
+
+    `field` is the field of the plan or request that is wrong, such as `arrival.stages`, and None where it is not one
+    field. `also` are fields that `message` names in backticks, by the last part of their names.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, field: str | None = None, also: Sequence[str] = ()) -> None:
+        super().__init__(f"`{field}`: {message}" if field else message)
+        self.message = message
+        self.field = field
+        self.also = tuple(also)
+
+    def told(self, name: Callable[[str], str]) -> str:
+        """The same for a reader who knows the fields by other names, such as options of the command line."""
+        message = self.message
+        for field in self.also:
+            message = message.replace(f"`{field.rpartition('.')[2]}`", name(field))
+        return f"{name(self.field)}: {message}" if self.field else message
 
 
 class PlanError(UsageError):

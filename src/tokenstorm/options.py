@@ -67,7 +67,10 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     prompts = request.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given more than once")
     prompts.add_argument(
-        "--prompts-file", type=Path, metavar="FILE", help="a prompt a line, or .jsonl with prompt or messages"
+        "--prompts-file",
+        type=Path,
+        metavar="FILE",
+        help="text with a prompt a line, or JSON lines with prompt or messages",
     )
     prompts.add_argument(
         "--synthetic-words", metavar="LENGTH", help="made-up text: 100, 50:200 (uniform) or 100~20 (normal)"
@@ -95,16 +98,15 @@ def plan_of(args: argparse.Namespace) -> Plan:
     try:
         return _plan_of(args)
     except PlanError as error:
-        raise UsageError(re.sub(r"`([a-z_.]+)[^`]*`", _as_option, str(error))) from None
+        raise UsageError(error.told(_option)) from None
 
 
-def _as_option(found: re.Match[str]) -> str:
-    """The option for a field of a plan, or the field's name where it has none of its own."""
-    field: str = found[1]
+def _option(field: str) -> str:
+    """The option for a field of a plan, or for a part of that field; the field's own name where there is no option."""
     for known, option in _OPTION_OF.items():
-        if field == known or field.startswith(f"{known}."):
+        if field == known or field.startswith((f"{known}.", f"{known}[")):
             return f"--{option}"
-    return f"--{field.replace('_', '-')}" if field in _SAME else found[0]
+    return f"--{field.replace('_', '-')}" if field in _SAME else f"`{field}`"
 
 
 _SAME = frozenset(

@@ -1,13 +1,13 @@
 """What to do: the whole of one run, as a frozen value and as `plan.json`.
 
-A plan is complete: the same plan and seed give the same requests at the same offsets, on any machine and over any
-number of ranks. Secrets are not part of it.
+A plan is complete: the same plan gives the same requests at the same offsets, on any machine and over any number of
+ranks. Another plan with the same seed gives the same arrivals and prompts; only the salts of prompts are of the run id, too. Secrets are not part of it.
 """
 
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,18 @@ NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 
 
+class Misfit(ValueError):
+    """A part of a plan that makes no sense; `field` and `also` are as in `UsageError`, seen from that part.
+
+    msgspec makes a `ValidationError` of it, which knows the place of the part in the plan.
+    """
+
+    def __init__(self, message: str, field: str = "", also: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.field = field
+        self.also = also
+
+
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a plan: unknown fields are refused, floats are finite."""
 
@@ -31,8 +43,8 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):
-                message = f"`{name}` must be a finite number, not {value}"
-                raise ValueError(message)
+                message = f"must be a finite number, not {value}"
+                raise Misfit(message, name)
 
 
 class Target(Strict, frozen=True, kw_only=True):
@@ -52,7 +64,7 @@ class Ramp(Strict, frozen=True, kw_only=True):
         super().__post_init__()
         if self.from_rps + self.to_rps <= 0:
             message = "`from_rps` and `to_rps` cannot both be 0: nothing would be sent"
-            raise ValueError(message)
+            raise Misfit(message)
 
 
 class Stage(Strict, frozen=True, kw_only=True):
@@ -77,13 +89,13 @@ class Arrival(Strict, frozen=True, kw_only=True):
         super().__post_init__()
         if self.ramp and self.stages:
             message = "give `ramp` or `stages`, not both"
-            raise ValueError(message)
+            raise Misfit(message, also=["ramp", "stages"])
         if self.stages and not any(stage.rps for stage in self.stages):
             message = "`stages` need one `rps` above 0: nothing would be sent"
-            raise ValueError(message)
+            raise Misfit(message, also=["stages"])
         if self.kind != "gamma" and self.burstiness != 1:
             message = f"`burstiness` belongs to kind `gamma`, not `{self.kind}`"
-            raise ValueError(message)
+            raise Misfit(message, also=["burstiness"])
 
 
 class Length(Strict, frozen=True, kw_only=True):
@@ -102,10 +114,10 @@ class Length(Strict, frozen=True, kw_only=True):
         for name in ("n", "low", "high", "mean", "stddev"):
             if (getattr(self, name) is None) == (name in needed):
                 message = f"a `{self.kind}` length takes {' and '.join(f'`{field}`' for field in needed)}, nothing else"
-                raise ValueError(message)
+                raise Misfit(message)
         if self.low is not None and self.high is not None and self.low > self.high:
             message = f"`low` ({self.low}) is above `high` ({self.high})"
-            raise ValueError(message)
+            raise Misfit(message)
 
 
 class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"):
@@ -113,9 +125,16 @@ class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"
 
     prompts: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for place, prompt in enumerate(self.prompts):
+            if not prompt.strip():
+                message = f"it is blank: {prompt!r:.40}"
+                raise Misfit(message, f"prompts[{place}]")
+
 
 class PromptFile(Strict, frozen=True, kw_only=True, tag="file", tag_field="kind"):
-    """A text file with a prompt a line, or JSONL with `prompt` or `messages` and, if wanted, `max_tokens`.
+    """A file of text with a prompt a line, or of JSON lines with `prompt` or `messages` and, if wanted, `max_tokens`.
 
     `sha256` pins the content: a rank that reads another file refuses to start.
     """
@@ -190,31 +209,31 @@ class Plan(Strict, frozen=True, kw_only=True):
         super().__post_init__()
         shaped = self.arrival.ramp or self.arrival.stages
         if shaped and self.requests_per_second is not None:
-            message = "`requests_per_second` and the rates of `arrival` exclude each other: leave one out"
-            raise ValueError(message)
+            message = "it and the rates of `arrival` exclude each other: leave one out"
+            raise Misfit(message, "requests_per_second", ["arrival"])
         if self.closed_loop and self.arrival != Arrival():
-            message = f"an `arrival` of kind `{self.arrival.kind}` needs `requests_per_second`"
-            raise ValueError(message)
+            message = f"the kind `{self.arrival.kind}` needs `requests_per_second`"
+            raise Misfit(message, "arrival", ["requests_per_second"])
         if not self.closed_loop and self.think_time_seconds:
-            message = "`think_time_seconds` belongs to a closed loop: arrivals at a rate do not wait for answers"
-            raise ValueError(message)
+            message = "belongs to a closed loop: arrivals at a rate do not wait for answers"
+            raise Misfit(message, "think_time_seconds")
         if self.arrival.stages:
             total = math.fsum(stage.seconds for stage in self.arrival.stages)
             if self.duration_seconds is None or not math.isclose(total, self.duration_seconds):
-                message = f"`duration_seconds` must be what the `stages` add up to: {total:g}"
-                raise ValueError(message)
+                message = f"must be what the `stages` add up to: {total:g}"
+                raise Misfit(message, "duration_seconds", ["arrival.stages"])
         if self.arrival.ramp and self.duration_seconds is None:
             message = "a `ramp` needs `duration_seconds`"
-            raise ValueError(message)
+            raise Misfit(message, "arrival", ["arrival.ramp", "duration_seconds"])
         if self.duration_seconds is None and self.request_count is None:
             message = "give `duration_seconds` or `request_count`: the run would never end"
-            raise ValueError(message)
+            raise Misfit(message, "duration_seconds", ["duration_seconds", "request_count"])
         if self.ranks > self.num_clients:
-            message = f"`ranks` ({self.ranks}) is above `num_clients` ({self.num_clients}): a rank would have no client"
-            raise ValueError(message)
+            message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
+            raise Misfit(message, "ranks", ["num_clients"])
         if self.prompts_are_tokens and self.endpoint == "chat":
-            message = 'prompts of token ids need `endpoint` "completions": chat takes text'
-            raise ValueError(message)
+            message = 'must be "completions" for prompts of token ids: chat takes text'
+            raise Misfit(message, "endpoint")
 
     @property
     def closed_loop(self) -> bool:
@@ -249,7 +268,7 @@ def make_plan(fields: Mapping[str, object]) -> Plan:
     try:
         return msgspec.convert(fields, Plan)
     except msgspec.ValidationError as error:
-        raise PlanError(_explain(error)) from None
+        raise _plan_error(error) from None
 
 
 def read_plan(path: Path) -> Plan:
@@ -268,7 +287,7 @@ def decode_plan(data: bytes, where: str) -> Plan:
         _refuse_other_version(data, where)
         return msgspec.json.decode(data, type=Plan)
     except msgspec.ValidationError as error:
-        message = f"{where}: {_explain(error)}"
+        message = f"{where}: {_plan_error(error)}"
         raise PlanError(message) from None
     except NOT_JSON as error:
         message = f"{where} is not JSON: {error}"
@@ -292,18 +311,27 @@ def _refuse_other_version(data: bytes, where: str) -> None:
 
 
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+_UNKNOWN, _MISSING = "Object contains unknown field ", "Object missing required field "
 
 
-def _explain(error: msgspec.ValidationError) -> str:
-    """What msgspec found, with the field first: "`num_clients`: must be at least 1"."""
-    what, _, path = str(error).partition(" - at `$")
-    what = what.replace("Object contains unknown field", "there is no field").replace(
-        "Object missing required", "missing"
-    )
-    if what == "Invalid enum value 2" and path.startswith(".schema"):
+def _plan_error(error: msgspec.ValidationError) -> PlanError:
+    """What msgspec, or a part of the plan itself, found; msgspec tells the place at the end of its text."""
+    what, _, place = str(error).rpartition(" - at `$")
+    what, place = (what, place.rstrip("`").lstrip(".")) if what else (place, "")
+    if isinstance(misfit := error.__cause__, Misfit):
+        also = [_joined(place, field) for field in misfit.also]
+        return PlanError(str(misfit), _joined(place, misfit.field) or None, also)
+    for beginning, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "it is missing")):
+        if what.startswith(beginning):
+            name = what.removeprefix(beginning).strip("`")
+            return PlanError(said, _joined(place, name))
+    if what == "Invalid enum value 2" and place == "schema":
         what = "Another version of tokenstorm wrote this: it must be 1"
     if bound := re.fullmatch(r"Expected `(?:int|float)` (>=|<=|>|<) (-?[\d.e+]+)", what):
         what = f"Must be {_BOUNDS[bound[1]]} {float(bound[2]):g}"
     what = what.replace("Expected `str` of length >= 1", "Must not be empty")
-    field = path.rstrip("`").lstrip(".")
-    return f"`{field}`: {what[0].lower()}{what[1:]}" if field else what
+    return PlanError(f"{what[0].lower()}{what[1:]}", place or None)
+
+
+def _joined(place: str, field: str) -> str:
+    return ".".join(filter(None, (place, field)))

@@ -6,7 +6,6 @@ site is refused by its Host or Origin; where an API listens on more than loopbac
 
 import asyncio
 import ipaddress
-import re
 import secrets
 import socket
 import sys
@@ -297,10 +296,9 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 
 async def _on_known(_request: Request, error: Exception) -> Response:
     status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
-    named = re.match(r"`(\w+)`:? (.*)", str(error), re.DOTALL) if isinstance(error, UsageError) else None
-    if named is None:
-        return problem(status, str(error))
-    return problem(status, str(error), errors=[{"field": named[1], "message": named[2]}])
+    if isinstance(error, UsageError) and error.field:
+        return problem(status, str(error), errors=[{"field": error.field, "message": error.message}])
+    return problem(status, str(error))
 
 
 async def _on_bug(request: Request, _error: Exception) -> Response:
@@ -312,16 +310,13 @@ async def _on_bug(request: Request, _error: Exception) -> Response:
 def _field_error(found: dict[str, Any]) -> dict[str, str]:
     if found["type"] == "json_invalid":
         return {"field": "body", "message": f"is not JSON from character {found['loc'][-1]} on"}
-    return {"field": _field(found["loc"]), "message": _plain(found["msg"])}
+    own = found.get("ctx", {}).get("error")  # a ValueError of ours, to which pydantic's message adds words
+    return {"field": _field(found["loc"]), "message": str(own or found["msg"])}
 
 
 def _field(location: Sequence[object]) -> str:
     """`("body", "stages", 0, "rps")` as `stages.0.rps`."""
     return ".".join(map(str, location[1:] if len(location) > 1 else location))
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
 
 
 def _describe_problems(app: FastAPI) -> None:

@@ -78,7 +78,8 @@ def test_hostile_text_reaches_the_engine_as_typed(stage: Stage) -> None:
             info = (await client.get(where)).json()["info"]
         engine.close()
         assert (info["status"], info["outcome"]) == ("stopped", "completed"), info
-        assert {question["messages"][0]["content"] for question in asked} == set(texts)
+        requests = asked[1:]  # the first look asks what no request asks
+        assert {question["messages"][0]["content"] for question in requests} == set(texts)
         assert {question["model"] for question in asked} == {everything}
         assert {question["user"] for question in asked} == {everything}
         assert keys == {f"Bearer {body['api_key']}"}

@@ -11,6 +11,8 @@ import uvloop
 from plans import plan as made
 from tokenstorm.errors import PreflightError
 from tokenstorm.httpd import Reply, Request, serve
+from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.preflight import look
 from tokenstorm.loadgen.prompts import load_prompts
 
@@ -81,6 +83,38 @@ def test_a_first_request_is_left_at_its_first_token() -> None:
 
     looked(answer)
     assert left == [True]
+
+
+@pytest.mark.parametrize("fields", [{}, {"unique_prompts": True}, {"endpoint": "completions"}])
+def test_a_first_request_asks_what_no_request_of_the_run_asks(fields: dict[str, Any]) -> None:
+    """So it warms no prefix cache; but for its words it is as the others."""
+    listed = {
+        "kind": "list",
+        "prompts": ["Why is the sky blue, and what is it made of? Say it in a few words.", "Why?"],
+    }
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: Request, reply: Reply) -> None:
+        fine(request, reply)
+        if request.method == "POST":
+            asked.append(json.loads(request.body))
+
+    looked(answer, prompts=listed, **fields)
+    plan = made(run_id="ab" * 16, prompts=listed, **fields)
+    requests = Requests(plan, "first", [Endpoint.parse("http://h")], load_prompts(plan), None)
+    sent = [json.loads(requests.build(seq, 0)[0].partition(b"\r\n\r\n")[2]) for seq in range(50)]
+    (first,) = asked
+    assert first not in sent
+    texts = {text_of(body)[:16] for body in sent}
+    assert text_of(first)[:16] not in texts
+    assert {name: value for name, value in first.items() if name not in {"messages", "prompt"}} == {
+        name: value for name, value in sent[0].items() if name not in {"messages", "prompt"}
+    }
+
+
+def text_of(body: dict[str, Any]) -> str:
+    text: str = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
+    return text
 
 
 @pytest.mark.parametrize(

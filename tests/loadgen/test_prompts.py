@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
@@ -32,11 +33,50 @@ def test_a_request_gets_its_prompt_by_seed_and_number_alone() -> None:
     assert texts != [source(LIST, seed=8).get(seq).text for seq in range(50)]
 
 
-def test_prompts_of_a_list_are_sampled_evenly() -> None:
-    """3000 draws of three: 1000 each, give or take five standard deviations of 26."""
-    counts = Counter(source(LIST).get(seq).text for seq in range(3000))
-    assert set(counts) == {"one", "two", "three"}
-    assert all(870 < count < 1130 for count in counts.values())
+def test_each_prompt_of_a_list_comes_once_before_any_comes_again() -> None:
+    """The property of every pass, whatever the length and the seed."""
+    for length in (*range(1, 40), 1000):
+        listed = {"kind": "list", "prompts": [f"prompt {number}" for number in range(length)]}
+        prompts = source(listed, seed=length)
+        drawn = [prompts.index_of(seq) for seq in range(3 * length)]
+        passes = [drawn[start : start + length] for start in range(0, 3 * length, length)]
+        assert [sorted(one) for one in passes] == [list(range(length))] * 3
+
+
+def test_each_pass_over_a_list_has_an_order_of_its_own_and_none_is_that_of_the_file() -> None:
+    listed = {"kind": "list", "prompts": [f"prompt {number}" for number in range(1000)]}
+    prompts = source(listed)
+    passes = [tuple(prompts.index_of(seq) for seq in range(start, start + 1000)) for start in range(0, 20_000, 1000)]
+    assert len({tuple(range(1000)), *passes}) == 21
+    neighbours = Counter(pair for one in passes for pair in pairwise(one))
+    assert max(neighbours.values()) < 10  # of 20: a pass is no rotation of the one before
+
+
+def test_the_order_of_a_list_is_that_of_its_seed_in_every_version_of_this_package() -> None:
+    """A change here is a change of what a recorded run would send."""
+    listed = {"kind": "list", "prompts": [f"prompt {number}" for number in range(8)]}
+    assert [source(listed).index_of(seq) for seq in range(16)] == [3, 6, 4, 0, 7, 1, 2, 5, 6, 7, 2, 3, 5, 0, 4, 1]
+
+
+def test_a_seed_repeats_the_prompts_of_another_run_and_not_its_salts() -> None:
+    """The first run has filled the engine's prefix cache with the salted prompts; the same plan is the same requests."""
+
+    def sent(run_id: str) -> list[str]:
+        prompts = source(LIST, unique_prompts=True, run_id=run_id)
+        return [prompts.get(seq).text or "" for seq in range(50)]
+
+    first, second = sent("0" * 31 + "1"), sent("1" + "0" * 31)
+    assert [text[19:] for text in first] == [text[19:] for text in second]
+    assert not {text[:19] for text in first} & {text[:19] for text in second}
+    assert first == sent("0" * 31 + "1")
+
+
+def test_a_seed_repeats_the_token_ids_of_another_run_and_not_their_salts() -> None:
+    tokens = {"kind": "synthetic", "unit": "tokens", "length": {"n": 20}, "vocabulary": 5000}
+    fields = {"unique_prompts": True, "endpoint": "completions"}
+    first, second = (source(tokens, run_id=digit * 32, **fields).get(3).tokens or [] for digit in "ab")
+    assert first[:6] != second[:6]
+    assert first[6:] == second[6:]
 
 
 def test_the_same_prompt_is_the_same_object_so_that_its_body_is_encoded_once() -> None:
@@ -124,6 +164,43 @@ def test_a_token_prompt_too_short_for_the_salt_keeps_its_length() -> None:
     tokens = {"kind": "synthetic", "unit": "tokens", "length": {"n": 2}, "vocabulary": 5}
     prompts = source(tokens, unique_prompts=True, endpoint="completions")
     assert {len(prompts.get(seq).tokens or []) for seq in range(50)} == {2}
+
+
+LONG = " ".join(["what is the answer to this question"] * 20)
+
+
+@pytest.mark.parametrize("unique", [False, True])
+@pytest.mark.parametrize("text", ["hi", LONG])
+def test_the_first_look_asks_what_no_request_asks_and_is_as_long(text: str, *, unique: bool) -> None:
+    """A service that refuses prompts for their length refuses it as it would the others."""
+    prompts = source({"kind": "list", "prompts": [text]}, unique_prompts=unique)
+    looked = prompts.preflight().text or ""
+    sent = [prompts.get(seq).text or "" for seq in range(300)]
+    assert looked[:12] not in {one[:12] for one in sent}
+    assert text != LONG or len(looked) == len(sent[0])
+    assert source({"kind": "list", "prompts": [text]}, run_id="c" * 32).preflight().text != looked
+
+
+def test_the_first_look_has_the_form_of_the_requests(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    messages = [{"role": "system", "content": LONG}, {"role": "user", "content": "hi"}]
+    path.write_text(json.dumps({"messages": messages, "max_tokens": 5}))
+    looked = of_file(path).preflight()
+    made = looked.messages or []
+    assert (looked.max_tokens, [message["role"] for message in made], made[1]) == (5, ["system", "user"], messages[1])
+    assert len(made[0]["content"]) == len(LONG)
+    assert made[0]["content"][:12] != LONG[:12]
+    tokens = {"kind": "synthetic", "unit": "tokens", "length": {"n": 20}, "vocabulary": 5000}
+    ids = source(tokens, endpoint="completions")
+    assert len(ids.preflight().tokens or []) == 20
+    assert (ids.preflight().tokens or [])[:6] != (ids.get(0).tokens or [])[:6]
+    assert all(0 <= number < 5000 for number in ids.preflight().tokens or [])
+
+
+def test_prompts_are_counted_and_those_that_differ() -> None:
+    assert source(LIST).count() == (3, 3)
+    assert source({"kind": "list", "prompts": ["a", "b", "a"]}).count() == (3, 2)
+    assert source({"kind": "synthetic", "unit": "words", "length": {"n": 3}}).count() == (0, 0)
 
 
 def test_synthetic_words_have_the_asked_lengths() -> None:

@@ -9,9 +9,9 @@ from plans import TWO_REPLICAS
 from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
-from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
+from tokenstorm.metrics.summary import Environment, PromptStock, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.report.text import duration, live_line, summary_text
+from tokenstorm.report.text import duration, live_line, prompts_used, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result
 
 
@@ -97,6 +97,33 @@ def test_a_closed_loop_has_no_rows_for_waiting() -> None:
     assert "client wait" not in text
     assert "asked" not in text
     assert "SIMULATED" not in text
+
+
+@pytest.mark.parametrize(
+    ("stock", "plan_fields", "words"),
+    [
+        (PromptStock(1000, 1000), {}, "1000 distinct, each used at most 1 time"),
+        (PromptStock(10, 10), {}, "10 distinct, each used at most 3 times"),
+        (PromptStock(25, 25), {}, "25 distinct, each used at most 1 time"),
+        (PromptStock(10, 4), {}, "4 distinct of 10, each of the 10 used at most 3 times"),
+        (PromptStock(1, 1), {"unique_prompts": True}, "1 distinct, each used at most 25 times, with a salt for each"),
+        (PromptStock(10, 10), {"ranks": 2, "requests_per_second": None}, "10 distinct, each used about 3 times"),
+        (None, {"prompts": {"kind": "synthetic", "unit": "words", "length": {"n": 5}}}, "made up for each request"),
+        (None, {}, "-"),
+    ],
+)
+def test_the_prompts_are_told_and_how_often_each_was_used(
+    stock: PromptStock | None, plan_fields: dict[str, object], words: str
+) -> None:
+    """Five requests of the warm-up and twenty measured ones; a summary of an older version has no count."""
+    lines = [
+        msgspec.structs.replace(result(seq), phase="warmup" if seq < 5 else "measured", scheduled=seq * 10**7)
+        for seq in range(25)
+    ]
+    of_run = summary(lines, Environment(prompts=stock), **plan_fields)
+    assert (of_run.windows.warmup.scheduled, of_run.counts.scheduled) == (5, 20)
+    assert prompts_used(of_run).startswith(words)
+    assert f"prompts    {words}" in summary_text(of_run)
 
 
 def test_a_run_without_any_answer_can_still_be_shown() -> None:

@@ -1,13 +1,13 @@
 """From the options of `group create` to a group's request, by way of a plan: what `bench` refuses is refused here too."""
 
 import argparse
-from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from tokenstorm.errors import UsageError
+from tokenstorm.loadgen.promptfile import parse_prompts, read_file
 from tokenstorm.options import api_key_of, plan_of
 from tokenstorm.plan import Plan, PromptFile, PromptList
 from tokenstorm.sdk import GroupRequest
@@ -19,10 +19,6 @@ _SAME = (
 )
 _NO_TARGET = "http://127.0.0.1"
 """A plan needs one; a request has a service."""
-
-
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    prompt: str
 
 
 def request_of(args: argparse.Namespace) -> GroupRequest:
@@ -70,22 +66,20 @@ def _prompts(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
         case PromptList(prompts=prompts):
             return {"prompts": None if args.dataset and not args.prompt else prompts}
         case PromptFile(path=path):
-            return {"prompts": _lines(Path(path))}
+            return {"prompts": _texts(Path(path))}
         case synthetic:
             length = {name: value for name, value in msgspec.to_builtins(synthetic.length).items() if value is not None}
             return {"synthetic": {synthetic.unit: length}}
 
 
-def _lines(path: Path) -> list[str]:
-    """The prompts of a file that was checked already."""
-    lines = [line.strip() for line in path.read_bytes().removeprefix(BOM_UTF8).decode().split("\n") if line.strip()]
-    if path.suffix.lower() != ".jsonl":
-        return lines
-    try:
-        return [msgspec.json.decode(line, type=_Line).prompt for line in lines]
-    except msgspec.ValidationError:
+def _texts(path: Path) -> list[str]:
+    """The prompts of a file, as texts. Raises `UsageError`."""
+    prompts = parse_prompts(read_file(path), str(path))
+    texts = [prompt.text for prompt in prompts if prompt.text is not None and prompt.max_tokens is None]
+    if len(texts) < len(prompts):
         message = (
             f"{path} holds more than a `prompt` a line, which a request cannot carry: put the file into the folder "
             "`datasets` of the profile's base path, and name it with --dataset"
         )
-        raise UsageError(message) from None
+        raise UsageError(message)
+    return texts

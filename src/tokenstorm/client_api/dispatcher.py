@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import msgspec
 
@@ -18,7 +17,7 @@ from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
-from tokenstorm.loadgen.prompts import prompt_file
+from tokenstorm.loadgen.promptfile import parse_prompts
 from tokenstorm.loadgen.sizing import fewest_ranks
 from tokenstorm.plan import Plan, decode_plan, encode_plan, make_plan
 
@@ -57,14 +56,14 @@ class SlurmClientDispatcher:
             data = await self._site.shell.get(folder / name)
         except FileNotFoundError:
             there = ", ".join(await self._site.shell.list(folder)) or "none"
-            message = f"`dataset`: there is no {name!r} in {folder}: there is {there}"
-            raise UsageError(message) from None
+            message = f"there is no {name!r} in {folder}: there is {there}"
+            raise UsageError(message, "dataset") from None
         except Unreachable:
             path = str(folder / name)
             if (await self._site.shell.run(["test", "-f", path, "-a", "-r", path])).status == 0:
                 raise
-            message = f"`dataset`: {path} is a folder, or a file that must not be read: name a file of prompts"
-            raise UsageError(message) from None
+            message = f"{path} is a folder, or a file that must not be read: name a file of prompts"
+            raise UsageError(message, "dataset") from None
         checksum = await asyncio.to_thread(_checked, data, folder / name)
         return {"kind": "file", "path": str(folder / name), "sha256": checksum}
 
@@ -130,14 +129,10 @@ class SlurmClientDispatcher:
 
 def _checked(data: bytes, path: PurePosixPath) -> str:
     """The checksum of a dataset that can be used. Raises `UsageError`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / path.name
-        copy.write_bytes(data)
-        try:
-            prompt_file(copy)
-        except UsageError as error:
-            message = f"`dataset`: {str(error).replace(str(copy), str(path))}"
-            raise UsageError(message) from None
+    try:
+        parse_prompts(data, str(path))
+    except UsageError as error:
+        raise UsageError(error.message, "dataset") from None
     return hashlib.sha256(data).hexdigest()
 
 

@@ -180,10 +180,8 @@ class ClientManager:
                 raise NotNow(why)
             if start_at > (latest := latest_start(group)):
                 until = datetime.fromtimestamp(latest, UTC).isoformat(timespec="seconds")
-                message = (
-                    f"`start_at` is beyond the hold_seconds of group {group.group_id}, which may be held until {until}"
-                )
-                raise UsageError(message)
+                message = f"is beyond the hold_seconds of group {group.group_id}, which may be held until {until}"
+                raise UsageError(message, "start_at")
         released = [replace(group, released=start_at) for group in groups]
         self.store.save(*released)
         for group in released:
@@ -209,8 +207,8 @@ class ClientManager:
         """Tell that address of every change from now on."""
         group = self.get(group_id)
         if url not in group.observers and len(group.observers) >= MOST_OBSERVERS:
-            message = f"`url`: group {group_id} has {MOST_OBSERVERS} observers already: more are not told"
-            raise UsageError(message)
+            message = f"group {group_id} has {MOST_OBSERVERS} observers already: more are not told"
+            raise UsageError(message, "url")
         if url not in group.observers:
             self.change(replace(group, observers=(*group.observers, url)))
 

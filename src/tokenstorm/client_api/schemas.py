@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tokenstorm.errors import UsageError
-from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.plan import Plan, encode_plan, make_plan
 
 CLIENTS_PER_NODE = 1000
@@ -135,17 +135,17 @@ class GroupRequest(Strict):
     prompts: list[Annotated[str, Field(min_length=1)]] | None = Field(
         None,
         min_length=1,
-        description=f"One of them is picked for each request; {PROMPT_BYTES} bytes in all at most",
+        description=f"Taken in turn, in an order that the seed shuffles; {PROMPT_BYTES} bytes in all at most",
         examples=[["Write a poem about AI.", "What is deep learning?"]],
     )
     dataset: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$",
-        description="A file of the profile's folder `datasets`: a prompt a line, or `.jsonl` with prompt or messages",
+        description="A file of the profile's folder `datasets`: a prompt a line, or JSON lines with prompt or messages",
         examples=["questions.jsonl"],
     )
     synthetic: Synthetic | None = None
-    unique_prompts: bool = Field(default=False, description="Salt each prompt, so that no prefix cache helps")
+    unique_prompts: bool = Field(default=False, description="Salt each request's prompt, so that no prefix cache helps")
     max_tokens: Count = 100
     temperature: float = Field(0.7, ge=0, le=2)
     time_limit: int | None = Field(
@@ -157,7 +157,9 @@ class GroupRequest(Strict):
     arrival: Literal["constant", "poisson", "gamma"] | Arrival = Field("constant", description="How arrivals spread")
     think_time_seconds: NotNegative = Field(0.0, description="Closed loop: from an answer to the client's next request")
     ramp_seconds: NotNegative = Field(1.0, description="Closed loop: over how long the clients start")
-    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Repeats arrivals and prompts (random, recorded)")
+    seed: int | None = Field(
+        None, ge=0, le=2**63 - 1, description="Repeats arrivals and prompts, but no salts (random, recorded)"
+    )
     warmup_seconds: NotNegative = Field(0.0, description="Sent, but not counted")
     drain_seconds: NotNegative = Field(30.0, description="How long the last answers are waited for")
     request_timeout_seconds: Positive = 120.0
@@ -190,10 +192,13 @@ class GroupRequest(Strict):
 
     @field_validator("prompts")
     @classmethod
-    def _not_too_much(cls, prompts: list[str] | None) -> list[str] | None:
+    def _can_be_asked(cls, prompts: list[str] | None) -> list[str] | None:
         size = sum(len(prompt.encode()) for prompt in prompts or ())
         if size > PROMPT_BYTES:
             message = f"they have {size} bytes, {PROMPT_BYTES} at most: put them into a file and name it as `dataset`"
+            raise ValueError(message)
+        if blank := [place for place, prompt in enumerate(prompts or ()) if not prompt.strip()]:
+            message = f"number {blank[0]} is blank (the first one is number 0)"
             raise ValueError(message)
         return prompts
 
@@ -241,16 +246,21 @@ class GroupRequest(Strict):
     def _makes_a_plan(self) -> None:
         """Whatever the load generator would refuse is refused here, by the same code."""
         shown = {"kind": "list", "prompts": ["-"]}
-        fields = {"prompts": shown, **self.plan_fields(), "targets": [{"replica": "0", "url": "http://127.0.0.1"}]}
+        fields = {
+            "prompts": shown,
+            **self.plan_fields(),
+            "targets": [{"replica": "0", "url": self.target_url or "http://127.0.0.1"}],
+        }
         if self.prompts:
             fields["prompts"] = shown
         try:
             plan = make_plan({**fields, "run_id": "0" * 32, "ranks": self.ranks or 1, "seed": self.seed or 0})
+            endpoints_of(plan)
             if msgspec.json.decode(encode_plan(plan), type=Plan) != plan:
                 _refuse("extra_body", "it holds a number that JSON has not: NaN or an infinity")
         except UsageError as error:
-            field = str(error).partition("`")[2].partition("`")[0].partition(".")[0].partition("[")[0]
-            _refuse(field if field in type(self).model_fields else "arrival", str(error))
+            field = (error.field or "").partition(".")[0].partition("[")[0]
+            _refuse(field if field in type(self).model_fields else "arrival", error.message)
         except UnicodeEncodeError as error:
             _refuse("extra_body", f"it holds characters that cannot be sent ({error.reason})")
         except (OverflowError, RecursionError, TypeError):

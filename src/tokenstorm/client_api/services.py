@@ -95,10 +95,10 @@ class HttpServices:
         found = await self._get("/orchestrator/endpoint", _Orchestrator)
         if found.endpoint is None:
             message = (
-                '`via`: compute nodes do not reach the orchestrator, which runs elsewhere: send "direct", or have it run as '
+                'compute nodes do not reach the orchestrator, which runs elsewhere: send "direct", or have it run as '
                 'a job, with placement = "job" in the profile'
             )
-            raise UsageError(message)
+            raise UsageError(message, "via")
         url = f"{found.endpoint.rstrip('/')}/api/v1/vllm/{quote(service_id, safe='')}"
         return Access((("orchestrator", url),), found.api_key)
 

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import PlanError, UsageError
 from tokenstorm.plan import Plan
 
 Operation = Literal["chat", "completions"]
@@ -101,15 +101,15 @@ def _without_operation(path: str) -> tuple[str, Operation | None]:
 
 
 def endpoints_of(plan: Plan) -> list[Endpoint]:
-    """Where the plan's replicas listen. Raises `UsageError` for an address of another operation than the plan's."""
+    """Where the plan's replicas listen. Raises `PlanError` for an address of another operation than the plan's."""
     endpoints = []
     for target in plan.targets:
         endpoint = Endpoint.parse(target.url)
         if endpoint.operation not in {None, plan.endpoint}:
             message = (
                 f"{target.url} is the address of {endpoint.operation}, and the load is for {plan.endpoint}: "
-                f"say --endpoint {endpoint.operation} (`endpoint` in a request), or leave out what follows the version"
+                f"say {endpoint.operation} here, or give the address without it"
             )
-            raise UsageError(message)
+            raise PlanError(message, "endpoint")
         endpoints.append(endpoint)
     return endpoints

@@ -30,7 +30,7 @@ from tokenstorm.loadgen.preflight import EngineFacts, look
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
 from tokenstorm.metrics.exposition import render
-from tokenstorm.metrics.summary import Environment, Run, Summary, summarize
+from tokenstorm.metrics.summary import Environment, PromptStock, Run, Summary, summarize
 from tokenstorm.plan import Plan, encode_plan
 from tokenstorm.runs import RunPaths, append, make_private, write_atomically
 
@@ -97,6 +97,8 @@ class Launcher:
         """Carry out the plan and write the summary. Raises `RunError`; what was finished by then is on disk."""
         plan = self.plan
         prompts = load_prompts(plan)
+        count, distinct = prompts.count()
+        stock = PromptStock(count, distinct) if count else None
         _make_run_directory(self.paths, plan)
         host = local_address(plan.host)
         server = await self._listen(host)
@@ -106,7 +108,7 @@ class Launcher:
         try:
             write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
             service, facts, notes = await self._start(address, prompts)
-            self._environment = _environment(service, facts, notes, self._ranks.members)
+            self._environment = _environment(service, facts, notes, self._ranks.members, stock)
             self._begin(service)
             await self._ranks.done(self._deadline())
             await self._end(watching)
@@ -496,7 +498,9 @@ def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
         raise RunError(message) from None
 
 
-def _environment(service: Service, facts: EngineFacts, notes: list[str], ranks: dict[int, Member]) -> Environment:
+def _environment(
+    service: Service, facts: EngineFacts, notes: list[str], ranks: dict[int, Member], prompts: PromptStock | None
+) -> Environment:
     return Environment(
         tokenstorm=__version__,
         python=platform.python_version(),
@@ -506,5 +510,6 @@ def _environment(service: Service, facts: EngineFacts, notes: list[str], ranks: 
         model=service.model,
         simulated=any(isinstance(answer, dict) and answer.get("simulated") is True for answer in facts.values()),
         engine=facts,
+        prompts=prompts,
         notes=notes,
     )

@@ -37,18 +37,18 @@ class Requests:
         if self._prompts.cacheable:
             index = self._prompts.index_of(seq)
             if (cached := self._cache.get(index)) is None:
-                cached = self._encode(seq)
+                cached = self._encode(self._prompts.get(seq))
                 if self._room > 0:
                     self._cache[index] = cached
                     self._room -= len(cached[0])
             rest, prompt = cached
         else:
-            rest, prompt = self._encode(seq)
+            rest, prompt = self._encode(self._prompts.get(seq))
         return b"%b%d%b" % (self._heads[replica], seq, rest), prompt
 
     def preflight(self, replica: int) -> bytes:
         """A first request that tries the service, outside the schedule."""
-        return self._heads[replica] + b"preflight" + self._encode(0)[0]
+        return self._heads[replica] + b"preflight" + self._encode(self._prompts.preflight())[0]
 
     def asked(self, prompt: Prompt) -> int | None:
         """How many tokens the request with this prompt asks for; None where `extra_body` took that out."""
@@ -62,8 +62,7 @@ class Requests:
             return Failure(failure.kind, failure.detail.replace(self._api_key, "***"))
         return failure
 
-    def _encode(self, seq: int) -> tuple[bytes, Prompt]:
-        prompt = self._prompts.get(seq)
+    def _encode(self, prompt: Prompt) -> tuple[bytes, Prompt]:
         body = msgspec.json.encode(body_of(self._plan, self._model, prompt))
         return b"\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body), prompt
 

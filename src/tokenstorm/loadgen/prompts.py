@@ -1,8 +1,7 @@
-"""What is asked: which prompt request `seq` gets depends on the plan's seed and `seq` alone."""
+"""What is asked: which prompt request `seq` gets depends on the plan's seed and `seq` alone, its salt also on the run."""
 
 import hashlib
 import random
-from codecs import BOM_UTF8
 from collections.abc import Callable
 from math import cos, log1p, sqrt, tau
 from pathlib import Path
@@ -10,47 +9,70 @@ from typing import Any
 
 import msgspec
 
-from tokenstorm.errors import NOT_JSON, PlanError
+from tokenstorm.errors import PlanError
+from tokenstorm.loadgen.promptfile import Prompt, parse_prompts, read_file
 from tokenstorm.loadgen.words import WORDS
-from tokenstorm.plan import Count, Length, Plan, PromptFile, PromptList, Synthetic
+from tokenstorm.plan import Length, Plan, PromptFile, PromptList, Synthetic
+
+__all__ = ["Prompt", "PromptSource", "load_prompts", "mix", "prompt_file"]
 
 _MASK = 2**64 - 1
-
-
-class Prompt(msgspec.Struct, frozen=True):
-    """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one."""
-
-    index: int | None = None
-    text: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tokens: list[int] | None = None
-    max_tokens: int | None = None
+_NO_REQUEST = _MASK
+"""A number that no request has."""
 
 
 class PromptSource:
-    """Gives each request its prompt. `cacheable` says that the same index is always the same prompt."""
+    """Gives each request its prompt. `cacheable` says that the same index is always the same prompt.
+
+    Prompts of a list are taken in turn, in an order that the seed shuffles anew for each pass: each comes once before
+    any comes again.
+    """
 
     def __init__(self, plan: Plan, prompts: list[Prompt] | Synthetic) -> None:
         self._prompts = prompts
         self._seed = mix(plan.seed)
         self._unique = plan.unique_prompts
+        self._salt = mix(self._seed + 1) ^ mix(int(plan.run_id[:16], 16) ^ mix(int(plan.run_id[16:], 16)))
+        self._order = _shuffled(len(prompts), self._seed) if isinstance(prompts, list) else []
         self.cacheable = isinstance(prompts, list) and not plan.unique_prompts
 
     def index_of(self, seq: int) -> int:
         """The number of the prompt that a request gets; synthetic prompts are numbered by request."""
-        if isinstance(self._prompts, Synthetic):
+        order = self._order
+        if not order:
             return seq
-        return mix(self._seed ^ seq) % len(self._prompts)
+        pass_, place = divmod(seq, len(order))
+        shift = mix(self._seed ^ pass_)  # applied twice, it makes another order of the one that is shuffled
+        return order[(order[(place + shift) % len(order)] + (shift >> 32)) % len(order)]
 
     def get(self, seq: int) -> Prompt:
         """The prompt of a request."""
+        prompt = self._plain(seq)
+        return _salted(prompt, mix(self._salt ^ seq), self._vocabulary) if self._unique else prompt
+
+    def preflight(self) -> Prompt:
+        """A prompt of the form and length of request 0's, with a beginning that no request has: no cache is warmed."""
+        prompt, salt = self._plain(0), mix(self._salt ^ _NO_REQUEST)
+        if self._unique:
+            return _salted(prompt, salt, self._vocabulary)
+        words = " ".join(WORDS[digit] for digit in _digits(salt, len(WORDS))) + " "
+        return _begun(prompt, lambda text: words + text[len(words) :], salt, self._vocabulary)
+
+    def count(self) -> tuple[int, int]:
+        """How many prompts the list or file has, and how many of them differ; none where each request's is made up."""
         if isinstance(self._prompts, Synthetic):
-            prompt = _make_up(self._prompts, self._seed, seq)
-            vocabulary = self._prompts.vocabulary
-        else:
-            prompt = self._prompts[self.index_of(seq)]
-            vocabulary = 0
-        return _salted(prompt, mix(mix(self._seed + 1) ^ seq), vocabulary) if self._unique else prompt
+            return 0, 0
+        distinct = {(one.text, msgspec.json.encode(one.messages), one.max_tokens) for one in self._prompts}
+        return len(self._prompts), len(distinct)
+
+    def _plain(self, seq: int) -> Prompt:
+        if isinstance(self._prompts, Synthetic):
+            return _make_up(self._prompts, self._seed, seq)
+        return self._prompts[self.index_of(seq)]
+
+    @property
+    def _vocabulary(self) -> int:
+        return self._prompts.vocabulary if isinstance(self._prompts, Synthetic) else 0
 
 
 def mix(value: int) -> int:
@@ -61,17 +83,22 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def _shuffled(count: int, seed: int) -> list[int]:
+    """The numbers below `count` in an order that is the same for a seed in every version: `mix` gives no number twice."""
+    return sorted(range(count), key=lambda index: mix(seed ^ index))
+
+
 def load_prompts(plan: Plan) -> PromptSource:
     """Read what the plan asks for. Raises `PlanError` when the file is not the one that the plan was made with."""
     match plan.prompts:
         case PromptList(prompts=texts):
             return PromptSource(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
         case PromptFile(path=path, sha256=sha256):
-            data = _read(Path(path))
+            data = read_file(Path(path))
             if hashlib.sha256(data).hexdigest() != sha256:
                 message = f"{path} has changed since the plan was made (its SHA-256 differs): make the plan again"
                 raise PlanError(message)
-            prompts = _parse(Path(path), data)
+            prompts = parse_prompts(data, path)
             if plan.endpoint != "chat" and any(prompt.messages for prompt in prompts):
                 message = f'{path} holds `messages`, which only endpoint "chat" takes'
                 raise PlanError(message)
@@ -82,61 +109,9 @@ def load_prompts(plan: Plan) -> PromptSource:
 
 def prompt_file(path: Path) -> PromptFile:
     """Check a prompt file and pin its content. Raises `PlanError` naming the line that is wrong."""
-    data = _read(path)
-    _parse(path, data)
+    data = read_file(path)
+    parse_prompts(data, str(path))
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
-
-
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    max_tokens: Count | None = None
-
-    def __post_init__(self) -> None:
-        if (self.prompt is None) == (self.messages is None) or not (self.prompt or self.messages):
-            message = "give a `prompt` or `messages`, one of them and not empty"
-            raise ValueError(message)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"cannot read the prompts in {path}: {error.strerror} (it must be readable where the ranks run)"
-        raise PlanError(message) from None
-
-
-def _parse(path: Path, data: bytes) -> list[Prompt]:
-    """The prompts of a file. Lines end at line feeds alone: other breaks, such as U+2028, may stand in a prompt."""
-    try:
-        lines = data.removeprefix(BOM_UTF8).decode().split("\n")
-    except UnicodeDecodeError as error:
-        bad = error.object.count(b"\n", 0, error.start) + 1
-        message = f"{path}, line {bad}: not UTF-8 text ({error.reason}): save the file as UTF-8"
-        raise PlanError(message) from None
-    is_json = path.suffix.lower() == ".jsonl"
-    prompts: list[Prompt] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if is_json:
-            prompts.append(_parse_json(path, number, line, len(prompts)))
-        else:
-            prompts.append(Prompt(index=len(prompts), text=line.strip()))
-    if not prompts:
-        message = f"{path} holds no prompt: write one a line"
-        raise PlanError(message)
-    return prompts
-
-
-def _parse_json(path: Path, number: int, line: str, index: int) -> Prompt:
-    try:
-        parsed = msgspec.json.decode(line, type=_Line)
-    except NOT_JSON as error:
-        reason = str(error).replace("Object contains unknown field", "there is no field")
-        message = f"{path}, line {number}: {reason} (a line is an object with `prompt` or `messages`, and `max_tokens`)"
-        raise PlanError(message) from None
-    return Prompt(index=index, text=parsed.prompt, messages=parsed.messages, max_tokens=parsed.max_tokens)
 
 
 def _make_up(synthetic: Synthetic, seed: int, seq: int) -> Prompt:
@@ -165,13 +140,17 @@ def _draw(length: Length, draw: Callable[[], float]) -> int:
 
 def _salted(prompt: Prompt, salt: int, vocabulary: int) -> Prompt:
     """The same prompt with a beginning that no other request has, if it is long enough; token ids keep their number."""
+    return _begun(prompt, lambda text: f"[{salt:016x}] {text}", salt, vocabulary)
+
+
+def _begun(prompt: Prompt, begin: Callable[[str], str], salt: int, vocabulary: int) -> Prompt:
+    """The same prompt with another beginning: `begin` makes that of its first text, the salt that of token ids."""
     if prompt.tokens is not None:
         first = _digits(salt, vocabulary)[: len(prompt.tokens)]
         return msgspec.structs.replace(prompt, tokens=first + prompt.tokens[len(first) :])
-    mark = f"[{salt:016x}] "
     if prompt.messages is not None:
-        return msgspec.structs.replace(prompt, messages=_salted_messages(prompt.messages, mark))
-    return msgspec.structs.replace(prompt, text=f"{mark}{prompt.text}")
+        return msgspec.structs.replace(prompt, messages=_begun_messages(prompt.messages, begin))
+    return msgspec.structs.replace(prompt, text=begin(prompt.text or ""))
 
 
 def _digits(salt: int, base: int) -> list[int]:
@@ -185,21 +164,21 @@ def _digits(salt: int, base: int) -> list[int]:
     return digits
 
 
-def _salted_messages(messages: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
-    """Marks the first message that holds text, as its content or as a part of it; one of its own where there is none."""
+def _begun_messages(messages: list[dict[str, Any]], begin: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Begins the first message that holds text, as its content or as a part of it; one of its own where there is none."""
     for place, message in enumerate(messages):
-        content = _salted_content(message.get("content"), mark)
+        content = _begun_content(message.get("content"), begin)
         if content is not None:
             return [*messages[:place], {**message, "content": content}, *messages[place + 1 :]]
-    return [{"role": "user", "content": mark.strip()}, *messages]
+    return [{"role": "user", "content": begin("").strip()}, *messages]
 
 
-def _salted_content(content: object, mark: str) -> str | list[Any] | None:
-    """Content with a mark before its text; None where it has none."""
+def _begun_content(content: object, begin: Callable[[str], str]) -> str | list[Any] | None:
+    """Content with another beginning of its text; None where it has none."""
     if isinstance(content, str):
-        return mark + content
+        return begin(content)
     parts = content if isinstance(content, list) else []
     for place, part in enumerate(parts):
         if isinstance(part, dict) and isinstance(part.get("text"), str):
-            return [*parts[:place], {**part, "text": mark + part["text"]}, *parts[place + 1 :]]
+            return [*parts[:place], {**part, "text": begin(part["text"])}, *parts[place + 1 :]]
     return None

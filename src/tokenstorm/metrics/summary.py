@@ -130,8 +130,18 @@ class Clock(msgspec.Struct, frozen=True):
     offset: int
 
 
+class PromptStock(msgspec.Struct, frozen=True):
+    """The prompts of a list or file, which requests take in turn: how many there are, and how many of them differ."""
+
+    count: int
+    distinct: int
+
+
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """What the run ran with; `engine` is each replica's `/version` answer, as far as it tells."""
+    """What the run ran with; `engine` is each replica's `/version` answer, as far as it tells.
+
+    `prompts` is None where each request's is made up.
+    """
 
     tokenstorm: str = ""
     python: str = ""
@@ -141,6 +151,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     simulated: bool = False
     engine: dict[str, object] = {}
+    prompts: PromptStock | None = None
     notes: list[str] = []
 
 

@@ -9,7 +9,6 @@ from fastapi.responses import PlainTextResponse
 from tokenstorm.errors import Unreachable
 from tokenstorm.web import Problem, new_app, problems
 
-from .launch import ConfigError
 from .logs import LEAST_BYTES, PLACES
 from .routing import Router, error_form, vllm_routes
 from .schemas import (
@@ -89,10 +88,7 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         404 lists the recipes there are; 422 names what is wrong in `config`. After a 504 it is not known whether the
         job arrived: the service is there, and finds out by itself.
         """
-        try:
-            return info(await orchestrator.create(request.recipe_name, request.config))
-        except ConfigError as error:
-            raise Problem(422, str(error), errors=[{"field": error.field, "message": error.message}]) from None
+        return info(await orchestrator.create(request.recipe_name, request.config))
 
     @routes.get("/services", summary="All services")
     async def list_services(

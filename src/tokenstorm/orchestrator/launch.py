@@ -29,9 +29,10 @@ class ConfigError(UsageError):
     """What a user gave a recipe does not fit it; `field` says which part of the request."""
 
     def __init__(self, *, field: str, message: str) -> None:
-        self.field = field.encode(errors="backslashreplace").decode()  # a key may be no text that can be written
-        super().__init__(f"{self.field}: {message}")
-        self.message = message
+        super().__init__(message, field.encode(errors="backslashreplace").decode())  # a key may be no UTF-8 text
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
 
 
 class Settings(Protocol):

@@ -50,8 +50,8 @@ def _places(after: str | None) -> dict[str, int]:
     if not after:
         return {}
     if not re.fullmatch(PLACES, after, re.ASCII):
-        message = f"after: {after[:100]!r} is no place in the logs: give the `next` of the last answer"
-        raise UsageError(message)
+        message = f"{after[:100]!r} is no place in the logs: give the `next` of the last answer"
+        raise UsageError(message, "after")
     parts = (part.rpartition(":") for part in after.split(","))
     return {name: int(place) for name, _, place in parts}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
-from tokenstorm.report.text import duration
+from tokenstorm.report.text import duration, prompts_used
 
 _LABELS = {
     "latency_seconds": "Latency, from schedule",
@@ -81,6 +81,7 @@ def _counts(summary: Summary) -> str:
         ("Requests per second", f"{rates.achieved_rps:.4g}{asked}"),
         ("Output tokens per second", _known(rates.output_tokens_per_second)),
         ("Prompt tokens per second", _known(rates.prompt_tokens_per_second)),
+        ("Prompts", prompts_used(summary)),
         ("Tokens counted by", summary.tokens.source or "-"),
         *((f"Odd answers: {name}", count) for name, count in summary.warnings.items()),
     ]

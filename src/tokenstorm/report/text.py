@@ -2,7 +2,7 @@
 
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
-from tokenstorm.plan import Plan
+from tokenstorm.plan import Plan, Synthetic
 
 _ROWS = {
     "latency_seconds": "latency (from schedule)",
@@ -49,6 +49,22 @@ def summary_text(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def prompts_used(summary: Summary) -> str:
+    """How many prompts there were and how often each was used: what a prefix cache makes of them depends on it."""
+    plan, stock = summary.plan, summary.environment.prompts
+    if stock is None:
+        return "made up for each request" if isinstance(plan.prompts, Synthetic) else "-"
+    scheduled = summary.counts.scheduled + summary.windows.warmup.scheduled
+    times = -(-scheduled // stock.count)
+    bound = "about" if plan.closed_loop and plan.ranks > 1 else "at most"  # there, ranks go on at their own pace
+    used = f"{bound} {_many(times, 'time')}"
+    if stock.distinct < stock.count:
+        text = f"{stock.distinct} distinct of {stock.count}, each of the {stock.count} used {used}"
+    else:
+        text = f"{stock.count} distinct, each used {used}"
+    return f"{text}, with a salt for each request" if plan.unique_prompts else text
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for a person: three digits and a unit."""
     if seconds is None:
@@ -85,6 +101,7 @@ def _head(summary: Summary) -> list[str]:
         "",
         f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed{missing}"
         + (f" ({kinds})" if kinds else ""),
+        f"prompts    {prompts_used(summary)}",
         f"rate       {_figure(rates.achieved_rps)} req/s achieved{asked}",
         f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
         f"{_figure(rates.prompt_tokens_per_second)} prompt tok/s"
