@@ -475,7 +475,7 @@ def test_an_address_of_an_operation_is_taken_as_it_is(url: str, chat: str, compl
 
 def test_an_address_of_another_operation_than_the_loads_is_refused_with_the_way_out() -> None:
     assert len(endpoints_of(plan(targets=[{"replica": "0", "url": "http://h/v1/chat/completions"}]))) == 1
-    with pytest.raises(UsageError, match="`endpoint`: .*say completions here"):
+    with pytest.raises(UsageError, match=r"`endpoint`: .*say completions here"):
         endpoints_of(plan(targets=[{"replica": "0", "url": "http://h/v1/completions"}]))
 
 
