@@ -14,6 +14,7 @@ import uvloop
 
 from plans import plan
 from tokenstorm.loadgen import writer
+from tokenstorm.loadgen.arrivals import offsets
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Pool
@@ -294,6 +295,49 @@ def test_a_long_backlog_takes_no_memory() -> None:
     tracemalloc.stop()
     assert loop.waiting == 200_000
     assert peak < 100_000  # bytes: less than one for each that waits
+
+
+@pytest.mark.parametrize("kind", ["constant", "poisson", "gamma"])
+@pytest.mark.parametrize("length", [{"duration_seconds": 2.0}, {"duration_seconds": None, "request_count": 17_000}])
+@pytest.mark.parametrize(("rank", "ranks", "replicas"), [(0, 1, 1), (1, 2, 3), (2, 4, 2), (1, 3, 3)])
+def test_what_was_never_taken_is_told_in_stretches_that_hold_each_arrival_once(
+    kind: str, length: dict[str, object], rank: int, ranks: int, replicas: int
+) -> None:
+    """The number, the replica, the phase, and the first and last times are those of the arrivals that are left."""
+    some = plan(
+        requests_per_second=10_000.0,
+        arrival={"kind": kind},
+        warmup_seconds=0.7,
+        num_clients=ranks,
+        ranks=ranks,
+        targets=[{"replica": str(number), "url": "http://h"} for number in range(replicas)],
+        **length,
+    )
+    start, end = some.window_start_ns, some.window_end_ns
+    every = dict(offsets(some, rank, ranks))
+    loop = OpenLoop(some, rank, ranks)
+    taken = [take(loop)[0] for _ in range(50)]
+    for _ in range(70):
+        loop.fall_due()
+    parts = [(part, before) for before in (start, end) for part in loop.rest(before)]
+    assert loop.waiting == 0
+    told: list[int] = list(taken)
+    for part, before in parts:
+        seqs = range(part.seq, part.seq + part.stride * part.size, part.stride)
+        told += seqs
+        assert len({seq % replicas for seq in seqs}) == 1
+        assert (part.first, part.last) == (every[seqs[0]], every[seqs[-1]])
+        assert (part.last < start) == (part.first < start) == (before == start)
+    assert sorted(told) == list(every)
+    assert [part.size for part, _ in parts[:1000]] == [1] * min(1000, len(every) - 50)
+    assert len(parts) < 1200
+
+
+def test_a_closed_loop_gives_up_what_is_due_before_a_moment_and_nothing_else() -> None:
+    loop = ClosedLoop(plan(num_clients=4, ramp_seconds=1.0), 0, 1)
+    take(loop)
+    loop.fall_due()
+    assert [(part.seq, part.size, part.first) for part in loop.rest(750 * MS)] == [(1, 1, 250 * MS), (2, 1, 500 * MS)]
 
 
 @pytest.mark.parametrize(
