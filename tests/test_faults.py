@@ -108,7 +108,11 @@ def test_a_signal_drains_the_run_and_keeps_everything(stage: Stage, number: sign
     assert summary["outcome"] == "cancelled"
     counts = summary["counts"]
     assert counts["succeeded"] == counts["scheduled"] == len(run.lines()) > 0
-    assert 1 <= summary["windows"]["measured_end"] < 30
+    end = summary["windows"]["measured_end"]
+    assert 1 <= end < 30
+    assert [(line["phase"], line["target_rps"]) for line in run.timeline()] == [
+        ("measured", 20) if line["t"] < end else ("draining", 0) for line in run.timeline()
+    ]
     assert summary["rates"]["achieved_rps"] == pytest.approx(20, rel=0.3)
     assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk", "stalled"}
     in_order(run)

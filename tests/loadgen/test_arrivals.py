@@ -18,6 +18,7 @@ from tokenstorm.loadgen.arrivals import (
     mean_rate,
     offsets,
     rate_at,
+    rate_in,
     scheduled_count,
     window_end_of,
 )
@@ -348,3 +349,32 @@ def test_a_window_ends_with_its_time_or_with_the_last_answer_of_its_count(
     latest_ns = None if latest is None else round(latest * SECOND)
     found = window_end_of(some_plan, latest_ns, scheduled=scheduled, last_event=round(last_event * SECOND))
     assert found == round(end * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "rate"),
+    [
+        (0.0, 1.0, 7.7),  # the warm-up, at the first rate
+        (1.0, 2.0, 7.7),
+        (2.0, 3.0, 0.0),
+        (3.0, 4.0, 20.0),
+        (1.5, 3.5, (0.5 * 7.7 + 0.5 * 20.0) / 2),
+        (3.5, 3.7, 20.0),
+        (4.0, 5.0, 0.0),
+        (3.0, 3.0, 0.0),
+    ],
+)
+def test_the_asked_rate_of_a_second_is_its_mean_and_exact_where_it_does_not_change(
+    start: float, end: float, rate: float
+) -> None:
+    stages = [{"rps": 7.7, "seconds": 1.0}, {"rps": 0.0, "seconds": 1.0}, {"rps": 20.0, "seconds": 1.0}]
+    some = plan(arrival={"stages": stages}, duration_seconds=3.0, warmup_seconds=1.0)
+    asked = rate_in(some, round(start * SECOND), round(end * SECOND))
+    assert asked == (rate if start != 1.5 else pytest.approx(rate))
+
+
+def test_the_asked_rate_of_a_second_of_a_ramp_is_that_of_its_middle() -> None:
+    """From 10 to 20 in 5 s: 2 a second more."""
+    some = plan(arrival={"ramp": {"from_rps": 10.0, "to_rps": 20.0}}, duration_seconds=5.0)
+    assert [rate_in(some, at * SECOND, (at + 1) * SECOND) for at in range(6)] == [11, 13, 15, 17, 19, 0]
+    assert rate_in(plan(), 0, SECOND) is None

@@ -299,7 +299,8 @@ class Launcher:
         return max(0.0, (self._start_at - monotonic_ns()) / 1e9 + self._second + 1.1)
 
     def _close_second(self) -> None:
-        line = self._group.close(self._second, self._phase_now(), self._target_rps())
+        second, end = self._second, self._window_end
+        line = self._group.close(second, self._group.phase_of(second, end), self._group.target_of(second, end))
         if len(self._unwritten) < UNWRITTEN_BYTES:
             self._unwritten += msgspec.json.encode(line) + b"\n"
         else:
@@ -334,7 +335,11 @@ class Launcher:
         return 0 if self._start_at is None else max(0, monotonic_ns() - self._start_at)
 
     def _target_rps(self) -> float | None:
-        return rate_at(self.plan, self._elapsed_ns()) if self._phase == "running" else None
+        if self._phase != "running":
+            return None
+        now = self._elapsed_ns()
+        is_over = self._window_end is not None and now >= self._window_end
+        return 0.0 if is_over and not self.plan.closed_loop else rate_at(self.plan, now)
 
     def _status(self, reason: str | None) -> Status:
         group, plan = self._group, self.plan
