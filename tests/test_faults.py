@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from running import TIMEOUT, Run, Stage, Truth, alive, fetch, free_port, rank_pi
 from tokenstorm.loadgen import launcher
 from tokenstorm.runs import RunPaths
 
+BENCH = (sys.executable, "-m", "tokenstorm", "bench")
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
 
 
@@ -600,3 +602,59 @@ def test_a_service_that_refuses_connections_ends_the_command_soon_and_leaves_no_
     assert "Traceback" not in run.stderr
     assert run.json("status.json")["phase"] == "failed"
     assert process.wait(TIMEOUT) == 1
+
+
+def test_a_plan_whose_lines_cannot_fit_on_the_disk_is_refused_before_anything_starts(stage: Stage) -> None:
+    """20,000 a second for 30 years are 19 million million lines."""
+    run = Run(stage.folder / "run")
+    options = ("--requests-per-second", "20000", "--duration", "946000000", "--ranks", "1", "--run-dir", str(run.root))
+    ended = stage.command("bench", f"http://127.0.0.1:{free_port()}", *options)
+    assert ended.code == 1
+    assert re.fullmatch(
+        rf"tokenstorm: the result lines of this plan take about [\d.]+e?\+?\d* TB and {run.root} has [\d.]+ .?B of room: .*\n",
+        ended.err,
+    )
+    assert not (run.root / "plan.json").exists()
+
+
+def test_clients_are_shared_out_over_more_ranks_where_one_may_not_open_so_many_files(stage: Stage) -> None:
+    """Of 100 open files 36 are left for clients."""
+    run = Run(stage.folder / "run")
+    process = stage.popen(
+        [*BENCH, stage.truth().url, *STEADY, "--num-clients", "80", "--duration", "1", "--run-dir", str(run.root)],
+        stdout=-1,
+        stderr=-1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)),
+    )
+    ended = stage.ended(process)
+    assert ended.err == ""
+    assert len(run.summary["ranks"]) == 3
+    assert run.summary["counts"]["succeeded"] == 20
+
+
+def test_a_limit_of_open_files_that_no_number_of_ranks_can_keep_is_told_before_the_run(stage: Stage) -> None:
+    process = stage.popen(
+        [*BENCH, f"http://127.0.0.1:{free_port()}", "--num-clients", "800"],
+        stdout=-1,
+        stderr=-1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80)),
+    )
+    ended = stage.ended(process)
+    assert ended.code == 2
+    assert "800 clients are too many for any number of ranks" in ended.err
+    assert "`ulimit -n`" in ended.err
+
+
+def test_a_rate_that_cannot_be_sent_takes_little_of_the_disk_and_every_arrival_is_accounted_for(stage: Stage) -> None:
+    load = ("--requests-per-second", "1000000", "--duration", "1.5", "--num-clients", "10", "--ranks", "2")
+    run = stage.bench(stage.truth(ttft=50).url, *load, "--max-tokens", "4", "--drain", "5")
+    counts = run.summary["counts"]
+    assert counts["scheduled"] == 1_500_000
+    in_order(run)
+    assert sum(path.stat().st_size for path in run.root.glob("results.*")) < 3_000_000
+    stretches = [line["stretch"] for line in run.lines() if line["stretch"]]
+    assert len(run.lines()) - len(stretches) + sum(one["count"] for one in stretches) == 1_500_000
+    assert sum(line["scheduled"] for line in run.timeline()) == 1_500_000
+    assert sum(line["unsent"] for line in run.timeline()) == counts["unsent"]
+    assert "not_sent" not in run.reasons  # every client was busy to the end
+    assert rebuilt_counts(stage, run) == counts

@@ -16,6 +16,7 @@ from tokenstorm.loadgen.arrivals import (
     count_end_ns,
     first_sends,
     mean_rate,
+    needed_ahead,
     offsets,
     rate_at,
     rate_in,
@@ -378,3 +379,23 @@ def test_the_asked_rate_of_a_second_of_a_ramp_is_that_of_its_middle() -> None:
     some = plan(arrival={"ramp": {"from_rps": 10.0, "to_rps": 20.0}}, duration_seconds=5.0)
     assert [rate_in(some, at * SECOND, (at + 1) * SECOND) for at in range(6)] == [11, 13, 15, 17, 19, 0]
     assert rate_in(plan(), 0, SECOND) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "ranks", "each"),
+    [
+        ({"requests_per_second": 100.0}, 1, 101),
+        ({"requests_per_second": 100.0}, 2, 51),
+        ({"requests_per_second": 1e6}, 2, 4000),
+        ({"arrival": {"ramp": {"from_rps": 0.0, "to_rps": 100.0}}, "duration_seconds": 10.0}, 1, 6),
+        ({"arrival": {"stages": [{"rps": 7.0, "seconds": 9.0}, {"rps": 900.0, "seconds": 9.0}]}}, 1, 8),
+        ({}, 2, 4000),
+        ({"ramp_seconds": 10.0}, 2, 400),
+    ],
+)
+def test_as_many_connections_are_opened_ahead_as_the_first_second_needs(
+    fields: dict[str, object], ranks: int, each: int
+) -> None:
+    """The ramp has 5/s on average in its first second; a closed loop of 8000 clients that start over 10 s has 800."""
+    length = {"duration_seconds": 18.0} if "arrival" in fields else {}
+    assert needed_ahead(plan(num_clients=8000, **{**length, **fields}), 0, ranks) == each

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from plans import plan
+from tokenstorm.errors import UsageError
 from tokenstorm.loadgen import writer
 from tokenstorm.loadgen.arrivals import offsets
 from tokenstorm.loadgen.clock import Alarm
@@ -20,7 +21,7 @@ from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Pool
 from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
 from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop, Schedule
-from tokenstorm.loadgen.sizing import fewest_ranks
+from tokenstorm.loadgen.sizing import bytes_of_lines, fewest_ranks, too_little_room
 from tokenstorm.loadgen.writer import LineWriter
 
 MS = 1_000_000
@@ -353,3 +354,45 @@ def test_a_closed_loop_gives_up_what_is_due_before_a_moment_and_nothing_else() -
 def test_ranks_are_the_fewest_that_carry_the_load(fields: dict[str, object], ranks: int) -> None:
     """2000/s of 100 chunks: 2000 (60 + 800) µs = 1.72 cores, at 60 % of a core each: 3; at most 8 cores here."""
     assert fewest_ranks(plan(**fields), 8) == ranks
+
+
+@pytest.mark.parametrize(
+    ("clients", "files", "ranks"),
+    [(8000, 20_000, 1), (8000, 8064, 1), (8000, 8063, 2), (8000, 1024, 9), (30, 65, None)],
+)
+def test_ranks_are_so_many_that_each_may_open_a_connection_for_every_client(
+    clients: int, files: int, ranks: int | None
+) -> None:
+    """64 files are spare: of 1024, 960 are left for clients, and 8000 / 960 is 8.3."""
+    some = plan(num_clients=clients, requests_per_second=1.0)
+    if ranks is not None:
+        assert fewest_ranks(some, 2, files) == ranks
+        return
+    with pytest.raises(UsageError, match=f"{clients} clients are too many .* {files} open files .*`ulimit -n`"):
+        fewest_ranks(some, 2, files)
+
+
+@pytest.mark.parametrize(
+    ("fields", "lines"),
+    [
+        ({"requests_per_second": 20.0, "duration_seconds": 10.0, "warmup_seconds": 5.0}, 300),
+        ({"requests_per_second": 20.0, "duration_seconds": None, "request_count": 70}, 70),
+        ({"duration_seconds": None, "request_count": 70}, 70),
+        ({"duration_seconds": 1e6}, 0),  # a closed loop: nobody knows
+        ({"requests_per_second": 1e6, "duration_seconds": 3.0, "ranks": 2}, 200_000),  # what two ranks can send at most
+    ],
+)
+def test_the_room_that_lines_need_is_that_of_the_requests_that_can_be_sent(
+    fields: dict[str, object], lines: int
+) -> None:
+    assert bytes_of_lines(plan(**fields)) == pytest.approx(400 * lines)
+
+
+def test_lines_that_hold_every_chunk_need_more_room() -> None:
+    fields = {"requests_per_second": 20.0, "duration_seconds": 10.0, "record_chunks": True, "max_tokens": 100}
+    assert bytes_of_lines(plan(**fields)) == 200 * 400  # answers may be short
+    assert bytes_of_lines(plan(**fields, ignore_eos=True)) == 200 * (400 + 1000)
+
+
+def test_a_plan_whose_lines_fit_is_not_complained_about(tmp_path: Path) -> None:
+    assert too_little_room(tmp_path, plan(requests_per_second=20.0, duration_seconds=600.0)) is None

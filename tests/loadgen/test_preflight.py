@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -127,3 +129,25 @@ def test_a_service_that_names_no_model_asks_for_one() -> None:
 
     with pytest.raises(PreflightError, match="--model"):
         looked(answer)
+
+
+def test_an_answer_that_came_while_the_launcher_stood_still_is_read_before_it_is_too_late() -> None:
+    """It stands still from the request on; the service answers in time."""
+    ours, its = os.pipe()
+
+    def answer(request: Request, reply: Reply) -> None:
+        if (
+            request.method == "POST"
+        ):  # in the loop that the launcher shares with it here: written before it stands still
+            reply.send(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"hi"}}]}')
+            asyncio.get_running_loop().add_reader(ours, stand_still)
+            os.write(its, b"x")
+        else:
+            reply.send(404, b"")
+
+    def stand_still() -> None:
+        os.read(ours, 1)
+        time.sleep(0.5)
+
+    _, _, notes = looked(answer, model="m", stream=False, request_timeout_seconds=0.2)
+    assert notes == []

@@ -169,6 +169,15 @@ def first_sends(plan: Plan, rank: int, ranks: int) -> list[int]:
     return [round(client * ramp / plan.num_clients) for client in range(rank, plan.num_clients, ranks)]
 
 
+def needed_ahead(plan: Plan, rank: int, ranks: int) -> int:
+    """How many connections the first second needs of a rank."""
+    second = 1_000_000_000
+    asked = rate_in(plan, 0, second)
+    if asked is None:
+        return sum(at < second for at in first_sends(plan, rank, ranks))
+    return min(clients_of(plan, rank, ranks), int(asked / ranks) + 1)
+
+
 def scheduled_count(plan: Plan, rank: int, ranks: int, until_ns: int) -> tuple[int, int]:
     """How many arrivals of warm-up and measured window a rank has before a moment."""
     if plan.arrival.kind == "constant":

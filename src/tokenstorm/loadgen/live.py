@@ -74,7 +74,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
 
     `at` is when this was said; `late_seconds` how long after the moment for which it was released the group started.
-    `environment` is what it runs with, once that is known.
+    `opening` connections are being opened before the start. `environment` is what it runs with, once that is known.
     """
 
     schema: Literal[1] = SCHEMA
@@ -101,6 +101,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
     ranks_up: int
     late_seconds: float = 0.0
+    opening: int = 0
     environment: Environment | None
 
 

@@ -6,6 +6,7 @@ from time import monotonic_ns
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
+from tokenstorm.loadgen.clock import wait_within
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Exchange, Pool, Receive, connect_failure
 from tokenstorm.loadgen.messages import Service
@@ -162,7 +163,7 @@ async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool = Fal
         return fetch
     pool.send(fetch)
     try:
-        await asyncio.wait_for(asyncio.shield(fetch.over), seconds)
+        await wait_within(seconds, fetch.over)
     except TimeoutError:
         fetch.fail("timeout", f"no answer in {seconds:g} s")
     else:
