@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import uvloop
 
+from held import Service
 from plans import plan as made
 from tokenstorm.errors import PreflightError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.preflight import look
 from tokenstorm.loadgen.prompts import load_prompts
+from waiting import until
 
 Answer = Callable[[Request, Reply], None]
 MODELS = b'{"data": [{"id": "first"}, {"id": "second"}]}'
@@ -132,22 +134,24 @@ def test_a_service_that_names_no_model_asks_for_one() -> None:
 
 
 def test_an_answer_that_came_while_the_launcher_stood_still_is_read_before_it_is_too_late() -> None:
-    """It stands still from the request on; the service answers in time."""
+    """It is there in time; the launcher stands still until after that, and looks at its timers first."""
+    service = Service(answers=False)
     ours, its = os.pipe()
-
-    def answer(request: Request, reply: Reply) -> None:
-        if (
-            request.method == "POST"
-        ):  # in the loop that the launcher shares with it here: written before it stands still
-            reply.send(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"hi"}}]}')
-            asyncio.get_running_loop().add_reader(ours, stand_still)
-            os.write(its, b"x")
-        else:
-            reply.send(404, b"")
+    some = made(targets=[{"replica": "0", "url": service.url}], model="m", stream=False, request_timeout_seconds=2.0)
 
     def stand_still() -> None:
         os.read(ours, 1)
-        time.sleep(0.5)
+        service.release()
+        time.sleep(2.5)
 
-    _, _, notes = looked(answer, model="m", stream=False, request_timeout_seconds=0.2)
-    assert notes == []
+    async def main() -> list[str]:
+        asyncio.get_running_loop().add_reader(ours, stand_still)
+        looking = asyncio.create_task(look(some, load_prompts(some), None))
+        await until(lambda: service.asked)
+        service.release()  # the version
+        await until(lambda: service.asked)
+        os.write(its, b"x")
+        return (await looking)[2]
+
+    assert uvloop.run(main()) == []
+    service.close()

@@ -1,10 +1,7 @@
 """One rank against a real endpoint: whose fault it is when something was not sent, and what a loop that stood still costs."""
 
 import asyncio
-import contextlib
 import os
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +11,7 @@ from time import monotonic_ns
 import pytest
 import uvloop
 
+from held import Service
 from plans import plan
 from tokenstorm.loadgen.arrivals import scheduled_count
 from tokenstorm.loadgen.endpoint import Endpoint
@@ -29,52 +27,7 @@ from tokenstorm.plan import Plan
 from tokenstorm.result import Result, read_results
 
 MS = 1_000_000
-BODY = b'{"choices":[{"finish_reason":"stop","message":{"content":"hi"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 FIELDS = {"stream": False, "drain_seconds": 5.0, "arrival": {"kind": "constant"}}
-
-
-class Service:
-    """An endpoint in threads of its own, so that it goes on while the rank's loop stands still."""
-
-    def __init__(self, *, answers: bool) -> None:
-        self.answers = answers
-        self._held: list[socket.socket] = []
-        self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def release(self) -> None:
-        """Answer what was asked up to now; it lies in the sockets when this returns."""
-        held, self._held = self._held, []
-        for one in held:
-            one.sendall(ANSWER)
-
-    @property
-    def asked(self) -> int:
-        return len(self._held)
-
-    def close(self) -> None:
-        for one in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self._sockets.append(connection)
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while connection.recv(65536):  # a request comes as one write
-                if self.answers:
-                    connection.sendall(ANSWER)
-                else:
-                    self._held.append(connection)
 
 
 @pytest.fixture
