@@ -140,9 +140,8 @@ class Rank:
         """End now; what is in flight is censored."""
         if self.phase in {"warmup", "measured"}:
             now, end, due = self._now(), self.window.end, self._schedule.next_at
-            at = (
-                now if due is None or now - due > GRACE_NS else min(now, due)
-            )  # what it was just about to send is nobody's
+            # what the rank was just about to send is nobody's fault, and no part of the window
+            at = min(now, due) if due is not None and now - due < GRACE_NS else now
             self.window = Window(self.window.start, at if end is None else min(at, end))
             self._close_window(now)
         self._censor("aborted")
@@ -285,7 +284,7 @@ class Rank:
         self._counted = self._schedule.waiting
         self._live.waited += 0 if self._free else self._counted
         self._on_window_over()
-        self._unsent = self._not_sent()
+        self._unsent = self._not_sent(now)
         self._record_unsent()
 
     def _record_unsent(self) -> None:
@@ -305,13 +304,15 @@ class Rank:
         self._flush()
         self._finish_if_over()
 
-    def _not_sent(self) -> Iterator[Result]:
+    def _not_sent(self, now: int) -> Iterator[Result]:
         """What the window had and nobody sent, and whose fault that was.
 
-        While the rank is up with its schedule no client is free as long as an arrival waits. So where one is free, the rank
-        had not come to any of these in time, and each found a client that stayed idle; else every client was busy to the end.
+        While the rank is up with its schedule no client is free as long as an arrival waits. So where one is free for longer
+        than a send needs, the rank had not come to any of these in time, and each found a client that stayed idle; else every
+        client was busy to the end.
         """
-        freed, end, start = (self._free[0] if self._free else None), self.window.end, self.window.start
+        freed = self._free[0] if self._free and now - self._free[0] > GRACE_NS else None
+        end, start = self.window.end, self.window.start
         for before in (start if end is None else min(start, end), end):
             for seq, stride, size, first, last in self._schedule.rest(before):
                 yield Result(

@@ -45,10 +45,11 @@ class Counts(msgspec.Struct):
     def add(self, result: Result) -> None:
         """Count one request, or a stretch of them that were never sent."""
         outcome = result.outcome
-        self.scheduled += result.count
         if outcome == "unsent":
+            self.scheduled += result.count
             self.unsent += result.count
             return
+        self.scheduled += 1
         self.sent += 1
         self.resent += result.resent
         if outcome == "succeeded":
