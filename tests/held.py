@@ -11,12 +11,22 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 class Service:
     """An endpoint in threads of its own, so that it goes on while the rank's loop stands still."""
 
-    def __init__(self, *, answers: bool) -> None:
+    def __init__(self, *, answers: bool, accepts: bool = True) -> None:
         self.answers = answers
         self._held: list[socket.socket] = []
         self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256 if accepts else 0)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        if accepts:
+            self.accept()
+        else:  # whoever comes now is let in when these are, and tries again every second
+            for _ in range(4):
+                self._sockets.append(socket.socket())
+                self._sockets[-1].setblocking(False)
+                self._sockets[-1].connect_ex(self._listener.getsockname())
+
+    def accept(self) -> None:
+        """Let everybody in from now on."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def release(self) -> None:
