@@ -229,6 +229,14 @@ def test_a_terminal_sees_a_line_that_lives(stage: Stage) -> None:
     assert "\n" not in said
 
 
+def test_a_terminal_sees_what_is_waited_for_when_many_connections_are_opened(stage: Stage) -> None:
+    url = stage.truth(ttft=1).url
+    options = ("--num-clients", "1100", "--ranks", "1", "--request-count", "1100", "--max-tokens", "1")
+    code, said = stage.on_a_terminal("bench", url, *options)
+    assert code in {0, 3}
+    assert "opening 1100 connections" in said.split("\x1b[K")[1]
+
+
 def test_the_api_key_is_on_no_command_line_and_in_no_file(stage: Stage) -> None:
     key = "sk-a-very-secret-key"
     url = stage.simulate("--api-key-env", "ENGINE_KEY", "--error-500", "0.3", "--seed", "3", ENGINE_KEY=key).url

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from running import TIMEOUT, Run, Stage, Truth, alive, fetch, free_port, rank_pi
 from tokenstorm.loadgen import launcher
 from tokenstorm.runs import RunPaths
 
+BENCH = (sys.executable, "-m", "tokenstorm", "bench")
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
 
 
@@ -108,7 +110,11 @@ def test_a_signal_drains_the_run_and_keeps_everything(stage: Stage, number: sign
     assert summary["outcome"] == "cancelled"
     counts = summary["counts"]
     assert counts["succeeded"] == counts["scheduled"] == len(run.lines()) > 0
-    assert 1 <= summary["windows"]["measured_end"] < 30
+    end = summary["windows"]["measured_end"]
+    assert 1 <= end < 30
+    assert [(line["phase"], line["target_rps"]) for line in run.timeline()] == [
+        ("measured", 20) if line["t"] < end else ("draining", 0) for line in run.timeline()
+    ]
     assert summary["rates"]["achieved_rps"] == pytest.approx(20, rel=0.3)
     assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk", "stalled"}
     in_order(run)
@@ -211,7 +217,9 @@ FAR_TOO_MUCH = (
     "--num-clients",
     "2",
     "--requests-per-second",
-    "500000",
+    "3000000",
+    "--arrival",
+    "poisson",
     "--duration",
     "1",
     "--drain",
@@ -224,28 +232,32 @@ FAR_TOO_MUCH = (
 def test_a_rank_that_records_far_more_than_it_could_send_is_waited_for(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "END_SLACK_SECONDS", 3.0)  # less than the lines take, so that they need not be more
+    monkeypatch.setattr(
+        launcher, "END_SLACK_SECONDS", 1.0
+    )  # less than so many draws take, so that they need not be more
     run = Run(stage.folder / "run")
     load = plans.plan(
         targets=[{"replica": "0", "url": stage.truth().url}],
         num_clients=2,
-        requests_per_second=500_000.0,
+        requests_per_second=3_000_000.0,
+        arrival={"kind": "poisson"},
         duration_seconds=1.0,
         drain_seconds=0.0,
     )
     summary = asyncio.run(launcher.Launcher(load, RunPaths(run.root)).run())
     assert run.stderr == ""
     assert [rank.lost for rank in summary.ranks] == [None]
-    assert summary.counts.scheduled == summary.counts.sent + summary.counts.unsent == 500_000
+    assert summary.counts.scheduled == summary.counts.sent + summary.counts.unsent
+    assert summary.counts.scheduled == pytest.approx(3_000_000, rel=0.01)
 
 
 def test_a_rank_whose_launcher_is_killed_while_it_records_ends_without_a_traceback(stage: Stage) -> None:
     process, run = stage.starting(stage.truth().url, *FAR_TOO_MUCH)
     wait_for(lambda: any(second["unsent"] for second in run.timeline()), "nothing was unsent")
-    pids = rank_pids(process.pid)
+    (pid,) = rank_pids(process.pid)
     process.kill()
     stage.ended(process)
-    wait_for(lambda: not any(alive(pid) for pid in pids), "a rank outlived its launcher")
+    wait_for(lambda: not alive(pid), "a rank outlived its launcher")
     assert run.stderr == ""
 
 
@@ -596,3 +608,59 @@ def test_a_service_that_refuses_connections_ends_the_command_soon_and_leaves_no_
     assert "Traceback" not in run.stderr
     assert run.json("status.json")["phase"] == "failed"
     assert process.wait(TIMEOUT) == 1
+
+
+def test_a_plan_whose_lines_cannot_fit_on_the_disk_is_refused_before_anything_starts(stage: Stage) -> None:
+    """20,000 a second for 30 years are 19 million million lines."""
+    run = Run(stage.folder / "run")
+    options = ("--requests-per-second", "20000", "--duration", "946000000", "--ranks", "1", "--run-dir", str(run.root))
+    ended = stage.command("bench", f"http://127.0.0.1:{free_port()}", *options)
+    assert ended.code == 1
+    assert re.fullmatch(
+        rf"tokenstorm: the result lines of this plan take about [\d.]+e?\+?\d* TB and {run.root} has [\d.]+ .?B of room: .*\n",
+        ended.err,
+    )
+    assert not (run.root / "plan.json").exists()
+
+
+def test_clients_are_shared_out_over_more_ranks_where_one_may_not_open_so_many_files(stage: Stage) -> None:
+    """Of 100 open files 36 are left for clients."""
+    run = Run(stage.folder / "run")
+    process = stage.popen(
+        [*BENCH, stage.truth().url, *STEADY, "--num-clients", "80", "--duration", "1", "--run-dir", str(run.root)],
+        stdout=-1,
+        stderr=-1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)),
+    )
+    ended = stage.ended(process)
+    assert ended.err == ""
+    assert len(run.summary["ranks"]) == 3
+    assert run.summary["counts"]["succeeded"] == 20
+
+
+def test_a_limit_of_open_files_that_no_number_of_ranks_can_keep_is_told_before_the_run(stage: Stage) -> None:
+    process = stage.popen(
+        [*BENCH, f"http://127.0.0.1:{free_port()}", "--num-clients", "800"],
+        stdout=-1,
+        stderr=-1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80)),
+    )
+    ended = stage.ended(process)
+    assert ended.code == 2
+    assert "800 clients are too many for any number of ranks" in ended.err
+    assert "`ulimit -n`" in ended.err
+
+
+def test_a_rate_that_cannot_be_sent_takes_little_of_the_disk_and_every_arrival_is_accounted_for(stage: Stage) -> None:
+    load = ("--requests-per-second", "1000000", "--duration", "1.5", "--num-clients", "10", "--ranks", "2")
+    run = stage.bench(stage.truth(ttft=50).url, *load, "--max-tokens", "4", "--drain", "5")
+    counts = run.summary["counts"]
+    assert counts["scheduled"] == 1_500_000
+    in_order(run)
+    assert sum(path.stat().st_size for path in run.root.glob("results.*")) < 3_000_000
+    stretches = [line["stretch"] for line in run.lines() if line["stretch"]]
+    assert len(run.lines()) - len(stretches) + sum(one["count"] for one in stretches) == 1_500_000
+    assert sum(line["scheduled"] for line in run.timeline()) == 1_500_000
+    assert sum(line["unsent"] for line in run.timeline()) == counts["unsent"]
+    assert "not_sent" not in run.reasons  # every client was busy to the end
+    assert rebuilt_counts(stage, run) == counts

@@ -333,3 +333,19 @@ def test_load_spreads_over_replicas_and_a_dead_one_is_left_out_and_named(stage: 
     assert run.summary["counts"]["failed"] == run.summary["replicas"]["0"]["counts"]["failed"] > 0
     assert_recomputable(run)
     assert_rebuilt(stage, run)
+
+
+def test_a_line_of_the_timeline_has_the_phase_and_the_asked_rate_of_its_own_second(stage: Stage) -> None:
+    truth = stage.truth(ttft=1200)
+    run = stage.bench(truth.url, *("--stages", "10x1,20x1", "--warmup", "1", "--max-tokens", "1"), "--drain", "10")
+    told = [(line["phase"], line["target_rps"]) for line in run.timeline()]
+    assert told[:3] == [("warmup", 10), ("measured", 10), ("measured", 20)]
+    assert set(told[3:]) == {("draining", 0)}
+
+
+def test_a_run_that_reaches_its_count_drains_from_the_next_second_on(stage: Stage) -> None:
+    truth = stage.truth(ttft=1500)
+    options = ("--requests-per-second", "10", "--request-count", "15", "--num-clients", "20", "--max-tokens", "1")
+    told = [(line["phase"], line["target_rps"]) for line in stage.bench(truth.url, *options).timeline()]
+    assert told[:2] == [("measured", 10), ("measured", 10)]
+    assert set(told[2:]) == {("draining", 0)}

@@ -11,7 +11,7 @@ import msgspec
 from tokenstorm.errors import NOT_JSON, PlanError, UsageError
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.prompts import prompt_file
-from tokenstorm.loadgen.sizing import cores, fewest_ranks
+from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, encode_plan, make_plan, new_run_id
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
@@ -162,7 +162,7 @@ def _plan_of(args: argparse.Namespace) -> Plan:
     plan = make_plan(fields)
     endpoints_of(plan)
     if args.ranks is None:
-        plan = make_plan({**fields, "ranks": fewest_ranks(plan, cores())})
+        plan = make_plan({**fields, "ranks": fewest_ranks(plan, cores(), open_files())})
     try:
         encode_plan(plan)
     except UnicodeEncodeError as error:

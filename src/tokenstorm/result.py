@@ -38,10 +38,23 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
     detail: str
 
 
+class Stretch(msgspec.Struct, frozen=True, gc=False):
+    """Makes one line stand for `count` arrivals that were never sent: those of sequence number `seq`, `seq + stride`, …
+
+    `last_scheduled` is when the last of them was meant to leave.
+    """
+
+    count: int
+    stride: int
+    last_scheduled: int
+
+
 class Result(msgspec.Struct, frozen=True, gc=False):
     """One request. Times are integer nanoseconds from the common start, None where it never came.
 
     `sent` None means that the request was never sent; then `slot_free` tells whether a client was free for it.
+    A line with a `stretch` stands for many such, all of one replica and phase: `seq` and `scheduled` are the first one's,
+    and each one's `slot_free` is that of the line, or its own intended time where that is later.
     `chunks` counts events that carried text; `coalesced` those of them that shared a read with an earlier one.
     `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer.
     """
@@ -73,6 +86,12 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     prompt: int | None = None
     chunk_times: list[int] | None = None
     warnings: list[Warned] | None = None
+    stretch: Stretch | None = None
+
+    @property
+    def count(self) -> int:
+        """How many requests the line stands for."""
+        return 1 if self.stretch is None else self.stretch.count
 
     @property
     def outcome(self) -> Literal["unsent", "censored", "failed", "succeeded"]:

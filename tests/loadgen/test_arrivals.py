@@ -16,8 +16,10 @@ from tokenstorm.loadgen.arrivals import (
     count_end_ns,
     first_sends,
     mean_rate,
+    needed_ahead,
     offsets,
     rate_at,
+    rate_in,
     scheduled_count,
     window_end_of,
 )
@@ -348,3 +350,52 @@ def test_a_window_ends_with_its_time_or_with_the_last_answer_of_its_count(
     latest_ns = None if latest is None else round(latest * SECOND)
     found = window_end_of(some_plan, latest_ns, scheduled=scheduled, last_event=round(last_event * SECOND))
     assert found == round(end * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "rate"),
+    [
+        (0.0, 1.0, 7.7),  # the warm-up, at the first rate
+        (1.0, 2.0, 7.7),
+        (2.0, 3.0, 0.0),
+        (3.0, 4.0, 20.0),
+        (1.5, 3.5, (0.5 * 7.7 + 0.5 * 20.0) / 2),
+        (3.5, 3.7, 20.0),
+        (4.0, 5.0, 0.0),
+        (3.0, 3.0, 0.0),
+    ],
+)
+def test_the_asked_rate_of_a_second_is_its_mean_and_exact_where_it_does_not_change(
+    start: float, end: float, rate: float
+) -> None:
+    stages = [{"rps": 7.7, "seconds": 1.0}, {"rps": 0.0, "seconds": 1.0}, {"rps": 20.0, "seconds": 1.0}]
+    some = plan(arrival={"stages": stages}, duration_seconds=3.0, warmup_seconds=1.0)
+    asked = rate_in(some, round(start * SECOND), round(end * SECOND))
+    assert asked == (rate if start != 1.5 else pytest.approx(rate))
+
+
+def test_the_asked_rate_of_a_second_of_a_ramp_is_that_of_its_middle() -> None:
+    """From 10 to 20 in 5 s: 2 a second more."""
+    some = plan(arrival={"ramp": {"from_rps": 10.0, "to_rps": 20.0}}, duration_seconds=5.0)
+    assert [rate_in(some, at * SECOND, (at + 1) * SECOND) for at in range(6)] == [11, 13, 15, 17, 19, 0]
+    assert rate_in(plan(), 0, SECOND) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "ranks", "each"),
+    [
+        ({"requests_per_second": 100.0}, 1, 101),
+        ({"requests_per_second": 100.0}, 2, 51),
+        ({"requests_per_second": 1e6}, 2, 4000),
+        ({"arrival": {"ramp": {"from_rps": 0.0, "to_rps": 100.0}}, "duration_seconds": 10.0}, 1, 6),
+        ({"arrival": {"stages": [{"rps": 7.0, "seconds": 9.0}, {"rps": 900.0, "seconds": 9.0}]}}, 1, 8),
+        ({}, 2, 4000),
+        ({"ramp_seconds": 10.0}, 2, 400),
+    ],
+)
+def test_as_many_connections_are_opened_ahead_as_the_first_second_needs(
+    fields: dict[str, object], ranks: int, each: int
+) -> None:
+    """The ramp has 5/s on average in its first second; a closed loop of 8000 clients that start over 10 s has 800."""
+    length = {"duration_seconds": 18.0} if "arrival" in fields else {}
+    assert needed_ahead(plan(num_clients=8000, **{**length, **fields}), 0, ranks) == each

@@ -252,6 +252,31 @@ def test_a_connection_that_ends_long_after_the_request_is_a_failure(monkeypatch:
     run(main)
 
 
+def test_connections_that_are_opened_ahead_are_used_however_long_the_start_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tokenstorm.loadgen.pool.RETIRE_NS", 50_000_000)
+
+    async def main() -> None:
+        connections = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            await saying(OK)(reader, writer)
+
+        async with server(serve) as pool:
+            start = monotonic_ns() + 300_000_000
+            await pool.open(3, start)
+            await asyncio.sleep((start - monotonic_ns()) / 1e9)
+            assert (await asyncio.gather(*(ask(pool) for _ in range(3))))[0].body == b"ok"
+            assert connections == 3
+            await pool.open(3, monotonic_ns() - 1)  # what would come too late is left to the requests
+            assert connections == 3
+
+    run(main)
+
+
 def test_many_connections_at_once_find_the_address_that_listens() -> None:
     """Of the two that the name stands for, the first one refuses."""
 

@@ -1,6 +1,10 @@
 """What the launcher makes of the news of its ranks."""
 
 import asyncio
+import os
+import socket
+import time
+from pathlib import Path
 from time import monotonic_ns
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,14 +13,16 @@ import pytest
 import uvloop
 
 from plans import plan
+from tokenstorm import __version__
 from tokenstorm.loadgen import process, ranks
 from tokenstorm.loadgen.live import Group
-from tokenstorm.loadgen.messages import Delta, Hello, Tell
+from tokenstorm.loadgen.messages import AnyMessage, Delta, Hello, Ready, Tell, send
 from tokenstorm.loadgen.process import EXCHANGES_KEPT, Clock
 from tokenstorm.loadgen.ranks import SILENT_SECONDS, Member, Ranks
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.runs import RunPaths
+from waiting import until
 
 PLAN = plan(ranks=2, requests_per_second=10.0)
 
@@ -92,6 +98,42 @@ def test_a_rank_that_says_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_launcher_that_was_stopped_does_not_take_its_ranks_for_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lost_after(monkeypatch, [0.001, 10 * SILENT_SECONDS, 0.001]) is None
+
+
+def test_a_launcher_that_was_stopped_at_the_barrier_hears_who_came_meanwhile(tmp_path: Path) -> None:
+    """Both ranks are ready in time; the launcher stands still until long after the deadline, and reads it then."""
+
+    async def main() -> None:
+        everybody = Ranks(PLAN, RunPaths(tmp_path), "", Group(PLAN))
+        server = await asyncio.start_server(everybody.accept, "127.0.0.1", 0)
+        links = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(2)]
+
+        def say(message: AnyMessage) -> None:
+            for link in links:
+                wire = SimpleNamespace(is_closing=lambda: False, write=link.sendall)
+                send(cast("asyncio.StreamWriter", wire), message)
+
+        say(Hello("", 0, __version__, ""))
+        await until(lambda: len(everybody.members) == 2)
+        ours, its = os.pipe()
+
+        def stand_still() -> None:
+            os.read(ours, 1)
+            say(Ready())
+            time.sleep(0.8)
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, stand_still)
+        loop.call_later(0.1, os.write, its, b"x")
+        async with asyncio.timeout(20):
+            await everybody.ready(0.4)
+        assert all(member.ready for member in everybody.members.values())
+        for link in links:
+            link.close()
+        server.close()
+        await asyncio.sleep(0.05)
+
+    uvloop.run(main())
 
 
 def test_of_late_comparisons_of_clocks_the_quickest_way_there_and_the_quickest_way_back_count(

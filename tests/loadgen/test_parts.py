@@ -13,13 +13,15 @@ import pytest
 import uvloop
 
 from plans import plan
+from tokenstorm.errors import UsageError
 from tokenstorm.loadgen import writer
+from tokenstorm.loadgen.arrivals import offsets
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
 from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop, Schedule
-from tokenstorm.loadgen.sizing import fewest_ranks
+from tokenstorm.loadgen.sizing import bytes_of_lines, fewest_ranks, too_little_room
 from tokenstorm.loadgen.writer import LineWriter
 
 MS = 1_000_000
@@ -296,6 +298,49 @@ def test_a_long_backlog_takes_no_memory() -> None:
     assert peak < 100_000  # bytes: less than one for each that waits
 
 
+@pytest.mark.parametrize("kind", ["constant", "poisson", "gamma"])
+@pytest.mark.parametrize("length", [{"duration_seconds": 2.0}, {"duration_seconds": None, "request_count": 17_000}])
+@pytest.mark.parametrize(("rank", "ranks", "replicas"), [(0, 1, 1), (1, 2, 3), (2, 4, 2), (1, 3, 3)])
+def test_what_was_never_taken_is_told_in_stretches_that_hold_each_arrival_once(
+    kind: str, length: dict[str, object], rank: int, ranks: int, replicas: int
+) -> None:
+    """The number, the replica, the phase, and the first and last times are those of the arrivals that are left."""
+    some = plan(
+        requests_per_second=10_000.0,
+        arrival={"kind": kind},
+        warmup_seconds=0.7,
+        num_clients=ranks,
+        ranks=ranks,
+        targets=[{"replica": str(number), "url": "http://h"} for number in range(replicas)],
+        **length,
+    )
+    start, end = some.window_start_ns, some.window_end_ns
+    every = dict(offsets(some, rank, ranks))
+    loop = OpenLoop(some, rank, ranks)
+    taken = [take(loop)[0] for _ in range(50)]
+    for _ in range(70):
+        loop.fall_due()
+    parts = [(part, before) for before in (start, end) for part in loop.rest(before)]
+    assert loop.waiting == 0
+    told: list[int] = list(taken)
+    for part, before in parts:
+        seqs = range(part.seq, part.seq + part.stride * part.size, part.stride)
+        told += seqs
+        assert len({seq % replicas for seq in seqs}) == 1
+        assert (part.first, part.last) == (every[seqs[0]], every[seqs[-1]])
+        assert (part.last < start) == (part.first < start) == (before == start)
+    assert sorted(told) == list(every)
+    assert [part.size for part, _ in parts[:1000]] == [1] * min(1000, len(every) - 50)
+    assert len(parts) < 1200
+
+
+def test_a_closed_loop_gives_up_what_is_due_before_a_moment_and_nothing_else() -> None:
+    loop = ClosedLoop(plan(num_clients=4, ramp_seconds=1.0), 0, 1)
+    take(loop)
+    loop.fall_due()
+    assert [(part.seq, part.size, part.first) for part in loop.rest(750 * MS)] == [(1, 1, 250 * MS), (2, 1, 500 * MS)]
+
+
 @pytest.mark.parametrize(
     ("fields", "ranks"),
     [
@@ -309,3 +354,45 @@ def test_a_long_backlog_takes_no_memory() -> None:
 def test_ranks_are_the_fewest_that_carry_the_load(fields: dict[str, object], ranks: int) -> None:
     """2000/s of 100 chunks: 2000 (60 + 800) µs = 1.72 cores, at 60 % of a core each: 3; at most 8 cores here."""
     assert fewest_ranks(plan(**fields), 8) == ranks
+
+
+@pytest.mark.parametrize(
+    ("clients", "files", "ranks"),
+    [(8000, 20_000, 1), (8000, 8064, 1), (8000, 8063, 2), (8000, 1024, 9), (30, 65, None)],
+)
+def test_ranks_are_so_many_that_each_may_open_a_connection_for_every_client(
+    clients: int, files: int, ranks: int | None
+) -> None:
+    """64 files are spare: of 1024, 960 are left for clients, and 8000 / 960 is 8.3."""
+    some = plan(num_clients=clients, requests_per_second=1.0)
+    if ranks is not None:
+        assert fewest_ranks(some, 2, files) == ranks
+        return
+    with pytest.raises(UsageError, match=f"{clients} clients are too many .* {files} open files .*`ulimit -n`"):
+        fewest_ranks(some, 2, files)
+
+
+@pytest.mark.parametrize(
+    ("fields", "lines"),
+    [
+        ({"requests_per_second": 20.0, "duration_seconds": 10.0, "warmup_seconds": 5.0}, 300),
+        ({"requests_per_second": 20.0, "duration_seconds": None, "request_count": 70}, 70),
+        ({"duration_seconds": None, "request_count": 70}, 70),
+        ({"duration_seconds": 1e6}, 0),  # a closed loop: nobody knows
+        ({"requests_per_second": 1e6, "duration_seconds": 3.0, "ranks": 2}, 200_000),  # what two ranks can send at most
+    ],
+)
+def test_the_room_that_lines_need_is_that_of_the_requests_that_can_be_sent(
+    fields: dict[str, object], lines: int
+) -> None:
+    assert bytes_of_lines(plan(**fields)) == pytest.approx(400 * lines)
+
+
+def test_lines_that_hold_every_chunk_need_more_room() -> None:
+    fields = {"requests_per_second": 20.0, "duration_seconds": 10.0, "record_chunks": True, "max_tokens": 100}
+    assert bytes_of_lines(plan(**fields)) == 200 * 400  # answers may be short
+    assert bytes_of_lines(plan(**fields, ignore_eos=True)) == 200 * (400 + 1000)
+
+
+def test_a_plan_whose_lines_fit_is_not_complained_about(tmp_path: Path) -> None:
+    assert too_little_room(tmp_path, plan(requests_per_second=20.0, duration_seconds=600.0)) is None

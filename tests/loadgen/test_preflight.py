@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import uvloop
 
+from held import Service
 from plans import plan as made
 from tokenstorm.errors import PreflightError
 from tokenstorm.httpd import Reply, Request, serve
@@ -15,6 +18,7 @@ from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.preflight import look
 from tokenstorm.loadgen.prompts import load_prompts
+from waiting import until
 
 Answer = Callable[[Request, Reply], None]
 MODELS = b'{"data": [{"id": "first"}, {"id": "second"}]}'
@@ -207,3 +211,27 @@ def test_every_request_asks_for_a_body_that_is_not_coded() -> None:
 
     looked(answer)
     assert codings == ["identity"] * 3
+
+
+def test_an_answer_that_came_while_the_launcher_stood_still_is_read_before_it_is_too_late() -> None:
+    """It is there in time; the launcher stands still until after that, and looks at its timers first."""
+    service = Service(answers=False)
+    ours, its = os.pipe()
+    some = made(targets=[{"replica": "0", "url": service.url}], model="m", stream=False, request_timeout_seconds=2.0)
+
+    def stand_still() -> None:
+        os.read(ours, 1)
+        service.release()
+        time.sleep(2.5)
+
+    async def main() -> list[str]:
+        asyncio.get_running_loop().add_reader(ours, stand_still)
+        looking = asyncio.create_task(look(some, load_prompts(some), None))
+        await until(lambda: service.asked)
+        service.release()  # the version
+        await until(lambda: service.asked)
+        os.write(its, b"x")
+        return (await looking)[2]
+
+    assert uvloop.run(main()) == []
+    service.close()

@@ -20,7 +20,7 @@ from tokenstorm.errors import RunError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.load import load_summary
-from tokenstorm.result import Result
+from tokenstorm.result import Result, Stretch
 from tokenstorm.runs import RunPaths, write_atomically
 
 LOG_BYTES = 256 * 2**10
@@ -112,9 +112,9 @@ class Archive:
                     yield whole + newline
 
     async def csv(self, files: list[PurePosixPath]) -> AsyncIterator[bytes]:
-        """The same rows as CSV with a head; an error is two columns."""
-        names = [name for name in Result.__struct_fields__ if name not in {"schema", "error"}]
-        yield _row([*names, "error_kind", "error_detail"])
+        """The same rows as CSV with a head; an error is two columns, and a stretch of arrivals three."""
+        names = [name for name in Result.__struct_fields__ if name not in {"schema", "error", "stretch"}]
+        yield _row([*names, "error_kind", "error_detail", *(f"stretch_{name}" for name in Stretch.__struct_fields__)])
         async for lines in self.lines(files):
             yield await asyncio.to_thread(_rows, lines, names)
 
@@ -196,6 +196,7 @@ def _rows(lines: bytes, names: list[str]) -> bytes:
                 *(_cell(getattr(result, name)) for name in names),
                 result.error.kind if result.error else "",
                 result.error.detail if result.error else "",
+                *(getattr(result.stretch, name, "") for name in Stretch.__struct_fields__),
             ]
         )
         for result in results

@@ -18,7 +18,7 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.loadgen.promptfile import parse_prompts
-from tokenstorm.loadgen.sizing import fewest_ranks
+from tokenstorm.loadgen.sizing import fewest_ranks, open_files
 from tokenstorm.plan import Plan, decode_plan, encode_plan, make_plan
 
 CORES_PER_NODE = 32
@@ -137,9 +137,10 @@ def _checked(data: bytes, path: PurePosixPath) -> str:
 
 
 def _ranks(plan: Plan, request: GroupRequest, *, elsewhere: bool) -> int:
-    """The fewest that carry the load, and as many on each node."""
+    """The fewest that carry the load, and as many on each node; what a process may open is known of this machine alone."""
     cores = (CORES_PER_NODE - LAUNCHERS_CORE) * request.nodes if elsewhere else os.cpu_count() or 1
-    per_node = -(-fewest_ranks(plan, cores) // request.nodes)
+    files = None if elsewhere else open_files()
+    per_node = -(-fewest_ranks(plan, cores, files) // request.nodes)
     return max(1, min(per_node, plan.num_clients // request.nodes)) * request.nodes
 
 

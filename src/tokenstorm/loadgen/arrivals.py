@@ -6,16 +6,19 @@ from the common start.
 """
 
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import accumulate, count
-from math import inf, log1p, sqrt
+from math import fsum, inf, log1p, sqrt
 from operator import neg
 
 from tokenstorm.plan import Arrival, Plan
+
+MOST_ARRIVALS = 2**53
+"""Floats count no further."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,30 @@ def offsets(plan: Plan, rank: int, ranks: int) -> Iterator[tuple[int, int]]:
         yield base + rank, at
 
 
+def seqs_before(plan: Plan, rank: int, ranks: int, moment: int | None) -> range:
+    """The sequence numbers of a rank's constant arrivals before a moment, without a look at each.
+
+    Constant arrival n is the one at work n, so that the first one that is too late is found by halving.
+    """
+    assert plan.arrival.kind == "constant"
+    until = _first_at(plan, plan.window_end_ns)
+    if plan.request_count is not None:
+        until = min(until, _first_at(plan, plan.window_start_ns) + plan.request_count)
+    return range(rank, min(until, _first_at(plan, moment)), ranks)
+
+
+def constant_times(plan: Plan) -> Callable[[int], int]:
+    """When the constant arrival with a sequence number is due; there must be one."""
+    time_of = _times(_profile(plan))
+
+    def at(seq: int) -> int:
+        found = time_of(float(seq))
+        assert found is not None
+        return found
+
+    return at
+
+
 def rate_at(plan: Plan, offset_ns: int) -> float | None:
     """The asked rate at a moment, in requests per second: None in a closed loop, 0 outside the run."""
     if plan.closed_loop:
@@ -74,6 +101,21 @@ def rate_at(plan: Plan, offset_ns: int) -> float | None:
         if piece.start <= seconds < piece.end:
             return piece.rate + piece.slope * (seconds - piece.start)
     return 0.0
+
+
+def rate_in(plan: Plan, start_ns: int, end_ns: int) -> float | None:
+    """The asked rate of a stretch of the run, on average: None in a closed loop, 0 where the stretch is empty or outside."""
+    if plan.closed_loop:
+        return None
+    start, end = start_ns / 1e9, end_ns / 1e9
+    parts = []
+    for piece in _profile(plan):
+        first, last = max(start, piece.start), min(end, piece.end)
+        if first < last:
+            parts.append((last - first, piece.rate + piece.slope * ((first + last) / 2 - piece.start)))
+    if len({rate for _, rate in parts}) == 1:
+        return parts[0][1]  # as it was asked for, without what sums of floats would add
+    return fsum(seconds * rate for seconds, rate in parts) / fsum(seconds for seconds, _ in parts) if parts else 0.0
 
 
 def mean_rate(plan: Plan, window_end_ns: int) -> float | None:
@@ -127,8 +169,20 @@ def first_sends(plan: Plan, rank: int, ranks: int) -> list[int]:
     return [round(client * ramp / plan.num_clients) for client in range(rank, plan.num_clients, ranks)]
 
 
+def needed_ahead(plan: Plan, rank: int, ranks: int) -> int:
+    """How many connections the first second needs of a rank."""
+    second = 1_000_000_000
+    asked = rate_in(plan, 0, second)
+    if asked is None:
+        return sum(at < second for at in first_sends(plan, rank, ranks))
+    return min(clients_of(plan, rank, ranks), int(asked / ranks) + 1)
+
+
 def scheduled_count(plan: Plan, rank: int, ranks: int, until_ns: int) -> tuple[int, int]:
     """How many arrivals of warm-up and measured window a rank has before a moment."""
+    if plan.arrival.kind == "constant":
+        warmup = len(seqs_before(plan, rank, ranks, min(until_ns, plan.window_start_ns)))
+        return warmup, len(seqs_before(plan, rank, ranks, until_ns)) - warmup
     warmup = measured = 0
     for _, at in offsets(plan, rank, ranks):
         if at >= until_ns:
@@ -161,6 +215,17 @@ def _times(pieces: list[Piece]) -> Callable[[float], int | None]:
         return round(pieces[found].time_of(work) * 1e9) if found < len(pieces) else None
 
     return time_of
+
+
+def _first_at(plan: Plan, moment: int | None) -> int:
+    """The first constant arrival of the whole plan that is not before a moment, or not at all where it is None."""
+    time_of = _times(_profile(plan))
+
+    def is_not_before(seq: int) -> bool:
+        at = time_of(float(seq))
+        return at is None or (moment is not None and at >= moment)
+
+    return bisect_left(range(MOST_ARRIVALS), 1, key=is_not_before)
 
 
 def _count_before(moment: int, times: Iterable[int | None]) -> int:

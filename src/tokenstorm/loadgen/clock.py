@@ -17,6 +17,26 @@ _TFD_CLOEXEC = os.O_CLOEXEC if sys.platform == "linux" else 0
 _TFD_TIMER_ABSTIME = 1
 
 
+LOOK_SECONDS = 0.1
+
+
+async def wait_within(seconds: float, future: asyncio.Future[None]) -> None:
+    """Wait so long at most. Raises TimeoutError.
+
+    Time in which this loop stood still does not count, and what came meanwhile is read before it is too late.
+    """
+    left = seconds
+    while left > 0:
+        step, before = min(left, LOOK_SECONDS), monotonic_ns()
+        if (await asyncio.wait([future], timeout=step))[0]:
+            return
+        left -= min(step, (monotonic_ns() - before) / 1e9)
+    for _ in range(2):  # a whole turn of the loop, in which it looks at its sockets
+        await asyncio.sleep(0)
+    if not future.done():
+        raise TimeoutError
+
+
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 

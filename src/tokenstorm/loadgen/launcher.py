@@ -21,7 +21,7 @@ from tokenstorm.errors import RunError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.interfaces import in_url, local_address, node_name
 from tokenstorm.loadgen import process
-from tokenstorm.loadgen.arrivals import mean_rate, rate_at
+from tokenstorm.loadgen.arrivals import mean_rate, needed_ahead, rate_at
 from tokenstorm.loadgen.disk import beside
 from tokenstorm.loadgen.live import Event, Glance, Group, Status, TimelineLine
 from tokenstorm.loadgen.merge import merge_ranks
@@ -29,11 +29,17 @@ from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.preflight import EngineFacts, look
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
+from tokenstorm.loadgen.sizing import too_little_room
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.summary import Environment, PromptStock, Run, Summary, summarize
 from tokenstorm.plan import Plan, encode_plan
 from tokenstorm.runs import RunPaths, append, make_private, write_atomically
 
+NOTICE_SECONDS = 0.5
+CONNECT_SECONDS = 0.0005
+"""What a rank takes for a connection, on a machine that does other things too: five times the CPU that it costs."""
+SILENCE_SECONDS = 1.0
+"""A start that is further away than this is told of."""
 DRAIN_NOTICE_NS = 100_000_000
 """How far ahead an early end is announced, so that all ranks end their window at the same moment."""
 END_SLACK_SECONDS = 10.0
@@ -214,7 +220,7 @@ class Launcher:
 
     def _notice_seconds(self) -> float:
         """How long before the common start the ranks must know of it: they open their connections."""
-        return 0.5 + self.plan.num_clients / self.plan.ranks * 0.001
+        return NOTICE_SECONDS + needed_ahead(self.plan, 0, self.plan.ranks) * CONNECT_SECONDS
 
     def _begin(self, service: Service) -> None:
         for path in (self.paths.timeline, self.paths.summary):  # of an earlier attempt, when the job starts anew
@@ -226,6 +232,8 @@ class Launcher:
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._phase = "running"
         self._ranks.send(Start(at=self._start_at, service=service))
+        if ahead > SILENCE_SECONDS:
+            self._show()
 
     def _deadline(self) -> Callable[[], float | None]:
         """Seconds from now until the ranks must be done; None while there is no end to count from."""
@@ -301,7 +309,8 @@ class Launcher:
         return max(0.0, (self._start_at - monotonic_ns()) / 1e9 + self._second + 1.1)
 
     def _close_second(self) -> None:
-        line = self._group.close(self._second, self._phase_now(), self._target_rps())
+        second, end = self._second, self._window_end
+        line = self._group.close(second, self._group.phase_of(second, end), self._group.target_of(second, end))
         if len(self._unwritten) < UNWRITTEN_BYTES:
             self._unwritten += msgspec.json.encode(line) + b"\n"
         else:
@@ -336,7 +345,11 @@ class Launcher:
         return 0 if self._start_at is None else max(0, monotonic_ns() - self._start_at)
 
     def _target_rps(self) -> float | None:
-        return rate_at(self.plan, self._elapsed_ns()) if self._phase == "running" else None
+        if self._phase != "running":
+            return None
+        now = self._elapsed_ns()
+        is_over = self._window_end is not None and now >= self._window_end
+        return 0.0 if is_over and not self.plan.closed_loop else rate_at(self.plan, now)
 
     def _status(self, reason: str | None) -> Status:
         group, plan = self._group, self.plan
@@ -369,8 +382,15 @@ class Launcher:
             ranks=plan.ranks,
             ranks_up=sum(self._ranks_up().values()),
             late_seconds=self._late,
+            opening=self._opening(),
             environment=self._environment,
         )
+
+    def _opening(self) -> int:
+        """How many connections are being opened, between the barrier and the start."""
+        if self._start_at is None or monotonic_ns() >= self._start_at:
+            return 0
+        return sum(needed_ahead(self.plan, rank, self.plan.ranks) for rank in range(self.plan.ranks))
 
     def _fraction(self, elapsed: int) -> float | None:
         """How much of the run is over, by time or by count, whichever is further."""
@@ -492,6 +512,8 @@ def _take_control(path: Path) -> str:
 def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
     try:
         make_private(paths.root)
+        if reason := too_little_room(paths.root, plan):
+            raise RunError(reason)
         write_atomically(paths.plan, encode_plan(plan))
     except OSError as error:
         message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from tokenstorm.loadgen.arrivals import clients_of
+from tokenstorm.loadgen.arrivals import clients_of, count_end_ns, rate_in
 from tokenstorm.loadgen.messages import Delta
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
@@ -43,7 +43,10 @@ class RankSecond(msgspec.Struct, frozen=True):
 
 
 class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One second of the group, a line of `timeline.jsonl`; the counts are of that second, warm-up included."""
+    """One second of the group, a line of `timeline.jsonl`; the counts are of that second, warm-up included.
+
+    `phase` is the one that the second began in, `target_rps` the mean of the rate that was asked for in it.
+    """
 
     schema: Literal[1] = SCHEMA
     t: int
@@ -71,7 +74,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
 
     `at` is when this was said; `late_seconds` how long after the moment for which it was released the group started.
-    `environment` is what it runs with, once that is known.
+    `opening` connections are being opened before the start. `environment` is what it runs with, once that is known.
     """
 
     schema: Literal[1] = SCHEMA
@@ -98,6 +101,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
     ranks_up: int
     late_seconds: float = 0.0
+    opening: int = 0
     environment: Environment | None
 
 
@@ -121,6 +125,8 @@ class Group:
         self.sent_by: dict[int, int] = {}
         self.stalled: dict[int, float] = {}
         self.left_out: set[str] = set()
+        self._drained: dict[int, int] = {}
+        """The second in which each rank's window was over."""
         self.recorded_at = 0
         """When a rank last said that it gave lines to what was never sent, in nanoseconds of the monotonic clock."""
         self.waited_below_cap = 0
@@ -131,6 +137,8 @@ class Group:
     def add(self, rank: int, delta: Delta) -> None:
         """Take in one second of one rank."""
         self.last[rank] = delta
+        if delta.phase in {"draining", "finished"}:
+            self._drained.setdefault(rank, delta.second)
         if delta.unsent:
             self.recorded_at = monotonic_ns()
         self.left_out |= set(delta.left_out)
@@ -142,6 +150,19 @@ class Group:
         self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
         self.tally.merge(delta.tally)
         self._pending.append((rank, delta))
+
+    def phase_of(self, second: int, window_end: int | None) -> str:
+        """The phase that a second began in, by the clock, or by the ranks where they reach a count before `window_end`."""
+        at = second * 10**9
+        drained = self.last and all(self._drained.get(rank, second) < second for rank in self.last)
+        if drained or (window_end is not None and at >= window_end):
+            return "draining"
+        return "warmup" if at < self._plan.window_start_ns else "measured"
+
+    def target_of(self, second: int, window_end: int | None) -> float | None:
+        """The rate that was asked for in a second, on average over the part of it that the window had."""
+        ends = ((second + 1) * 10**9, window_end, count_end_ns(self._plan))
+        return rate_in(self._plan, second * 10**9, min(end for end in ends if end is not None))
 
     @property
     def pending(self) -> bool:

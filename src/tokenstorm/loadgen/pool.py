@@ -15,6 +15,8 @@ from tokenstorm.result import EXHAUSTED
 RETIRE_NS = 4_000_000_000
 """Engines close a connection that was idle for 5 s; ours go a second earlier."""
 
+OPENED_AT_ONCE = 64
+
 
 class Pool:
     """The connections to one replica: the last one used is the first one used again."""
@@ -64,16 +66,23 @@ class Pool:
                     )
                     self._addresses = [cast("str", address[0]) for *_, address in found]
 
-    async def open(self, count: int) -> None:
-        """Have `count` idle connections ready. Raises OSError."""
-        gate = asyncio.Semaphore(64)
+    async def open(self, count: int, start: int | None = None) -> None:
+        """Have `count` idle connections ready, by `start` if given, which is when their idleness begins. Raises OSError.
+
+        What is not begun by then is left out. Engines count from the end of an answer, so that waiting for a first request
+        makes no connection old.
+        """
+        gate = asyncio.Semaphore(OPENED_AT_ONCE)
 
         async def one() -> None:
             async with gate:
+                if start is not None and monotonic_ns() > start:
+                    return
                 connection = await self._connect()
             if self._closed:
                 connection.abandon()
             else:
+                connection.idle_since = max(connection.idle_since, start or 0)
                 self.release(connection)
 
         opened = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)

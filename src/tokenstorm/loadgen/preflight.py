@@ -7,6 +7,7 @@ import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
 from tokenstorm.loadgen.answers import Answer, Stream, Whole
+from tokenstorm.loadgen.clock import wait_within
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.messages import Service
@@ -173,7 +174,7 @@ async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool | Non
         return fetch
     pool.send(fetch)
     try:
-        await asyncio.wait_for(asyncio.shield(fetch.over), seconds)
+        await wait_within(seconds, fetch.over)
     except TimeoutError:
         fetch.fail("timeout", f"no answer in {seconds:g} s")
     else:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
 from tokenstorm.interfaces import node_name
+from tokenstorm.loadgen.arrivals import needed_ahead
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.messages import (
     Abort,
@@ -42,7 +43,6 @@ from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.sizing import allow_files
 from tokenstorm.loadgen.writer import LineWriter
-from tokenstorm.plan import Plan
 
 ADDRESS = "TOKENSTORM_LAUNCHER"
 SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
@@ -243,7 +243,7 @@ class RankProcess:
         )
         self._offset, self._round_trip = self._clock.read()
         self.start_at = start.at - self._offset
-        await self._connect_ahead(plan, rank.clients, welcome.ranks)
+        await self._connect_ahead(needed_ahead(plan, welcome.rank, welcome.ranks))
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 1000)
@@ -257,13 +257,10 @@ class RankProcess:
         loop.call_later(self._until_second(1), self._tell)
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
 
-    async def _connect_ahead(self, plan: Plan, clients: int, ranks: int) -> None:
-        """Open the connections that the first second needs; what is not open by then shows in the requests."""
-        wanted = clients
-        if plan.requests_per_second is not None:
-            wanted = min(clients, int(plan.requests_per_second / ranks) + 1)
-        each = -(-wanted // len(self._pools))
-        self._opening = asyncio.gather(*(pool.open(each) for pool in self._pools), return_exceptions=True)
+    async def _connect_ahead(self, connections: int) -> None:
+        """Open what the first second needs; what is not open by then shows in the requests."""
+        each, start = -(-connections // len(self._pools)), self.start_at
+        self._opening = asyncio.gather(*(pool.open(each, start) for pool in self._pools), return_exceptions=True)
         await asyncio.wait([self._opening], timeout=max(0.0, (self.start_at - monotonic_ns()) / 1e9 - COLLECT_SECONDS))
 
     def _until_second(self, second: int) -> float:

@@ -1,8 +1,8 @@
 """One rank: sends its stripe of the schedule and turns every answer into a `Result`."""
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator
 from time import monotonic_ns
 from typing import Literal
 
@@ -17,8 +17,9 @@ from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
+from tokenstorm.metrics.verdict import STALL_SECONDS
 from tokenstorm.plan import Plan
-from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
+from tokenstorm.result import CENSORED, SCHEMA, Failure, Result, Stretch
 
 TICK_SECONDS = 0.02
 SWEEP_TICKS = 20
@@ -26,7 +27,8 @@ SWEEP_TICKS = 20
 
 BATCH = 64
 GAPS_AT_ONCE = 1000
-BUSY_DISK_SECONDS = 0.05
+RECORD_NS = 2_000_000
+"""What was never sent is recorded for so long at a time; answers are read in between."""
 GRACE_NS = 50_000_000
 """An arrival that is due just before the window ends may leave so much later; after that it counts as unsent."""
 
@@ -53,6 +55,7 @@ class Flight(Exchange):
     """One request of the schedule on its way."""
 
     answer: Answer | None = None
+    deadline: int
 
     def __init__(self, rank: "Rank", seq: int, scheduled: int, slot_free: int, replica: int) -> None:
         self.rank = rank
@@ -101,7 +104,8 @@ class Rank:
         self._on_window_over = on_window_over
         self._on_finished = on_finished
         self._schedule = schedule_of(plan, rank, ranks)
-        self._free = self.clients
+        self._free = deque([0] * self.clients)
+        """When each client that is free became so, in order: the schedule begins with all of them free."""
         self._in_flight: dict[int, Flight] = {}
         self._finished: list[Result] = []
         self._gaps: list[int] = []
@@ -111,6 +115,7 @@ class Rank:
         self._ticks = 0
         self._timeout_ns = round(plan.request_timeout_seconds * 1e9)
         self._drain_until: int | None = None
+        self._counted = 0
         self._all_recorded = False
 
     def start(self, at: int) -> None:
@@ -134,9 +139,11 @@ class Rank:
 
     def abort(self) -> None:
         """End now; what is in flight is censored."""
-        now = self._now()
         if self.phase in {"warmup", "measured"}:
-            self.window = Window(self.window.start, now if self.window.end is None else min(now, self.window.end))
+            now, end, due = self._now(), self.window.end, self._schedule.next_at
+            # what the rank was just about to send is nobody's fault, and no part of the window
+            at = min(now, due) if due is not None and now - due < GRACE_NS else now
+            self.window = Window(self.window.start, at if end is None else min(at, end))
             self._close_window(now)
         self._censor("aborted")
 
@@ -201,9 +208,9 @@ class Rank:
             schedule.fall_due()
             self._live.scheduled += 1
             if self._free and not self._is_late(now):
-                self._free -= 1
+                freed = self._free.popleft()
                 seq, scheduled = schedule.take()
-                self._send(seq, scheduled, scheduled)
+                self._send(seq, scheduled, max(scheduled, freed))
                 now = self._now()
         if self.phase in {"draining", "finished"}:
             return
@@ -231,24 +238,27 @@ class Rank:
         live.sent += 1
         live.peak = max(live.peak, len(self._in_flight))
         live.waited += slot_free - scheduled > WAIT_NS and scheduled >= self.window.start
-        flight.sent = monotonic_ns()
+        flight.sent = now = monotonic_ns()
+        flight.deadline = now + self._timeout_ns
         self.replicas.pools[replica].send(flight)
 
     def _client_free(self, done: int, *, failed: bool) -> None:
-        schedule, sending = self._schedule, self.phase in {"warmup", "measured"}
-        if sending and schedule.waiting and (self.window.end is None or done < self.window.end):
+        """A client is free since `done`; from the window's end on that is of no use to any arrival."""
+        schedule, end = self._schedule, self.window.end
+        if self.phase in {"draining", "finished"}:
+            self._finish_if_over()
+        elif end is not None and done >= end:
+            return
+        elif schedule.waiting:
             seq, scheduled = schedule.take()
             self._send(seq, scheduled, max(scheduled, done))
             if schedule.exhausted and not schedule.waiting:
                 self._pump()
-            return
-        self._free += 1
-        if not sending:
-            self._finish_if_over()
-            return
-        schedule.answered(done, failed=failed)
-        if self.plan.closed_loop:
-            self._pump()
+        else:
+            self._free.append(done)
+            schedule.answered(done, failed=failed)
+            if self.plan.closed_loop:
+                self._pump()
 
     def _set_close_timer(self) -> None:
         if self._close_timer is not None:
@@ -278,28 +288,50 @@ class Rank:
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._drain_until = now + round(self.plan.drain_seconds * 1e9)
-        self._live.waited += 0 if self._free else self._schedule.waiting
+        self._counted = self._schedule.waiting
+        self._live.waited += 0 if self._free else self._counted
         self._on_window_over()
-        self._record_unsent(had_client=self._free > 0)
+        self._unsent = self._not_sent(now)
+        self._record_unsent()
 
-    def _record_unsent(self, *, had_client: bool) -> None:
-        """Give what was not sent its lines, a batch at a time and as fast as the disk takes them."""
-        schedule = self._schedule
-        for _ in range(BATCH):
-            if not schedule.waiting:
-                if not self._is_due(self._now()):
-                    self._all_recorded = True
-                    break
-                schedule.fall_due()
-                self._live.scheduled += 1
-            seq, scheduled = schedule.take()
-            self._unsent(seq, scheduled, scheduled if had_client else None)
-        self._flush()
-        if self._all_recorded:
-            self._finish_if_over()
+    def _record_unsent(self) -> None:
+        """Give what was not sent its lines, for a moment at a time."""
+        until = monotonic_ns() + RECORD_NS
+        for result in self._unsent:
+            self._finished.append(result)
+            known = min(self._counted, result.count)  # that fell due in time was counted then
+            self._counted -= known
+            self._live.scheduled += result.count - known
+            self._live.unsent += result.count
+            if monotonic_ns() > until:
+                self._loop.call_soon(self._record_unsent)
+                break
         else:
-            delay = BUSY_DISK_SECONDS if self._writer.is_busy else 0
-            self._loop.call_later(delay, partial(self._record_unsent, had_client=had_client))
+            self._all_recorded = True
+        self._flush()
+        self._finish_if_over()
+
+    def _not_sent(self, now: int) -> Iterator[Result]:
+        """What the window had and nobody sent, and whose fault that was.
+
+        While the rank is up with its schedule no client is free as long as an arrival waits. So where one is free for longer
+        than a send needs, the rank had not come to any of these in time, and each found a client that stayed idle; else every
+        client was busy to the end.
+        """
+        freed = self._free[0] if self._free and now - self._free[0] > GRACE_NS else None
+        end, start = self.window.end, self.window.start
+        for before in (start if end is None else min(start, end), end):
+            for seq, stride, size, first, last in self._schedule.rest(before):
+                yield Result(
+                    SCHEMA,
+                    seq,
+                    self.rank,
+                    self.replicas.names[seq % len(self.replicas.names)],
+                    self._phase_of(first),
+                    first,
+                    None if freed is None else max(first, freed),
+                    stretch=Stretch(size, stride, last) if size > 1 else None,
+                )
 
     def _censor(self, why: str) -> None:
         for flight in list(self._in_flight.values()):
@@ -315,30 +347,36 @@ class Rank:
 
     def _tick(self) -> None:
         now = monotonic_ns()
-        self._live.loop_lag = max(self._live.loop_lag, self._loop.time() - self._next_tick)
+        lag = self._loop.time() - self._next_tick
+        self._live.loop_lag = max(self._live.loop_lag, lag)
         if self.phase == "warmup" and now - self.started_at >= self.window.start:
             self.phase = "measured"
-        self._time_out(now)
+        if lag > STALL_SECONDS:  # the rank stood still: its requests had so much less of its attention
+            for flight in self._in_flight.values():
+                flight.deadline += round(lag * 1e9)
+        # only after a whole turn of the loop: by then it has read what lay in the sockets
+        self._loop.call_soon(self._loop.call_soon, self._end_what_is_late, now)
         self._fold_slice()
         self._ticks += 1
         if self._ticks % (SWEEP_TICKS // 2) == 0:
             self._flush()
             for pool in self.replicas.pools:
                 pool.retire()
-        if self._drain_until is not None and now - self.started_at > self._drain_until:
-            self._censor("still in flight when the drain ended")
         if self.phase != "finished":
             self._next_tick = self._loop.time() + TICK_SECONDS
             self._loop.call_at(self._next_tick, self._tick)
 
-    def _time_out(self, now: int) -> None:
+    def _end_what_is_late(self, now: int) -> None:
+        """Fail what had its time by `now`, a moment before all that had come was read; censor what outlasted the drain."""
         late = []
-        for flight in self._in_flight.values():  # in the order of sending
-            if now - flight.sent < self._timeout_ns:
+        for flight in self._in_flight.values():  # in the order of sending, which is that of their deadlines
+            if now < flight.deadline:
                 break
             late.append(flight)
         for flight in late:
             flight.fail("timeout", f"no complete answer in {self.plan.request_timeout_seconds:g} s")
+        if self._drain_until is not None and now - self.started_at > self._drain_until:
+            self._censor("still in flight when the drain ended")
 
     def _fold_slice(self) -> None:
         """Keep long answers small, a few at a time."""
@@ -376,11 +414,6 @@ class Rank:
             self.replicas.refused(flight.replica, monotonic_ns())
         elif flight.status is not None:
             self.replicas.answered(flight.replica)
-
-    def _unsent(self, seq: int, scheduled: int, slot_free: int | None) -> None:
-        self._live.unsent += 1
-        name = self.replicas.names[seq % len(self.replicas.names)]
-        self._finished.append(Result(SCHEMA, seq, self.rank, name, self._phase_of(scheduled), scheduled, slot_free))
 
     def _phase_of(self, scheduled: int) -> Literal["warmup", "measured"]:
         return "measured" if scheduled >= self.window.start else "warmup"

@@ -152,7 +152,8 @@ class Ranks:
 
         Of ranks that one command started, those that came and were lost are gone; all are when the command ends.
         """
-        deadline = monotonic() + seconds
+        looked = monotonic()
+        deadline = looked + seconds
         ranks = self._plan.ranks
         while (there := sum(member.ready and not member.lost for member in self.members.values())) < ranks:
             if self._refused:
@@ -162,7 +163,10 @@ class Ranks:
                 gone = ranks
             elif self._plan.launch:
                 gone = sum(member.lost is not None for member in self.members.values())
-            late = monotonic() > deadline
+            now = monotonic()
+            deadline += max(0.0, now - looked - LOOK_SECONDS)  # it was this process that did not listen
+            looked = now
+            late = now > deadline
             missing = ranks - there if late or ended else gone  # who lives may still come
             if ended or missing > RANKS_LOST_INVALID * ranks:
                 why = f"they did not come in {seconds:g} s" if late else "their processes ended"

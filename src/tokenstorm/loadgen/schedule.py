@@ -1,14 +1,32 @@
 """Which request is due next, for one rank: an open loop reads it off the plan, a closed loop off the answers."""
 
 from collections import deque
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
-from typing import Protocol
+from math import lcm
+from typing import NamedTuple, Protocol
 
-from tokenstorm.loadgen.arrivals import first_sends, offsets
+from tokenstorm.loadgen.arrivals import constant_times, first_sends, offsets, seqs_before
 from tokenstorm.plan import Plan
 
 FAILURE_PAUSE_NS = 100_000_000
 """A closed-loop client whose request failed waits at least this long, so that a dead service is not hammered."""
+
+
+ALONE = 1000
+"""So many of the arrivals that a rank never sent have a line each; what is beyond them is told in stretches."""
+AT_ONCE = 2000
+"""Where the gaps are drawn, a stretch has so many arrivals at most: the loop goes on in between."""
+
+
+class Arrivals(NamedTuple):
+    """Arrivals of one replica, a `stride` of sequence numbers apart: the first one's number, and the first and last times."""
+
+    seq: int
+    stride: int
+    size: int
+    first: int
+    last: int
 
 
 class Schedule(Protocol):
@@ -30,6 +48,12 @@ class Schedule(Protocol):
     def take(self) -> tuple[int, int]:
         """Remove the earliest request that waits: its sequence number and its intended time."""
 
+    def rest(self, before: int | None) -> Iterator[Arrivals]:
+        """Remove all that was not taken and falls due before a moment, whether it waits by now or not.
+
+        Nothing is taken one by one after that.
+        """
+
     def answered(self, done: int, *, failed: bool) -> None:
         """A client is free again."""
 
@@ -41,8 +65,13 @@ class OpenLoop:
     """
 
     def __init__(self, plan: Plan, rank: int, ranks: int) -> None:
+        self._plan = plan
+        self._stripe = rank, ranks
         self._due = offsets(plan, rank, ranks)
         self._sends = offsets(plan, rank, ranks)
+        self._ahead: tuple[int, int] | None = None
+        self._alone = ALONE
+        self._reached: int | None = None
         self.waiting = 0
         self._advance()
 
@@ -54,8 +83,53 @@ class OpenLoop:
         self.waiting -= 1
         return next(self._sends)
 
+    def rest(self, before: int | None) -> Iterator[Arrivals]:
+        self.waiting = 0
+        while self._alone and (found := self._next(before, 1)):
+            self._alone -= 1
+            ((seq, at),) = found
+            yield Arrivals(seq, self._stripe[1], 1, at, at)
+        if self._alone:
+            return
+        if self._plan.arrival.kind == "constant":
+            yield from self._computed(before)
+            return
+        while found := self._next(before, AT_ONCE):
+            seqs = range(found[0][0], found[-1][0] + 1, self._stripe[1])
+            yield from self._stretches(seqs, dict(found).__getitem__)
+
     def answered(self, done: int, *, failed: bool) -> None:
         pass
+
+    def _computed(self, before: int | None) -> Iterator[Arrivals]:
+        """What is left of constant arrivals, however many: where the taking stopped, arithmetic goes on."""
+        if self._reached is None and (found := self._next(None, 1)):
+            self._reached = found[0][0]
+        if self._reached is not None:
+            until = seqs_before(self._plan, *self._stripe, before)
+            seqs = range(self._reached, until.stop, until.step)
+            self._reached += len(seqs) * seqs.step
+            yield from self._stretches(seqs, constant_times(self._plan))
+
+    def _next(self, before: int | None, most: int) -> list[tuple[int, int]]:
+        """The next arrivals before a moment, as they are drawn."""
+        found: list[tuple[int, int]] = []
+        while len(found) < most:
+            arrival = self._ahead or next(self._sends, None)
+            self._ahead = None
+            if arrival is None:
+                break
+            if before is not None and arrival[1] >= before:
+                self._ahead = arrival
+                break
+            found.append(arrival)
+        return found
+
+    def _stretches(self, seqs: range, at: Callable[[int], int]) -> Iterator[Arrivals]:
+        """One for each replica that they would have gone to."""
+        turns = lcm(seqs.step, len(self._plan.targets)) // seqs.step
+        for part in (seqs[turn::turns] for turn in range(min(turns, len(seqs)))):
+            yield Arrivals(part[0], part.step, len(part), at(part[0]), at(part[-1]))
 
     def _advance(self) -> None:
         following = next(self._due, None)
@@ -97,6 +171,16 @@ class ClosedLoop:
         seq = self._seq
         self._seq += self._ranks
         return seq, self._due.popleft()
+
+    def rest(self, before: int | None) -> Iterator[Arrivals]:
+        """Each client has one at most."""
+        while self._due or self.next_at is not None:
+            if not self._due:
+                self.fall_due()
+            if before is not None and self._due[0] >= before:
+                return
+            seq, at = self.take()
+            yield Arrivals(seq, self._ranks, 1, at, at)
 
     def answered(self, done: int, *, failed: bool) -> None:
         at = done + (max(self._think, FAILURE_PAUSE_NS) if failed else self._think)

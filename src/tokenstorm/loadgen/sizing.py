@@ -1,8 +1,11 @@
-"""How many ranks a plan needs, and how many open files a rank may have."""
+"""How many ranks a plan needs, how many open files a rank may have, and how much room the lines take."""
 
 import os
 import resource
+from pathlib import Path
 
+from tokenstorm.errors import UsageError
+from tokenstorm.loadgen.arrivals import count_end_ns, rate_in
 from tokenstorm.plan import Plan
 
 REQUEST_SECONDS = 60e-6
@@ -12,10 +15,18 @@ CLIENT_CHUNKS_PER_SECOND = 50
 """What one stream is taken to deliver, where the plan names no rate."""
 SHARE_OF_CORE = 0.6
 SPARE_FILES = 64
+LINE_BYTES = 400
+"""The least that a request's line takes."""
+CHUNK_BYTES = 10
+"""The least that the time of a chunk takes in it."""
 
 
-def fewest_ranks(plan: Plan, cores: int) -> int:
-    """The fewest ranks that carry the load with cores to spare, at most one a core."""
+def fewest_ranks(plan: Plan, cores: int, files: int | None = None) -> int:
+    """The fewest ranks that carry the load with cores to spare, at most one a core.
+
+    There are more where the `files` that each process may open are too few for its clients. Raises `UsageError` where no
+    number of ranks would do.
+    """
     tokens = plan.max_tokens if plan.stream else 1
     rates = [plan.requests_per_second or 0.0]
     if plan.arrival.ramp:
@@ -24,12 +35,62 @@ def fewest_ranks(plan: Plan, cores: int) -> int:
     if plan.closed_loop:
         rates.append(plan.num_clients * CLIENT_CHUNKS_PER_SECOND / tokens)
     busy = max(rates) * (REQUEST_SECONDS + tokens * CHUNK_SECONDS)
-    return max(1, min(cores, plan.num_clients, int(busy / SHARE_OF_CORE) + 1))
+    ranks = max(1, min(cores, plan.num_clients, int(busy / SHARE_OF_CORE) + 1))
+    if files is None:
+        return ranks
+    room = files - SPARE_FILES  # of a rank for clients, and of the launcher for ranks
+    if room < 1 or plan.num_clients > room**2:
+        message = (
+            f"{plan.num_clients} clients are too many for any number of ranks, since a process may have {files} open files "
+            "here: use fewer clients, or raise `ulimit -n`"
+        )
+        raise UsageError(message)
+    return max(ranks, -(-plan.num_clients // room))
 
 
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_files() -> int | None:
+    """How many files a process may have open if it asks for as many as it can; None without a limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
+def bytes_of_lines(plan: Plan) -> int:
+    """The least that the result lines take, where the service keeps up: what cannot be sent takes next to nothing.
+
+    0 for a closed loop without a count, of which nobody knows.
+    """
+    requests = float(plan.request_count or 0)
+    if not plan.closed_loop:
+        end = min(end for end in (plan.window_end_ns, count_end_ns(plan)) if end is not None)
+        asked = rate_in(plan, 0, end) or 0.0
+        requests = min(asked, plan.ranks * 2 / REQUEST_SECONDS) * end / 1e9
+    chunks = plan.max_tokens if plan.record_chunks and plan.ignore_eos and plan.stream else 0
+    return round(requests * (LINE_BYTES + chunks * CHUNK_BYTES))
+
+
+def too_little_room(folder: Path, plan: Plan) -> str | None:
+    """Why the lines of a plan cannot all be written to a folder; None where they can, or nobody knows. Raises OSError."""
+    needed, there = bytes_of_lines(plan), os.statvfs(folder)
+    free = there.f_bavail * there.f_frsize
+    if needed <= free or not there.f_blocks:  # some file systems tell nothing
+        return None
+    return (
+        f"the result lines of this plan take about {_size(needed)} and {folder} has {_size(free)} of room: "
+        "make room there, name another folder with --run-dir, or ask for a lower rate or a shorter run"
+    )
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:  # noqa: PLR2004 - the next unit
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
 
 
 def allow_files(clients: int, replicas: int) -> str | None:

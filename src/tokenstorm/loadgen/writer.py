@@ -11,7 +11,6 @@ from tokenstorm.metrics.verdict import DiskReport
 INTERVAL_SECONDS = 0.2
 WRITE_BYTES = 1_000_000
 """One write: more would keep other threads from running while it is put together."""
-BUSY_BYTES = 16_000_000
 QUEUE_BYTES = 256_000_000
 """What may wait for a stalled disk: about half a million lines. Beyond that, lines are lost and counted."""
 STALL_NS = 500_000_000
@@ -43,11 +42,6 @@ class LineWriter:
             return
         self._put += len(block)
         self._queue.append((block, lines))
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether so much waits for the disk that whoever can wait, should."""
-        return self._put - self._written > BUSY_BYTES
 
     def close(self, timeout: float) -> DiskReport:
         """Write what is queued, within `timeout` seconds; what does not get there is counted as lost."""

@@ -42,12 +42,13 @@ class Counts(msgspec.Struct):
     failed_by_kind: dict[str, int] = {}
 
     def add(self, result: Result) -> None:
-        """Count one request."""
+        """Count one request, or a stretch of them that were never sent."""
         outcome = result.outcome
-        self.scheduled += 1
         if outcome == "unsent":
-            self.unsent += 1
+            self.scheduled += result.count
+            self.unsent += result.count
             return
+        self.scheduled += 1
         self.sent += 1
         self.resent += result.resent
         if outcome == "succeeded":
@@ -126,8 +127,10 @@ class Tally(msgspec.Struct):
                 replica = self.replicas[result.replica] = Counts()
             replica.add(result)
             if result.sent is None or result.slot_free is None:
-                self.overslept += result.slot_free is not None
-                self.waited += result.slot_free is None
+                if result.slot_free is None:
+                    self.waited += result.count
+                else:
+                    self.overslept += result.count
                 continue
             self.waited += times.add_send(result, result.sent, result.slot_free) > WAIT_NS
             if result.error is None and result.done is not None:

@@ -21,6 +21,8 @@ _CELL = 10
 
 def live_line(status: Status, columns: int = 200) -> str:
     """Achieved and asked rate, in flight, failures, TTFT and latency: one line of so much of it as fits."""
+    if status.opening:
+        return f"opening {_many(status.opening, 'connection')}, then the load starts"[:columns]
     asked = f"/{status.requested_rps:.4g}" if status.requested_rps else ""
     parts = [
         f"{status.elapsed_seconds:4.0f} s {status.phase}",

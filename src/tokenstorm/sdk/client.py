@@ -178,7 +178,7 @@ class Client(_Wire):
             yield from answer.iter_bytes()
 
     def requests(self, group_id: int) -> Iterator[Result]:
-        """Every request of a stopped group."""
+        """Every request of a stopped group; one with a `stretch` stands for as many as its `count`."""
         call = calls.request_rows(group_id)
         with self._stream(call) as answer, self._told(call):
             yield from (_result(line) for line in _lines(answer) if line)
@@ -293,7 +293,7 @@ class AsyncClient(_Wire):
                     yield piece
 
     async def requests(self, group_id: int) -> AsyncIterator[Result]:
-        """Every request of a stopped group."""
+        """Every request of a stopped group; one with a `stretch` stands for as many as its `count`."""
         call = calls.request_rows(group_id)
         async with self._stream(call) as answer:
             with self._told(call):

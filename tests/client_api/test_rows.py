@@ -1,0 +1,33 @@
+"""The rows of a run, as they are handed out."""
+
+import asyncio
+import csv
+from pathlib import Path, PurePosixPath
+
+from tokenstorm.client_api.archive import Archive
+from tokenstorm.cluster.local import LocalShell
+from tokenstorm.result import Failure, Result, Stretch, encode_result, read_results
+
+ROWS = [
+    Result(1, 0, 0, "0", "measured", 0, 0, 5, done=9, error=Failure("timeout", "no answer")),
+    Result(1, 1, 0, "0", "measured", 1000, None),
+    Result(1, 2, 0, "0", "measured", 2000, None, stretch=Stretch(500, 2, 1_000_000)),
+]
+
+
+def test_rows_of_a_table_say_for_how_many_requests_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "results.0.0.jsonl"
+    path.write_bytes(b"".join(encode_result(row) + b"\n" for row in ROWS))
+    assert [row.count for row in read_results(path)] == [1, 1, 500]
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path)
+
+    async def table() -> str:
+        return b"".join([part async for part in archive.csv([PurePosixPath(path)])]).decode()
+
+    rows = list(csv.DictReader(asyncio.run(table()).splitlines()))
+    names = ("seq", "scheduled", "sent", "error_kind", "stretch_count", "stretch_stride", "stretch_last_scheduled")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("0", "0", "5", "timeout", "", "", ""),
+        ("1", "1000", "", "", "", "", ""),
+        ("2", "2000", "", "", "500", "2", "1000000"),
+    ]
