@@ -213,6 +213,20 @@ def test_where_users_have_no_numbers_of_their_own_a_token_is_wanted(stage: Stage
         assert "cannot be told who you are" in str(json.loads(told.body)[form])
 
 
+@as_root
+def test_where_the_kernel_tells_no_users_a_token_is_printed_on_loopback_too(stage: Stage) -> None:
+    """In a user namespace without any numbers, its owner looks like all the others."""
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespaces can be made here")
+    command = ["unshare", "--user", sys.executable, "-m", "tokenstorm", "server", "--port", "0"]
+    process = stage.popen(command, stdout=subprocess.PIPE)
+    assert process.stdout
+    token, url = process.stdout.readline().split()[1], process.stdout.readline().split()[2]
+    for uid in (ME, NOBODY):
+        assert ask_as(uid, f"{url}/metrics").status == 401
+        assert ask_as(uid, f"{url}/metrics", headers={"authorization": f"Bearer {token}"}).status == 200
+
+
 def test_head_is_answered_as_get_is_without_the_body(start: Callable[..., Up]) -> None:
     up = start()
     service = running_service(up)

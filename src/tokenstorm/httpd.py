@@ -49,7 +49,7 @@ _UNKNOWN = "this port is for the user who opened it, and it cannot be told who y
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One whole request. `path` and `query` are as sent (still percent-encoded); a HEAD comes as a GET."""
+    """One whole request. `path` and `query` are as sent (still percent-encoded)."""
 
     method: str
     path: str
@@ -58,6 +58,11 @@ class Request:
     body: bytes
     keep_alive: bool
     http_version: str
+
+    @property
+    def verb(self) -> str:
+        """The method, and GET for HEAD: that is answered in the same way, and its body does not leave."""
+        return "GET" if self.method == "HEAD" else self.method
 
 
 _REFUSED = Request("", "", "", {}, b"", keep_alive=False, http_version="1.1")
@@ -361,9 +366,8 @@ class _Connection(asyncio.Protocol):
         while self._queue and self._reply is None:
             request = self._queue.popleft()
             reply = self._reply = Reply(self, request)
-            asked = replace(request, method="GET") if request.method == "HEAD" else request
             try:
-                self._handler(asked, reply)
+                self._handler(request, reply)
             except Exception as error:  # noqa: BLE001 - logged, and answered with 500
                 self.fail(reply, error)
         self._dispatching = False

@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_swagger import patch_fastapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
+from starlette.routing import Match, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -163,13 +163,13 @@ def new_app(
 
 
 class HeadAsGet:
-    """HEAD is answered as GET is, without the body."""
+    """HEAD is answered as GET is, without the body, where no route takes it as it is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
+        if scope["type"] != "http" or scope["method"] != "HEAD" or _is_taken(scope):
             await self._app(scope, receive, send)
             return
 
@@ -179,6 +179,10 @@ class HeadAsGet:
                 await send({"type": "http.response.body"})  # to the app it is as if the caller had left now
 
         await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
+def _is_taken(scope: Scope) -> bool:
+    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
 
 
 class Guard:

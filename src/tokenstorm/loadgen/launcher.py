@@ -419,7 +419,7 @@ class Launcher:
         if not self._is_told(request.headers):
             reply.send(401, b'{"detail": "this port wants the run\'s secret as a bearer token"}')
             return
-        match request.method, request.path:
+        match request.verb, request.path:
             case "GET", "/rank":
                 if request.headers.get("upgrade") != process.PROTOCOL:
                     reply.send(426, b'{"detail": "ranks connect here, with an upgrade"}')

@@ -78,7 +78,7 @@ class SimulatedEngine:
         method, handler = self._routes.get(path, ("", None))
         if handler is None:
             return _fixed(404, b'{"detail":"Not Found"}')
-        if request.method != method:
+        if request.verb != method:
             allow = "GET, HEAD" if method == "GET" else method
             return _fixed(405, b'{"detail":"Method Not Allowed"}', (("allow", allow),))
         if path not in ("/version", "/metrics") and self._clock() < self._ready_at:
