@@ -186,6 +186,8 @@ def test_another_user_gets_nothing_from_a_launcher(stage: Stage) -> None:
         assert ask_as(ME, url + path).status == 401
     assert ask_as(NOBODY, f"{url}/control", "POST", body=b"stop").status == 403
     assert ask_as(NOBODY, f"{url}/control", "POST", body=b"stop", headers={"authorization": "Bearer x"}).status == 403
+    as_a_rank = {"connection": "upgrade", "upgrade": "tokenstorm-rank"}
+    assert ask_as(NOBODY, f"{url}/rank", headers=as_a_rank).status == 403
     known = {"authorization": "Bearer s3cret"}
     assert json.loads(ask_as(ME, f"{url}/status", headers=known).body)["phase"] == "measured"
     for path in ("/status", "/metrics", "/timeline", "/events", "/rank", "/nothing"):
@@ -221,7 +223,9 @@ def test_where_the_kernel_tells_no_users_a_token_is_printed_on_loopback_too(stag
     command = ["unshare", "--user", sys.executable, "-m", "tokenstorm", "server", "--port", "0"]
     process = stage.popen(command, stdout=subprocess.PIPE)
     assert process.stdout
-    token, url = process.stdout.readline().split()[1], process.stdout.readline().split()[2]
+    printed = process.stdout.readline().split()
+    assert printed[0] == "token"
+    token, url = printed[1], process.stdout.readline().split()[2]
     for uid in (ME, NOBODY):
         assert ask_as(uid, f"{url}/metrics").status == 401
         assert ask_as(uid, f"{url}/metrics", headers={"authorization": f"Bearer {token}"}).status == 200

@@ -1,7 +1,7 @@
 """Whose process is at the other end of a connection.
 
 Loopback is everybody's: on a login node any user reaches what listens there. Of a connection that stays on this machine
-the kernel knows who made the other end, and tells it by sock_diag in some 20 µs, however many sockets there are. Where
+the kernel knows who made the other end, and tells it by sock_diag in some 30 µs, however many sockets there are. Where
 there is no sock_diag, /proc/net/tcp has the same, and takes longer the more there are.
 """
 
