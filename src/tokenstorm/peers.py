@@ -5,6 +5,7 @@ the kernel knows who made the other end, and tells it by sock_diag in some 30 µ
 there is no sock_diag, /proc/net/tcp has the same, and takes longer the more there are.
 """
 
+import atexit
 import errno
 import os
 import socket
@@ -13,7 +14,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
+from threading import get_ident
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 __all__ = ["Peer", "find_peer", "users_are_known"]
@@ -38,6 +41,8 @@ _OURS_OPEN: Final = frozenset((1, 8))
 """While our end is ESTABLISHED or CLOSE_WAIT nobody else can be connected to it from the same port."""
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _EVERY_UID: Final = 2**32 - 1
+_numbers = count(1)
+"""Of the questions to the kernel, whose answers repeat them."""
 
 _End: TypeAlias = tuple[bytes, int]
 """An address, 4 bytes or 16, and a port."""
@@ -125,15 +130,27 @@ def _diagnosed(near: _End, far: _End) -> _Socket:
         _ANY_COOKIE,
         _ANY_COOKIE,
     )
-    header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.send(header + question)
+    number = next(_numbers) % 2**32
+    header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, number, 0)
+    kernel = _kernel(os.getpid(), get_ident())
+    kernel.send(header + question)
+    kind, answered = 0, -1
+    while answered != number:
         answer = kernel.recv(4096, socket.MSG_DONTWAIT)  # it is there when `send` returns
-    if _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
+        _, kind, _, answered, _ = _HEADER.unpack_from(answer)
+    if kind != _SOCK_DIAG_BY_FAMILY:
         code = -_ERRNO.unpack_from(answer, _HEADER.size)[0]
         raise OSError(code, os.strerror(code))
     state, _, _, _, uid, inode = _ANSWER.unpack_from(answer, _HEADER.size)
     return _Socket(state, uid, inode)
+
+
+@cache
+def _kernel(_process: int, _thread: int) -> socket.socket:
+    """Kept, since to open it takes longer than to ask; one for each that asks, so that nobody gets another's answer."""
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    atexit.register(opened.close)
+    return opened
 
 
 def _listed(near: _End, far: _End) -> _Socket:
