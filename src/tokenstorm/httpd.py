@@ -7,7 +7,8 @@ A handler is a plain function: it gets a whole `Request` and a `Reply` to answer
 
     server = await serve(handler, "127.0.0.1", 0)
 
-Connections are kept alive; pipelined requests are answered one at a time, in order.
+Connections are kept alive; pipelined requests are answered one at a time, in order. Other users of this machine are
+refused, unless their request carries the server's key.
 """
 
 import asyncio
@@ -16,13 +17,15 @@ import logging
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import TypeAlias, cast
 
 import httptools
+
+from tokenstorm.peers import Peer, find_peer
 
 __all__ = ["Handler", "Reply", "Request", "serve"]
 
@@ -32,12 +35,16 @@ SILENT_SECONDS = 60.0
 LINGER_SECONDS = 2.0
 
 Headers: TypeAlias = Iterable[tuple[str, str]]
+HasKey: TypeAlias = Callable[[Mapping[str, str]], bool]
+"""Tells from a request's headers whether its sender knows the server's key."""
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _log = logging.getLogger(__name__)
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _tasks: set[asyncio.Task[None]] = set()  # the loop itself only keeps weak references
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_STRANGER = "this port is for the user who opened it, and you are another user of this machine"
+_UNKNOWN = "this port is for the user who opened it, and it cannot be told who you are"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +59,14 @@ class Request:
     keep_alive: bool
     http_version: str
 
+    @property
+    def verb(self) -> str:
+        """The method, and GET for HEAD: that is answered in the same way, and its body does not leave."""
+        return "GET" if self.method == "HEAD" else self.method
+
 
 _REFUSED = Request("", "", "", {}, b"", keep_alive=False, http_version="1.1")
+_REFUSED_HEAD = replace(_REFUSED, method="HEAD")
 
 
 class Reply:
@@ -100,6 +113,8 @@ class Reply:
         self._chunked = self._request.http_version != "1.0"
         framing = "transfer-encoding: chunked\r\n" if self._chunked else ""
         self._connection.write(self._head(status, content_type, headers, framing))
+        if self._muted:
+            self._finish()
 
     def write(self, data: bytes) -> None:
         """Send `data` as one chunk, in one write."""
@@ -195,8 +210,10 @@ Handler: TypeAlias = Callable[[Request, Reply], None]
 class _Connection(asyncio.Protocol):
     """One connection: parses requests, queues them, and gives them to the handler one by one."""
 
-    def __init__(self, handler: Handler, keep_alive: float, max_body: int) -> None:
+    def __init__(self, handler: Handler, keep_alive: float, max_body: int, has_key: HasKey | None) -> None:
         self._handler = handler
+        self._has_key = has_key
+        self._peer: Peer = "unknown"
         self._keep_alive = keep_alive
         self._max_body = max_body
         self._loop = asyncio.get_running_loop()
@@ -209,7 +226,7 @@ class _Connection(asyncio.Protocol):
         self._deaf = False  # nothing more is read as HTTP: refused, upgraded or closing
         self.rest = b""  # what came after a request to upgrade
         self._messages = 0
-        self._partial = self._in_head = False
+        self._partial = self._in_head = self._is_head = False
         self._head_bytes = self._body_bytes = 0
         self._url = b""
         self._headers: dict[str, str] = {}
@@ -221,6 +238,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self._peer = find_peer(transport.get_extra_info("socket"))
         self._wait(SILENT_SECONDS)
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -265,6 +283,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._messages += 1
         self._partial = self._in_head = True
+        self._is_head = False
         self._head_bytes = self._body_bytes = 0
         self._url = b""
         self._headers = {}
@@ -281,12 +300,17 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._is_head = self._parser.get_method() == b"HEAD"
         head_bytes = len(self._url) + sum(len(k) + len(v) for k, v in self._headers.items())
         if head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"the head is larger than {MAX_HEAD_BYTES} bytes")
         length = self._headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body:
             self._refuse(413, f"the body is larger than {self._max_body} bytes")
+        if self._peer == "stranger" and not (self._has_key and self._has_key(self._headers)):
+            self._refuse(403, f"{_STRANGER}: {'open your own' if self._has_key is None else 'send its key'}")
+        elif self._peer == "unknown" and self._has_key is None:
+            self._refuse(401, f"{_UNKNOWN}: open it with a key, and send that")
         if "expect" in self._headers and self._refusal is None and self._reply is None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -351,7 +375,7 @@ class _Connection(asyncio.Protocol):
             return
         if self._refusal:
             status, message = self._refusal
-            Reply(self, _REFUSED).send(status, _error_body(message, status))
+            Reply(self, _REFUSED_HEAD if self._is_head else _REFUSED).send(status, _error_body(message, status))
         elif not self._deaf:
             self.transport.resume_reading()
             self._wait(SILENT_SECONDS if self._partial else self._keep_alive)
@@ -393,15 +417,20 @@ async def serve(
     path: str | None = None,
     keep_alive: float = 5.0,
     max_body: int = 64 * 1024 * 1024,
+    has_key: HasKey | None = None,
 ) -> asyncio.Server:
     """Listen on host:port, or on the unix socket `path`.
+
+    Who comes from this machine has to be the user who runs this process, or root: others are answered 403 without
+    `has_key`'s consent. Who comes over loopback and cannot be told is answered 401 where there is no `has_key`; with it
+    the handler decides, as for those who come over a network.
 
     A connection that is idle for `keep_alive` seconds after an answer is closed, as uvicorn does; so is one on which
     nothing, or nothing more of a request, comes for a minute;
     a body of more than `max_body` bytes is answered with 413.
     """
     loop = asyncio.get_running_loop()
-    connection = partial(_Connection, handler, keep_alive, max_body)
+    connection = partial(_Connection, handler, keep_alive, max_body, has_key)
     # The default backlog of 100 would drop connections when a thousand clients start at once.
     if path is not None:
         return await loop.create_unix_server(connection, path, backlog=4096)

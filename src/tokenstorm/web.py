@@ -1,7 +1,8 @@
 """What the three APIs have in common: problem documents, docs that work offline, and who is let in.
 
 Errors are RFC 9457 problem documents with a `detail` that says what to do. A request that a browser made for another
-site is refused by its Host or Origin; where an API listens on more than loopback, a bearer token is demanded.
+site is refused by its Host or Origin. Where there is a bearer token it is demanded of everybody; where there is none,
+only the user who runs the API, and root, are let in.
 """
 
 import asyncio
@@ -22,11 +23,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_swagger import patch_fastapi
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match, compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokenstorm import __version__
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
+from tokenstorm.peers import find_peer
 
 PROBLEM = "application/problem+json"
 _STATUS_OF = {
@@ -39,6 +42,16 @@ _STATUS_OF = {
     RunError: 507,
 }
 _OPEN_PATHS = frozenset(("/health", "/ready"))
+_PEER = "tokenstorm.peer"
+"""Where in the state of a request it says who is at the other end of its connection."""
+_STRANGER = (
+    "this API is for the user who runs it, and you are another user of this machine: run your own with `tokenstorm up`, "
+    "or let them start it with a token ($TOKENSTORM_TOKEN), and send that"
+)
+_UNKNOWN = (
+    "this API is for the user who runs it, and it cannot be told who you are: start it with a token ($TOKENSTORM_TOKEN), "
+    "and send that as `Authorization: Bearer …`"
+)
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 ErrorForm: TypeAlias = Callable[[int, str, Mapping[str, str] | None], Response]
@@ -115,7 +128,7 @@ def new_app(
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        responses=problems(*([401] if token else []), 403, 422, 507),
+        responses=problems(401, 403, 422, 507),
     )
     patch_fastapi(app, redirect_from_root_to_docs=False)
     app.add_exception_handler(Problem, _on_problem)
@@ -125,6 +138,7 @@ def new_app(
         app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(Guard, token=token, hosts=hosts, form=form)
+    app.add_middleware(HeadAsGet)
 
     @app.get("/health", summary="Is it alive?", tags=["state"])
     async def health() -> dict[str, str]:
@@ -147,8 +161,31 @@ def new_app(
     return app
 
 
+class HeadAsGet:
+    """HEAD is answered as GET is, without the body, where no route takes it as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or _is_taken(scope):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})  # to the app it is as if the caller had left now
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
+def _is_taken(scope: Scope) -> bool:
+    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
+
+
 class Guard:
-    """Refuses foreign Host and Origin headers, and calls without the token."""
+    """Refuses other users of this machine, foreign Host and Origin headers, and calls without the token."""
 
     def __init__(
         self, app: ASGIApp, token: str | None, hosts: Sequence[str], form: Callable[[str], ErrorForm | None]
@@ -168,6 +205,9 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         refuse = self._form(scope["path"]) or problem
+        peer = "owner" if self._token else scope.get("state", {}).get(_PEER, "owner")
+        if peer == "stranger":
+            return refuse(403, _STRANGER, None)
         if not self._token and not self._is_ours(host):
             return refuse(403, f"the Host header {host!r} is foreign: use the address that the API printed", None)
         if origin is not None and _netloc(origin) != host.lower():
@@ -178,6 +218,8 @@ class Guard:
             if not secrets.compare_digest(given, f"Bearer {self._token}".encode()):
                 detail = "send the token that was printed at the start as `Authorization: Bearer …`"
                 return refuse(401, detail, {"www-authenticate": "Bearer"})
+        if peer != "owner" and scope["path"] not in _OPEN_PATHS:
+            return refuse(401, _UNKNOWN, {"www-authenticate": "Bearer"})
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -199,6 +241,14 @@ def _netloc(url: str) -> str | None:
         return None
 
 
+class _Connection(HttpToolsProtocol):
+    """Looks once for who is at its other end; uvicorn copies the state to each request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, _PEER: find_peer(transport.get_extra_info("socket"))}
+
+
 class Server(uvicorn.Server):
     """One API on one socket, beside others in one process: signals are for whoever runs them all."""
 
@@ -207,9 +257,15 @@ class Server(uvicorn.Server):
         self.host, self.port = host, 0
         if not host.startswith("/"):
             self.host, self.port = self.socket.getsockname()[:2]
-        super().__init__(
-            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=stop_seconds)
+        config = uvicorn.Config(
+            app,
+            http=_Connection,
+            ws="none",  # no call takes one, and the guard looks at HTTP alone
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=stop_seconds,
         )
+        super().__init__(config)
 
     @property
     def url(self) -> str:
@@ -285,7 +341,8 @@ def _methods_at(request: Request) -> set[str]:
     paths = request.app.openapi()["paths"]
     found = [path for path in paths if compile_path(path)[0].match(request.url.path)]
     plainest = min(found, key=lambda path: path.count("{"), default=None)
-    return set() if plainest is None else {method.upper() for method in paths[plainest]}
+    methods = set() if plainest is None else {method.upper() for method in paths[plainest]}
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:

@@ -72,7 +72,7 @@ def test_answers_come_as_the_orchestrator_gives_them(tmp_path: Path) -> None:
         wrong = await above.put("/api/v1/services")
         same = (await below.put("/api/v1/services")).headers
         assert {**same, "date": ""} == {**wrong.headers, "date": ""}
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, POST")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
         created = await above.post("/api/v1/services", json={"recipe_name": "inference/vllm-replicas"})
         assert created.status_code == 201
         ended = await above.post(f"/api/v1/services/{created.json()['id']}/status", json={"status": "cancelled"})

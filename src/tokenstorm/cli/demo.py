@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from tokenstorm.cli.serve import Signals, everything, handled_signals
+from tokenstorm.cli.serve import Signals, everything, handled_signals, new_token
 from tokenstorm.cli.stack import Listen
 from tokenstorm.cli.terminal import live, show_summary, tell
 from tokenstorm.cli.watching import Watching
@@ -16,6 +16,7 @@ from tokenstorm.cluster.site import open_site
 from tokenstorm.config import LOCAL, Config
 from tokenstorm.errors import RunError
 from tokenstorm.options import DEFAULT_PROMPT
+from tokenstorm.peers import users_are_known
 from tokenstorm.runs import data_home
 from tokenstorm.sdk import AsyncClient, GroupRequest, Summary
 
@@ -28,6 +29,7 @@ LOAD: GroupRequest = {
     "max_tokens": 64,
     "prompts": [DEFAULT_PROMPT],
 }
+_HOST = "127.0.0.1"
 LOAD_OPTIONS = "--num-clients 50 --requests-per-second 20 --duration 10 --warmup 2 --max-tokens 64"
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -46,6 +48,7 @@ def demo(args: argparse.Namespace) -> int:
 
 async def _demo(say: Say) -> tuple[Summary, str]:
     config = Config(home=(data_home() / "demo").absolute())
+    token = new_token(_HOST, known=users_are_known())
     with handled_signals() as signals:
         site = await open_site(config.profile(LOCAL))
         try:
@@ -53,7 +56,7 @@ async def _demo(say: Say) -> tuple[Summary, str]:
                 everything(
                     config,
                     site,
-                    listen=lambda port: Listen("127.0.0.1", port),
+                    listen=lambda port: Listen(_HOST, port, token),
                     ports=(0, 0, 0),
                     recipes=[],
                     signals=signals,
@@ -61,7 +64,7 @@ async def _demo(say: Say) -> tuple[Summary, str]:
                     earlier=True,  # what a demo that was killed left behind
                     say=_nobody,
                 ) as running,
-                AsyncClient(running.server_url, running.client_url) as client,
+                AsyncClient(running.server_url, running.client_url, token=token) as client,
             ):
                 say(f"Server API at {running.server_url}, Client API at {running.client_url}")
                 return await _flow(client, signals, say)

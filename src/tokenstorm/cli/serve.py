@@ -23,6 +23,7 @@ from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import Config, load_config
 from tokenstorm.errors import ApiError, ClusterError, RunError
+from tokenstorm.peers import users_are_known
 from tokenstorm.sdk import AsyncClient
 from tokenstorm.web import is_loopback
 
@@ -244,11 +245,15 @@ async def _client(args: argparse.Namespace) -> int:
     return 0
 
 
+def new_token(host: str, *, known: bool) -> str | None:
+    """What to demand at that host, unless its connections tell who is there: over loopback, where users are `known`."""
+    return None if known and is_loopback(host) else secrets.token_urlsafe(24)
+
+
 def _listening(host: str) -> Callable[[int], Listen]:
-    """Ports of that host. Beyond loopback there is a token: the one of the environment, or one that is printed here."""
+    """Ports of that host, with the token of the environment, or one that is printed here where it takes one."""
     token = os.environ.get(TOKEN)
-    if not token and not is_loopback(host):
-        token = secrets.token_urlsafe(24)
+    if not token and (token := new_token(host, known=users_are_known())):
         _show("token", f"{token}  (for others: {TOKEN}={token})")
     return lambda port: Listen(host, port, token or None)
 

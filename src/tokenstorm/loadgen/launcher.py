@@ -6,7 +6,7 @@ import platform
 import re
 import secrets
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -173,7 +173,7 @@ class Launcher:
 
     async def _listen(self, host: str) -> asyncio.Server:
         try:
-            return await serve(self._answer, host, 0, keep_alive=60.0)
+            return await serve(self._answer, host, 0, keep_alive=60.0, has_key=self._is_told)
         except OSError as error:
             message = f"cannot listen on `host` {host!r}: it must be an address of this machine ({error})"
             raise RunError(message) from None
@@ -432,14 +432,16 @@ class Launcher:
     def _is_near(self, moment: float) -> bool:
         return moment - time() <= self.plan.hold_seconds
 
+    def _is_told(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request carries the run's secret."""
+        return secrets.compare_digest(headers.get("authorization", "").encode(), f"Bearer {self._secret}".encode())
+
     def _answer(self, request: Request, reply: Reply) -> None:
         """The launcher's port: for the ranks, and for whoever holds the secret."""
-        if not secrets.compare_digest(
-            request.headers.get("authorization", "").encode(), f"Bearer {self._secret}".encode()
-        ):
+        if not self._is_told(request.headers):
             reply.send(401, b'{"detail": "this port wants the run\'s secret as a bearer token"}')
             return
-        match request.method, request.path:
+        match request.verb, request.path:
             case "GET", "/rank":
                 if request.headers.get("upgrade") != process.PROTOCOL:
                     reply.send(426, b'{"detail": "ranks connect here, with an upgrade"}')

@@ -68,7 +68,7 @@ async def _serve(args: argparse.Namespace, settings: Settings, faults: Faults, a
         loop.add_signal_handler(number, stop.set)
     engine = SimulatedEngine(args.model, settings, faults, api_key=api_key, seed=args.seed)
     try:
-        server = await serve(engine.handle, args.host, args.port)
+        server = await serve(engine.handle, args.host, args.port, has_key=engine.has_key)
     except OSError as error:
         # A host that is not known has a negative number, and words of its own.
         code = error.errno or 0

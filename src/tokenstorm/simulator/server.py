@@ -5,7 +5,7 @@ import hmac
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -25,7 +25,7 @@ VERSION: Final = "0.1.0+simulated"
 
 
 class SimulatedEngine:
-    """Answers requests; `handle` is a handler for `httpd.serve`. Needs a running event loop."""
+    """Answers requests; `handle` and `has_key` are for `httpd.serve`. Needs a running event loop."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class SimulatedEngine:
         self._settings = settings or Settings()
         self._faults = faults or Faults()
         self._api_key = api_key
+        self.has_key = self._is_authorized if api_key else None
         self._clock = clock
         self._ready_at = clock() + round(self._faults.slow_start * 1e9)
         self._created = int(time.time())
@@ -72,19 +73,20 @@ class SimulatedEngine:
 
     def _route(self, request: Request) -> Callable[[Request, Reply], None]:
         path = request.path
-        if self._api_key and path.startswith("/v1") and not self._authorized(request):
+        if self.has_key and path.startswith("/v1") and not self.has_key(request.headers):
             return _fixed(401, b'{"error":"Unauthorized"}')
         method, handler = self._routes.get(path, ("", None))
         if handler is None:
             return _fixed(404, b'{"detail":"Not Found"}')
-        if request.method != method:
-            return _fixed(405, b'{"detail":"Method Not Allowed"}', (("allow", method),))
+        if request.verb != method:
+            allow = "GET, HEAD" if method == "GET" else method
+            return _fixed(405, b'{"detail":"Method Not Allowed"}', (("allow", allow),))
         if path not in ("/version", "/metrics") and self._clock() < self._ready_at:
             raise ApiError(503, "the simulated engine is still starting: try again later")
         return handler
 
-    def _authorized(self, request: Request) -> bool:
-        given = request.headers.get("authorization", "").encode("latin-1")
+    def _is_authorized(self, headers: Mapping[str, str]) -> bool:
+        given = headers.get("authorization", "").encode("latin-1")
         return hmac.compare_digest(given, f"Bearer {self._api_key}".encode())
 
     def _health(self, _request: Request, reply: Reply) -> None:
