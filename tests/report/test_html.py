@@ -3,6 +3,7 @@
 import re
 from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from tokenstorm.result import SCHEMA, Result
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=\"alert(1)\">&amp; \u202e \x1b[2J \x9b \u2028"
 LONG = "It was long ago. " * 100
-EVERY_FIELD: dict[str, tuple[object, str]] = {
+EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "schema": (1, "1"),
     "tokenstorm": ("0.77.7", "0.77.7"),
     "run_id": ("a" * 32, "a" * 32),
@@ -63,7 +64,7 @@ def result(seq: int, text: str) -> Result:
     return msgspec.convert({**line, **times, **(good if seq else failed)}, Result)
 
 
-def summary(*, simulated: bool, text: str = "plain", **fields: object) -> Summary:
+def summary(*, simulated: bool, text: str = "plain", **fields: Any) -> Summary:
     plan = make_plan(
         {
             "run_id": "0" * 32,
@@ -159,7 +160,7 @@ def test_other_kinds_of_prompts_are_shown() -> None:
         ),
     ],
 )
-def test_the_rate_that_was_asked_for_is_told_however_it_was_given(fields: dict[str, object], rate: str) -> None:
+def test_the_rate_that_was_asked_for_is_told_however_it_was_given(fields: dict[str, Any], rate: str) -> None:
     assert shown(summary_page(summary(simulated=False, **fields)), "What was asked for")["Requests per second"] == rate
 
 

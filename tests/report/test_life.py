@@ -6,9 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from launching import status
 from tokenstorm.report.life import life_of
 from tokenstorm.runs import RunPaths
 
@@ -23,19 +23,7 @@ def run_folder(
     paths.address.write_text(
         json.dumps({"schema": 1, "url": "http://127.0.0.1:9", "host": host, "pid": pid or os.getpid()})
     )
-    nothing = {"p50": None, "p90": None, "p99": None}
-    status = {
-        "at": (datetime.now(UTC) - timedelta(seconds=age)).isoformat(),
-        "run_id": "0" * 32,
-        "phase": phase,
-        "elapsed_seconds": 7.0,
-        **dict.fromkeys(("reason", "environment", "window_end_seconds", "fraction", "requested_rps")),
-        **dict.fromkeys(("scheduled", "sent", "succeeded", "failed", "unsent", "in_flight", "waiting"), 0),
-        **dict.fromkeys(("achieved_rps", "output_tokens_per_second"), 0.0),
-        **dict.fromkeys(("latency", "service_time", "ttft"), nothing),
-        **dict.fromkeys(("ranks", "ranks_up"), 1),
-    }
-    paths.status.write_text(json.dumps(status))
+    paths.status.write_bytes(status(phase=phase, age=age))
     return paths
 
 
