@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from tokenstorm.cluster.shell import Shell
@@ -18,15 +19,24 @@ PLACES = f"^({_PLACE}(,{_PLACE})*)?$"
 
 
 async def read_logs(
-    shell: Shell, folder: PurePosixPath, secret: str, *, source: str | None, after: str | None, limit: int
+    shell: Shell,
+    folder: PurePosixPath,
+    secret: str,
+    *,
+    replicas: Iterable[str],
+    source: str | None,
+    after: str | None,
+    limit: int,
 ) -> tuple[str, str]:
-    """The text after the place `after`, and the place where it ends. Raises UsageError for a place that is none.
+    """The text after the place `after`, and the place where it ends. Raises UsageError for a place or source that is none.
 
-    `source` is a replica's id or `job`, None for all; `limit` is in bytes for each file. The API key is masked.
+    `source` is one of the `replicas`' ids, or `job`, None for all; `limit` is in bytes for each file. The API key is masked.
     """
     places = _places(after)
+    names = await shell.list(folder)
+    _check_source(source, names, replicas)
     parts: list[tuple[str, str]] = []
-    for name in await shell.list(folder):
+    for name in names:
         match = _LOG.fullmatch(name)
         if match is None or source not in (None, match["replica"] or "job"):
             continue
@@ -44,6 +54,17 @@ async def read_logs(
         else "".join(f"==> {name} <==\n{_ended(text)}" for name, text in parts)
     )
     return whole, ",".join(f"{name}:{place}" for name, place in sorted(places.items()))
+
+
+def _check_source(source: str | None, names: Iterable[str], replicas: Iterable[str]) -> None:
+    """A replica that has written nothing yet is a source too."""
+    found = (match["replica"] for name in names if (match := _LOG.fullmatch(name)))
+    there = {replica for replica in found if replica} | {*replicas}
+    if source is not None and source not in {"job", *there}:
+        message = (
+            f"`source`: {source[:100]!r} is none of this service's logs: there is {', '.join(['job', *sorted(there)])}"
+        )
+        raise UsageError(message)
 
 
 def _places(after: str | None) -> dict[str, int]:
