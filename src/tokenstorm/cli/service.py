@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from tokenstorm.config import load_config
 from tokenstorm.errors import NOT_JSON, ApiError, UsageError
 from tokenstorm.orchestrator.schemas import recipe_info
 from tokenstorm.sdk import Client
-from tokenstorm.sdk.answers import ENDED, Recipe, Service, ServiceGroup
+from tokenstorm.sdk.answers import ENDED, Logs, Recipe, Service, ServiceGroup
 
 _FOLLOW_SECONDS = 0.5
 
@@ -112,25 +112,33 @@ def targets(args: argparse.Namespace) -> int:
 
 def logs(args: argparse.Namespace) -> int:
     """The logs; with --follow until the service has ended and all is shown. As JSON they come whole, at the end."""
-    with client_of(args) as client:
-        after: str | None = None
-        whole = ""
-        while True:
-            over = not args.follow or client.get_service_status(args.service_id).status in ENDED
-            piece = client.get_service_logs(args.service_id, source=args.source, after=after)
-            after = piece.next
-            if args.json:
-                whole += piece.logs
-            else:
-                hand_on(piece.logs)
-            if piece.logs:
-                continue
-            if over:
-                break
-            time.sleep(_FOLLOW_SECONDS)
-    if args.json:
-        show_json({"logs": whole, "next": after})
+    whole, after = "", ""
+    try:
+        with client_of(args) as client:
+            for piece in _pieces(client, args):
+                after = piece.next
+                if args.json:
+                    whole += piece.logs
+                else:
+                    hand_on(piece.logs)
+    finally:  # Ctrl-C ends --follow
+        if args.json and after:
+            show_json({"logs": whole, "next": after})
     return 0
+
+
+def _pieces(client: Client, args: argparse.Namespace) -> Iterator[Logs]:
+    """The logs as they come; the last piece is empty."""
+    after: str | None = None
+    while True:
+        over = not args.follow or client.get_service_status(args.service_id).status in ENDED
+        piece = client.get_service_logs(args.service_id, source=args.source, after=after)
+        yield piece
+        if not piece.logs:
+            if over:
+                return
+            time.sleep(_FOLLOW_SECONDS)
+        after = piece.next
 
 
 def prompt(args: argparse.Namespace) -> int:

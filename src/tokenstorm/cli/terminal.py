@@ -122,7 +122,8 @@ def live() -> Iterator[Callable[[str], None] | None]:
         return
 
     def show(line: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{printable_line(line)[: width()]}")
+        shown, most = printable_line(line), width()
+        sys.stderr.write("\r\x1b[K" + (shown if len(shown) <= most else f"{shown[: most - 1]}…"))
         sys.stderr.flush()
 
     try:
