@@ -152,7 +152,7 @@ def test_each_command_answers_in_the_form_that_it_is_asked_for(up: Up) -> None:
     assert "simulated engine" in logs["logs"]
     wrong = up.command("service", "logs", service_id, "--source", "xx")
     assert (wrong.code, wrong.out) == (2, "")
-    assert re.search(r"`source`: 'xx' is none of this service's logs: there is job, \S+\.0", wrong.err)
+    assert re.search(r"there is no source 'xx' of its logs: there is job, \S+\.0 \(GET \S+: 404\)", wrong.err)
     held = up.command("group", "create", service_id, "--num-clients", "2", *STEADY, "--start", "manual")
     (group,) = re.findall(
         r"^it holds once it is ready; release it: tokenstorm group run (\d+)$", held.out, re.MULTILINE

@@ -13,7 +13,7 @@ import pytest
 from orchestrating import PENDING, RUNNING, laptop, slurm, with_orchestrator
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
+from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.orchestrator.launch import ConfigError
 from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator
@@ -630,7 +630,7 @@ def test_a_source_of_logs_that_there_is_not_is_refused_with_those_there_are(tmp_
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
         service = await orchestrator.create("inference/vllm-replicas", {})
-        with pytest.raises(UsageError, match=r"`source`: 'xx' is none of this service's logs: there is job$"):
+        with pytest.raises(Unknown, match=r"there is no source 'xx' of its logs: there is job$"):
             await orchestrator.logs(service.id, source="xx")
         assert (await orchestrator.logs(service.id, source="job"))[0] == ""
         cluster.put_job(service, JobState("running", nodes=("n1",)))
@@ -638,7 +638,7 @@ def test_a_source_of_logs_that_there_is_not_is_refused_with_those_there_are(tmp_
         assert (await orchestrator.logs(service.id, source="n1.3"))[0] == "", "it has written nothing yet"
         cluster.shell.files[service.path / "replica.old.0.log"] = b"before it was put back into the queue"
         listed = "there is job, n1.0, n1.1, n1.2, n1.3, old.0"
-        with pytest.raises(UsageError, match=f"`source`: '' is none of this service's logs: {listed}$"):
+        with pytest.raises(Unknown, match=f"there is no source '' of its logs: {listed}$"):
             await orchestrator.logs(service.id, source="")
 
     with_orchestrator(cluster, test)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import Unknown, UsageError
 
 _LOG = re.compile(r"(?:stdout|stderr|replica\.(?P<replica>[^,:]+))\.log")
 _PLACE = r"(stdout|stderr|replica\.[^,:]+)\.log:[0-9]{1,15}"
@@ -16,6 +16,10 @@ TELLING_NOTHING = 3
 """So short a beginning, which is the same for all keys, may end a piece, and is shown."""
 PLACES = f"^({_PLACE}(,{_PLACE})*)?$"
 """What a place in the logs looks like: an offset in each file."""
+
+
+class UnknownSource(Unknown):
+    """A service has no log of that name; the message lists those it has."""
 
 
 async def read_logs(
@@ -28,7 +32,7 @@ async def read_logs(
     after: str | None,
     limit: int,
 ) -> tuple[str, str]:
-    """The text after the place `after`, and the place where it ends. Raises UsageError for a place or source that is none.
+    """The text after the place `after`, and the place where it ends. Raises UsageError for a place that is none, UnknownSource.
 
     `source` is one of the `replicas`' ids, or `job`, None for all; `limit` is in bytes for each file. The API key is masked.
     """
@@ -61,10 +65,8 @@ def _check_source(source: str | None, names: Iterable[str], replicas: Iterable[s
     found = (match["replica"] for name in names if (match := _LOG.fullmatch(name)))
     there = {replica for replica in found if replica} | {*replicas}
     if source is not None and source not in {"job", *there}:
-        message = (
-            f"`source`: {source[:100]!r} is none of this service's logs: there is {', '.join(['job', *sorted(there)])}"
-        )
-        raise UsageError(message)
+        message = f"there is no source {source[:100]!r} of its logs: there is {', '.join(['job', *sorted(there)])}"
+        raise UnknownSource(message)
 
 
 def _places(after: str | None) -> dict[str, int]:
