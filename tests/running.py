@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -206,10 +206,17 @@ class Stage:
 
     def on_a_terminal(self, *words: str, **environment: str) -> tuple[int, str]:
         """The tokenstorm command with a terminal as its standard error; what it wrote there."""
+        return self._on_a_terminal(words, environment, output=False)
+
+    def printed_on_a_terminal(self, *words: str, **environment: str) -> tuple[int, str]:
+        """The same with a terminal as its standard output, too."""
+        return self._on_a_terminal(words, environment, output=True)
+
+    def _on_a_terminal(self, words: Sequence[str], variables: dict[str, str], *, output: bool) -> tuple[int, str]:
         ours, its = pty.openpty()
         command = [sys.executable, "-m", "tokenstorm", *words]
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": its}
-        process = self.popen(command, env=self.environment(**environment), **options)
+        options = {"stdin": subprocess.DEVNULL, "stdout": its if output else subprocess.DEVNULL, "stderr": its}
+        process = self.popen(command, env=self.environment(**variables), **options)
         os.close(its)
         said = b""
         deadline = time.monotonic() + TIMEOUT

@@ -80,9 +80,10 @@ class ApiError(TokenstormError):
 
     def __init__(self, message: str, status: int | None = None, problem: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
-        self.exit_code = 2 if status == 422 else 1  # noqa: PLR2004 - what was asked for makes no sense as it stands
         self.status = status
         self.problem = dict(problem or {})
+        wrong = status == 422 or bool(self.problem.get("errors"))  # noqa: PLR2004 - what was asked for makes no sense
+        self.exit_code = 2 if wrong else 1
 
 
 class ClusterError(TokenstormError):

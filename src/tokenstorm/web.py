@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tokenstorm import __version__
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
 from tokenstorm.peers import find_peer
+from tokenstorm.printable import printable_line
 
 PROBLEM = "application/problem+json"
 _STATUS_OF = {
@@ -360,7 +361,9 @@ async def _on_known(_request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, _error: Exception) -> Response:
     """Starlette raises it again after the answer, so that the traceback is logged."""
-    sys.stderr.write(f"tokenstorm: a bug in {request.method} {request.url.path}, its traceback follows\n")
+    sys.stderr.write(
+        f"tokenstorm: a bug in {request.method} {printable_line(request.url.path)}, its traceback follows\n"
+    )
     return problem(500, "this is a bug of tokenstorm: its traceback is in the log of the API")
 
 

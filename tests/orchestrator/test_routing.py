@@ -444,6 +444,24 @@ def test_a_prompt_says_who_answered_it() -> None:
     run(test, named("a"))
 
 
+def test_what_an_engine_says_of_its_version_passes_through_from_the_next_replica_that_is_well() -> None:
+    def simulated(request: Request, reply: Reply) -> None:
+        assert request.path == "/version"
+        assert request.headers["authorization"] == f"Bearer {KEY}"
+        reply.send(200, b'{"version": "1", "simulated": true}')
+
+    async def test(fleet: Fleet) -> None:
+        for _ in range(3):
+            answer = await fleet.get("/vllm/s1/version")
+            assert (answer.status_code, answer.json()) == (200, {"version": "1", "simulated": True})
+        unknown = await fleet.get("/vllm/s9/version")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "service_not_found")
+        assert (await fleet.get("/vllm/s1/versions")).status_code == 404
+        assert (await fleet.get("/vllm/s1/x/version")).status_code == 404
+
+    run(test, simulated, resetting, simulated)
+
+
 def test_a_model_that_cannot_chat_is_asked_to_complete() -> None:
     def base_model(request: Request, reply: Reply) -> None:
         if request.path == "/v1/chat/completions":

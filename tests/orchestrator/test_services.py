@@ -625,6 +625,25 @@ def test_a_key_that_lies_across_two_pieces_of_a_log_is_masked_too(tmp_path: Path
     with_orchestrator(cluster, test)
 
 
+def test_a_source_of_logs_that_there_is_not_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create("inference/vllm-replicas", {})
+        with pytest.raises(Unknown, match=r"there is no source 'xx' of its logs: there is job$"):
+            await orchestrator.logs(service.id, source="xx")
+        assert (await orchestrator.logs(service.id, source="job"))[0] == ""
+        cluster.put_job(service, JobState("running", nodes=("n1",)))
+        await orchestrator.look()
+        assert (await orchestrator.logs(service.id, source="n1.3"))[0] == "", "it has written nothing yet"
+        cluster.shell.files[service.path / "replica.old.0.log"] = b"before it was put back into the queue"
+        listed = "there is job, n1.0, n1.1, n1.2, n1.3, old.0"
+        with pytest.raises(Unknown, match=f"there is no source '' of its logs: {listed}$"):
+            await orchestrator.logs(service.id, source="")
+
+    with_orchestrator(cluster, test)
+
+
 def test_logs_come_in_pieces_with_the_key_masked(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 

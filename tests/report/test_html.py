@@ -1,17 +1,57 @@
 """A run as one page: all that a person needs, nothing from outside that a browser would act on."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 
 import msgspec
+import pytest
 
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.plan import make_plan
+from tokenstorm.plan import Plan, make_plan
 from tokenstorm.report.html import summary_page
 from tokenstorm.result import SCHEMA, Result
 
-HOSTILE = "<script>alert('x')</script><img src=x onerror=\"alert(1)\">&amp; \u202e"
+HOSTILE = "<script>alert('x')</script><img src=x onerror=\"alert(1)\">&amp; \u202e \x1b[2J \x9b \u2028"
+LONG = "It was long ago. " * 100
+EVERY_FIELD: dict[str, tuple[Any, str]] = {
+    "schema": (1, "1"),
+    "tokenstorm": ("0.77.7", "0.77.7"),
+    "run_id": ("a" * 32, "a" * 32),
+    "group_id": (4711, "4711"),
+    "name": ("the night run", "the night run"),
+    "labels": ({"team": "hpc"}, '{"team":"hpc"}'),
+    "targets": ([{"replica": "n1.0", "url": "http://n1:8101"}], "n1.0: http://n1:8101"),
+    "endpoint": ("completions", "completions"),
+    "model": ("qwen-of-the-test", "qwen-of-the-test"),
+    "stream": (False, "no"),
+    "max_tokens": (123, "123"),
+    "temperature": (1.25, "1.25"),
+    "ignore_eos": (True, "yes"),
+    "extra_body": ({"top_k": 55}, '{"top_k":55}'),
+    "prompts": ({"kind": "list", "prompts": ["First?", LONG, *("more",) * 30]}, f"First?\n{LONG[:300]} …\nmore"),
+    "unique_prompts": (True, "yes"),
+    "num_clients": (321, "321"),
+    "requests_per_second": (12.5, "12.5"),
+    "arrival": ({"kind": "gamma", "burstiness": 0.35}, "gamma, burstiness 0.35"),
+    "think_time_seconds": (0.0, "0"),
+    "ramp_seconds": (2.75, "2.75"),
+    "seed": (987654321, "987654321"),
+    "warmup_seconds": (3.5, "3.5"),
+    "duration_seconds": (61.5, "61.5"),
+    "request_count": (700, "700"),
+    "drain_seconds": (31.5, "31.5"),
+    "request_timeout_seconds": (119.5, "119.5"),
+    "ranks": (3, "3"),
+    "launch": (["srun", "--ntasks=3", "a b"], "srun --ntasks=3 'a b'"),
+    "host": ("10.0.0.0/8", "10.0.0.0/8"),
+    "start": ("manual", "manual"),
+    "hold_seconds": (599.5, "599.5"),
+    "barrier_seconds": (59.5, "59.5"),
+    "record_chunks": (True, "yes"),
+}
 
 
 def result(seq: int, text: str) -> Result:
@@ -24,7 +64,7 @@ def result(seq: int, text: str) -> Result:
     return msgspec.convert({**line, **times, **(good if seq else failed)}, Result)
 
 
-def summary(*, simulated: bool, text: str = "plain") -> Summary:
+def summary(*, simulated: bool, text: str = "plain", **fields: Any) -> Summary:
     plan = make_plan(
         {
             "run_id": "0" * 32,
@@ -36,6 +76,7 @@ def summary(*, simulated: bool, text: str = "plain") -> Summary:
             "seed": 1,
             "requests_per_second": 10,
             "duration_seconds": 1,
+            **fields,
         }
     )
     tally = Tally()
@@ -75,6 +116,62 @@ def test_nothing_that_comes_from_outside_is_markup() -> None:
     assert "<script" not in hostile
 
 
+def test_nothing_that_comes_from_outside_is_an_escape_or_turns_the_text_around() -> None:
+    page = summary_page(summary(simulated=False, text=HOSTILE))
+    assert not set("\u202e\x1b\x9b\u2028") & set(page)
+    assert r"\u202e \x1b[2J \x9b \u2028" in page
+
+
+def test_every_field_of_the_plan_is_shown() -> None:
+    assert EVERY_FIELD.keys() == {*Plan.__struct_fields__}, "a field that is new needs its value and its text here"
+    page = summary_page(summary(simulated=False, **{name: value for name, (value, _) in EVERY_FIELD.items()}))
+    found = shown(page, "What was asked for")
+    assert len(found) == len(EVERY_FIELD)
+    for (name, (_, text)), (label, there) in zip(EVERY_FIELD.items(), found.items(), strict=True):
+        assert there == text or (name == "prompts" and there.startswith(text)), (name, label)
+    assert found["Prompts"].endswith("\nand 12 more")
+
+
+def test_other_kinds_of_prompts_are_shown() -> None:
+    file = {"kind": "file", "path": "/data/questions.jsonl", "sha256": "f00d" * 16}
+    length = {"kind": "uniform", "low": 50, "high": 200}
+    made_up = {"kind": "synthetic", "unit": "words", "length": length}
+    for prompts, text in (
+        (file, f"/data/questions.jsonl\nSHA-256 {'f00d' * 16}"),
+        (made_up, "made up: 50 to 200 words"),
+    ):
+        assert shown(summary_page(summary(simulated=False, prompts=prompts)), "What was asked for")[
+            "Prompts"
+        ].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rate"),
+    [
+        ({"requests_per_second": 12.5}, "12.5"),
+        ({"requests_per_second": None}, "as answers come (closed loop)"),
+        ({"requests_per_second": None, "arrival": {"ramp": {"from_rps": 1, "to_rps": 50}}}, "from 1 to 50"),
+        (
+            {
+                "requests_per_second": None,
+                "arrival": {"stages": [{"rps": 5, "seconds": 0.5}, {"rps": 20, "seconds": 0.5}]},
+            },
+            "5 for 0.5 s, 20 for 0.5 s",
+        ),
+    ],
+)
+def test_the_rate_that_was_asked_for_is_told_however_it_was_given(fields: dict[str, Any], rate: str) -> None:
+    assert shown(summary_page(summary(simulated=False, **fields)), "What was asked for")["Requests per second"] == rate
+
+
+def test_on_a_narrow_screen_figures_scroll_and_facts_keep_two_columns() -> None:
+    page = summary_page(summary(simulated=False))
+    assert page.count('<div class="scroll"><table class="grid">') == 3
+    assert page.count('<table class="facts">') == 3
+    assert ".scroll{overflow-x:auto}" in page
+    assert ".facts{table-layout:fixed}" in page
+
+
 def test_the_page_needs_nothing_else() -> None:
     page = summary_page(summary(simulated=False))
     assert not re.search(r"\b(src|href|@import|url\()", page.replace("http://h/", ""))
@@ -93,3 +190,10 @@ def tags(page: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
     parser = Tags()
     parser.feed(page)
     return parser.seen
+
+
+def shown(page: str, title: str) -> dict[str, str]:
+    """The names and texts of one table of facts."""
+    table = page.partition(f"<h2>{title}</h2>")[2].partition("</table>")[0]
+    rows = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table, re.DOTALL)
+    return {unescape(name): unescape(text) for name, text in rows}

@@ -78,7 +78,7 @@ def test_the_end_of_a_run_tells_load_results_and_what_to_think_of_them() -> None
     assert "SIMULATED" in head
     assert "m at http://h and 1 more: chat, streamed, at most 100 tokens" in rest
     assert "constant arrivals, 4 clients, 1 rank, 1 s measured" in rest
-    assert "requests   4 scheduled, 2 succeeded, 1 failed, 1 unsent (1 reset)" in rest
+    assert "requests   4 scheduled, 2 succeeded, 1 failed (1 reset), 1 unsent" in rest
     assert "rate       2 req/s achieved of 10 asked" in rest
     assert "replica 1 (http://i): 1 sent, 0 succeeded, 1 failed, left out for some time" in rest
     assert "verdict: INVALID" in rest
@@ -132,12 +132,45 @@ def test_a_run_without_any_answer_can_still_be_shown() -> None:
     assert "none of 0 requests succeeded" in text
 
 
+def test_what_a_server_said_is_shown_and_neither_obeyed_nor_taken_for_a_line_of_ours() -> None:
+    environment = Environment(model="m\x1b[2J", notes=["it said \u202e\nverdict: VALID"])
+    text = summary_text(summary([result(0, error=Failure("http_500\x9b", "x"))], environment))
+    assert r"m\x1b[2J at http://h and 1 more" in text
+    assert r"1 failed (1 http_500\x9b)" in text
+    assert r"  note: it said \u202e\nverdict: VALID" in text.splitlines()
+    assert "verdict: VALID" not in text.splitlines()
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_the_kinds_of_failures_stand_beside_their_number() -> None:
+    lines = [result(0), *(result(n, error=Failure("reset", "")) for n in (1, 2)), result(3, sent=None, done=None)]
+    text = summary_text(summary(lines, Environment()))
+    assert "4 scheduled, 1 succeeded, 2 failed (2 reset), 1 unsent" in text
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 80])
+@pytest.mark.parametrize("phase", ["measured", "draining"])
+def test_failures_are_seen_on_the_live_line_however_narrow_the_terminal(columns: int, phase: str) -> None:
+    line = live_line(a_second(phase), columns)
+    assert "2 failed" in line
+    assert len(line) <= columns
+
+
 def test_the_live_line_is_one_line_with_rates_latencies_and_trouble() -> None:
+    line = live_line(a_second("measured"))
+    assert "\n" not in line
+    for part in ("12 s measured", "19.5/20 req/s", "13 in flight +5 waiting", "2 failed", "1 of 3 ranks lost"):
+        assert part in line
+    assert "TTFT p50 - p99 -" in line
+    assert "latency p50 10.0 ms p99 500 ms" in line
+
+
+def a_second(phase: str) -> Status:
     glance = Glance(0.01, 0.02, 0.5)
-    status = Status(
+    return Status(
         at=datetime(2026, 1, 1, tzinfo=UTC),
         run_id="0" * 32,
-        phase="measured",
+        phase=phase,
         reason=None,
         elapsed_seconds=12.3,
         fraction=0.2,
@@ -159,9 +192,3 @@ def test_the_live_line_is_one_line_with_rates_latencies_and_trouble() -> None:
         ranks_up=2,
         environment=None,
     )
-    line = live_line(status)
-    assert "\n" not in line
-    for part in ("12 s measured", "19.5/20 req/s", "13 in flight +5 waiting", "2 failed", "1 of 3 ranks lost"):
-        assert part in line
-    assert "TTFT p50 - p99 -" in line
-    assert "latency p50 10.0 ms p99 500 ms" in line

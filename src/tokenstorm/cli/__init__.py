@@ -1,16 +1,19 @@
 """The `tokenstorm` command."""
 
 import argparse
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from tokenstorm import __version__
 from tokenstorm.cli import bench
 from tokenstorm.cli import commands as services
+from tokenstorm.cli.terminal import tell
 from tokenstorm.errors import TokenstormError
+from tokenstorm.printable import printable
 from tokenstorm.simulator import __main__ as simulator
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -26,16 +29,22 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, unknown
 
+    def error(self, message: str) -> NoReturn:
+        """As argparse's, fit to be shown: it quotes what was typed."""
+        super().error(printable(message))
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 done but the verdict is `invalid`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that have no µ and no →
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
     try:
         code = command(args)
         sys.stdout.flush()
     except TokenstormError as error:
-        sys.stderr.write(f"tokenstorm: {error}\n")
+        tell(str(error))
         return error.exit_code
     except BrokenPipeError:  # whoever read the output has gone; nothing must be written at the exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import uvloop
 
-from tokenstorm.cli.terminal import live, show_summary, width
+from tokenstorm.cli.terminal import live, show_summary, tell, width
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.options import add_load_options, api_key_of, plan_of
 from tokenstorm.plan import Plan
+from tokenstorm.report.life import life_of
 from tokenstorm.report.load import load_summary
 from tokenstorm.report.text import live_line
 from tokenstorm.runs import RunPaths, data_home
@@ -99,4 +100,9 @@ def _found(name: str) -> Path:
 
 def _report(args: argparse.Namespace) -> int:
     paths = RunPaths(_found(args.run_dir))
-    return show_summary(load_summary(paths, rebuild=args.rebuild), str(paths.root), as_json=args.json)
+    life = life_of(paths)
+    summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)
+    code = show_summary(summary, str(paths.root), as_json=args.json)
+    if life.doubt:
+        tell(life.doubt)
+    return code

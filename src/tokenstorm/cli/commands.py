@@ -122,7 +122,7 @@ def _add_service(commands: "Commands") -> None:
     _of_service(actions, "show", "one service, with its replicas")
     _of_service(actions, "stop", "cancel it")
     _of_service(actions, "models", "the models it has")
-    _of_service(actions, "metrics", "its engine's own metrics")
+    _of_service(actions, "metrics", "its engine's own metrics, Prometheus text", json=False)
     _of_service(actions, "access", "what a client needs to talk to its engine, the key included")
     logs = _of_service(actions, "logs", "its logs")
     logs.add_argument("--source", metavar="ID", help="a replica's id, or `job`")
@@ -165,10 +165,10 @@ def _add_group(commands: "Commands") -> None:
     _of_group(actions, "watch", "its progress, live, and its results")
     _of_group(actions, "stop", "send no more, wait for what was sent, keep everything")
     _of_group(actions, "results", "the summary")
-    _of_group(actions, "metrics", "its Prometheus text")
-    _of_group(actions, "report", "its report, as HTML")
+    _of_group(actions, "metrics", "its Prometheus text", json=False)
+    _of_group(actions, "report", "its report, as HTML; with --json its numbers")
     _of_group(actions, "logs", "the logs of its job")
-    requests = _of_group(actions, "requests", "every request")
+    requests = _of_group(actions, "requests", "every request", json=False)
     requests.add_argument("--format", choices=("jsonl", "csv", "parquet"), default="jsonl", help="(jsonl)")
     delete = _of_group(actions, "delete", "stop it and take it off the list")
     delete.add_argument("--purge", action="store_true", help="remove its result files too")
@@ -185,23 +185,25 @@ SET_HELP = (
 )
 
 
-def _action(actions: "Commands", module: str, name: str, text: str) -> argparse.ArgumentParser:
+def _action(actions: "Commands", module: str, name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+    """One action; `json` tells that there is JSON of what it prints."""
     parser = actions.add_parser(name, help=text, allow_abbrev=False)
     for option, api in (("--server-url", "Server"), ("--client-url", "Client")):
         parser.add_argument(option, metavar="URL", help=f"of the {api} API ($TOKENSTORM_{api.upper()}_URL, or here)")
-    _add_json(parser)
+    if json:
+        _add_json(parser)
     parser.set_defaults(run=_later(module, name))
     return parser
 
 
-def _of_service(actions: "Commands", name: str, text: str) -> argparse.ArgumentParser:
-    parser = _action(actions, "service", name, text)
+def _of_service(actions: "Commands", name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+    parser = _action(actions, "service", name, text, json=json)
     parser.add_argument("service_id", metavar="SERVICE")
     return parser
 
 
-def _of_group(actions: "Commands", name: str, text: str) -> argparse.ArgumentParser:
-    parser = _action(actions, "group", name, text)
+def _of_group(actions: "Commands", name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+    parser = _action(actions, "group", name, text, json=json)
     parser.add_argument("group_id", type=int, metavar="GROUP")
     return parser
 

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -10,7 +9,7 @@ import uvloop
 
 from tokenstorm.cli.serve import Signals, everything, handled_signals, new_token
 from tokenstorm.cli.stack import Listen
-from tokenstorm.cli.terminal import live, show_summary, tell
+from tokenstorm.cli.terminal import live, show_line, show_summary, show_text, tell, width
 from tokenstorm.cli.watching import Watching
 from tokenstorm.cluster.site import open_site
 from tokenstorm.config import LOCAL, Config
@@ -40,9 +39,9 @@ def demo(args: argparse.Namespace) -> int:
     summary, where = uvloop.run(_demo(_saying(quiet=args.json)))
     code = show_summary(summary, where, as_json=args.json)
     if not args.json:
-        sys.stdout.write("\nThe engine and the APIs are gone, the run's files stay. Next:\n")
-        sys.stdout.write(f"  tokenstorm report {where}    a page of it\n")
-        sys.stdout.write("  tokenstorm up    the same APIs, for services and loads of your own\n")
+        show_text("\nThe engine and the APIs are gone, the run's files stay. Next:")
+        show_text(f"  tokenstorm report {where}    a page of it")
+        show_text("  tokenstorm up    the same APIs, for services and loads of your own")
     return code
 
 
@@ -85,7 +84,7 @@ async def _flow(client: AsyncClient, signals: Signals, say: Say) -> tuple[Summar
     drain = asyncio.create_task(_stop_at(signals, client, created.group_id))
     try:
         with live() as line:
-            watching = Watching(line)
+            watching = Watching(line, width)
             async for event in client.events(created.group_id):
                 watching.see(event)
         group = await client.wait_until_stopped(created.group_id, seconds=60)
@@ -118,11 +117,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
 
 
 def _saying(*, quiet: bool) -> Say:
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-    return _nobody if quiet else say
+    return _nobody if quiet else show_line
 
 
 def _nobody(_line: str) -> None:

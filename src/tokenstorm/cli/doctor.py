@@ -2,10 +2,9 @@
 
 import argparse
 import asyncio
-import sys
 
 from tokenstorm.cli.stack import all_recipes
-from tokenstorm.cli.terminal import asking, show_json, tell_progress
+from tokenstorm.cli.terminal import asking, show_json, show_line, tell_progress
 from tokenstorm.cluster.checks import Check, Needs
 from tokenstorm.cluster.doctor import examine, stops_a_run
 from tokenstorm.config import Config, Profile, load_config
@@ -22,7 +21,7 @@ def doctor(args: argparse.Namespace) -> int:
     if args.json:
         show_json({"profile": profile.name, "ok": not stops, "checks": checks})
     else:
-        sys.stdout.write(f"{profile.name}: {_verdict(checks)}\n")
+        show_line(f"{profile.name}: {_verdict(checks)}")
     return 1 if stops else 0
 
 
@@ -44,6 +43,5 @@ async def _examine(profile: Profile, needs: Needs | None, *, live: bool) -> list
     async for check in examine(profile, needs, asking(), tell_progress):
         checks.append(check)
         if live:
-            sys.stdout.write(f"{check.state:<8} {check.name:<17} {check.text}\n")
-            sys.stdout.flush()
+            show_line(f"{check.state:<8} {check.name:<17} {check.text}")
     return checks

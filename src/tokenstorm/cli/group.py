@@ -8,7 +8,19 @@ from typing import Any
 
 from tokenstorm.cli.api import client_of
 from tokenstorm.cli.request import request_of
-from tokenstorm.cli.terminal import live, show_facts, show_json, show_summary, show_table, show_text, tell
+from tokenstorm.cli.terminal import (
+    hand_on,
+    hand_on_bytes,
+    live,
+    show_facts,
+    show_json,
+    show_line,
+    show_summary,
+    show_table,
+    show_text,
+    tell,
+    width,
+)
 from tokenstorm.cli.watching import Watching
 from tokenstorm.errors import ApiError, UsageError
 from tokenstorm.sdk import Client, Group
@@ -30,13 +42,15 @@ def create(args: argparse.Namespace) -> int:
         created = client.create_group(idempotency_key=args.idempotency_key, **request)
         if args.watch:
             if not args.json:
-                show_text(created.message)
-                sys.stdout.flush()
+                show_line(created.message)
             return _watch(client, created.group_id, as_json=args.json)
     if args.json:
         show_json(created)
     else:
-        show_text(f"{created.message}\nwatch it: tokenstorm group watch {created.group_id}")
+        show_line(created.message)
+        if args.start == "manual":
+            show_line(f"it holds once it is ready; release it: tokenstorm group run {created.group_id}")
+        show_line(f"watch it: tokenstorm group watch {created.group_id}")
     return 0
 
 
@@ -56,7 +70,7 @@ def list(args: argparse.Namespace) -> int:  # noqa: A001 - named as the action i
     rows = [
         (
             one.group_id,
-            one.info.status,
+            _status(one),
             one.info.outcome,
             one.info.num_clients,
             _target(one),
@@ -126,22 +140,27 @@ def results(args: argparse.Namespace) -> int:
 def metrics(args: argparse.Namespace) -> int:
     """Prometheus text."""
     with client_of(args) as client:
-        show_text(client.get_group_metrics(args.group_id))
+        hand_on(client.get_group_metrics(args.group_id))
     return 0
 
 
 def report(args: argparse.Namespace) -> int:
-    """HTML."""
+    """HTML; with --json the numbers that it shows, as `results` gives them."""
     with client_of(args) as client:
-        show_text(client.get_report(args.group_id))
+        if args.json:
+            show_json(client.results(args.group_id))
+        else:
+            hand_on(client.get_report(args.group_id))
     return 0
 
 
 def requests(args: argparse.Namespace) -> int:
     """Every request, as the file comes."""
+    if args.format == "parquet" and sys.stdout.isatty():
+        message = f"Parquet is nothing to read: add `> requests.{args.group_id}.parquet`, or choose another --format"
+        raise UsageError(message)
     with client_of(args) as client:
-        for piece in client.request_rows(args.group_id, args.format):
-            sys.stdout.buffer.write(piece)
+        hand_on_bytes(client.request_rows(args.group_id, args.format), as_json=args.format == "jsonl")
     return 0
 
 
@@ -152,7 +171,7 @@ def logs(args: argparse.Namespace) -> int:
         whole = ""
         while (piece := client.get_group_logs(args.group_id, after=after)).logs:
             if not args.json:
-                sys.stdout.write(piece.logs)
+                hand_on(piece.logs)
             whole += piece.logs
             after = piece.next
         if args.json:
@@ -170,7 +189,7 @@ def targets(args: argparse.Namespace) -> int:
 def _watch(client: Client, group_id: int, *, as_json: bool) -> int:
     try:
         with live() as line:
-            group = _follow(client, group_id, Watching(line))
+            group = _follow(client, group_id, Watching(line, width))
     except KeyboardInterrupt:
         tell(f"group {group_id} goes on: `tokenstorm group stop {group_id}` ends it")
         raise
@@ -221,7 +240,7 @@ def _show(group: Group) -> None:
         [
             ("group", group.group_id),
             ("name", info.load_config.get("name")),
-            ("status", info.status),
+            ("status", _status(group)),
             ("outcome", info.outcome),
             ("reason", info.reason),
             ("service", _target(group)),
@@ -236,6 +255,13 @@ def _show(group: Group) -> None:
             ("run", _reported(group) if info.status == "stopped" and info.started_at else info.run_id),
         ]
     )
+
+
+def _status(group: Group) -> str:
+    """A held group is told from one that sends."""
+    progress = group.info.progress
+    holds = group.info.status == "running" and progress is not None and progress.phase == "holding"
+    return f"{group.info.status} (holding)" if holds else group.info.status
 
 
 def _reported(group: Group) -> str:

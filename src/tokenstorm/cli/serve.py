@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tokenstorm.cli import stack
 from tokenstorm.cli.commands import TOKEN
 from tokenstorm.cli.ending import Active, OwnServices, PlacedServices, Services, active, stop
 from tokenstorm.cli.stack import Listen
-from tokenstorm.cli.terminal import asking, tell
+from tokenstorm.cli.terminal import asking, show_line, tell
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import Config, load_config
@@ -263,5 +262,4 @@ def _count(number: int, what: str) -> str:
 
 
 def _show(what: str, value: str) -> None:
-    sys.stdout.write(f"{what:<{_LABEL}}{value}\n")
-    sys.stdout.flush()
+    show_line(f"{what:<{_LABEL}}{value}")

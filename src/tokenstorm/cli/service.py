@@ -1,21 +1,20 @@
 """`tokenstorm service …`, and `recipes`. Each function is a command."""
 
 import argparse
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from tokenstorm.cli.api import client_of
 from tokenstorm.cli.stack import all_recipes
-from tokenstorm.cli.terminal import live, show_facts, show_json, show_table, show_text
+from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell_progress
 from tokenstorm.config import load_config
 from tokenstorm.errors import NOT_JSON, ApiError, UsageError
 from tokenstorm.orchestrator.schemas import recipe_info
 from tokenstorm.sdk import Client
-from tokenstorm.sdk.answers import ENDED, Recipe, Service, ServiceGroup
+from tokenstorm.sdk.answers import ENDED, Logs, Recipe, Service, ServiceGroup
 
 _FOLLOW_SECONDS = 0.5
 
@@ -89,7 +88,7 @@ def models(args: argparse.Namespace) -> int:
 def metrics(args: argparse.Namespace) -> int:
     """The engine's own metrics."""
     with client_of(args) as client:
-        show_text(client.get_service_metrics(args.service_id))
+        hand_on(client.get_service_metrics(args.service_id))
     return 0
 
 
@@ -112,22 +111,34 @@ def targets(args: argparse.Namespace) -> int:
 
 
 def logs(args: argparse.Namespace) -> int:
-    """The logs; with --follow until the service has ended and all is shown."""
-    with client_of(args) as client:
-        after: str | None = None
-        while True:
-            over = not args.follow or client.get_service_status(args.service_id).status in ENDED
-            piece = client.get_service_logs(args.service_id, source=args.source, after=after)
-            if args.json:
-                show_json(piece)
-            else:
-                sys.stdout.write(piece.logs)
-            sys.stdout.flush()
-            if not piece.logs:
-                if over:
-                    return 0
-                time.sleep(_FOLLOW_SECONDS)
-            after = piece.next
+    """The logs; with --follow until the service has ended and all is shown. As JSON they come whole, at the end."""
+    whole, after = "", ""
+    try:
+        with client_of(args) as client:
+            for piece in _pieces(client, args):
+                after = piece.next
+                if args.json:
+                    whole += piece.logs
+                else:
+                    hand_on(piece.logs)
+    finally:  # Ctrl-C ends --follow
+        if args.json and after:
+            show_json({"logs": whole, "next": after})
+    return 0
+
+
+def _pieces(client: Client, args: argparse.Namespace) -> Iterator[Logs]:
+    """The logs as they come; the last piece is empty."""
+    after: str | None = None
+    while True:
+        over = not args.follow or client.get_service_status(args.service_id).status in ENDED
+        piece = client.get_service_logs(args.service_id, source=args.source, after=after)
+        yield piece
+        if not piece.logs:
+            if over:
+                return
+            time.sleep(_FOLLOW_SECONDS)
+        after = piece.next
 
 
 def prompt(args: argparse.Namespace) -> int:
@@ -141,7 +152,9 @@ def prompt(args: argparse.Namespace) -> int:
     elif not said.success:
         raise ApiError(said.error or f"service {args.service_id} gave no answer")
     else:
-        show_text(said.response or "")
+        hand_on(f"{said.response or ''}\n")
+        if said.simulated:
+            tell_progress("a SIMULATED engine answered")
     return 0 if said.success else 1
 
 

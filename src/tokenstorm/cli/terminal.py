@@ -1,18 +1,23 @@
-"""What commands print: results on standard output, progress on standard error and only where that is a terminal."""
+"""What commands print: results on standard output, progress on standard error and only where that is a terminal.
+
+Everything that is printed is printed here, and made printable here: nobody else needs to think of it.
+"""
 
 import atexit
+import codecs
 import contextlib
 import getpass
 import shutil
 import sys
 import termios
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from tokenstorm.cluster.tty import restore
 from tokenstorm.metrics.summary import Summary
+from tokenstorm.printable import printable, printable_json, printable_line
 from tokenstorm.report.text import summary_text
 
 INVALID = 3
@@ -23,18 +28,42 @@ def show_summary(summary: Summary, where: str, *, as_json: bool) -> int:
     if as_json:
         show_json(summary)
     else:
-        sys.stdout.write(f"{summary_text(summary)}\nrun: {where}\n")
+        show_text(f"{summary_text(summary)}\nrun: {where}")
     return INVALID if summary.verdict.state == "invalid" else 0
 
 
 def show_json(value: object) -> None:
-    """Anything that msgspec can write."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    """Anything that msgspec can write. It is the same JSON where it is escaped to be printable."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    sys.stdout.buffer.write(printable_json(text).encode() + b"\n")
 
 
 def show_text(text: str) -> None:
-    """A text as it is, on a line of its own."""
-    sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+    """A text of any number of lines; nothing of one that is empty."""
+    sys.stdout.write(printable(text if text.endswith("\n") or not text else f"{text}\n"))
+
+
+def show_line(line: str) -> None:
+    """One line, at once."""
+    sys.stdout.write(f"{printable_line(line)}\n")
+    sys.stdout.flush()
+
+
+def hand_on(text: str) -> None:
+    """What an engine or a job wrote, at once: printable on a terminal, as it came where it goes to a file or a program."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def hand_on_bytes(pieces: Iterable[bytes], *, as_json: bool) -> None:
+    """The same of a text in UTF-8 that comes in pieces; `as_json` tells that it is JSON, which stays JSON."""
+    if not sys.stdout.isatty():
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        return
+    decoder, escaped = codecs.getincrementaldecoder("utf-8")("replace"), printable_json if as_json else printable
+    for piece in pieces:
+        sys.stdout.write(escaped(decoder.decode(piece)))
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -54,8 +83,8 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
 
 
 def tell(line: str) -> None:
-    """Something that a user should know beside the result."""
-    sys.stderr.write(f"tokenstorm: {line}\n")
+    """Something that a user should know beside the result. Further lines of it are indented: they are no news of ours."""
+    sys.stderr.write("tokenstorm: " + printable(line).replace("\n", "\n  ") + "\n")
     sys.stderr.flush()
 
 
@@ -75,8 +104,8 @@ def asking() -> Callable[[str, bool], str] | None:
     def ask(prompt: str, echo: bool) -> str:  # noqa: FBT001 - what SSH servers say of each prompt
         try:
             if not echo:
-                return getpass.getpass(prompt)
-            sys.stderr.write(prompt)
+                return getpass.getpass(printable(prompt))
+            sys.stderr.write(printable(prompt))
             sys.stderr.flush()
             return sys.stdin.readline().rstrip("\n")
         except EOFError:
@@ -93,7 +122,8 @@ def live() -> Iterator[Callable[[str], None] | None]:
         return
 
     def show(line: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{line[: width()]}")
+        shown, most = printable_line(line), width()
+        sys.stderr.write("\r\x1b[K" + (shown if len(shown) <= most else f"{shown[: most - 1]}…"))
         sys.stderr.flush()
 
     try:
@@ -112,5 +142,4 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return printable_line(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))

@@ -2,23 +2,21 @@
 
 from collections.abc import Callable
 
-from tokenstorm.report.text import duration
+from tokenstorm.report.text import duration, fitting
 from tokenstorm.sdk.answers import Change, Second
 
 
 class Watching:
-    """Shows each event as one line, if there is somebody to show it to; the failures are those seen so far."""
+    """Shows each event as one line of at most `columns()` characters, if there is somebody to show it to."""
 
-    def __init__(self, show: Callable[[str], None] | None) -> None:
+    def __init__(self, show: Callable[[str], None] | None, columns: Callable[[], int]) -> None:
         self._show = show
-        self._failed = 0
+        self._columns = columns
 
     def see(self, event: Change | Second) -> None:
         """The next event."""
-        if isinstance(event, Second):
-            self._failed += event.failed
         if self._show:
-            self._show(second_line(event, self._failed) if isinstance(event, Second) else change_line(event))
+            self._show(second_line(event, self._columns()) if isinstance(event, Second) else change_line(event))
 
 
 def change_line(change: Change) -> str:
@@ -27,18 +25,17 @@ def change_line(change: Change) -> str:
     return f"group {change.group_id} is {how}" + (f": {change.reason}" if change.reason else "")
 
 
-def second_line(second: Second, failed: int) -> str:
-    """One second: rate, in flight, TTFT and latency, and the failures up to it."""
+def second_line(second: Second, columns: int = 200) -> str:
+    """One second: how many failed since the start, rate, in flight, TTFT and latency: so much of it as fits."""
     asked = f"/{second.target_rps:.4g}" if second.target_rps else ""
     waiting = f" +{second.waiting} waiting" if second.waiting else ""
-    return " · ".join(
-        (
-            f"{second.t:4d} s {second.phase}",
-            f"{second.succeeded}{asked} req/s",
-            f"{second.output_tokens} tok/s",
-            f"{second.in_flight} in flight{waiting}",
-            f"TTFT p50 {duration(second.ttft.p50)} p99 {duration(second.ttft.p99)}",
-            f"latency p50 {duration(second.latency.p50)} p99 {duration(second.latency.p99)}",
-            f"{failed} failed",
-        )
-    )
+    parts = [
+        f"{second.t:4d} s {second.phase}",
+        f"{second.failed_so_far} failed",
+        f"{second.succeeded}{asked} req/s",
+        f"{second.output_tokens} tok/s",
+        f"{second.in_flight} in flight{waiting}",
+        f"TTFT p50 {duration(second.ttft.p50)} p99 {duration(second.ttft.p99)}",
+        f"latency p50 {duration(second.latency.p50)} p99 {duration(second.latency.p99)}",
+    ]
+    return fitting(parts, columns)

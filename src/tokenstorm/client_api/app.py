@@ -151,6 +151,7 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         *,
         purge: Annotated[bool, Query(description="Remove its result files too")] = False,
     ) -> Done:
+        """With `purge` also for a group that was deleted before: its files go. 404 for one that never was, or is purged."""
         manager.delete(group_id, purge=purge)
         return Done(status="deleted", group_id=group_id)
 

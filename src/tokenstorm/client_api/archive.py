@@ -19,6 +19,7 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import RunError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
+from tokenstorm.printable import printable_line
 from tokenstorm.report.load import load_summary
 from tokenstorm.result import Result, Stretch
 from tokenstorm.runs import RunPaths, write_atomically
@@ -182,9 +183,11 @@ def _full(paths: RunPaths, error: OSError) -> RunError:
 
 
 def _cell(value: object) -> object:
-    """None is an empty cell; a list is JSON."""
+    """None is an empty cell; a list is JSON; a text is one line, fit to be shown."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        return printable_line(value)
     return msgspec.json.encode(value).decode() if isinstance(value, list | bool) else value
 
 
@@ -194,8 +197,8 @@ def _rows(lines: bytes, names: list[str]) -> bytes:
         _row(
             [
                 *(_cell(getattr(result, name)) for name in names),
-                result.error.kind if result.error else "",
-                result.error.detail if result.error else "",
+                _cell(result.error.kind if result.error else None),
+                _cell(result.error.detail if result.error else None),
                 *(getattr(result.stretch, name, "") for name in Stretch.__struct_fields__),
             ]
         )

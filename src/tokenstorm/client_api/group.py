@@ -42,7 +42,7 @@ class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
     """One job with N clients. `stage` is where it stands: `submitting` means that the job may be there or not.
 
     `ending` says why it is being ended early, `told` that its launcher knows; `released` is when a held group may start
-    (Unix time, 0 for at once), `late_seconds` how long after that it did.
+    (Unix time, 0 for at once), `late_seconds` how long after that it did. `purge`: its files are to go; `purged`: they went.
     """
 
     group_id: int
@@ -74,6 +74,7 @@ class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
     has_summary: bool = False
     deleted: bool = False
     purge: bool = False
+    purged: bool = False
     observers: tuple[str, ...] = ()
 
     @property
@@ -127,7 +128,7 @@ def observed(group: ClientGroup, job: JobState) -> ClientGroup:
         group,
         stage="running",
         job_state="running",
-        reason=group.reason if group.ending else _lateness(group),
+        reason=group.reason if group.ending or group.job_state == "running" else "",  # else its launcher tells
         started_at=group.started_at or now(),
     )
 
@@ -135,7 +136,17 @@ def observed(group: ClientGroup, job: JobState) -> ClientGroup:
 def heard(group: ClientGroup, address: str | None, status: LauncherStatus) -> ClientGroup:
     """What its launcher says of itself, beside its progress."""
     known = msgspec.structs.replace(group, client_address=address, late_seconds=status.late_seconds)
-    return known if group.ending else msgspec.structs.replace(known, reason=_lateness(known))
+    if group.ending:
+        return known
+    return msgspec.structs.replace(known, reason=_holding(known) if status.phase == "holding" else _lateness(known))
+
+
+def _holding(group: ClientGroup) -> str:
+    if group.released is not None:
+        at = datetime.fromtimestamp(group.released, UTC).isoformat(timespec="seconds")
+        return f"it was released, and starts at {at}" if group.released else "it was released, and starts"
+    which = f"{group.group_id}` or POST /api/v1/client-groups/{group.group_id}/run"
+    return f"it holds until `tokenstorm group run {which} releases it, for {group.hold_seconds:g} s at most"
 
 
 def _lateness(group: ClientGroup) -> str:

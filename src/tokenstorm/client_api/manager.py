@@ -153,8 +153,17 @@ class ClientManager:
 
     def get(self, group_id: int) -> ClientGroup:
         """One group. Raises `Unknown`."""
+        group = self._known(group_id)
+        if group.deleted:
+            files = "" if group.purge or group.purged else "; its files stay until DELETE …?purge=true"
+            message = f"there is no group {group_id} any more: it was deleted{files}"
+            raise Unknown(message)
+        return group
+
+    def _known(self, group_id: int) -> ClientGroup:
+        """One group, deleted ones included. Raises `Unknown`."""
         group = self._active.get(group_id) or self.store.get(group_id)
-        if group is None or group.deleted:
+        if group is None:
             there = ", ".join(map(str, self.store.ids()[-10:])) or "none yet"
             message = f"there is no group {group_id}: there is {there}; GET /api/v1/client-groups lists all"
             raise Unknown(message)
@@ -197,11 +206,28 @@ class ClientManager:
         return self.end(group, "stop", f"stopping: {what}")
 
     def delete(self, group_id: int, *, purge: bool) -> None:
-        """Take a group off the list, and stop it if need be. `purge` removes its files too."""
+        """Take a group off the list, and stop it if need be. `purge` removes its files too, also those of a deleted one.
+
+        Raises `Unknown`.
+        """
+        known = self._known(group_id)
+        if known.deleted and purge and not known.purged:
+            self._purge_deleted(known)
+            return
         group = self.end(self.get(group_id), "stop", "deleted")
         group = self.change(replace(group, deleted=True, purge=purge))
         if group.stage == "stopped" and purge:
             self.spawn(self.purge(group))
+
+    def _purge_deleted(self, group: ClientGroup) -> None:
+        if group.purge:
+            return  # asked for before
+        group = replace(group, purge=True)
+        if group.stage != "stopped":
+            self.change(group)  # whoever sees it to its end removes them
+            return
+        self.store.save(group)
+        self.spawn(self.purge(group))
 
     def observe(self, group_id: int, url: str) -> None:
         """Tell that address of every change from now on."""
@@ -371,7 +397,7 @@ class ClientManager:
         for pause in pauses(0.5, 60.0):
             try:
                 await self.archive.purge(group.run_id)
-                self.store.save(replace(group, purge=False))
+                self.store.save(replace(group, purge=False, purged=True))
             except (ClusterError, RunError, OSError) as error:
                 self.trouble = f"the files of run {group.run_id} could not be removed: {error}"
                 await asyncio.sleep(pause)

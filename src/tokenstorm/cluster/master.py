@@ -27,6 +27,7 @@ from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, BackOff, abo
 from tokenstorm.cluster.tty import restore
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
+from tokenstorm.printable import printable
 
 PERSIST_SECONDS = 5
 """How long a master of ours stays when nobody holds it."""
@@ -303,7 +304,7 @@ async def _hear(process: Process, heard: bytearray, *, aloud: bool) -> None:
     while part := await process.stderr.read(NOISE_BYTES):
         heard += part
         if aloud:
-            sys.stderr.write(part.decode(errors="replace"))
+            sys.stderr.write(printable(part.decode(errors="replace")))
             sys.stderr.flush()
 
 

@@ -54,6 +54,15 @@ def this_process() -> Process:
     return Process(os.getpid(), found.start, _boot())
 
 
+def started_at(pid: int) -> float | None:
+    """When the process with that number started (Unix time), to a second or so; None when there is none."""
+    found = _stat(pid)
+    if found is None:
+        return None
+    up = float((_PROC / "uptime").read_text().split()[0])
+    return time.time() - up + found.start / os.sysconf("SC_CLK_TCK")
+
+
 def job_processes(leader: Process, mark: str) -> list[Process]:
     """All of a job but its session's leader: those in the session, and those whose environment holds `mark`.
 

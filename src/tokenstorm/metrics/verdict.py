@@ -23,7 +23,7 @@ ODD_SUSPECT = 0.01
 """Of the answers, those with a warning of one kind."""
 
 State = Literal["valid", "suspect", "invalid"]
-Outcome = Literal["completed", "cancelled", "cut off"]
+Outcome = Literal["completed", "cancelled", "cut off", "running"]
 """How a run ended: as planned, by somebody's wish, or without a summary of its own."""
 
 
@@ -166,12 +166,15 @@ def _service(e: Evidence) -> _Found:
     if e.outcome == "cut off":
         text = "the run was cut off: what was in flight then has no end, and what ranks last said is missing"
         found.append(("suspect", Reason("cut_off", text)))
-    if not e.succeeded:
+    if e.outcome == "running":
+        text = "the run goes on: what is in flight has no end yet, and the last second may be missing"
+        found.append(("suspect", Reason("running", text)))
+    if not e.succeeded and (e.sent or e.outcome != "running"):
         found.append(("invalid", Reason("nothing_succeeded", f"none of {e.sent} requests succeeded")))
     elif e.failed > FAILED_SUSPECT * e.sent:
         text = f"{e.failed} of {e.sent} requests failed, and have no part in the latencies"
         found.append((_grade(e.failed > FAILED_INVALID * e.sent), Reason("failures", text)))
-    if e.censored > CENSORED_SUSPECT * e.sent:
+    if e.censored > CENSORED_SUSPECT * e.sent and e.outcome != "running":
         hint = ": give the drain more seconds" if e.outcome == "completed" else ""
         text = f"{e.censored} of {e.sent} requests were still in flight when the run ended{hint}"
         found.append(("suspect", Reason("censored", text)))

@@ -9,7 +9,7 @@ from fastapi.responses import PlainTextResponse
 from tokenstorm.errors import Unreachable
 from tokenstorm.web import Problem, new_app, problems
 
-from .logs import LEAST_BYTES, PLACES
+from .logs import LEAST_BYTES, PLACES, UnknownSource
 from .routing import Router, error_form, vllm_routes
 from .schemas import (
     AccessEndpoint,
@@ -150,8 +150,14 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         after: Annotated[str | None, Query(description="The `next` of the last answer", pattern=PLACES)] = None,
         limit: Annotated[int, Query(ge=LEAST_BYTES, le=2**20, description="Bytes of each log at most")] = 65_536,
     ) -> LogPiece:
-        """The job's own output and the engine's, from the beginning or from where the last piece ended."""
-        text, following = await orchestrator.logs(service_id, source=source, after=after, limit=limit)
+        """The job's own output and the engine's, from the beginning or from where the last piece ended.
+
+        404 for a `source` that it has not, which lists those it has.
+        """
+        try:
+            text, following = await orchestrator.logs(service_id, source=source, after=after, limit=limit)
+        except UnknownSource as error:
+            raise Problem(404, str(error), errors=[{"field": "source", "message": str(error)}]) from None
         return LogPiece(logs=text, next=following)
 
     @routes.get(

@@ -20,8 +20,8 @@ from .recipes import (
     Words,
     unfit,
 )
+from .service import SIMULATED
 
-SIMULATED = "simulated"
 _SIMULATOR_KEY = "TOKENSTORM_API_KEY"
 
 

@@ -2,10 +2,11 @@
 
 import codecs
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import Unknown, UsageError
 
 _LOG = re.compile(r"(?:stdout|stderr|replica\.(?P<replica>[^,:]+))\.log")
 _PLACE = r"(stdout|stderr|replica\.[^,:]+)\.log:[0-9]{1,15}"
@@ -17,16 +18,29 @@ PLACES = f"^({_PLACE}(,{_PLACE})*)?$"
 """What a place in the logs looks like: an offset in each file."""
 
 
-async def read_logs(
-    shell: Shell, folder: PurePosixPath, secret: str, *, source: str | None, after: str | None, limit: int
-) -> tuple[str, str]:
-    """The text after the place `after`, and the place where it ends. Raises UsageError for a place that is none.
+class UnknownSource(Unknown):
+    """A service has no log of that name; the message lists those it has."""
 
-    `source` is a replica's id or `job`, None for all; `limit` is in bytes for each file. The API key is masked.
+
+async def read_logs(
+    shell: Shell,
+    folder: PurePosixPath,
+    secret: str,
+    *,
+    replicas: Iterable[str],
+    source: str | None,
+    after: str | None,
+    limit: int,
+) -> tuple[str, str]:
+    """The text after the place `after`, and the place where it ends. Raises UsageError for a place that is none, UnknownSource.
+
+    `source` is one of the `replicas`' ids, or `job`, None for all; `limit` is in bytes for each file. The API key is masked.
     """
     places = _places(after)
+    names = await shell.list(folder)
+    _check_source(source, names, replicas)
     parts: list[tuple[str, str]] = []
-    for name in await shell.list(folder):
+    for name in names:
         match = _LOG.fullmatch(name)
         if match is None or source not in (None, match["replica"] or "job"):
             continue
@@ -44,6 +58,15 @@ async def read_logs(
         else "".join(f"==> {name} <==\n{_ended(text)}" for name, text in parts)
     )
     return whole, ",".join(f"{name}:{place}" for name, place in sorted(places.items()))
+
+
+def _check_source(source: str | None, names: Iterable[str], replicas: Iterable[str]) -> None:
+    """A replica that has written nothing yet is a source too."""
+    found = (match["replica"] for name in names if (match := _LOG.fullmatch(name)))
+    there = {replica for replica in found if replica} | {*replicas}
+    if source is not None and source not in {"job", *there}:
+        message = f"there is no source {source[:100]!r} of its logs: there is {', '.join(['job', *sorted(there)])}"
+        raise UnknownSource(message)
 
 
 def _places(after: str | None) -> dict[str, int]:

@@ -49,8 +49,8 @@ _CODES = {
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _JSON = {"content-type": "application/json"}
 _SOON = {"retry-after": "2"}
-_PASS_THROUGH = re.compile(r".*?/vllm/[^/]+/v1/")
-_AT_THE_ENGINE = re.compile(rb".*?/vllm/[^/]+(/v1/.*)", re.DOTALL)
+_PASS_THROUGH = re.compile(r".*?/vllm/[^/]+/(v1/|version$)")
+_AT_THE_ENGINE = re.compile(rb".*?/vllm/[^/]+(/v1/.*|/version(\?.*)?)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,7 @@ class PromptAnswer(BaseModel):
     model: str
     routed_to: str = Field(examples=["node1.0"])
     service_id: str
+    simulated: bool = Field(default=False, description="There, and true, when no real engine answered")
 
 
 class ModelsAnswer(BaseModel):
@@ -209,6 +210,7 @@ class EngineService(BaseModel):
     id: str
     recipe_name: str
     engine: str
+    simulated: bool = Field(description="No real engine answers")
     model: str
     status: str
     healthy_replicas: int
@@ -258,6 +260,7 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
                 id=one.id,
                 recipe_name=one.recipe_name,
                 engine=one.engine,
+                simulated=one.simulated,
                 model=one.model,
                 status=one.status,
                 healthy_replicas=sum(replica.status == "running" for replica in router.replicas(one.id)),
@@ -282,10 +285,14 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
         "/{service_id}/prompt",
         summary="Ask it something",
         responses=problems(400, 401, 404, 413, 422, 429, 500, 502, 503),
+        response_model_exclude_unset=True,
     )
     async def prompt(service_id: ServiceId, asked: PromptRequest, request: Request) -> PromptAnswer:
         """One prompt to the next healthy replica. What the engine refuses keeps its status and its words."""
-        return await unless_left(request, ask(router, service_id, asked))
+        answer = await unless_left(request, ask(router, service_id, asked))
+        if any(one.simulated for one in services() if one.id == service_id):
+            answer.simulated = True
+        return answer
 
     for method in _METHODS:
         routes.add_api_route(
@@ -298,6 +305,12 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
             description=_HOW_TO,
             responses=_AS_THE_ENGINE_SAYS,
         )
+
+    @routes.get("/{service_id}/version", summary="What its engine is", responses=_AS_THE_ENGINE_SAYS)
+    async def version(service_id: ServiceId, request: Request) -> Response:
+        """What the next healthy replica says of itself. Load generators ask there; `simulated` says that it is no engine."""
+        return await pass_through(router, service_id, "", request)
+
     return routes
 
 
@@ -333,7 +346,9 @@ def at_the_engine(call: Call) -> Call:
     """A call of the pass-through, with the path that it has at the engine. Raises Problem 400."""
     found = _AT_THE_ENGINE.fullmatch(call.target)
     if not found:
-        raise Problem(400, "write `vllm/`, the service's id and `/v1/` in the path as they are, not percent-encoded")
+        raise Problem(
+            400, "write `vllm/`, the service's id and what follows in the path as they are, not percent-encoded"
+        )
     return replace(call, target=found[1])
 
 
@@ -357,6 +372,7 @@ async def ask(router: Router, service_id: str, asked: PromptRequest) -> PromptAn
         raise Problem(502, f"replica {sent.replica.id} gave no answer in OpenAI's form: {body[:200]!r}") from None
     message = choice.message or _Text()
     return PromptAnswer(
+        success=True,
         response=choice.text or message.content or message.reasoning_content or message.reasoning or "",
         usage=None if said.usage is None else msgspec.to_builtins(said.usage),
         model=said.model or model,

@@ -47,6 +47,7 @@ class ServiceInfo(BaseModel):
     group_id: str | None = Field(description="For a group its id, the same as `id`; else null")
     recipe_name: str = Field(examples=["inference/vllm-single-node"])
     engine: str = Field(description="`simulated` when no real engine answers", examples=["vllm"])
+    simulated: bool = Field(description="No real engine answers: what it is measured at says nothing about hardware")
     model: str = Field(description="The name under which the model is served", examples=[_MODEL])
     note: str = Field(description="What is unusual about it, such as that it is simulated", examples=[""])
     status: Status = Field(
@@ -214,6 +215,7 @@ def service_info(service: Service, replicas: tuple[Replica, ...]) -> ServiceInfo
         group_id=service.id if service.is_group else None,
         recipe_name=service.recipe_name,
         engine=service.engine,
+        simulated=service.simulated,
         model=service.model,
         note=service.note,
         status=service.status,

@@ -13,6 +13,8 @@ from .replicas import Replica
 
 Status = Literal["pending", "configuring", "starting", "running", "completed", "failed", "cancelled", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+SIMULATED = "simulated"
+"""The engine of a service that no real one answers for."""
 ENDED: frozenset[Status] = frozenset(("completed", "failed", "cancelled", "timeout"))
 
 _STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled", "timeout": "timeout"}
@@ -51,6 +53,11 @@ class Service:
     ready_at: datetime | None = None
     ended_at: datetime | None = None
     stopping: bool = False
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no real engine answers."""
+        return self.engine == SIMULATED
 
     @property
     def is_group(self) -> bool:

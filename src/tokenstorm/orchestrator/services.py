@@ -204,7 +204,17 @@ class ServiceOrchestrator:
     ) -> tuple[str, str]:
         """The logs from a place on, and the place where they end; see `read_logs`."""
         service = self.get(service_id)
-        return await read_logs(self.site.shell, service.path, service.api_key, source=source, after=after, limit=limit)
+        known = {replica.id for replica in self.replicas(service_id)}
+        to_come = {f"{node}.{index}" for node in service.nodes for index in range(service.resources.replicas)}
+        return await read_logs(
+            self.site.shell,
+            service.path,
+            service.api_key,
+            replicas=known | to_come,
+            source=source,
+            after=after,
+            limit=limit,
+        )
 
     async def engine_metrics(self, service_id: str) -> str:
         """What the engines tell of themselves, as Prometheus text. Raises Unreachable when none answers."""

@@ -1,9 +1,13 @@
-"""A run as one page that needs nothing else: header, verdict, tables. Everything that comes from outside is escaped."""
+"""A run as one page that needs nothing else: header, verdict, tables. All text of it is printable and escaped."""
 
 from collections.abc import Sequence
 from html import escape
 
+import msgspec
+
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
+from tokenstorm.printable import printable
+from tokenstorm.report.asked import asked_for
 from tokenstorm.report.text import duration, prompts_used
 
 _LABELS = {
@@ -20,31 +24,35 @@ _LABELS = {
 }
 _HEADS = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9"}
 _STYLE = """
+:root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.15rem;margin-top:2rem}p.sub{color:#59636e;margin-top:0}
-table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #d8dee4}
-th:first-child,td:first-child{text-align:left}td,p,li{overflow-wrap:anywhere}
+h1,p,li,td{overflow-wrap:anywhere}
+table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;border-bottom:1px solid #d8dee4;vertical-align:top}
+.facts{table-layout:fixed}.facts th{width:38%;text-align:left;font-weight:400}.facts td{white-space:pre-wrap}
+.scroll{overflow-x:auto}.grid{font-size:.92em}.grid th,.grid td{text-align:right;white-space:nowrap;padding:.3rem}
+.grid th.words,.grid td.words{text-align:left;white-space:normal;min-width:6rem}
 .simulated{font-size:2rem;font-weight:800;text-align:center;padding:1rem;border:4px solid #bc4c00;color:#bc4c00}
 .verdict{padding:.6rem 1rem;border-left:6px solid}.valid{border-color:#1a7f37;background:#eefbf1}
 .suspect{border-color:#9a6700;background:#fff8e5}.invalid{border-color:#cf222e;background:#ffeff0}
 @media (prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}th,td{border-color:#30363d}
 p.sub{color:#9198a1}.valid,.suspect,.invalid{background:none}.simulated{color:#f0883e;border-color:#f0883e}}
-@media (max-width:40rem){table{display:block;overflow-x:auto}}
+@media (max-width:40rem){body{margin:1rem auto}.simulated{font-size:1.3rem}}
 """
 
 
 def summary_page(summary: Summary) -> str:
     """The whole page."""
     title = summary.plan.name or f"Run {summary.run_id}"
-    body = [f"<h1>{escape(title)}</h1>", _head(summary)]
+    body = [f"<h1>{_text(title)}</h1>", _head(summary)]
     if summary.environment.simulated:
         body.insert(0, '<p class="simulated">SIMULATED ENGINE<br>these numbers say nothing about real hardware</p>')
     body += [_verdict(summary), _counts(summary), _metrics(summary), _replicas(summary), _ranks(summary)]
-    body += [_plan(summary), _environment(summary)]
+    body += [_facts("What was asked for", asked_for(summary.plan)), _environment(summary)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{escape(title)} · tokenstorm</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{_text(title)} · tokenstorm</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in body if part)
         + "\n</body>\n</html>\n"
     )
@@ -57,20 +65,20 @@ def _head(summary: Summary) -> str:
     group = "" if summary.group_id is None else f" · group {summary.group_id}"
     model = summary.environment.model or "model unknown"
     text = f"{model} · {loop} · {plan.num_clients} clients{group} · {when} · {summary.outcome}"
-    return f'<p class="sub">{escape(text)}</p>'
+    return f'<p class="sub">{_text(text)}</p>'
 
 
 def _verdict(summary: Summary) -> str:
     state = summary.verdict.state
-    reasons = "".join(f"<li>{escape(reason.text)}</li>" for reason in summary.verdict.reasons)
+    reasons = "".join(f"<li>{_text(reason.text)}</li>" for reason in summary.verdict.reasons)
     listed = f"<ul>{reasons}</ul>" if reasons else "<p>Nothing speaks against these numbers.</p>"
-    return f'<div class="verdict {escape(state)}"><strong>Verdict: {escape(state.upper())}</strong>{listed}</div>'
+    return f'<div class="verdict {state}"><strong>Verdict: {state.upper()}</strong>{listed}</div>'
 
 
 def _counts(summary: Summary) -> str:
     counts, rates = summary.counts, summary.rates
     asked = "" if rates.requested_rps is None else f" of {rates.requested_rps:.4g} asked"
-    rows: list[Sequence[object]] = [
+    rows: list[tuple[str, object]] = [
         ("Scheduled", counts.scheduled),
         ("Sent", counts.sent),
         ("Succeeded", counts.succeeded),
@@ -85,7 +93,7 @@ def _counts(summary: Summary) -> str:
         ("Tokens counted by", summary.tokens.source or "-"),
         *((f"Odd answers: {name}", count) for name, count in summary.warnings.items()),
     ]
-    return _table("Requests in the measured window", ("", ""), rows)
+    return _facts("Requests in the measured window", rows)
 
 
 def _known(figure: float | None) -> str:
@@ -110,7 +118,7 @@ def _metrics(summary: Summary) -> str:
         "~ too few samples for this percentile; &gt; a lower bound: requests that failed or never ended would raise it"
     )
     heads = ("", "mean", *(_HEADS[quantile] for quantile in QUANTILES), "max", "samples")
-    return _table("Times", heads, rows) + f'\n<p class="sub">{note}</p>'
+    return _grid("Times", heads, rows) + f'\n<p class="sub">{note}</p>'
 
 
 def _percentile(metric: Metric, quantile: str) -> str:
@@ -123,7 +131,7 @@ def _replicas(summary: Summary) -> str:
         (name, found.url, found.counts.sent, found.counts.succeeded, found.counts.failed, "yes" * found.left_out)
         for name, found in summary.replicas.items()
     ]
-    return _table("Replicas", ("", "address", "sent", "succeeded", "failed", "left out"), rows)
+    return _grid("Replicas", ("", "address", "sent", "succeeded", "failed", "left out"), rows, words=(0, 1))
 
 
 def _ranks(summary: Summary) -> str:
@@ -131,42 +139,41 @@ def _ranks(summary: Summary) -> str:
         (rank.rank, rank.host, f"{rank.cpu:.0%}", duration(rank.loop_lag_max_seconds), rank.lost or "")
         for rank in summary.ranks
     ]
-    return _table("Load generator", ("rank", "host", "CPU", "longest loop lag", "lost"), rows)
-
-
-def _plan(summary: Summary) -> str:
-    plan = summary.plan
-    rate = "as answers come" if plan.requests_per_second is None else f"{plan.requests_per_second:g}"
-    rows: list[Sequence[object]] = [
-        ("Requests per second", rate),
-        ("Seconds measured", "-" if plan.duration_seconds is None else f"{plan.duration_seconds:g}"),
-        ("Requests", "-" if plan.request_count is None else plan.request_count),
-        ("Warm-up, seconds", f"{plan.warmup_seconds:g}"),
-        ("Output tokens at most", plan.max_tokens),
-        ("Temperature", plan.temperature),
-        ("Endpoint", plan.endpoint),
-        ("Streamed", "yes" if plan.stream else "no"),
-        ("Seed", plan.seed),
-        *((f"Label {name}", value) for name, value in sorted(plan.labels.items())),
-    ]
-    return _table("What was asked for", ("", ""), rows)
+    return _grid("Load generator", ("rank", "host", "CPU", "longest loop lag", "lost"), rows, words=(1, 4))
 
 
 def _environment(summary: Summary) -> str:
     environment = summary.environment
-    rows: list[Sequence[object]] = [
+    rows: list[tuple[str, object]] = [
         ("Run", summary.run_id),
         ("tokenstorm", environment.tokenstorm),
         ("Python", environment.python),
         ("Platform", environment.platform),
         ("Hosts", ", ".join(environment.hosts)),
+        ("Job", environment.job_id or "-"),
+        *((f"Replica {name} says", msgspec.json.encode(said).decode()) for name, said in environment.engine.items()),
         *(("Note", note) for note in environment.notes),
     ]
-    return _table("Where it ran", ("", ""), rows)
+    return _facts("Where it ran", rows)
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; every cell is escaped here."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads) if any(heads) else ""
-    lines = ["<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows]
-    return f"<h2>{escape(title)}</h2>\n<table>" + (f"<tr>{head}</tr>" if head else "") + "".join(lines) + "</table>"
+def _facts(title: str, rows: Sequence[tuple[str, object]]) -> str:
+    """Names and what stands for each."""
+    lines = [f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows]
+    return f'<h2>{_text(title)}</h2>\n<table class="facts">{"".join(lines)}</table>'
+
+
+def _grid(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]], words: Sequence[int] = (0,)) -> str:
+    """Figures under heads; what is too wide scrolls. `words` are the columns that may hold long texts."""
+
+    def row(tag: str, cells: Sequence[object]) -> str:
+        classes = [' class="words"' if column in words else "" for column in range(len(cells))]
+        return "".join(f"<{tag}{kind}>{_text(cell)}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
+
+    lines = [f"<tr>{row('th', heads)}</tr>", *(f"<tr>{row('td', cells)}</tr>" for cells in rows)]
+    return f'<h2>{_text(title)}</h2>\n<div class="scroll"><table class="grid">{"".join(lines)}</table></div>'
+
+
+def _text(value: object) -> str:
+    """Everything that is shown, fit for a page."""
+    return escape(printable(str(value)))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from tokenstorm.errors import NOT_JSON, RunError
 from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
@@ -19,8 +20,11 @@ SILENT_LINES = 3
 """A rank that is missing in so many of the last seconds was gone."""
 
 
-def load_summary(paths: RunPaths, *, rebuild: bool = False) -> Summary:
-    """The summary of a run. Raises `RunError` when the folder holds no run, or one without results."""
+def load_summary(paths: RunPaths, *, rebuild: bool = False, goes_on: bool = False) -> Summary:
+    """The summary of a run. Raises `RunError` when the folder holds no run, or one without results.
+
+    `goes_on` tells that the run is not over: without a summary these are its numbers so far.
+    """
     try:
         if not paths.plan.exists():
             message = f"{paths.root} is no run directory: it has no {paths.plan.name}"
@@ -33,16 +37,20 @@ def load_summary(paths: RunPaths, *, rebuild: bool = False) -> Summary:
             written = None
         if written is not None and not rebuild:
             return written
-        return rebuild_summary(paths, written)
+        return rebuild_summary(paths, written, goes_on=goes_on)
     except OSError as error:
         message = f"cannot read {error.filename}: {error.strerror}"
         raise RunError(message) from None
 
 
-def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
+def rebuild_summary(paths: RunPaths, written: Summary | None, *, goes_on: bool = False) -> Summary:
     """Count the result lines again; what they cannot tell comes from the timeline, or from the summary that was written."""
     plan = read_plan(paths.plan)
     files, status = _last_attempt(paths), _status(paths.status)
+    if not files and goes_on:
+        phase = f" (it is {status.phase})" if status else ""
+        message = f"{paths.root} has no result lines yet: the run goes on and has sent nothing so far{phase}"
+        raise RunError(message)
     if not files:
         reason = f" ({status.reason})" if status and status.reason else ""
         message = f"{paths.root} has no result lines: the run ended before its first request{reason}"
@@ -50,6 +58,7 @@ def rebuild_summary(paths: RunPaths, written: Summary | None) -> Summary:
     timeline = _timeline(paths.timeline)
     if written is None:
         tally, run = _cut_off(plan, files, timeline, status)
+        run = replace(run, outcome="running") if goes_on else run
     else:
         tally, run = _again(plan, written, files, timeline)
     for line in timeline:  # inter-chunk times stand there alone

@@ -1,8 +1,11 @@
 """A run for the terminal: one live line while it goes on, a table at the end."""
 
+from collections.abc import Sequence
+
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.plan import Plan, Synthetic
+from tokenstorm.printable import printable_line
 
 _ROWS = {
     "latency_seconds": "latency (from schedule)",
@@ -20,26 +23,32 @@ _CELL = 10
 
 
 def live_line(status: Status, columns: int = 200) -> str:
-    """Achieved and asked rate, in flight, failures, TTFT and latency: one line of so much of it as fits."""
+    """Failures, achieved and asked rate, in flight, TTFT and latency: one line of so much of it as fits."""
     if status.opening:
         return f"opening {_many(status.opening, 'connection')}, then the load starts"[:columns]
     asked = f"/{status.requested_rps:.4g}" if status.requested_rps else ""
     parts = [
         f"{status.elapsed_seconds:4.0f} s {status.phase}",
+        f"{status.failed} failed",
         f"{status.achieved_rps:.1f}{asked} req/s",
         f"{status.output_tokens_per_second:.0f} tok/s",
         f"{status.in_flight} in flight" + (f" +{status.waiting} waiting" if status.waiting else ""),
-        f"{status.failed} failed",
         f"TTFT p50 {duration(status.ttft.p50)} p99 {duration(status.ttft.p99)}",
         f"latency p50 {duration(status.latency.p50)} p99 {duration(status.latency.p99)}",
     ]
     if status.ranks_up < status.ranks:
-        parts.insert(1, f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
+        parts.insert(2, f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
     if status.phase == "draining":
-        parts.insert(1, "waiting for the last answers, Ctrl-C ends at once")
-    while len(parts) > 1 and len(" · ".join(parts)) > columns:
-        parts.pop()
-    return " · ".join(parts)
+        parts.insert(2, "waiting for the last answers, Ctrl-C ends at once")
+    return fitting(parts, columns)
+
+
+def fitting(parts: Sequence[str], columns: int) -> str:
+    """So many of the parts as fit on a line; the first two, time and failures, are always seen."""
+    shown = len(parts)
+    while shown > 2 and len(" · ".join(parts[:shown])) > columns:  # noqa: PLR2004 - as said above
+        shown -= 1
+    return " · ".join(parts[:shown])
 
 
 def summary_text(summary: Summary) -> str:
@@ -48,7 +57,7 @@ def summary_text(summary: Summary) -> str:
     if summary.environment.simulated:
         lines += ["*** SIMULATED ENGINE: these numbers say nothing about real hardware ***", ""]
     lines += [*_head(summary), "", *_table(summary), "", *_replicas(summary), *_verdict(summary)]
-    return "\n".join(lines)
+    return "\n".join(map(printable_line, lines))  # of what came from outside, nothing begins a line of its own
 
 
 def prompts_used(summary: Summary) -> str:
@@ -101,8 +110,9 @@ def _head(summary: Summary) -> list[str]:
         f"{model} at {where}: {kind}",
         f"{loop}, {_many(plan.num_clients, 'client')}, {_many(plan.ranks, 'rank')}, {round(seconds, 3):g} s measured{warmup}",
         "",
-        f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed{missing}"
-        + (f" ({kinds})" if kinds else ""),
+        f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed"
+        + (f" ({kinds})" if kinds else "")
+        + missing,
         f"prompts    {prompts_used(summary)}",
         f"rate       {_figure(rates.achieved_rps)} req/s achieved{asked}",
         f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
@@ -199,6 +209,9 @@ def _verdict(summary: Summary) -> list[str]:
         f"verdict: {summary.verdict.state.upper()}",
     ]
     lines += [f"  - {reason.text}" for reason in summary.verdict.reasons]
-    if summary.outcome != "completed":
+    if summary.outcome == "running":
+        lines.append("  the run goes on: these are its numbers so far")
+    elif summary.outcome != "completed":
         lines.append(f"  the run was {summary.outcome} before its planned end")
+    lines += [f"  note: {note}" for note in summary.environment.notes]
     return lines

@@ -18,6 +18,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     status: ServiceStatus
     recipe_name: str
     engine: str = ""
+    simulated: bool = False
     model: str = ""
     type: str = "service"
     group_id: str | None = None
@@ -153,6 +154,7 @@ class VllmService(msgspec.Struct, frozen=True, kw_only=True):
     status: ServiceStatus
     recipe_name: str = ""
     engine: str = ""
+    simulated: bool = False
     model: str = ""
     healthy_replicas: int = 0
 
@@ -181,6 +183,7 @@ class Prompted(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     routed_to: str | None = None
     service_id: str | None = None
+    simulated: bool = False
     error: str | None = None
 
 
@@ -291,7 +294,10 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Second(msgspec.Struct, frozen=True, kw_only=True):
-    """An event: one second of a run, `t` seconds after its start; counts are of that second."""
+    """An event: one second of a run, `t` seconds after its start; counts are of that second.
+
+    `failed_so_far` is how many requests had failed since the start.
+    """
 
     t: int
     phase: str = ""
@@ -299,6 +305,7 @@ class Second(msgspec.Struct, frozen=True, kw_only=True):
     sent: int = 0
     succeeded: int = 0
     failed: int = 0
+    failed_so_far: int = 0
     unsent: int = 0
     output_tokens: int = 0
     in_flight: int = 0

@@ -1,0 +1,102 @@
+"""A plan in words: each of its fields, with a name for people and a text."""
+
+import shlex
+
+import msgspec
+
+from tokenstorm.plan import Arrival, Length, Plan, PromptFile, PromptList, Synthetic, Target
+
+MOST_SHOWN = 20
+"""Of prompts, stages and targets."""
+MOST_LETTERS = 300
+"""Of one prompt."""
+_NAMES = {
+    "schema": "Schema of the plan",
+    "tokenstorm": "Planned by tokenstorm",
+    "run_id": "Run",
+    "group_id": "Group",
+    "max_tokens": "Output tokens at most",
+    "stream": "Streamed",
+    "ignore_eos": "Exactly so many output tokens (ignore_eos)",
+    "extra_body": "Further fields of each request",
+    "unique_prompts": "Each prompt salted",
+    "num_clients": "Clients",
+    "requests_per_second": "Requests per second",
+    "arrival": "Arrivals",
+    "think_time_seconds": "Think time, seconds",
+    "ramp_seconds": "Clients start within, seconds (closed loop)",
+    "warmup_seconds": "Warm-up, seconds",
+    "duration_seconds": "Measured, seconds",
+    "request_count": "Measured requests",
+    "drain_seconds": "Drain at most, seconds",
+    "request_timeout_seconds": "Timeout of a request, seconds",
+    "ranks": "Ranks",
+    "launch": "Ranks are started by",
+    "host": "The launcher listens on",
+    "start": "Start",
+    "hold_seconds": "Hold at most, seconds (manual start)",
+    "barrier_seconds": "Wait for the ranks at most, seconds",
+    "record_chunks": "Time of every chunk kept",
+}
+
+
+def asked_for(plan: Plan) -> list[tuple[str, str]]:
+    """Every field of a plan, in its order."""
+    fields = {name: _in_words(getattr(plan, name)) for name in plan.__struct_fields__}
+    fields["requests_per_second"] = _rate(plan)
+    return [(_NAMES.get(name, name.replace("_", " ").capitalize()), text) for name, text in fields.items()]
+
+
+def _rate(plan: Plan) -> str:
+    """Of all clients together, however it is given."""
+    if plan.arrival.ramp:
+        return f"from {plan.arrival.ramp.from_rps:.10g} to {plan.arrival.ramp.to_rps:.10g}"
+    if plan.arrival.stages:
+        return _listed([f"{stage.rps:.10g} for {stage.seconds:.10g} s" for stage in plan.arrival.stages], ", ")
+    return "as answers come (closed loop)" if plan.closed_loop else _in_words(plan.requests_per_second)
+
+
+def _in_words(value: object) -> str:
+    match value:
+        case bool() | float():
+            return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.10g}"
+        case Arrival():
+            return f"{value.kind}, burstiness {value.burstiness:.10g}" if value.kind == "gamma" else value.kind
+        case PromptList() | PromptFile() | Synthetic():
+            return _prompts(value)
+        case dict() if value:
+            return msgspec.json.encode(value).decode()
+        case tuple() if value:
+            return _several(value)
+    return "-" if value in (None, "", {}, ()) else str(value)
+
+
+def _several(values: tuple[object, ...]) -> str:
+    """Targets, or the words of a command."""
+    targets = [f"{one.replica}: {one.url}" for one in values if isinstance(one, Target)]
+    return _listed(targets, "\n") if targets else shlex.join(map(str, values))
+
+
+def _prompts(prompts: PromptList | PromptFile | Synthetic) -> str:
+    match prompts:
+        case PromptList():
+            texts = [text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} …" for text in prompts.prompts]
+            return _listed(texts, "\n")
+        case PromptFile():
+            return f"{prompts.path}\nSHA-256 {prompts.sha256}"
+    return f"made up: {_length(prompts.length)} {prompts.unit} of a vocabulary of {prompts.vocabulary}"
+
+
+def _length(length: Length) -> str:
+    match length.kind:
+        case "uniform":
+            return f"{length.low} to {length.high}"
+        case "normal":
+            return f"{length.mean} ± {length.stddev}"
+    return str(length.n)
+
+
+def _listed(texts: list[str], between: str) -> str:
+    """So many of them as one looks at."""
+    more = [f"and {len(texts) - MOST_SHOWN} more"] if len(texts) > MOST_SHOWN else []
+    return between.join([*texts[:MOST_SHOWN], *more])
