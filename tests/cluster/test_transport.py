@@ -187,6 +187,24 @@ def test_nothing_can_be_smuggled_into_a_request(headers: dict[str, str], target:
     asyncio.run(run())
 
 
+def test_a_path_beyond_ascii_passes_as_its_codes() -> None:
+    async def run() -> None:
+        async with talking(echo) as (client, url, _):
+            answer = await client.get(url, extensions={"target": "/é?ü".encode()})
+            assert answer.text == "GET /%C3%A9?%C3%BC  "
+
+    asyncio.run(run())
+
+
+def test_what_headers_say_of_the_length_does_not_count() -> None:
+    async def run() -> None:
+        async with talking(echo) as (client, url, _):
+            for headers in ({"content-length": "1"}, {"content-length": "9"}, {"transfer-encoding": "chunked"}):
+                assert (await client.post(url, content=b"body", headers=headers)).content == b"POST /?  body"
+
+    asyncio.run(run())
+
+
 def test_a_stream_passes_as_it_comes() -> None:
     goes_on = asyncio.Event()
 
