@@ -174,7 +174,7 @@ class _Connection(httpcore.AsyncHTTP11Connection):
         return answer
 
     async def _receive_response_body(self, request: httpcore.Request) -> AsyncIterator[bytes]:
-        """httpcore's own, but for this: what came together goes on together, in one piece."""
+        """Httpcore's own, but for this: what came together goes on together, in one piece."""
         timeout = request.extensions.get("timeout", {}).get("read")
         parts: list[bytes] = []
         while True:
