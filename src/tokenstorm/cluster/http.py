@@ -25,6 +25,8 @@ AGAIN = "tokenstorm.again"
 """An extension of a request: that it may be sent twice, as requests of a safe method may."""
 KEEP_ALIVE_SECONDS = 4.0
 """Engines close idle connections after 5 s; one that is retired before is never found closed."""
+EACH_ANEW = httpx.Limits(max_keepalive_connections=0)
+"""For httpx's own transport, which takes bytes behind an answer for the next one's: no connection is used twice."""
 
 _CLOSE_SECONDS = 1.0
 _INTERIM = 200
