@@ -1,6 +1,7 @@
 """What the Server API says of services is understood, and what goes wrong on the way is said in words."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,32 @@ def test_a_server_api_that_is_not_there_is_said_with_what_to_do() -> None:
 
     with pytest.raises(Unreachable, match=r"is not reachable .*: start it"):
         asyncio.run(work())
+
+
+def test_what_comes_behind_an_answer_tells_nothing_of_the_next_service() -> None:
+    serving: list[asyncio.Task[Any] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                name = (await reader.readuntil(b"\r\n\r\n")).split()[1].rpartition(b"/")[2]
+                for model in (name, b"another"):
+                    body = b'{"status": "running", "model": "%b"}' % model
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
+        await writer.wait_closed()
+
+    async def work() -> list[str | None]:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            services = HttpServices(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            try:
+                return [(await services.find(name)).model for name in ("a", "b", "c")]
+            finally:
+                await services.close()
+                await asyncio.gather(*filter(None, serving))
+
+    assert asyncio.run(work()) == ["a", "b", "c"]
 
 
 def test_keys_do_not_show() -> None:

@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import pytest
 
+from tokenstorm.cluster import http
 from tokenstorm.cluster.http import AGAIN, transport
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.errors import Unreachable
 from tokenstorm.httpd import Handler, Reply, Request, serve
+from waiting import until
 
 
 class CountingShell(LocalShell):
@@ -21,11 +23,13 @@ class CountingShell(LocalShell):
     def __init__(self) -> None:
         super().__init__()
         self.opened = 0
+        self.writers: list[asyncio.StreamWriter] = []
 
     async def open_connection(self, host: str, port: int) -> Streams:
         self.opened += 1
         streams = await super().open_connection("127.0.0.1" if host == "engine" else host, port)
         self.last = streams[0]
+        self.writers.append(streams[1])
         return streams
 
 
@@ -66,6 +70,19 @@ def test_a_connection_that_the_other_side_closed_is_not_used_again() -> None:
                     await asyncio.sleep(0.01)
             assert (await client.get(url)).status_code == 200
             assert shell.opened == 2
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_nobody_asks_for_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when no further request comes."""
+    monkeypatch.setattr(http, "KEEP_ALIVE_SECONDS", 0.05)
+
+    async def run() -> None:
+        async with talking(echo) as (client, url, shell):
+            await asyncio.gather(*(client.get(url) for _ in range(5)))
+            assert len(shell.writers) == 5
+            await until(lambda: all(writer.is_closing() for writer in shell.writers))
 
     asyncio.run(run())
 
@@ -183,6 +200,24 @@ def test_nothing_can_be_smuggled_into_a_request(headers: dict[str, str], target:
             with pytest.raises(httpx.LocalProtocolError):
                 await client.get(url, headers=headers, extensions={"target": target})
             assert not got
+
+    asyncio.run(run())
+
+
+def test_a_path_beyond_ascii_passes_as_its_codes() -> None:
+    async def run() -> None:
+        async with talking(echo) as (client, url, _):
+            answer = await client.get(url, extensions={"target": "/é?ü".encode()})
+            assert answer.text == "GET /%C3%A9?%C3%BC  "
+
+    asyncio.run(run())
+
+
+def test_what_headers_say_of_the_length_does_not_count() -> None:
+    async def run() -> None:
+        async with talking(echo) as (client, url, _):
+            for headers in ({"content-length": "1"}, {"content-length": "9"}, {"transfer-encoding": "chunked"}):
+                assert (await client.post(url, content=b"body", headers=headers)).content == b"POST /?  body"
 
     asyncio.run(run())
 

@@ -22,6 +22,7 @@ from tokenstorm.web import Server, new_app
 
 Answer = Callable[[Request, Reply], None]
 KEY = "the-engines-key"
+LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"
 
 
 class Fleet:
@@ -563,5 +564,37 @@ def test_openais_own_clients_work_through_it(stage: Stage) -> None:
                     return "".join(chunk.choices[0].text for chunk in answer if chunk.choices)
 
             assert await asyncio.to_thread(in_a_thread)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("behind", [b"", LATE], ids=["when it is idle", "behind each answer"])
+def test_callers_get_their_own_answers_from_an_engine_whose_proxy_says_408(behind: bytes) -> None:
+    """It says so to its connections, whoever uses them next."""
+    idle: list[asyncio.StreamWriter] = []
+    serving: list[asyncio.Task[Any] | None] = []
+
+    async def proxied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+                body = await reader.readexactly(length)
+                idle.append(writer)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b%b" % (length, body, behind))
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        async with await asyncio.start_server(proxied, "127.0.0.1", 0) as engine:
+            async with routes([replica(0, engine.sockets[0].getsockname()[1])]) as fleet:
+                for number in range(5):
+                    body = b'{"model": "m", "number": %d}' % number
+                    answer = await fleet.client.post("/vllm/s1/v1/chat/completions", content=body)
+                    assert (answer.status_code, answer.content) == (200, body)
+                    if not behind:
+                        idle.pop().write(LATE)
+            await asyncio.gather(*filter(None, serving))
 
     asyncio.run(main())

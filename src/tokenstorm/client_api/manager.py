@@ -36,7 +36,7 @@ from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.starter import Starter
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.http import EACH_ANEW, transport
 from tokenstorm.cluster.scheduler import JobState, Outcome
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
@@ -90,7 +90,7 @@ class ClientManager:
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._cluster = httpx.AsyncClient(transport=transport(site.shell), trust_env=False)
-        self._outside = httpx.AsyncClient(trust_env=False)
+        self._outside = httpx.AsyncClient(trust_env=False, limits=EACH_ANEW)
         self._observers = Observers(store, self._outside, self.spawn)
         self._follower = Follower(self)
         self._starter = Starter(self, self._follower.wake)

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from tokenstorm.cluster.http import EACH_ANEW
 from tokenstorm.errors import NOT_JSON, Unknown, Unreachable, UsageError
 
 ENDED = frozenset(("completed", "failed", "cancelled", "timeout"))
@@ -81,7 +82,7 @@ class HttpServices:
     def __init__(self, server_url: str, token: str | None = None, client: httpx.AsyncClient | None = None) -> None:
         self._url = server_url.rstrip("/")
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._client = client or httpx.AsyncClient(trust_env=False, timeout=15.0)
+        self._client = client or httpx.AsyncClient(trust_env=False, timeout=15.0, limits=EACH_ANEW)
 
     async def find(self, service_id: str) -> ServiceInfo:
         found = await self._get(f"/services/{quote(service_id, safe='')}", _Service)

@@ -1,15 +1,22 @@
 """httpx over a `Shell`'s connections: any address, as the cluster sees it.
 
-Streamed answers of a hundred engines' requests pass through here token by token, so it parses with httptools: a chunk
-costs a fraction of what httpx's own transport needs for it (benchmarks/passthrough.py).
+httpcore speaks HTTP/1.1 over each connection; which of them wait to be used again is kept here. httpcore's own pool goes
+through all of its connections for each idle one at each request (8 ms of CPU with 100 idle), ends idle connections only when
+the next request comes, and does not tell whether one was used before, by which it is decided what may be resent.
+
+HTTP/1.1 answers bear no name: what comes next is taken for the answer to the request before. So a connection on which
+anything came that was not asked for, the end included, is never used again.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from time import monotonic
+import re
+import select
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
-import httptools
+import h11
+import httpcore
 import httpx
 
 from tokenstorm.cluster.shell import Shell, Streams
@@ -18,17 +25,32 @@ AGAIN = "tokenstorm.again"
 """An extension of a request: that it may be sent twice, as requests of a safe method may."""
 KEEP_ALIVE_SECONDS = 4.0
 """Engines close idle connections after 5 s; one that is retired before is never found closed."""
+EACH_ANEW = httpx.Limits(max_keepalive_connections=0)
+"""For httpx's own transport, which takes bytes behind an answer for the next one's: no connection is used twice."""
 
 _CLOSE_SECONDS = 1.0
-_READ_BYTES = 256 * 1024
-_MAX_HEAD_BYTES = 256 * 1024
 _INTERIM = 200
 """Statuses below this one are followed by the true answer."""
-_SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
+_TIMED_OUT = 408
+"""Proxies say so to a connection that idles, and it may cross with a request."""
+_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 _BODILESS = frozenset((204, 304))
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_HTTPX_NAME: dict[type[Exception], type[httpx.TransportError]] = {
+    httpcore.ConnectTimeout: httpx.ConnectTimeout,
+    httpcore.ReadTimeout: httpx.ReadTimeout,
+    httpcore.WriteTimeout: httpx.WriteTimeout,
+    httpcore.ConnectError: httpx.ConnectError,
+    httpcore.ReadError: httpx.ReadError,
+    httpcore.LocalProtocolError: httpx.LocalProtocolError,
+    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
+}
 
 
 Connect = Callable[[str, int], Awaitable[Streams]]
+_Address = tuple[str, int]
 
 
 def transport(shell: Shell, connect: Connect | None = None) -> httpx.AsyncBaseTransport:
@@ -45,7 +67,7 @@ def transport(shell: Shell, connect: Connect | None = None) -> httpx.AsyncBaseTr
 class _Transport(httpx.AsyncBaseTransport):
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._idle: dict[tuple[str, int], list[_Connection]] = {}
+        self._idle: dict[_Address, list[_Connection]] = {}
         self._closed = False
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -53,18 +75,11 @@ class _Transport(httpx.AsyncBaseTransport):
         if request.url.scheme != "http":
             message = f"{request.url.scheme}:// is not spoken inside the cluster: give an http:// address"
             raise httpx.UnsupportedProtocol(message, request=request)
-        origin = request.url.host, request.url.port or 80
-        data = _encode(request, await request.aread())
-        timeout = request.extensions.get("timeout", {})
-        if kept := await self._kept(origin):
-            try:
-                return await self._exchange(kept, origin, request.method, data, timeout)
-            except httpx.TransportError as error:
-                again = request.method in _SAFE or request.extensions.get(AGAIN, False)
-                if kept.heard or not again or isinstance(error, httpx.TimeoutException):
-                    raise
-        opened = _Connection(await self._open(origin, timeout.get("connect")))
-        return await self._exchange(opened, origin, request.method, data, timeout)
+        address = request.url.host, request.url.port or 80
+        asked = _for_httpcore(request, await request.aread())
+        with _as_httpx():
+            connection, answer = await self._exchange(address, asked)
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(self, connection, asked, answer))
 
     async def aclose(self) -> None:
         self._closed = True
@@ -72,219 +87,253 @@ class _Transport(httpx.AsyncBaseTransport):
             self._sweeping.cancel()
         for connections in self._idle.values():
             for connection in connections:
-                await connection.close()
+                await connection.aclose()
         self._idle.clear()
 
-    async def _open(self, origin: tuple[str, int], timeout: float | None) -> Streams:
-        host, port = origin
+    async def _exchange(self, address: _Address, request: httpcore.Request) -> "tuple[_Connection, httpcore.Response]":
+        """Send a request and wait for the head of its answer: on a kept connection where there is one, else on a new one."""
+        again = request.method in _SAFE or request.extensions.get(AGAIN, False)
+        if kept := self._kept(address):
+            try:
+                answer = await kept.exchange(request)
+                if answer.status != _TIMED_OUT or not again:
+                    return kept, answer
+                await kept.aclose()
+            except httpcore.ConnectionNotAvailable:
+                pass  # nothing was sent
+            except (httpcore.NetworkError, httpcore.RemoteProtocolError):
+                if kept.wire.heard or not again:
+                    raise
+        streams = await self._open(address, request.extensions.get("timeout", {}).get("connect"))
+        opened = _Connection(address, request.url.origin, streams)
+        try:
+            return opened, await opened.exchange(request)
+        except httpcore.ConnectionNotAvailable as error:
+            message = f"{address[0]}:{address[1]}: it closed the connection, or spoke, before anything was asked"
+            raise httpcore.ConnectError(message) from error
+
+    async def _open(self, address: _Address, timeout: float | None) -> Streams:
+        host, port = address
         try:
             async with asyncio.timeout(timeout):
                 return await self._connect(host, port)
         except TimeoutError as error:  # before OSError, of which it is one
             message = f"{host}:{port}: it took too long"
-            raise httpx.ConnectTimeout(message) from error
+            raise httpcore.ConnectTimeout(message) from error
         except OSError as error:
             message = f"{host}:{port}: {error.strerror or error}"
-            raise httpx.ConnectError(message) from error
+            raise httpcore.ConnectError(message) from error
 
-    async def _exchange(
-        self,
-        connection: "_Connection",
-        origin: tuple[str, int],
-        method: str,
-        data: bytes,
-        timeout: dict[str, float | None],
-    ) -> httpx.Response:
-        """Send a request and wait for the head of its answer."""
-        answer = _Answer(connection, origin, method, self)
-        try:
-            await connection.write(data, timeout.get("write"))
-            await answer.head(timeout.get("read"))
-        except BaseException:  # whatever ends the wait, the connection is of no more use
-            await connection.close()
-            raise
-        return httpx.Response(answer.status, headers=answer.headers, stream=answer)
-
-    async def _kept(self, origin: tuple[str, int]) -> "_Connection | None":
-        connections = self._idle.get(origin, [])
+    def _kept(self, address: _Address) -> "_Connection | None":
+        connections = self._idle.get(address, [])
         while connections:
             connection = connections.pop()
-            if connection.usable(monotonic()):
+            if connection.reusable():
                 return connection
-            await connection.close()
+            connection.wire.drop()
         return None
 
-    async def keep(self, origin: tuple[str, int], connection: "_Connection") -> None:
-        """Take back a connection whose answer is complete; it is let go of when nobody asks for it in time."""
-        if self._closed:
-            await connection.close()
+    async def release(self, connection: "_Connection", *, certain: bool) -> None:
+        """Take back a connection whose answer was read or given up; it is closed when nobody asks for it in time."""
+        if self._closed or not certain or not connection.reusable():
+            await connection.aclose()
             return
-        connection.idle_since = monotonic()
-        self._idle.setdefault(origin, []).append(connection)
+        self._idle.setdefault(connection.address, []).append(connection)
         if self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         self._sweeping = None
-        now = monotonic()
-        for origin, connections in tuple(self._idle.items()):
-            for stale in [one for one in connections if not one.usable(now)]:
+        for address, connections in tuple(self._idle.items()):
+            for stale in [one for one in connections if not one.reusable()]:
                 connections.remove(stale)
-                stale.drop()
+                stale.wire.drop()
             if not connections:
-                del self._idle[origin]
+                del self._idle[address]
         if self._idle:
             self._sweeping = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS / 4, self._sweep)
 
 
-class _Connection:
-    """One connection. `heard` is whether anything has come of the present answer."""
+class _Connection(httpcore.AsyncHTTP11Connection):
+    """One connection, with httpcore's framing and state."""
+
+    def __init__(self, address: _Address, origin: httpcore.Origin, streams: Streams) -> None:
+        self.address = address
+        self.wire = _Stream(streams)
+        super().__init__(origin, self.wire, KEEP_ALIVE_SECONDS)
+
+    async def exchange(self, request: httpcore.Request) -> httpcore.Response:
+        """Raises `ConnectionNotAvailable` when nothing was sent, since the other side had closed, or spoken unasked."""
+        try:
+            answer = await self.handle_async_request(request)
+        except BaseException:  # httpcore leaves it open where it is cancelled before it begins
+            await self.aclose()
+            raise
+        if answer.status < _INTERIM:
+            await self.aclose()
+            message = "the other side switches to a protocol that nobody asked for"
+            raise httpcore.RemoteProtocolError(message)
+        return answer
+
+    async def _receive_response_body(self, request: httpcore.Request) -> AsyncIterator[bytes]:
+        """Httpcore's own, but for this: what came together goes on together, in one piece."""
+        timeout = request.extensions.get("timeout", {}).get("read")
+        parts: list[bytes] = []
+        while True:
+            try:
+                event = self._h11_state.next_event()
+            except h11.RemoteProtocolError as error:
+                raise httpcore.RemoteProtocolError(str(error)) from error
+            if isinstance(event, h11.Data):
+                parts.append(bytes(event.data))
+                continue
+            if parts:
+                yield b"".join(parts)
+                parts.clear()
+            if event is not h11.NEED_DATA:
+                break
+            self._h11_state.receive_data(await self.wire.read(self.READ_NUM_BYTES, timeout))
+
+    def reusable(self) -> bool:
+        """Whether its last answer is complete, nothing came after it, and it has not waited for too long.
+
+        httpcore sees what the stream still holds, but not what it has read together with the answer's end, and would
+        begin the next answer with that.
+        """
+        return self.is_idle() and not self.has_expired() and not self._h11_state.trailing_data[0]
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A shell's connection for httpcore. `heard` is whether anything has come since the last request."""
 
     def __init__(self, streams: Streams) -> None:
         self._reader, self._writer = streams
+        self._unsent: list[bytes] = []
+        self._write_timeout: float | None = None
         self.heard = False
-        self.idle_since = 0.0
 
-    def usable(self, now: float) -> bool:
-        return now - self.idle_since < KEEP_ALIVE_SECONDS and not self._reader.at_eof()
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Head, body and end come apart: they are sent as one, before the first read."""
+        self._unsent.append(buffer)
+        self._write_timeout = timeout
 
-    async def write(self, data: bytes, timeout: float | None) -> None:
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._unsent:
+            await self._send()
+        try:
+            if timeout is None:
+                data = await self._reader.read(max_bytes)
+            else:
+                async with asyncio.timeout(timeout):
+                    data = await self._reader.read(max_bytes)
+        except TimeoutError as error:
+            message = "reading: it took too long"
+            raise httpcore.ReadTimeout(message) from error
+        except OSError as error:
+            message = f"reading: {error.strerror or error}"
+            raise httpcore.ReadError(message) from error
+        self.heard = self.heard or bool(data)
+        return data
+
+    async def _send(self) -> None:
+        """An error is left to the read that follows: a request that is refused in its middle may have an answer."""
+        if self._is_readable():
+            raise httpcore.ConnectionNotAvailable
+        data = b"".join(self._unsent)
+        self._unsent.clear()
         self.heard = False
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._write_timeout):
                 self._writer.write(data)
                 await self._writer.drain()
         except TimeoutError as error:
             message = "writing: it took too long"
-            raise httpx.WriteTimeout(message) from error
-        except OSError as error:
-            message = f"writing: {error.strerror or error}"
-            raise httpx.WriteError(message) from error
-
-    async def read(self, timeout: float | None) -> bytes:
-        """What there is; nothing at the end."""
-        try:
-            if timeout is None:
-                data = await self._reader.read(_READ_BYTES)
-            else:
-                async with asyncio.timeout(timeout):
-                    data = await self._reader.read(_READ_BYTES)
-        except TimeoutError as error:
-            message = "reading: it took too long"
-            raise httpx.ReadTimeout(message) from error
-        except OSError as error:
-            message = f"reading: {error.strerror or error}"
-            raise httpx.ReadError(message) from error
-        self.heard = self.heard or bool(data)
-        return data
+            raise httpcore.WriteTimeout(message) from error
+        except OSError:
+            pass
 
     def drop(self) -> None:
         """Close it, with nothing left to say."""
         self._writer.close()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close it, and wait a moment for that; a peer that reads nothing must not hold anybody up."""
         self._writer.close()
         with contextlib.suppress(OSError):  # a TimeoutError is one
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._writer.wait_closed()
 
+    def get_extra_info(self, info: str) -> Any:
+        return self._is_readable() if info == "is_readable" else None
 
-class _Answer(httpx.AsyncByteStream):
-    """The answer to one request: httptools calls the methods that begin with `on_`."""
+    def _is_readable(self) -> bool:
+        """Whether bytes or the end have come, be they in the reader's buffer or still in the kernel's. It may cost a byte."""
+        if self._writer.is_closing():
+            return True
+        reading = self._reader.read(1)
+        try:
+            reading.send(None)  # one step of it, which ends it unless it has to wait
+        except (StopIteration, OSError):
+            return True
+        reading.close()
+        polled = select.poll()
+        polled.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(polled.poll(0))
 
-    def __init__(self, connection: _Connection, origin: tuple[str, int], method: str, pool: _Transport) -> None:
-        self._connection, self._origin, self._pool = connection, origin, pool
-        self._is_head = method == "HEAD"
-        self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
-        self._in_head, self._complete, self._framed, self._reusable = True, False, False, False
-        self._timeout: float | None = None
+
+class _Body(httpx.AsyncByteStream):
+    """The body of an answer, as it comes; its connection is released after it."""
+
+    def __init__(
+        self, pool: _Transport, connection: _Connection, request: httpcore.Request, answer: httpcore.Response
+    ) -> None:
+        self._pool, self._connection, self._request, self._answer = pool, connection, request, answer
         self._released = False
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-
-    async def head(self, timeout: float | None) -> None:
-        """Read up to the end of the head."""
-        self._timeout = timeout
-        size = 0
-        while self._in_head:
-            size += await self._more()
-            if size > _MAX_HEAD_BYTES and self._in_head:
-                message = f"the answer's head is larger than {_MAX_HEAD_BYTES} bytes"
-                raise httpx.RemoteProtocolError(message)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            if self._parts:
-                part = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                self._parts.clear()
+        assert isinstance(self._answer.stream, AsyncIterable)
+        with _as_httpx():
+            async for part in self._answer.stream:
                 yield part
-            elif self._complete:
-                break
-            else:
-                await self._more()
         await self.aclose()
 
     async def aclose(self) -> None:
         if self._released:
             return
         self._released = True
-        if self._complete and self._reusable:
-            await self._pool.keep(self._origin, self._connection)
-        else:
-            await self._connection.close()
-
-    async def _more(self) -> int:
-        """Read once. Raises httpx's errors for an answer that is broken, or breaks off."""
-        data = await self._connection.read(self._timeout)
-        if not data:
-            if self._in_head or self._framed:
-                message = "the other side closed the connection before the answer was complete"
-                raise httpx.RemoteProtocolError(message)
-            self._complete = True
-            return 0
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not (self._complete and self._is_head):  # of an answer to HEAD nothing after the head is of interest
-                message = f"the answer is no HTTP: {error}"
-                raise httpx.RemoteProtocolError(message) from error
-        return len(data)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # trailers are dropped
-            self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        if self.status < _INTERIM:
-            self.headers = []
-            return
-        self._in_head = False
-        names = {name.lower() for name, _ in self.headers}
-        self._framed = bool(names & {b"content-length", b"transfer-encoding"}) or self.status in _BODILESS
-        self._complete = self._is_head
-
-    def on_body(self, body: bytes) -> None:
-        if not self._is_head:
-            self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        if not self._in_head:
-            self._complete = True
-            self._reusable = not self._is_head and self._framed and self._parser.should_keep_alive()
+            await self._answer.aclose()
+        except BaseException:  # cancelled before httpcore knew what became of the connection
+            await self._connection.aclose()
+            raise
+        certain = _is_certain(self._request, self._answer)
+        await self._pool.release(self._connection, certain=certain)
 
 
-def _encode(request: httpx.Request, body: bytes) -> bytes:
-    """A request on the wire. Raises httpx.LocalProtocolError for what would be read as more than it is."""
-    target = request.extensions.get("target", request.url.raw_path)
-    named = [pair for pair in request.headers.raw if pair[0].lower() not in {b"content-length", b"transfer-encoding"}]
-    if body or request.method in {"POST", "PUT", "PATCH"}:
+def _for_httpcore(request: httpx.Request, body: bytes) -> httpcore.Request:
+    """Whatever its headers say, its length is that of its body. Bytes beyond ASCII pass in a path as their codes."""
+    named = [pair for pair in request.headers.raw if pair[0].lower() not in _FRAMING]
+    if body or request.method in _WITH_BODY:
         named.append((b"Content-Length", b"%d" % len(body)))
-    words = [request.method.encode(), target, *(word for pair in named for word in pair)]
-    if any(bad in word for word in words for bad in (b"\r", b"\n", b"\0")) or b" " in target:
-        message = "a header or the path holds a line break, or the path a space"
-        raise httpx.LocalProtocolError(message, request=request)
-    lines = b"".join(b"%b: %b\r\n" % pair for pair in named)
-    return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (words[0], target, lines, body)
+    target = _NOT_ASCII.sub(
+        lambda found: b"%%%02X" % found[0][0], request.extensions.get("target", request.url.raw_path)
+    )
+    url = httpcore.URL(scheme=b"http", host=request.url.raw_host, port=request.url.port or 80, target=target)
+    kept = {name: value for name, value in request.extensions.items() if name != "target"}
+    return httpcore.Request(request.method, url, headers=named, content=body, extensions=kept)
+
+
+def _is_certain(request: httpcore.Request, answer: httpcore.Response) -> bool:
+    """Whether the head leaves no doubt about where the answer ends, and it is none to a connection that idles."""
+    framing = [name for name, _ in answer.headers if name.lower() in _FRAMING]
+    bodiless = request.method == b"HEAD" or answer.status in _BODILESS
+    return answer.status != _TIMED_OUT and len(framing) == (0 if bodiless else 1)
+
+
+@contextlib.contextmanager
+def _as_httpx() -> Iterator[None]:
+    """What httpcore raises as what httpx does."""
+    try:
+        yield
+    except tuple(_HTTPX_NAME) as error:
+        raise _HTTPX_NAME[type(error)](str(error)) from error
