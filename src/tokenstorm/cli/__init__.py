@@ -1,8 +1,6 @@
 """The `tokenstorm` command."""
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +9,7 @@ from tokenstorm import __version__
 from tokenstorm.cli import bench
 from tokenstorm.cli import commands as services
 from tokenstorm.errors import TokenstormError
-from tokenstorm.simulator import __main__ as simulator
-
-INTERRUPTED = 128 + signal.SIGINT
+from tokenstorm.simulator import command as simulator
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,17 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
     try:
-        code = command(args)
-        sys.stdout.flush()
+        return command(args)
     except TokenstormError as error:
         sys.stderr.write(f"tokenstorm: {error}\n")
         return error.exit_code
-    except BrokenPipeError:  # whoever read the output has gone; nothing must be written at the exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:
