@@ -334,12 +334,13 @@ class Launcher:
             await beside(partial(write_atomically, path, data), seconds)
 
     def _phase_now(self) -> str:
-        """The phase of the group: that of its ranks, once they run."""
+        """The phase of the group: that of its ranks, once they run; what a lost one said last counts no more."""
         if self._phase != "running":
             return self._phase
         if not self._group.last:
             return "warmup" if self.plan.warmup_seconds else "measured"
-        phases = {delta.phase for delta in self._group.last.values()}
+        up = self._ranks_up()
+        phases = {delta.phase for rank, delta in self._group.last.items() if up[rank]}
         return next((phase for phase in ("warmup", "measured", "draining") if phase in phases), "draining")
 
     def _elapsed_ns(self) -> int:
