@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, PlanError
+from tokenstorm.written import OtherVersion, refuse_later_version, refuse_other_version
 
 SCHEMA: Literal[1] = 1
 
@@ -265,9 +266,17 @@ def read_plan(path: Path) -> Plan:
 def decode_plan(data: bytes, where: str) -> Plan:
     """Decode a plan; `where` names its source in errors."""
     try:
-        _refuse_other_version(data, where)
+        return _decode_plan(data, where)
+    except OtherVersion as error:
+        raise PlanError(str(error)) from None
+
+
+def _decode_plan(data: bytes, where: str) -> Plan:
+    refuse_other_version(data, where)
+    try:
         return msgspec.json.decode(data, type=Plan)
     except msgspec.ValidationError as error:
+        refuse_later_version(data, where, _explain(error))
         message = f"{where}: {_explain(error)}"
         raise PlanError(message) from None
     except NOT_JSON as error:
@@ -280,17 +289,6 @@ def encode_plan(plan: Plan) -> bytes:
     return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
 
 
-class _Written(msgspec.Struct):
-    tokenstorm: str
-
-
-def _refuse_other_version(data: bytes, where: str) -> None:
-    written = msgspec.json.decode(data, type=_Written).tokenstorm
-    if written.partition(".")[0] != __version__.partition(".")[0]:
-        message = f"{where} was written for tokenstorm {written}, this is {__version__}: use the same major version"
-        raise PlanError(message)
-
-
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 
@@ -300,8 +298,6 @@ def _explain(error: msgspec.ValidationError) -> str:
     what = what.replace("Object contains unknown field", "there is no field").replace(
         "Object missing required", "missing"
     )
-    if what == "Invalid enum value 2" and path.startswith(".schema"):
-        what = "Another version of tokenstorm wrote this: it must be 1"
     if bound := re.fullmatch(r"Expected `(?:int|float)` (>=|<=|>|<) (-?[\d.e+]+)", what):
         what = f"Must be {_BOUNDS[bound[1]]} {float(bound[2]):g}"
     what = what.replace("Expected `str` of length >= 1", "Must not be empty")

@@ -471,6 +471,7 @@ class Launcher:
             unsent_by_lost_ranks=merged.unsent,
             left_out=sorted(group.left_out),
             environment=msgspec.structs.replace(environment, notes=notes),
+            missing=merged.missing,
         )
         return summarize(run, merged.tally)
 
