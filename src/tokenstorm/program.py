@@ -50,19 +50,23 @@ def run(load: Callable[[], Callable[[], int]]) -> int:
     """
     _open_closed()
     sys.stdout, sys.stderr = _output(sys.stdout, sys.__stdout__, _STDOUT), _output(sys.stderr, sys.__stderr__, _STDERR)
-    with interrupts_leave():
-        command = load()
     try:
         try:
+            with interrupts_leave():
+                command = load()
             return command()
         finally:  # argparse leaves by SystemExit
             sys.stdout.flush()
     except OutputLost as lost:
-        if not lost.gone:
-            sys.stderr.write("; ".join([f"tokenstorm: {lost}", *getattr(lost, "__notes__", [])]) + "\n")
+        hints = getattr(lost, "__notes__", [])
+        if hints or not lost.gone:
+            sys.stderr.write("; ".join([f"tokenstorm: {lost}", *hints]) + "\n")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _leave)  # all is done but Python's own end
 
 
 @contextmanager
@@ -73,8 +77,10 @@ def interrupts_leave() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, _leave)
-    yield
-    signal.signal(signal.SIGINT, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ends() -> list[signal.Signals]:

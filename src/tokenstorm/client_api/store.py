@@ -243,7 +243,7 @@ class Store:
 
 
 def _refuse_other_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Files of before there were numbers have 0."""
+    """A file that is new has 0."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found not in {0, _VERSION}:
         connection.close()
