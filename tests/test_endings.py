@@ -139,7 +139,11 @@ def counting_down(stage: Stage) -> Callable[..., tuple[subprocess.Popen[str], Ru
     def start() -> tuple[subprocess.Popen[str], Run, Any]:
         truth, run = stage.truth(), Run(stage.folder / "run")
         plan = stage.plan_file(
-            run, targets=[{"replica": "0", "url": truth.url}], num_clients=MANY_CLIENTS, duration_seconds=60, ranks=1
+            run,
+            targets=[{"replica": "0", "url": truth.url}],
+            num_clients=MANY_CLIENTS,
+            requests_per_second=MANY_CLIENTS,
+            duration_seconds=60,
         )
         (run.root / "secrets.json").write_text(json.dumps({"launcher": SECRET}))
         (run.root / "summary.json").write_text("{}")  # of an earlier attempt
