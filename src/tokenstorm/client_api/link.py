@@ -13,6 +13,7 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON, Unreachable, UsageError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.sdk.lines import Lines
+from tokenstorm.written import fault
 
 ASK_EVERY = 0.5
 """Seconds between questions to a launcher whose run has not started: its events begin with the first second."""
@@ -111,7 +112,7 @@ class LauncherLink:
         except FileNotFoundError:
             return []
         except NOT_JSON as error:
-            raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
+            raise _gone(self._folder, f"its status.json cannot be read: {fault(error)}") from None
         seconds = [Said(status, line, written=True) for line in await self._new_seconds()]
         return seconds or [Said(status, None, written=True)]
 
@@ -141,7 +142,7 @@ class LauncherLink:
         except FileNotFoundError:
             raise _gone(self._folder, "it has not opened its port yet") from None
         except NOT_JSON as error:
-            raise _gone(self._folder, f"its address.json cannot be read: {error}") from None
+            raise _gone(self._folder, f"its address.json cannot be read: {fault(error)}") from None
         return self.address
 
 

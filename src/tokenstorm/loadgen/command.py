@@ -12,6 +12,7 @@ from tokenstorm.loadgen.launcher import Launcher, handle_signals
 from tokenstorm.loadgen.process import run_rank
 from tokenstorm.plan import read_plan
 from tokenstorm.runs import RunPaths
+from tokenstorm.written import fault
 
 
 class Secrets(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,7 +29,7 @@ def read_secrets(path: Path) -> Secrets:
     except FileNotFoundError:
         return Secrets()
     except NOT_JSON as error:
-        message = f"{path}: {error}"
+        message = f"{path}: {fault(error)}"
         raise UsageError(message) from None
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
