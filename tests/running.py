@@ -155,7 +155,8 @@ class Stage:
     def popen(self, argv: list[str], **options: Any) -> subprocess.Popen[str]:
         """A process in a group of its own, so that its children can be ended with it."""
         environment = options.pop("env", None) or self.environment()
-        process = subprocess.Popen(argv, text=True, start_new_session=True, env=environment, **options)
+        options.setdefault("start_new_session", True)
+        process = subprocess.Popen(argv, text=True, env=environment, **options)
         self.processes.append(process)
         return process
 

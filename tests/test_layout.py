@@ -24,9 +24,9 @@ sys.meta_path.insert(0, OnlyTheBase())
         "loadgen",
         "loadgen.launcher",
         "loadgen.process",
-        "loadgen.__main__",
+        "loadgen.command",
         "node.__main__",
-        "simulator.__main__",
+        "simulator.command",
         "cli",
     ],
 )
@@ -36,7 +36,7 @@ def test_everything_runs_on_python_and_the_three_dependencies_alone(module: str)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", ["tokenstorm.loadgen.launcher", "tokenstorm.simulator.__main__"])
+@pytest.mark.parametrize("module", ["tokenstorm.loadgen.launcher", "tokenstorm.simulator.command"])
 def test_simulator_and_load_generator_do_not_know_each_other(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"import {module}, sys; print(*sys.modules, sep='\\n')"],

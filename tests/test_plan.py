@@ -57,7 +57,7 @@ def test_a_plan_comes_back_from_its_file_as_it_was(shape: str, tmp_path: Path) -
 
 
 @given(
-    st.text(min_size=1).filter(lambda text: text.isprintable()),
+    st.text(min_size=1).filter(lambda text: text.isprintable() and text.strip()),
     st.floats(min_value=1e-3, max_value=1e6),
     st.integers(min_value=0, max_value=2**63 - 1),
 )

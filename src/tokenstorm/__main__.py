@@ -1,8 +1,23 @@
-"""`python -m tokenstorm`."""
+"""`python -m tokenstorm`, and the command `tokenstorm`. Imports the rest where Ctrl-C is minded."""
 
-import sys
+from collections.abc import Callable
 
-from tokenstorm.cli import main
+try:
+    from tokenstorm.program import run
+except KeyboardInterrupt:  # even this takes some milliseconds
+    raise SystemExit(130) from None
+
+
+def main() -> int:
+    """Run the command line. Returns the exit code."""
+    return run(_load)
+
+
+def _load() -> Callable[[], int]:
+    from tokenstorm.cli import main as command  # noqa: PLC0415
+
+    return command
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, PlanError
+from tokenstorm.written import OtherVersion, refuse_later_version, refuse_other_version
 
 SCHEMA: Literal[1] = 1
 
@@ -284,9 +285,17 @@ def read_plan(path: Path) -> Plan:
 def decode_plan(data: bytes, where: str) -> Plan:
     """Decode a plan; `where` names its source in errors."""
     try:
-        _refuse_other_version(data, where)
+        return _decode_plan(data, where)
+    except OtherVersion as error:
+        raise PlanError(str(error)) from None
+
+
+def _decode_plan(data: bytes, where: str) -> Plan:
+    refuse_other_version(data, where)
+    try:
         return msgspec.json.decode(data, type=Plan)
     except msgspec.ValidationError as error:
+        refuse_later_version(data, where, str(_plan_error(error)))
         message = f"{where}: {_plan_error(error)}"
         raise PlanError(message) from None
     except NOT_JSON as error:
@@ -297,17 +306,6 @@ def decode_plan(data: bytes, where: str) -> Plan:
 def encode_plan(plan: Plan) -> bytes:
     """The plan as `plan.json` holds it."""
     return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
-
-
-class _Written(msgspec.Struct):
-    tokenstorm: str
-
-
-def _refuse_other_version(data: bytes, where: str) -> None:
-    written = msgspec.json.decode(data, type=_Written).tokenstorm
-    if written.partition(".")[0] != __version__.partition(".")[0]:
-        message = f"{where} was written for tokenstorm {written}, this is {__version__}: use the same major version"
-        raise PlanError(message)
 
 
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}

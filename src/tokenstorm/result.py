@@ -1,14 +1,16 @@
 """What happened to one request: the record that every stage passes on, and a line of `results.*.jsonl`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
-from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.errors import NOT_JSON
+from tokenstorm.written import fault, refuse_other_version
 
 SCHEMA: Literal[1] = 1
+T = TypeVar("T")
 
 CENSORED = "censored"
 """The failure kind of a request that was still in flight when the drain ended: neither succeeded nor failed."""
@@ -107,18 +109,31 @@ encode_result = msgspec.json.Encoder().encode
 """Result → one JSON line without its newline."""
 
 
-def read_results(path: Path) -> Iterator[Result]:
-    """The results in one file; a last line that was cut off by a kill is left out.
+Skip = Callable[[str], None]
+"""Is told, in words, of each line that cannot be read."""
 
-    Raises `RunError` for a line that is whole but no result.
+
+def read_results(path: Path, skip: Skip) -> Iterator[Result]:
+    """The results in one file; a line that is none, or is cut off, costs that line.
+
+    Raises OSError, and `OtherVersion` where another version wrote the file.
     """
-    decode = msgspec.json.Decoder(Result).decode
+    return read_lines(path, Result, skip)
+
+
+def read_lines(path: Path, kind: type[T], skip: Skip) -> Iterator[T]:
+    """The same of a file of any kind of lines."""
+    decode = msgspec.json.Decoder(kind).decode
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
+                skip(f"{path.name}, line {number}: it is cut off")
                 return
             try:
-                yield decode(line)
+                value = decode(line)
             except NOT_JSON as error:
-                message = f"{path}, line {number}: not a result line: {error}; take it out to see the rest"
-                raise RunError(message) from None
+                if number == 1:
+                    refuse_other_version(line, str(path))
+                skip(f"{path.name}, line {number}: {fault(error)}")
+            else:
+                yield value

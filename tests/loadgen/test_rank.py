@@ -117,7 +117,7 @@ def drive(folder: Path, some: Plan, during: Callable[[Rank, Standstill], None] |
             await over.wait()
         rank.take_live()
         assert writer.close(20).lost_lines == 0
-        return Driven(rank.total, list(read_results(path)), rank.window, path)
+        return Driven(rank.total, list(read_results(path, pytest.fail)), rank.window, path)
 
     return uvloop.run(main())
 
@@ -133,7 +133,7 @@ def assert_sums(driven: Driven, some: Plan) -> None:
     assert end is not None
     assert (driven.tally.warmup.scheduled, counts.scheduled) == scheduled_count(some, 0, 1, end)
     assert counts.scheduled == counts.sent + counts.unsent
-    again = tally_of([driven.path], driven.window)
+    again = tally_of([driven.path], driven.window, pytest.fail)
     assert again.counts == counts
     assert (again.warmup, again.replicas) == (driven.tally.warmup, driven.tally.replicas)
     assert (again.overslept, again.waited) == (driven.tally.overslept, driven.tally.waited)

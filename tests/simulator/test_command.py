@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tokenstorm.simulator.__main__ import main
+from tokenstorm.simulator.command import main
 
 COMMAND = [sys.executable, "-m", "tokenstorm.simulator"]
 
@@ -27,7 +27,7 @@ def started(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_says_where_it_listens_and_ends_cleanly_when_told_to(number: signal.Signals) -> None:
     with started("--port", "0", "--model", "m", "--preset", "fast") as (process, line):
         found = re.fullmatch(r"serving m at (http://127\.0\.0\.1:\d+) \(simulated engine, preset fast\)\n", line)

@@ -1,10 +1,6 @@
 """The `tokenstorm` command."""
 
 import argparse
-import io
-import os
-import signal
-import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -14,9 +10,7 @@ from tokenstorm.cli import commands as services
 from tokenstorm.cli.terminal import tell
 from tokenstorm.errors import TokenstormError
 from tokenstorm.printable import printable
-from tokenstorm.simulator import __main__ as simulator
-
-INTERRUPTED = 128 + signal.SIGINT
+from tokenstorm.simulator import command as simulator
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,22 +30,13 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 done but the verdict is `invalid`."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that have no µ and no →
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
     try:
-        code = command(args)
-        sys.stdout.flush()
+        return command(args)
     except TokenstormError as error:
         tell(str(error))
         return error.exit_code
-    except BrokenPipeError:  # whoever read the output has gone; nothing must be written at the exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Load from this machine, with no services: `bench` and `report`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import uvloop
@@ -11,6 +12,7 @@ from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.options import add_load_options, api_key_of, plan_of
 from tokenstorm.plan import Plan
+from tokenstorm.program import OutputLost
 from tokenstorm.report.life import life_of
 from tokenstorm.report.load import load_summary
 from tokenstorm.report.text import live_line
@@ -57,7 +59,13 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
     except NotWritten as error:
         show_summary(error.summary, str(paths.root), as_json=args.json)
         raise
-    return show_summary(summary, str(paths.root), as_json=args.json)
+    try:
+        code = show_summary(summary, str(paths.root), as_json=args.json)
+        sys.stdout.flush()
+    except OutputLost as lost:
+        lost.add_note(f"`tokenstorm report {paths.root}` shows the results")
+        raise
+    return code
 
 
 def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tokenstorm.errors import RunError
 from tokenstorm.options import add_load_options
+from tokenstorm.program import interrupts_leave
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - what add_subparsers gives
@@ -41,7 +42,8 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
 
     def run(args: argparse.Namespace) -> int:
         try:
-            found = importlib.import_module(f"tokenstorm.cli.{module}")
+            with interrupts_leave():
+                found = importlib.import_module(f"tokenstorm.cli.{module}")
         except ModuleNotFoundError as error:
             if (error.name or "tokenstorm").partition(".")[0] == "tokenstorm":
                 raise

@@ -5,7 +5,8 @@ import contextlib
 import csv
 import io
 import shutil
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from weakref import WeakValueDictionary
@@ -16,13 +17,14 @@ from tokenstorm.client_api.homecoming import RESULTS, Expected, bring, missing, 
 from tokenstorm.cluster.files import LOGS, PART
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import RunError
+from tokenstorm.errors import NOT_JSON, RunError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable_line
 from tokenstorm.report.load import load_summary
 from tokenstorm.result import Result, Stretch
 from tokenstorm.runs import RunPaths, write_atomically
+from tokenstorm.written import OtherVersion, fault
 
 LOG_BYTES = 256 * 2**10
 """How much of each log one answer brings at most."""
@@ -30,10 +32,16 @@ LOG_BYTES = 256 * 2**10
 
 @dataclass(frozen=True)
 class Left:
-    """What a run that is over left: no summary where it ended before its first request."""
+    """What a run that is over left: no summary where it ended before its first request, or as `unread` tells."""
 
     summary: Summary | None
     status: Status | None
+    unread: str = ""
+
+    @property
+    def said(self) -> str:
+        """The launcher's last reason, or why it cannot be known."""
+        return self.unread or (self.status.reason if self.status else None) or ""
 
 
 class Archive:
@@ -69,9 +77,11 @@ class Archive:
         paths = self.paths(run_id)
         try:
             summary = await asyncio.to_thread(self._sum_up, run_id)
+            return Left(summary, await asyncio.to_thread(status_of, paths))
         except OSError as error:
             raise _full(paths, error) from None
-        return Left(summary, await asyncio.to_thread(status_of, paths))
+        except OtherVersion as error:
+            return Left(None, None, str(error))
 
     async def at_home(self, run_id: str) -> None:
         """See to it that a run that is over is here: whoever removed it gets it from the cluster again."""
@@ -158,6 +168,8 @@ class Archive:
             return written
         try:
             summary = load_summary(paths, rebuild=True)
+        except OtherVersion:
+            raise
         except RunError:  # it says that there are no results, which the group's reason will tell
             return None
         write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
@@ -191,8 +203,16 @@ def _cell(value: object) -> object:
     return msgspec.json.encode(value).decode() if isinstance(value, list | bool) else value
 
 
+def readable(lines: bytes) -> Iterator[Result]:
+    """The results that those lines hold; one that cannot be read costs itself, and a line in the log."""
+    for line in lines.split(b"\n")[:-1]:
+        try:
+            yield msgspec.json.decode(line, type=Result)
+        except NOT_JSON as error:
+            sys.stderr.write(f"tokenstorm: a result line was left out: {fault(error)}\n")
+
+
 def _rows(lines: bytes, names: list[str]) -> bytes:
-    results = [msgspec.json.decode(line, type=Result) for line in lines.splitlines()]
     return b"".join(
         _row(
             [
@@ -202,7 +222,7 @@ def _rows(lines: bytes, names: list[str]) -> bytes:
                 *(getattr(result.stretch, name, "") for name in Stretch.__struct_fields__),
             ]
         )
-        for result in results
+        for result in readable(lines)
     )
 
 

@@ -10,15 +10,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import msgspec
 
 from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import NOT_JSON
+from tokenstorm.errors import NOT_JSON, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
+from tokenstorm.report.whole import told_bytes
 from tokenstorm.runs import RunPaths, make_private, write_atomically
+from tokenstorm.written import OtherVersion, decode
+
+T = TypeVar("T")
 
 AT_ONCE = 4
 """Files that are fetched at a time: a way that is long is waited for less, and there is room for others on it."""
@@ -70,7 +75,10 @@ async def _fetch(shell: Shell, source: PurePosixPath, target: Path) -> None:
 
 def missing(paths: RunPaths, expected: Expected) -> str | None:
     """What is not there yet of a run, in words; None when nothing is known to be missing."""
-    summary, status = summary_of(paths), status_of(paths)
+    try:
+        summary, status = summary_of(paths), status_of(paths)
+    except OtherVersion:  # it came, and cannot be read
+        return None
     if summary is None and (expected.ended_well or (status is not None and status.phase == "finished")):
         return paths.summary.name
     if expected.ran and not any((paths.root / name).exists() for name in (*LOGS, paths.status.name)):
@@ -84,14 +92,8 @@ def missing(paths: RunPaths, expected: Expected) -> str | None:
 
 def _written(paths: RunPaths, summary: Summary | None, expected: Expected) -> dict[int, int]:
     """The least that each rank's lines have, by all that is known."""
-    told = dict(expected.written)
-    if summary is not None:
-        for report in summary.ranks:
-            told[report.rank] = max(told.get(report.rank, 0), report.disk.written_bytes)
-    for line in _last_lines(paths.timeline):
-        for rank, second in line.ranks.items():
-            told[int(rank)] = max(told.get(int(rank), 0), second.disk.written_bytes)
-    return told
+    told = told_bytes(summary, _last_lines(paths.timeline))
+    return {rank: max(expected.written.get(rank, 0), told.get(rank, 0)) for rank in {*expected.written, *told}}
 
 
 def _last_lines(timeline: Path) -> list[TimelineLine]:
@@ -110,16 +112,19 @@ def _last_lines(timeline: Path) -> list[TimelineLine]:
 
 
 def status_of(paths: RunPaths) -> Status | None:
-    """What the launcher said last, if that is there and whole."""
-    try:
-        return msgspec.json.decode(paths.status.read_bytes(), type=Status)
-    except (FileNotFoundError, *NOT_JSON):
-        return None
+    """What the launcher said last, if that is there and whole. Raises `OtherVersion`."""
+    return _read(paths.status, Status)
 
 
 def summary_of(paths: RunPaths) -> Summary | None:
-    """The summary that was written, if it is there and whole."""
+    """The summary that was written, if it is there and whole. Raises `OtherVersion`."""
+    return _read(paths.summary, Summary)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(paths.summary.read_bytes(), type=Summary)
-    except (FileNotFoundError, *NOT_JSON):
+        return decode(path.read_bytes(), kind, str(path))
+    except OtherVersion:
+        raise
+    except (FileNotFoundError, RunError):
         return None

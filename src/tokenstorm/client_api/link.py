@@ -1,6 +1,7 @@
 """The way to one group's launcher: its port, and its files where the port cannot be reached."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,6 +13,7 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON, Unreachable, UsageError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.sdk.lines import Lines
+from tokenstorm.written import fault
 
 ASK_EVERY = 0.5
 """Seconds between questions to a launcher whose run has not started: its events begin with the first second."""
@@ -110,7 +112,7 @@ class LauncherLink:
         except FileNotFoundError:
             return []
         except NOT_JSON as error:
-            raise _gone(self._folder, f"its status.json cannot be read: {error}") from None
+            raise _gone(self._folder, f"its status.json cannot be read: {fault(error)}") from None
         seconds = [Said(status, line, written=True) for line in await self._new_seconds()]
         return seconds or [Said(status, None, written=True)]
 
@@ -121,10 +123,11 @@ class LauncherLink:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
-        try:
-            return [msgspec.json.decode(line, type=dict[str, object]) for line in whole.split(b"\n") if line]
-        except NOT_JSON as error:
-            raise _gone(self._folder, f"its timeline.jsonl cannot be read: {error}") from None
+        seconds = []
+        for line in whole.split(b"\n")[:-1]:
+            with contextlib.suppress(*NOT_JSON):  # the run's summary tells of it
+                seconds.append(msgspec.json.decode(line, type=dict[str, object]))
+        return seconds
 
     async def _status(self, url: str) -> Status:
         answer = await self._client.get(f"{url}/status", headers=self._headers, timeout=5.0)
@@ -139,7 +142,7 @@ class LauncherLink:
         except FileNotFoundError:
             raise _gone(self._folder, "it has not opened its port yet") from None
         except NOT_JSON as error:
-            raise _gone(self._folder, f"its address.json cannot be read: {error}") from None
+            raise _gone(self._folder, f"its address.json cannot be read: {fault(error)}") from None
         return self.address
 
 

@@ -365,11 +365,10 @@ class ClientManager:
                 left = await self.archive.sum_up(group.run_id)
                 await self.archive.forget_secrets(group.run_id)
                 group = self._active[group_id]
-                said = (left.status.reason if left.status else None) or ""
                 progress = Progress.of(left.status) if left.status else None
                 late = left.status.late_seconds if left.status else group.late_seconds
                 known = replace(group, progress=progress, late_seconds=late)
-                group = self.change(states.ended(known, job, left.summary, said, missing))
+                group = self.change(states.ended(known, job, left.summary, left.said, missing))
             except (ClusterError, RunError) as error:
                 self.trouble = str(error)
                 await asyncio.sleep(pause)

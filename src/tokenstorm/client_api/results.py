@@ -12,15 +12,15 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from tokenstorm.client_api.answers import Logs
-from tokenstorm.client_api.archive import Archive
+from tokenstorm.client_api.archive import Archive, readable
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.refusals import NotNow
 from tokenstorm.errors import Unknown
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.html import summary_page
-from tokenstorm.result import Result
 from tokenstorm.web import Problem, problems
+from tokenstorm.written import OtherVersion, decode, refuse_other_version
 
 Format = Literal["jsonl", "csv", "parquet"]
 TYPES: dict[Format, str] = {
@@ -90,7 +90,8 @@ def results_routes(manager: ClientManager) -> APIRouter:
     )
     async def report(group_id: GroupId) -> HTMLResponse:
         """One HTML page that needs nothing else, to keep or pass on; 409 before the end."""
-        summary = msgspec.json.decode(await _summary(archive, manager.get(group_id)), type=Summary)
+        group = manager.get(group_id)
+        summary = decode(await _summary(archive, group), Summary, f"the summary of group {group_id}")
         return HTMLResponse(summary_page(summary), headers={"content-security-policy": _PAGE_RULES})
 
     @routes.get("/{group_id:int}/logs", summary="The job's logs", responses=problems(404, 502))
@@ -114,7 +115,7 @@ def _not_over(group: ClientGroup) -> NotNow:
 
 
 async def _summary(archive: Archive, group: ClientGroup) -> bytes:
-    """Raises `NotNow` before the end, `Unknown` when there is none."""
+    """Raises `NotNow` before the end, `Unknown` when there is none, `Problem` for one of another version."""
     if group.status != "stopped":
         raise _not_over(group)
     if group.has_summary:
@@ -124,6 +125,10 @@ async def _summary(archive: Archive, group: ClientGroup) -> bytes:
         why = group.reason or "its files were removed"
         message = f"group {group.group_id} has no results, it {group.outcome or 'ended'}: {why}"
         raise Unknown(message)
+    try:
+        refuse_other_version(summary, f"the summary of group {group.group_id}")
+    except OtherVersion as error:
+        raise Problem(409, str(error)) from None
     return summary
 
 
@@ -148,8 +153,7 @@ def _parquet(parts: list[bytes]) -> bytes:
     arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     rows: list[dict[str, Any]] = []
     for lines in parts:
-        results = (msgspec.json.decode(line, type=Result) for line in lines.splitlines())
-        rows += [msgspec.to_builtins(result) for result in results]
+        rows += [msgspec.to_builtins(result) for result in readable(lines)]
     with tempfile.SpooledTemporaryFile() as file:
         parquet.write_table(arrow.Table.from_pylist(rows), file)
         file.seek(0)

@@ -16,10 +16,13 @@ from typing import Any
 
 import msgspec
 
+from tokenstorm import __version__
 from tokenstorm.client_api.group import ClientGroup, GroupStatus
-from tokenstorm.errors import RunError
+from tokenstorm.errors import NOT_JSON, RunError
 from tokenstorm.runs import make_private
+from tokenstorm.written import fault
 
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS groups (
     group_id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -90,7 +93,12 @@ class Store:
             connection = sqlite3.connect(path, isolation_level=None)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA secure_delete=ON")  # of a key that is forgotten nothing stays in the file
+            _refuse_other_schema(connection, path)
             connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+        except RunError:
+            os.close(lock)
+            raise
         except BlockingIOError:
             os.close(lock)
             message = f"another Client API uses {path}: stop it, or give this one another TOKENSTORM_HOME"
@@ -234,5 +242,24 @@ class Store:
             raise RunError(message) from None
 
 
+def _refuse_other_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """A file that is new has 0."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found not in {0, _VERSION}:
+        connection.close()
+        message = (
+            f"another version of tokenstorm wrote {path} (schema {found}), this is {__version__} (schema {_VERSION}): "
+            "use that version, or another TOKENSTORM_HOME"
+        )
+        raise RunError(message)
+
+
 def _group(state: bytes) -> ClientGroup:
-    return msgspec.json.decode(state, type=ClientGroup)
+    try:
+        return msgspec.json.decode(state, type=ClientGroup)
+    except NOT_JSON as error:
+        message = (
+            f"the store of groups holds one that tokenstorm {__version__} cannot read ({fault(error)}): use the version "
+            "that wrote it, or another TOKENSTORM_HOME"
+        )
+        raise RunError(message) from None

@@ -33,6 +33,7 @@ from tokenstorm.loadgen.sizing import too_little_room
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.summary import Environment, PromptStock, Run, Summary, summarize
 from tokenstorm.plan import Plan, encode_plan
+from tokenstorm.program import ends
 from tokenstorm.runs import RunPaths, append, make_private, write_atomically
 
 NOTICE_SECONDS = 0.5
@@ -90,7 +91,7 @@ class Launcher:
         self._over = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._followers: list[Reply] = []
-        self._starting: asyncio.Task[tuple[Service, EngineFacts, list[str]]] | None = None
+        self._starting: asyncio.Task[Environment] | None = None
         self._second = 0
         self._unwritten = b""
         self._trouble = ""
@@ -103,8 +104,6 @@ class Launcher:
         """Carry out the plan and write the summary. Raises `RunError`; what was finished by then is on disk."""
         plan = self.plan
         prompts = load_prompts(plan)
-        count, distinct = prompts.count()
-        stock = PromptStock(count, distinct) if count else None
         _make_run_directory(self.paths, plan)
         host = local_address(plan.host)
         server = await self._listen(host)
@@ -113,12 +112,10 @@ class Launcher:
         watching = asyncio.create_task(self._watch())
         try:
             write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
-            service, facts, notes = await self._start(address, prompts)
-            self._environment = _environment(service, facts, notes, self._ranks.members, stock)
-            self._begin(service)
+            environment = await self._start(address, prompts)
             await self._ranks.done(self._deadline())
             await self._end(watching)
-            summary = self._summary(self._environment)
+            summary = self._summary(environment)
             await self._keep(summary)
         except BaseException as error:
             self._phase = "failed"
@@ -140,11 +137,10 @@ class Launcher:
     def stop(self) -> None:
         """The first call ends the window and drains, a second one ends the run at once; what finished is kept."""
         self._stops += 1
-        if self._start_at is None:
+        if self._start_at is None or self._starting is None or not self._starting.done():
             if self._starting is not None:
                 self._starting.cancel()
-            return
-        if self._stops == 1:
+        elif self._stops == 1:
             at = max(0, monotonic_ns() + DRAIN_NOTICE_NS - self._start_at)
             if self._window_end is None or at < self._window_end:
                 self._window_end = at
@@ -154,6 +150,11 @@ class Launcher:
         else:
             self._aborted_at = self._aborted_at or monotonic_ns()
             self._ranks.send(Abort())
+
+    def interrupt(self) -> None:
+        """Somebody at the terminal pressed Ctrl-C: as `stop`, but in the drain the first one ends the run at once."""
+        for _ in range(2 if self._phase_now() == "draining" and not self._stops else 1):
+            self.stop()
 
     async def _keep(self, summary: Summary) -> None:
         """Write the summary and the last of the other files. Raises `NotWritten`."""
@@ -178,28 +179,33 @@ class Launcher:
             message = f"cannot listen on `host` {host!r}: it must be an address of this machine ({error})"
             raise RunError(message) from None
 
-    async def _start(self, address: str, prompts: PromptSource) -> tuple[Service, EngineFacts, list[str]]:
+    async def _start(self, address: str, prompts: PromptSource) -> Environment:
         """Everything before the common start; `stop` ends it at any point."""
 
-        async def start() -> tuple[Service, EngineFacts, list[str]]:
+        async def start() -> Environment:
             await self._ranks.start(address)
-            found = await look(self.plan, prompts, self._api_key)
+            service, facts, notes = await look(self.plan, prompts, self._api_key)
             await self._ranks.ready(self.plan.barrier_seconds)
             await self._hold()
-            return found
+            if self._stops:
+                raise asyncio.CancelledError  # of the timeouts above, one may have swallowed it
+            count, distinct = prompts.count()
+            stock = PromptStock(count, distinct) if count else None
+            self._environment = _environment(service, facts, notes, self._ranks.members, stock)
+            await self._count_down(self._begin(service))
+            return self._environment
 
         self._starting = asyncio.create_task(start())
+        if self._stops:
+            self._starting.cancel()
         try:
-            if not self._stops:
-                found = await self._starting
+            return await self._starting
         except asyncio.CancelledError:
             if not self._stops:
                 raise
-        if self._stops:
-            self._starting.cancel()
+            self._start_at = None  # nothing was sent, and no second of it is told
             message = "stopped before the start"
-            raise RunError(message)
-        return found
+            raise RunError(message) from None
 
     async def _hold(self) -> None:
         """Until `run` is said, and then until just before the start that it names."""
@@ -222,9 +228,8 @@ class Launcher:
         """How long before the common start the ranks must know of it: they open their connections."""
         return NOTICE_SECONDS + needed_ahead(self.plan, 0, self.plan.ranks) * CONNECT_SECONDS
 
-    def _begin(self, service: Service) -> None:
-        for path in (self.paths.timeline, self.paths.summary):  # of an earlier attempt, when the job starts anew
-            path.unlink(missing_ok=True)
+    def _begin(self, service: Service) -> int:
+        """Name the common start to the ranks. Returns it."""
         left = self._start_no_earlier - time()
         ahead = max(self._notice_seconds(), left)
         self._late = ahead - left if self._start_no_earlier and ahead - left > LATE_SECONDS else 0.0
@@ -234,6 +239,13 @@ class Launcher:
         self._ranks.send(Start(at=self._start_at, service=service))
         if ahead > SILENCE_SECONDS:
             self._show()
+        return self._start_at
+
+    async def _count_down(self, start_at: int) -> None:
+        """Until so shortly before the start that no news of a stop would reach the ranks in time."""
+        await asyncio.sleep(max(0.0, (start_at - DRAIN_NOTICE_NS - monotonic_ns()) / 1e9))
+        for path in (self.paths.timeline, self.paths.summary):  # of an earlier attempt, when the job starts anew
+            path.unlink(missing_ok=True)
 
     def _deadline(self) -> Callable[[], float | None]:
         """Seconds from now until the ranks must be done; None while there is no end to count from."""
@@ -333,12 +345,13 @@ class Launcher:
             await beside(partial(write_atomically, path, data), seconds)
 
     def _phase_now(self) -> str:
-        """The phase of the group: that of its ranks, once they run."""
+        """The phase of the group: that of its ranks, once they run; what a lost one said last counts no more."""
         if self._phase != "running":
             return self._phase
         if not self._group.last:
             return "warmup" if self.plan.warmup_seconds else "measured"
-        phases = {delta.phase for delta in self._group.last.values()}
+        up = self._ranks_up()
+        phases = {delta.phase for rank, delta in self._group.last.items() if up[rank]}
         return next((phase for phase in ("warmup", "measured", "draining") if phase in phases), "draining")
 
     def _elapsed_ns(self) -> int:
@@ -482,21 +495,22 @@ class Launcher:
             unsent_by_lost_ranks=merged.unsent,
             left_out=sorted(group.left_out),
             environment=msgspec.structs.replace(environment, notes=notes),
+            missing=merged.missing,
         )
         return summarize(run, merged.tally)
 
 
 @contextmanager
 def handle_signals(launcher: Launcher) -> Iterator[None]:
-    """SIGTERM and SIGINT drain the run and still write everything; a second one ends it at once."""
+    """SIGTERM, SIGHUP and SIGINT drain the run and still write everything; a second one ends it at once."""
     loop = asyncio.get_running_loop()
-    wanted = (signal.SIGTERM, signal.SIGINT)
-    for number in wanted:
-        loop.add_signal_handler(number, launcher.stop)
+    handlers = {signal.SIGINT: launcher.interrupt, **dict.fromkeys(ends(), launcher.stop)}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in wanted:
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 

@@ -6,15 +6,18 @@ from tokenstorm.loadgen.arrivals import scheduled_count
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.tally import Counts, Tally, Window
 from tokenstorm.plan import Plan
+from tokenstorm.result import Skip
 
 
-def tally_of_lost(path: Path | None, plan: Plan, rank: int, window_end: int, told: int) -> tuple[Tally, int]:
+def tally_of_lost(
+    path: Path | None, plan: Plan, rank: int, window_end: int, told: int, *, skip: Skip
+) -> tuple[Tally, int]:
     """What its lines add up to, and how many measured arrivals of its stripe it never sent.
 
     `told` is how many requests it had said it sent: those without a line were in flight. Inter-chunk times are not in
-    the lines. Raises `RunError`.
+    the lines. `skip` is told of lines that cannot be read.
     """
-    tally = tally_of([path] if path and path.exists() else [], Window(plan.window_start_ns, window_end))
+    tally = tally_of([path] if path and path.exists() else [], Window(plan.window_start_ns, window_end), skip)
     in_flight = max(0, told - tally.warmup.sent - tally.counts.sent)
     if plan.closed_loop:  # nothing else tells of them
         tally.counts.scheduled += in_flight
@@ -30,12 +33,9 @@ def tally_of_lost(path: Path | None, plan: Plan, rank: int, window_end: int, tol
     return tally, 0 if plan.closed_loop else tally.counts.unsent
 
 
-def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int) -> Tally:
-    """What the lines of a rank add up to, in a run that was cut off: arrivals without a line were in flight then.
-
-    Raises `RunError`.
-    """
-    tally = tally_of([path] if path else [], Window(plan.window_start_ns, window_end))
+def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int, skip: Skip) -> Tally:
+    """What the lines of a rank add up to, in a run that was cut off: arrivals without a line were in flight then."""
+    tally = tally_of([path] if path else [], Window(plan.window_start_ns, window_end), skip)
     for counts, gap in _gaps(tally, plan, rank, window_end):
         counts.scheduled += gap
         counts.sent += gap

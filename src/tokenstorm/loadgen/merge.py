@@ -9,14 +9,15 @@ from tokenstorm.loadgen.messages import Done
 from tokenstorm.loadgen.ranks import Member, Ranks
 from tokenstorm.metrics.summary import RankReport
 from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.metrics.verdict import DiskReport, Missing
 from tokenstorm.plan import Plan
 
 
 @dataclass(frozen=True)
 class Merged:
     """The group's tally, where its measured window ended (nanoseconds from the common start), a report for each rank,
-    how many measured arrivals lost ranks never sent, and whether the window ended before the plan says.
+    how many measured arrivals lost ranks never sent, whether the window ended before the plan says, and the lines of lost
+    ranks that cannot be read.
     """
 
     tally: Tally
@@ -24,11 +25,12 @@ class Merged:
     reports: list[RankReport]
     unsent: int
     cut_short: bool
+    missing: Missing
 
 
 def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) -> Merged:
     """Merge in any order of ranks. `window_end` is what the launcher said; where a rank heard it too late, its own counts."""
-    total, reports, unsent = Tally(), [], 0
+    total, reports, unsent, unread = Tally(), [], 0, list[str]()
     reported = [member.done for member in ranks.members.values() if member.done]
     total.merge(ranks.total)
     if reported:
@@ -39,13 +41,15 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
         if member is not None and member.done is not None:
             reports.append(_report(member.done, member, group))
             continue
-        lost, missing = tally_of_lost(ranks.results_of(rank), plan, rank, end, group.sent_by.get(rank, 0))
+        told = group.sent_by.get(rank, 0)
+        lost, missing = tally_of_lost(ranks.results_of(rank), plan, rank, end, told, skip=unread.append)
         if rank in group.inter_chunk:
             lost.histograms["inter_chunk"].merge(group.inter_chunk[rank])
         unsent += missing
         total.merge(lost)
         reports.append(_lost(rank, member, group))
-    return Merged(total, end, reports, unsent, cut_short=window_end != plan.window_end_ns)
+    whole = Missing(unread, len(unread) / max(1, total.counts.scheduled + total.warmup.scheduled))
+    return Merged(total, end, reports, unsent, cut_short=window_end != plan.window_end_ns, missing=whole)
 
 
 def _report(done: Done, member: Member, group: Group) -> RankReport:

@@ -8,9 +8,9 @@ import asyncio
 import gc
 import os
 import resource
-import signal
 import socket
 from collections import deque
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns, process_time_ns
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.sizing import allow_files
 from tokenstorm.loadgen.writer import LineWriter
+from tokenstorm.program import ends
 
 ADDRESS = "TOKENSTORM_LAUNCHER"
 SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
@@ -125,13 +126,17 @@ class RankProcess:
         self._pauses = Pauses()
         self._finished = asyncio.Event()
         self._rank: Rank | None = None
-        self._told = self._deserted = False
+        self._starting: asyncio.Task[None] | None = None
+        self._drain_at: int | None = None
+        self._told = self._deserted = self._terminating = False
         self._bug: BaseException | None = None
         self._second = 0
         self._cpu_mark = self._wall_mark = 0
 
     async def run(self) -> int:
         """Carry out what the launcher says, from hello to done."""
+        for number in ends():
+            asyncio.get_running_loop().add_signal_handler(number, self._terminated)
         hello = Hello(host=node_name(), pid=os.getpid(), version=__version__, clock=machine_clock())
         send(self._link, hello)
         welcome = await self._expect(Welcome)
@@ -147,6 +152,8 @@ class RankProcess:
         listening = asyncio.create_task(self._listen())
         await self._finished.wait()
         listening.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
         await self._report()
         if self._bug is not None:
             raise self._bug
@@ -214,10 +221,12 @@ class RankProcess:
                 case Tell():
                     self._clock.learn(message)
                 case Start():
-                    await self._start(message)
-                case Drain() if self._rank:
-                    self._told = True
-                    self._rank.drain(message.at)
+                    self._starting = asyncio.create_task(self._start(message))
+                    self._starting.add_done_callback(self._started)
+                case Drain():
+                    self._told, self._drain_at = True, message.at
+                    if self._rank:
+                        self._rank.drain(message.at)
                 case Abort() if self._rank:
                     self._told = True
                     self._rank.abort()
@@ -254,8 +263,14 @@ class RankProcess:
         self._cpu_start = self._cpu_mark = process_time_ns()
         self._wall_start = self._wall_mark = monotonic_ns()
         rank.start(self.start_at)
+        if self._drain_at is not None:
+            rank.drain(self._drain_at)
         loop.call_later(self._until_second(1), self._tell)
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        if not starting.cancelled() and (error := starting.exception()):
+            self._bug = self._bug or error
+            self._finished.set()
 
     async def _connect_ahead(self, connections: int) -> None:
         """Open what the first second needs; what is not open by then shows in the requests."""
@@ -302,15 +317,25 @@ class RankProcess:
         send(self._link, delta)
 
     def _terminated(self) -> None:
-        """Somebody ends this process: drain as far as it goes. Unless the launcher ends the run, this rank is lost."""
+        """Somebody ends this process: drain as far as it goes, and at a second signal end at once.
 
-        def drain() -> None:
+        Unless the launcher ends the run, this rank is lost.
+        """
+
+        def end(*, at_once: bool) -> None:
             rank = self._rank
-            if not self._told and rank is not None and rank.phase in {"warmup", "measured"}:
+            if self._told:
+                return
+            self._deserted = self._deserted or rank is None or rank.phase in {"warmup", "measured"}
+            if rank is None:
+                self._finished.set()
+            elif at_once:
+                rank.abort()
+            else:
                 rank.drain(monotonic_ns() - rank.started_at)
-                self._deserted = True
 
-        asyncio.get_running_loop().call_later(NEWS_SECONDS, drain)
+        asyncio.get_running_loop().call_later(NEWS_SECONDS, partial(end, at_once=self._terminating))
+        self._terminating = True
 
     def _window_over(self) -> None:
         self._cpu_sending, self._wall_sending = process_time_ns() - self._cpu_start, monotonic_ns() - self._wall_start
@@ -373,6 +398,5 @@ async def connect(address: str, secret: str) -> tuple[asyncio.StreamReader, asyn
 
 async def run_rank() -> int:
     """One rank, from the environment the launcher gave it. Returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches everyone; the launcher decides
     reader, writer = await connect(os.environ[ADDRESS], os.environ[SECRET])
     return await RankProcess(reader, writer).run()

@@ -6,7 +6,7 @@ import msgspec
 
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
-from tokenstorm.metrics.verdict import DiskReport, Evidence, Outcome, Verdict, judge
+from tokenstorm.metrics.verdict import DiskReport, Evidence, Missing, Outcome, Verdict, judge
 from tokenstorm.plan import Plan
 from tokenstorm.result import EXHAUSTED, INTERNAL
 
@@ -196,6 +196,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     unsent_by_lost_ranks: int
     left_out: list[str]
     environment: Environment
+    missing: Missing = Missing()
 
 
 def summarize(run: Run, tally: Tally) -> Summary:
@@ -249,6 +250,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
                 disk=client.disk,
                 left_out=run.left_out,
                 outcome=run.outcome,
+                missing=run.missing,
             )
         ),
     )

@@ -21,6 +21,9 @@ WAITED_SUSPECT = 0.01
 COALESCED_SUSPECT = 0.05
 ODD_SUSPECT = 0.01
 """Of the answers, those with a warning of one kind."""
+MISSING_INVALID = 0.05
+"""Of what a run wrote, the share that is not there any more."""
+MISSING_SHOWN = 4
 
 State = Literal["valid", "suspect", "invalid"]
 Outcome = Literal["completed", "cancelled", "cut off", "running"]
@@ -64,6 +67,13 @@ class Verdict(msgspec.Struct, frozen=True):
     reasons: list[Reason]
 
 
+class Missing(msgspec.Struct, frozen=True):
+    """What a run wrote and is not there: the files and what is missing of them in words, and the share of the requests."""
+
+    words: list[str] = []
+    share: float = 0.0
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the verdict is made from. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
     `stalled` is how long the worst rank's event loop stood still in the `seconds` of the run.
@@ -93,6 +103,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     disk: DiskReport
     left_out: list[str]
     outcome: Outcome = "completed"
+    missing: Missing = Missing()
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -114,6 +125,11 @@ def _load(e: Evidence) -> _Found:
         text = f"{e.unsent_by_generator} of {e.scheduled} arrivals were not sent, by the load generator's fault"
         hint = "ranks were lost" if e.lost else "use more ranks or nodes"
         found.append((_grade(share < SENT_INVALID), Reason("not_sent", f"{text}: {hint}")))
+    if e.missing.words:
+        more = len(e.missing.words) - MISSING_SHOWN
+        shown = "; ".join([*e.missing.words[:MISSING_SHOWN], *([f"and {more} more like these"] if more > 0 else [])])
+        text = f"not all that the run wrote is there: {shown}"
+        found.append((_grade(e.missing.share > MISSING_INVALID), Reason("incomplete", text)))
     if e.capped > WAITED_SUSPECT * e.scheduled:
         text = (
             f"{e.capped} of {e.scheduled} arrivals found every client busy: the load was limited by num_clients, "

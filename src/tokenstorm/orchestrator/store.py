@@ -9,6 +9,7 @@ import msgspec
 
 from tokenstorm.errors import NOT_JSON, RunError
 from tokenstorm.runs import make_private
+from tokenstorm.written import fault
 
 from .service import Service
 
@@ -28,7 +29,7 @@ class Store:
         try:
             return [msgspec.json.decode(data, type=Service) for (data,) in rows]
         except NOT_JSON as error:
-            message = f"{self._path} was written by another version of tokenstorm: {error}; move it away to begin anew"
+            message = f"{self._path} was written by another version of tokenstorm ({fault(error)}); move it away to begin anew"
             raise RunError(message) from None
 
     def save(self, service: Service) -> None:

@@ -1,23 +1,30 @@
 """A run's summary from its directory: the one that was written, or a new one from the result lines and the timeline."""
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
-from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.errors import PlanError, RunError
 from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.metrics.verdict import STALL_SECONDS
+from tokenstorm.metrics.verdict import STALL_SECONDS, Missing
 from tokenstorm.plan import Plan, read_plan
+from tokenstorm.report.whole import Found, find_results, missing_of
+from tokenstorm.result import read_lines
 from tokenstorm.runs import RunPaths
+from tokenstorm.written import OtherVersion, decode
 
 SILENT_LINES = 3
 """A rank that is missing in so many of the last seconds was gone."""
+NOTED = 100
+"""So many faults of a run's files are noted in its summary."""
+
+T = TypeVar("T")
 
 
 def load_summary(paths: RunPaths, *, rebuild: bool = False, goes_on: bool = False) -> Summary:
@@ -29,55 +36,60 @@ def load_summary(paths: RunPaths, *, rebuild: bool = False, goes_on: bool = Fals
         if not paths.plan.exists():
             message = f"{paths.root} is no run directory: it has no {paths.plan.name}"
             raise RunError(message)
-        try:
-            written = _written(paths.summary)
-        except RunError:
-            if not rebuild:
-                raise
-            written = None
-        if written is not None and not rebuild:
-            return written
-        return rebuild_summary(paths, written, goes_on=goes_on)
+        return (None if rebuild else _written(paths)) or _rebuild(paths, goes_on=goes_on)
     except OSError as error:
         message = f"cannot read {error.filename}: {error.strerror}"
         raise RunError(message) from None
 
 
-def rebuild_summary(paths: RunPaths, written: Summary | None, *, goes_on: bool = False) -> Summary:
+def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
     """Count the result lines again; what they cannot tell comes from the timeline, or from the summary that was written."""
-    plan = read_plan(paths.plan)
-    files, status = _last_attempt(paths), _status(paths.status)
-    if not files and goes_on:
+    plan = _plan(paths)
+    found = find_results(paths, plan)
+    written, status = _if_readable(_written, paths, found), _if_readable(_status, paths, found)
+    if not found.results and goes_on:
         phase = f" (it is {status.phase})" if status else ""
         message = f"{paths.root} has no result lines yet: the run goes on and has sent nothing so far{phase}"
         raise RunError(message)
-    if not files:
+    if not found.results:
         reason = f" ({status.reason})" if status and status.reason else ""
         message = f"{paths.root} has no result lines: the run ended before its first request{reason}"
         raise RunError(message)
-    timeline = _timeline(paths.timeline)
+    timeline = _timeline(paths, found)
+    end = plan.window_end_ns if written is None else round(written.windows.measured_end * 1e9)
+    counted = tally_of(list(found.results.values()), Window(plan.window_start_ns, end), found.skip)
+    missing = missing_of(paths, plan, found, written=written, status=status, timeline=timeline, counted=counted)
+    if goes_on:  # its files grow while they are read
+        missing = Missing()
     if written is None:
-        tally, run = _cut_off(plan, files, timeline, status)
+        tally, run = _cut_off(plan, found, timeline, status, counted)
         run = replace(run, outcome="running") if goes_on else run
     else:
-        tally, run = _again(plan, written, files, timeline)
+        tally, run = _again(plan, written, found, timeline, counted)
     for line in timeline:  # inter-chunk times stand there alone
         if histogram := line.histograms.get("inter_chunk"):
             tally.histograms["inter_chunk"].merge(histogram)
-    return summarize(run, tally)
+    notes = run.environment.notes + [words for words in missing.words[:NOTED] if words not in run.environment.notes]
+    environment = replace(run.environment, notes=notes)
+    return summarize(replace(run, missing=missing, environment=environment), tally)
 
 
-def _again(plan: Plan, written: Summary, files: dict[int, Path], timeline: list[TimelineLine]) -> tuple[Tally, Run]:
+def _again(
+    plan: Plan, written: Summary, found: Found, timeline: list[TimelineLine], counted: Tally
+) -> tuple[Tally, Run]:
     """A run that has a summary, counted again."""
     end = round(written.windows.measured_end * 1e9)
     lost = {report.rank: report.told_sent for report in written.ranks if report.lost}
-    there = [path for rank, path in files.items() if rank not in lost]
-    tally = tally_of(there, Window(plan.window_start_ns, end))
-    unsent = 0
+    tally, unsent = counted, 0
+    if lost:
+        there = [path for rank, path in found.results.items() if rank not in lost]
+        tally = tally_of(there, Window(plan.window_start_ns, end), _told_before)
     for rank, told in lost.items():
-        of_lost, missing = tally_of_lost(files.get(rank), plan, rank, end, told)
+        of_lost, missing = tally_of_lost(found.results.get(rank), plan, rank, end, told, skip=_told_before)
         tally.merge(of_lost)
         unsent += missing
+    below_cap = sum(line.waited_below_cap for line in timeline)
+    left_out = [name for name, replica in written.replicas.items() if replica.left_out]
     return tally, Run(
         plan=plan,
         outcome=written.outcome,
@@ -86,18 +98,17 @@ def _again(plan: Plan, written: Summary, files: dict[int, Path], timeline: list[
         started_at=written.started_at,
         ended_at=written.ended_at,
         ranks=written.ranks,
-        waited_below_cap=sum(line.waited_below_cap for line in timeline),
+        waited_below_cap=max(below_cap, written.client.waited_below_cap),
         unsent_by_lost_ranks=unsent,
-        left_out=timeline[-1].left_out if timeline else [],
+        left_out=left_out,
         environment=written.environment,
     )
 
 
 def _cut_off(
-    plan: Plan, files: dict[int, Path], timeline: list[TimelineLine], status: Status | None
+    plan: Plan, found: Found, timeline: list[TimelineLine], status: Status | None, seen: Tally
 ) -> tuple[Tally, Run]:
     """A run that never wrote its summary: it ended with the last that was seen of it."""
-    seen = tally_of(list(files.values()), Window(plan.window_start_ns, plan.window_end_ns))
     last = max(seen.last_event, (timeline[-1].t + 1) * 10**9 if timeline else 0)
     latest = plan.window_end_ns
     if status and status.window_end_seconds is not None:  # it may have been told to stop before
@@ -107,12 +118,12 @@ def _cut_off(
     end = max(min(end, last + 1), plan.window_start_ns)
     tally, unsent, lost = Tally(), 0, set()
     for rank in range(plan.ranks):
-        of_rank, missing = tally_of_lost(files.get(rank), plan, rank, end, 0)
+        of_rank, missing = tally_of_lost(found.results.get(rank), plan, rank, end, 0, skip=_told_before)
         if missing and _silent(rank, timeline):
             lost.add(rank)
             unsent += missing
         else:
-            of_rank = tally_of_cut_off(files.get(rank), plan, rank, end)
+            of_rank = tally_of_cut_off(found.results.get(rank), plan, rank, end, _told_before)
         tally.merge(of_rank)
     return tally, Run(
         plan=plan,
@@ -121,19 +132,12 @@ def _cut_off(
         requested_rps=mean_rate(plan, end),
         started_at=None,
         ended_at=None,
-        ranks=[_rank(rank, timeline, lost=rank not in files or rank in lost) for rank in range(plan.ranks)],
+        ranks=[_rank(rank, timeline, lost=rank not in found.results or rank in lost) for rank in range(plan.ranks)],
         waited_below_cap=sum(line.waited_below_cap for line in timeline),
         unsent_by_lost_ranks=unsent,
         left_out=timeline[-1].left_out if timeline else [],
         environment=(status and status.environment) or Environment(tokenstorm=plan.tokenstorm, model=plan.model),
     )
-
-
-def _last_attempt(paths: RunPaths) -> dict[int, Path]:
-    """The result files by rank; where the job was started anew, the last start that sent anything is the run."""
-    files = paths.all_results()
-    last = max((attempt for (_, attempt), path in files.items() if path.stat().st_size), default=0)
-    return {rank: path for (rank, attempt), path in files.items() if attempt == last}
 
 
 def _silent(rank: int, timeline: list[TimelineLine]) -> bool:
@@ -158,30 +162,57 @@ def _rank(rank: int, timeline: list[TimelineLine], *, lost: bool) -> RankReport:
     )
 
 
-def _timeline(path: Path) -> list[TimelineLine]:
-    if not path.exists():
-        return []
-    decode = msgspec.json.Decoder(TimelineLine).decode
-    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+def _timeline(paths: RunPaths, found: Found) -> list[TimelineLine]:
+    """Its seconds, each once."""
+    seconds: dict[int, TimelineLine] = {}
     try:
-        return list({line.t: line for line in map(decode, reversed(whole))}.values())[::-1]
-    except NOT_JSON as error:
-        message = f"{path}: not a timeline: {error}"
-        raise RunError(message) from None
+        for line in read_lines(paths.timeline, TimelineLine, found.faults.append):
+            seconds.setdefault(line.t, line)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        found.faults.append(f"{paths.timeline.name} cannot be read: {error.strerror}")
+    return list(seconds.values())
 
 
-def _written(path: Path) -> Summary | None:
+def _plan(paths: RunPaths) -> Plan:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Summary)
+        return read_plan(paths.plan)
+    except PlanError as error:
+        raise RunError(str(error)) from None
+
+
+def _written(paths: RunPaths) -> Summary | None:
+    try:
+        return decode(paths.summary.read_bytes(), Summary, str(paths.summary))
     except FileNotFoundError:
         return None
-    except NOT_JSON as error:
-        message = f"{path} is no summary ({error}): try --rebuild"
+    except OtherVersion:
+        raise
+    except RunError as error:
+        message = f"{error}; `tokenstorm report --rebuild` makes it again from the result lines"
         raise RunError(message) from None
 
 
-def _status(path: Path) -> Status | None:
+def _status(paths: RunPaths) -> Status | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
-    except (FileNotFoundError, *NOT_JSON):  # a node that crashed leaves files without their content; lines tell more
+        return decode(paths.status.read_bytes(), Status, str(paths.status))
+    except FileNotFoundError:
         return None
+
+
+def _if_readable(read: Callable[[RunPaths], T | None], paths: RunPaths, found: Found) -> T | None:
+    """What one of the files that are not needed holds; what is wrong with it is a fault of the run's files."""
+    try:
+        return read(paths)
+    except OtherVersion:
+        raise
+    except RunError as error:  # a node that crashed leaves files without their content; lines tell more
+        found.faults.append(str(error).partition(";")[0])
+    except OSError as error:
+        found.faults.append(f"{error.filename} cannot be read: {error.strerror}")
+    return None
+
+
+def _told_before(_words: str) -> None:
+    """Those lines were read before, and what is wrong with them is known."""

@@ -12,6 +12,7 @@ from tokenstorm.errors import NOT_JSON, ApiError
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.sdk import answers
 from tokenstorm.sdk.answers import GroupStatus, ServiceStatus
+from tokenstorm.written import fault
 
 T = TypeVar("T")
 Api = Literal["server", "client"]
@@ -277,7 +278,7 @@ def _as(kind: type[T]) -> Callable[[bytes], T]:
         try:
             return decoder.decode(content)
         except NOT_JSON as error:
-            message = f"an answer cannot be read ({error}): is it another version of tokenstorm that answers?"
+            message = f"an answer cannot be read ({fault(error)}): is it another version of tokenstorm that answers?"
             raise ApiError(message) from None
 
     return read

@@ -1,0 +1,140 @@
+"""Whether all that a run wrote is there: what it told of its files is held against the files."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenstorm.loadgen.live import Status, TimelineLine
+from tokenstorm.metrics.summary import RankReport, Summary
+from tokenstorm.metrics.tally import Tally
+from tokenstorm.metrics.verdict import Missing
+from tokenstorm.plan import Plan
+from tokenstorm.runs import RunPaths
+
+CLOCK_SLACK_SECONDS = 0.1
+"""A rank begins to count its seconds so long before the common start, at most."""
+_TOLD = ("scheduled", "sent", "succeeded", "failed", "unsent")
+
+
+@dataclass
+class Found:
+    """The files of a run's last start that sent anything, and what was wrong with what they hold, in words."""
+
+    attempt: int
+    results: dict[int, Path]
+    faults: list[str] = field(default_factory=list)
+    requests: int = 0
+    """How many faults are lines or requests that are missing."""
+
+    def skip(self, words: str) -> None:
+        """A line of results, or a whole file, cannot be read."""
+        self.faults.append(words)
+        self.requests += 1
+
+
+def find_results(paths: RunPaths, plan: Plan) -> Found:
+    """The result files by rank; where the job was started anew, the last start that sent anything is the run."""
+    files = paths.all_results()
+    last = max((attempt for (_, attempt), path in files.items() if _size(path)), default=0)
+    found = Found(last, {rank: path for (rank, attempt), path in files.items() if attempt == last})
+    for rank in sorted(found.results):
+        if rank >= plan.ranks:
+            name = found.results.pop(rank).name
+            found.faults.append(f"{name} is not counted, since the plan has ranks 0 to {plan.ranks - 1} only")
+    return found
+
+
+def told_bytes(written: Summary | None, timeline: list[TimelineLine]) -> dict[int, int]:
+    """The least that each rank's result lines have, by all that was told of them."""
+    told: dict[int, int] = {}
+    for report in written.ranks if written else ():
+        told[report.rank] = report.disk.written_bytes
+    for line in timeline:
+        for name, second in line.ranks.items():
+            rank = int(name) if name.isdecimal() else -1
+            told[rank] = max(told.get(rank, 0), second.disk.written_bytes)
+    return told
+
+
+def missing_of(
+    paths: RunPaths,
+    plan: Plan,
+    found: Found,
+    *,
+    written: Summary | None,
+    status: Status | None,
+    timeline: list[TimelineLine],
+    counted: Tally,
+) -> Missing:
+    """What is not there. `counted` is what the lines of all ranks add up to, without what was made up for lost ones."""
+    told = told_bytes(written, timeline)
+    reports = {report.rank: report for report in written.ranks} if written else {}
+    words, gone = list(found.faults), 0
+    for rank in range(plan.ranks):
+        lacking, said = _results(paths, rank, found, told.get(rank, 0), reports.get(rank))
+        gone += lacking
+        words += said
+    requests, of = _requests(counted, written, status, timeline)
+    if requests:
+        words.append(f"{requests} of {of} requests that were told of have no line")
+    words += _seconds(paths.timeline, written, status, timeline)
+    lines = counted.counts.scheduled + counted.warmup.scheduled
+    shares = (gone / max(1, sum(told.values())), requests / max(1, of), found.requests / max(1, found.requests + lines))
+    return Missing(words, max(shares))
+
+
+def _results(paths: RunPaths, rank: int, found: Found, told: int, report: RankReport | None) -> tuple[int, list[str]]:
+    """The bytes that one rank's lines lack, and what to say of its file."""
+    lost = report is not None and report.lost is not None
+    path, name = found.results.get(rank), paths.results(rank, found.attempt).name
+    if path is None:
+        if lost and not told:  # it never came, or wrote nothing
+            return 0, []
+        return told, [f"{name} is not there" + (f" ({told} bytes were written)" if told else "")]
+    size = _size(path)
+    if size < told:
+        return told - size, [f"{name} ends after {size} of {told} bytes"]
+    if report is not None and not lost and size > told:
+        return 0, [f"{name} has {size - told} bytes more than this run wrote: it is of another start, or was added to"]
+    return 0, []
+
+
+def _requests(
+    counted: Tally, written: Summary | None, status: Status | None, timeline: list[TimelineLine]
+) -> tuple[int, int]:
+    """How many requests were told of and have no line, and how many were told of."""
+    if written is not None:
+        ours, theirs = (counted.counts, counted.warmup), (written.counts, written.windows.warmup)
+        scheduled = [sum(part.scheduled for part in parts) for parts in (ours, theirs)]
+        ended = [sum(part.succeeded + part.failed for part in parts) for parts in (ours, theirs)]
+        return max(0, scheduled[1] - scheduled[0], ended[1] - ended[0]), scheduled[1]
+    if timeline:  # what ended in the last second may have waited for the disk when the run was cut off
+        before = max(line.t for line in timeline)
+        told = sum(line.succeeded + line.failed + line.unsent for line in timeline if line.t < before)
+    else:
+        told = status.succeeded + status.failed + status.unsent if status else 0
+    has = sum(part.succeeded + part.failed + part.unsent for part in (counted.counts, counted.warmup))
+    return max(0, told - has), told
+
+
+def _seconds(path: Path, written: Summary | None, status: Status | None, timeline: list[TimelineLine]) -> list[str]:
+    """What to say of a timeline that is not whole. Requests are counted without it; inter-chunk times are not."""
+    hint = "inter-chunk times and the ranks' stalls of then are not known"
+    if not path.exists():
+        return [f"{path.name} is not there: inter-chunk times and the ranks' stalls are not known"]
+    there = {line.t for line in timeline}
+    wall = max((report.wall_seconds for report in written.ranks), default=0.0) if written else 0.0
+    last = max([*there, math.floor(wall - CLOCK_SLACK_SECONDS)], default=-1)
+    if lacking := [second for second in range(last + 1) if second not in there]:
+        which = f"second {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+        return [f"{path.name} lacks {which} of {last + 1}: {hint}"]
+    for name in _TOLD if status else ():
+        tells, told = sum(getattr(line, name) for line in timeline), getattr(status, name)
+        if tells < told:
+            return [f"{path.name} lacks its last seconds ({tells} of {told} requests {name}): {hint}"]
+    return []
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 where it is no file, as reading it will tell."""
+    return path.stat().st_size if path.is_file() else 0

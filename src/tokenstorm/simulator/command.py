@@ -1,0 +1,117 @@
+"""`python -m tokenstorm.simulator`: serve the simulated engine until it is told to stop."""
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import sys
+from dataclasses import fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import uvloop
+
+from tokenstorm.httpd import serve
+from tokenstorm.program import ends
+
+from .server import SimulatedEngine
+from .settings import PRESETS, Faults, Settings
+
+__all__ = ["add_arguments", "main", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the simulator's options; every field of the settings and faults is one."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (%(default)s)")
+    parser.add_argument("--model", default="sim-model", help="model name (%(default)s)")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="medium", help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of jitter, faults and text (0)")
+    parser.add_argument("--api-key-env", metavar="VAR", help="variable that holds the API key")
+    for title, kind in (("engine (defaults from the preset)", Settings), ("faults", Faults)):
+        group = parser.add_argument_group(title)
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            value_type, text = get_args(hint)
+            choices = get_args(value_type) if get_origin(value_type) is Literal else None
+            group.add_argument(
+                "--" + name.replace("_", "-"),
+                type=str if choices else value_type,
+                choices=choices,
+                metavar=None if choices else "N",
+                help=text,
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP; return the exit code."""
+    try:
+        settings = replace(PRESETS[args.preset], **_given(args, Settings))
+        faults = Faults(**_given(args, Faults))
+        api_key = _api_key(args.api_key_env)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(args, settings, faults, api_key))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="tokenstorm sim", description="Serve a simulated LLM engine.")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+async def _serve(args: argparse.Namespace, settings: Settings, faults: Faults, api_key: str | None) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, *ends()):
+        loop.add_signal_handler(number, stop.set)
+    engine = SimulatedEngine(args.model, settings, faults, api_key=api_key, seed=args.seed)
+    try:
+        server = await serve(engine.handle, args.host, args.port, has_key=engine.has_key)
+    except OSError as error:
+        # A host that is not known has a negative number, and words of its own.
+        code = error.errno or 0
+        reason = os.strerror(code) if code > 0 else error.strerror
+        where = f"{args.host}:{args.port}"
+        advice = "choose another --host or --port (0 picks a free port)"
+        print(f"error: cannot listen on {where}: {reason}; {advice}", file=sys.stderr)
+        return 1
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    port = server.sockets[0].getsockname()[1]
+    gc.freeze()  # what was imported need not be looked at again and again
+    print(
+        f"serving {args.model} at http://{host}:{port} (simulated engine, preset {args.preset})",
+        flush=True,
+    )
+    await stop.wait()
+    server.close()
+    late = engine.metrics.late_seconds
+    if late:
+        print(f"warning: the engine ran late by {late:.2f} s in all: busy machine", file=sys.stderr)
+    return 0
+
+
+def _given(args: argparse.Namespace, kind: type[Settings | Faults]) -> dict[str, Any]:
+    """The fields that were named on the command line."""
+    values = {field.name: getattr(args, field.name) for field in fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _api_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        msg = f"the environment variable {variable} is empty: put the API key there"
+        raise ValueError(msg)
+    return key
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 2**16:
+        msg = f"{port} is not a port: give 0 to 65535"
+        raise argparse.ArgumentTypeError(msg)
+    return port
