@@ -57,8 +57,8 @@ def transport(shell: Shell, connect: Connect | None = None) -> httpx.AsyncBaseTr
     """For `httpx.AsyncClient(transport=…, trust_env=False)`; http only, as many connections as are asked for.
 
     A connection that cannot be made is httpx's own error; a machine that cannot be reached is the shell's. A request on
-    a kept connection that its other side closed before any byte of the answer is sent once more, on a new one, where
-    that does no harm.
+    a kept connection that its other side closed before any byte of the answer, or that was answered by 408, is sent once
+    more, on a new one, where that does no harm; wherever, when nothing of it was sent yet.
     `connect` is for hosts that are no addresses.
     """
     return _Transport(connect or shell.open_connection)
