@@ -22,7 +22,7 @@ from tokenstorm.loadgen.events import (
     says_content,
     words_of,
 )
-from tokenstorm.loadgen.sse import ERROR, UNKNOWN, EventReader, Sent
+from tokenstorm.loadgen.sse import ERROR, UNKNOWN, EventReader, Sent, data_alone
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.result import Failure, Warned
 
@@ -176,22 +176,25 @@ class Stream(Answer):
     _is_done = False
     _ends_with_usage = False
     _skipped = b""
+    _open = 0
+    _ended = 0
+    """The choices that go on, and those that have ended: a bit each."""
+    _is_stream = False
+    _reader: EventReader | None = None
+    """Made for the first piece that is not one whole event."""
     _unread: Whole | None = None
     """All there was, until something shows that it is a stream."""
 
     def __init__(self, carrier: Carrier | None = None, *, keep_times: bool = False) -> None:
         self.gaps = []
         self.chunk_times = [] if keep_times else None
-        self._reader = EventReader()
         self._carrier = carrier
-        self._open: set[int] = set()
-        self._ended: set[int] = set()
         self._times = array("q")
 
     @property
     def is_complete(self) -> bool:
         """Whether what came proves that nothing is missing."""
-        return self._is_done or self._ends_with_usage or bool(self._ended and not self._open)
+        return self._is_done or self._ends_with_usage or (self._ended != 0 and self._open == 0)
 
     def fold(self) -> None:
         if len(self._times) > KEPT_TIMES:
@@ -206,26 +209,36 @@ class Stream(Answer):
         self._at = at
         if self.first_chunk is None:
             self.first_chunk = at
-        if data := self._reader.take_alone(piece):
+        reader = self._reader
+        if (reader is None or reader.is_between_events) and (data := data_alone(piece)):
+            self._is_stream = True
             text = self._take(b"", data)
             if text and self._carrier is not None:
                 self._look_for_more(self._carrier, piece, text)
-            return
-        self._take_all(self._reader.take(piece))
-        if not self._reader.started:
+        else:
+            self._read(reader or EventReader(started=self._is_stream), piece)
+
+    def _read(self, reader: EventReader, piece: bytes) -> None:
+        """Take a piece that is not one whole event."""
+        self._reader = reader
+        reader.started |= self._is_stream
+        self._take_all(reader.take(piece))
+        self._is_stream = reader.started
+        if not reader.started:
             self._unread = self._unread or Whole()
-            self._unread.receive(piece, at)
-        if not self._reader.is_between_events and self._reader.unfinished == DONE:
+            self._unread.receive(piece, self._at)
+        if not reader.is_between_events and reader.unfinished == DONE:
             self._finish_now()  # whether or not the blank line after it ever comes
-        if self._reader.held > LARGEST_EVENT:
+        if reader.held > LARGEST_EVENT:
             self._fail("malformed", f"an event of more than {LARGEST_EVENT >> 20} MiB")
             self._finish_now()
 
     def finish(self, status: int) -> None:
-        if not self._reader.is_between_events:
+        if self._reader is not None and not self._reader.is_between_events:
             self._take_all(self._reader.end())
+            self._is_stream = self._reader.started
         self.cut()
-        if not self._reader.started:
+        if not self._is_stream:
             self._take_whole(self._unread or Whole(), status)
             return
         if not self.is_complete:
@@ -315,12 +328,10 @@ class Stream(Answer):
             self._ends_with_usage = _tells_a_count(event.usage)
         text, said = "", False
         for choice in event.choices or ():
-            number = choice.index if isinstance(choice.index, int) else 0
+            bit = choice.bit
             if choice.finish_reason and self._end(choice.finish_reason):
-                self._ended.add(number)
-                self._open.discard(number)
-            elif number not in self._ended:
-                self._open.add(number)
+                self._ended |= bit
+            self._open = (self._open | bit) & ~self._ended
             content = choice.text or choice.said.content
             if (content and isinstance(content, str)) or says_content(choice):
                 said, text = True, content if isinstance(content, str) else ""

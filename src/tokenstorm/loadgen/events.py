@@ -12,6 +12,7 @@ import msgspec
 from tokenstorm.errors import NOT_JSON
 
 DETAIL_CHARACTERS = 300
+MOST_CHOICES = 1024
 LARGEST_COUNT = 2**31
 """Of tokens: what is above it is no count, and sums of counts stay below 2⁶⁴."""
 
@@ -49,6 +50,11 @@ class Choice(msgspec.Struct, gc=False):
     message: Delta | None = None
     text: Any = None
     finish_reason: Any = None
+
+    @property
+    def bit(self) -> int:
+        """Which of the answers it is, as a bit of its own; who counts beyond all bounds shares the first one."""
+        return 1 << self.index if isinstance(self.index, int) and 0 <= self.index < MOST_CHOICES else 1
 
     @property
     def said(self) -> Delta:

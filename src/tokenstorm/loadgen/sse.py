@@ -22,6 +22,18 @@ class Sent(NamedTuple):
     data: bytes
 
 
+def data_alone(piece: bytes) -> bytes:
+    """The data of a piece that is one whole event of one line, as most pieces are; empty for any other piece."""
+    if (
+        piece.startswith(b"data: ")
+        and piece.endswith(b"\n\n")
+        and piece.find(b"\n") == len(piece) - 2
+        and b"\r" not in piece
+    ):
+        return piece[6:-2]
+    return b""
+
+
 class EventReader:
     """Takes an event stream in pieces; `take` gives the events that a piece completes, `end` one that lacks its blank line.
 
@@ -31,14 +43,14 @@ class EventReader:
 
     __slots__ = ("_after_cr", "_data", "_is_first", "_pieces", "_type", "held", "is_between_events", "started")
 
-    def __init__(self) -> None:
-        self.started = False
+    def __init__(self, *, started: bool = False) -> None:
+        self.started = started
         self.is_between_events = True
         self.held = 0
         self._pieces: list[bytes] = []
         self._data: list[bytes] = []
         self._type = b""
-        self._is_first = True
+        self._is_first = not started
         self._after_cr = False
 
     @property
@@ -48,20 +60,6 @@ class EventReader:
             return b""
         line = b"".join(self._pieces)
         return b"".join((*self._data, line.removeprefix(b"data:") if line.startswith(b"data:") else line)).strip()
-
-    def take_alone(self, piece: bytes) -> bytes:
-        """The data of a piece that is one whole event of one line, as most pieces are; empty for any other piece."""
-        if (
-            not piece.startswith(b"data: ")
-            or piece.find(b"\n") != len(piece) - 2
-            or not piece.endswith(b"\n")
-            or b"\r" in piece
-            or not self.is_between_events
-        ):
-            return b""
-        self.started = True
-        self._is_first = self._after_cr = False
-        return piece[6:-2]
 
     def take(self, piece: bytes) -> list[Sent]:
         """The events that end in this piece, and the lines that belong to no field."""
