@@ -262,7 +262,11 @@ class Remote(ABC):
                 try:
                     await asyncio.wait((down,))
                 finally:
-                    await end()
+                    ending = asyncio.ensure_future(end())
+                    try:
+                        await asyncio.wait((ending,))
+                    finally:  # also when the shell is closed meanwhile: else a process is left to nobody
+                        await ending
                 with contextlib.suppress(OSError):
                     await far[1].wait_closed()
 
