@@ -43,6 +43,10 @@ ANSWERS: dict[str, bytes] = {
     "negative usage": streamed(TEXT, FINISH, _usage(completion_tokens=-5, prompt_tokens=-(2**70)), DONE),
     "usage in words": streamed(TEXT, FINISH, _usage(completion_tokens="many"), DONE),
     "error": streamed(TEXT, sse({"error": {"message": "boom"}}), DONE),
+    "error, no end": streamed(TEXT, sse({"error": {"message": "boom"}}))[:-5],
+    "too many tokens": streamed(TEXT, FINISH, _usage(completion_tokens=10**6), DONE),
+    "bare end": streamed(TEXT, b"[DONE]\n\n"),
+    "gave up": streamed(TEXT, sse(chunk({}, "network_error")), DONE),
     "error event": streamed(TEXT, b'event: error\ndata: {"x": 1}\n\n'),
     "error line": streamed(TEXT, b"error: boom\n\n", DONE),
     "detail": streamed(sse({"detail": "boom"}), DONE),
@@ -84,7 +88,8 @@ ANSWERS: dict[str, bytes] = {
 }
 """By name; each is the whole of what is written for one request."""
 
-ENDS = ("stay", "close", "reset")
+ENDS = ("stay", "close", "reset", "break")
+"""What the connection does after the answer; with `break` it is closed somewhere in the middle of it."""
 ABORT = struct.pack("ii", 1, 0)
 
 
@@ -127,6 +132,8 @@ class _Server:
         await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))
         number = head.partition("x-request-id: ")[2].split()[0].rpartition("-")[2]
         data, end = (ANSWERS["well"], "stay") if number == "preflight" else self._answer_of(int(number))
+        if end == "break":
+            data = data[: int(number) * 37 % 97 * len(data) // 97]  # the same for each seed
         for piece in self._cut(data):
             writer.write(piece)
             await writer.drain()

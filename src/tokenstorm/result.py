@@ -22,14 +22,15 @@ EXHAUSTED = "exhausted"
 INTERNAL = "internal"
 """The failure kind of a request whose answer tokenstorm itself could not take in: a fault of ours, not of the service."""
 
-Warned = Literal["no_token", "not_streamed", "short", "skipped", "usage"]
+Warned = Literal["no_token", "not_streamed", "short", "skipped", "unknown", "usage"]
 """What is odd about an answer that counts as a success all the same:
 
 `no_token`      it holds nothing that was generated
 `not_streamed`  a stream was asked for, and it came in one piece
 `short`         it ended before the tokens that `ignore_eos` promised
-`skipped`       parts of it were neither an answer nor an error, and were skipped
-`usage`         the server's count of tokens is none, or is smaller than the number of chunks with text
+`skipped`       it had events that say nothing, as heartbeats do
+`unknown`       parts of it were neither an answer nor an error
+`usage`         the server's count of tokens is none, above what was asked for, or below the number of chunks with text
 """
 
 
@@ -58,7 +59,8 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     A line with a `stretch` stands for many such, all of one replica and phase: `seq` and `scheduled` are the first one's,
     and each one's `slot_free` is that of the line, or its own intended time where that is later.
     `chunks` counts events that carried text; `coalesced` those of them that shared a read with an earlier one.
-    `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer.
+    `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer,
+    `hidden_tokens` how many of the output tokens are reasoning that the server counts and does not show.
     """
 
     schema: Literal[1]
@@ -88,6 +90,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     prompt: int | None = None
     chunk_times: list[int] | None = None
     warnings: list[Warned] | None = None
+    hidden_tokens: int | None = None
     stretch: Stretch | None = None
 
     @property

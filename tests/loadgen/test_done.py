@@ -163,7 +163,7 @@ def test_done_without_its_blank_line_is_the_end_as_well() -> None:
     async def main() -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(HEAD + TOKEN + chunked(b"data: [DO") + chunked(b"NE]"))
+            writer.write(HEAD + TOKEN + chunked(b"data: [DO") + chunked(b"NE]\n"))
             await reader.read()
 
         async with server(serve) as pool:
@@ -201,6 +201,15 @@ ODD = {
     "a length beyond all": (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n", "not HTTP"),
     "two lengths": (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "not HTTP"),
     "a chunk beyond all": (HEAD + b"fffffffffffffffffff\r\n", "not HTTP"),
+    "a refusal in gzip": (
+        b"HTTP/1.1 500 X\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00",
+        "coded with gzip",
+    ),
+    "no status": (b"HTTP/1.1 000 X\r\ncontent-length: 2\r\n\r\nhi", "hi"),
+    "gzip in the framing": (
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n4\r\n\x1f\x8b\x08\x00\r\n0\r\n\r\n",
+        "coded with gzip",
+    ),
     "gzip": (
         b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00",
         "coded with gzip",
@@ -232,6 +241,26 @@ def test_an_odd_answer_fails_its_request_in_words(answer: bytes, words: str) -> 
             trouble = (await ask(pool)).trouble
         assert trouble is not None
         assert any(word in trouble.detail for word in words.split("|")), trouble
+
+    run(main)
+
+
+BROKEN = chunked(sse({"error": {"message": "CUDA out of memory", "code": 500}}))
+
+
+@pytest.mark.parametrize("after", [hold, close, reset])
+def test_an_error_is_told_in_the_servers_words_however_the_connection_ends(after: Serve) -> None:
+    """Engines that die say so and break off: the request is over with their words."""
+
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(HEAD + TOKEN + BROKEN)
+            await after(reader, writer)
+
+        async with server(serve) as pool:
+            trouble = (await ask(pool)).trouble
+        assert trouble == Failure("stream_error", "CUDA out of memory")
 
     run(main)
 

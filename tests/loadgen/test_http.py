@@ -479,6 +479,7 @@ def test_a_url_is_taken_with_and_without_v1(url: str, path: str, authority: str)
     ("url", "chat", "completions", "models"),
     [
         ("http://h", "/v1/chat/completions", "/v1/completions", "/v1/models"),
+        ("http://h//v1//", "/v1/chat/completions", "/v1/completions", "/v1/models"),
         ("http://h/a/v1/", "/a/v1/chat/completions", "/a/v1/completions", "/a/v1/models"),
         ("http://h/v1/chat/completions", "/v1/chat/completions", "/v1/completions", "/v1/models"),
         ("http://h/v1/completions/", "/v1/chat/completions", "/v1/completions", "/v1/models"),
@@ -518,6 +519,8 @@ def test_an_address_of_another_operation_than_the_loads_is_refused_with_the_way_
         "http://h:0",
         "http://h/?x=1",
         "http://h/v1?key=secret",
+        "http://h/v1/models",
+        "http://h/v1/responses/",
         "http://h/v1?api-version=1&key=secret",
         "unix:relative",
         "http://h\r\nx: y",

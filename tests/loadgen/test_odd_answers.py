@@ -44,6 +44,7 @@ def test_a_usage_of_its_own_after_the_text_makes_a_stream_whole_and_one_before_i
     assert kind(read(TEXT, sse(chunk(usage=USAGE)))) is None
     assert kind(read(sse(chunk(usage=USAGE)), TEXT)) == "truncated"
     assert kind(read(TEXT, sse(chunk(usage={})))) == "truncated"
+    assert kind(read(sse(chunk({"role": "assistant"})), sse(chunk(usage={"prompt_tokens": 5})))) == "truncated"
 
 
 def choice(index: int, text: str, finish: str | None = None) -> bytes:
@@ -58,7 +59,7 @@ def test_every_choice_that_was_seen_has_to_finish() -> None:
 
 # Errors in a 200
 
-ERRORS = {
+ERRORS: dict[str, tuple[Any, str]] = {
     "error object": ({"error": {"message": "boom", "code": 500}}, "boom"),
     "error text": ({"error": "boom"}, "boom"),
     "message and code": ({"message": "boom", "code": 500}, "boom"),
@@ -71,11 +72,26 @@ ERRORS = {
     "errors": ({"errors": ["boom"]}, "boom"),
     "fault": ({"fault": {"faultstring": "boom"}}, "boom"),
     "code alone": ({"code": 503}, "503"),
+    "Baidu": ({"error_code": 17, "error_msg": "boom"}, "boom"),
+    "errcode": ({"errcode": 5, "errmsg": "boom"}, "boom"),
+    "error_message": ({"error_message": "boom"}, "boom"),
+    "exception": ({"exception": "boom"}, "boom"),
+    "capitals": ({"Error": "boom"}, "boom"),
+    "AWS": ({"Message": "boom"}, "boom"),
+    "status in words": ({"status": "error", "reason": "boom"}, "boom"),
+    "no success": ({"success": False, "reason": "boom"}, "boom"),
+    "code in words": ({"code": "InternalError"}, "InternalError"),
+    "nothing in it": ({"error": {}}, "without words"),
+    "status_code": ({"status_code": 500, "msg": "boom"}, "boom"),
+    "beside no choices": ({"choices": [], "message": "boom", "code": 500}, "boom"),
+    "beside a usage": ({"choices": [], "usage": USAGE, "message": "boom", "code": 500}, "boom"),
+    "in a list": ([{"error": {"code": 400, "message": "boom"}}], "boom"),
+    "in a choice": ({"choices": [{"index": 0, "delta": {}, "error": {"code": 502, "message": "boom"}}]}, "boom"),
 }
 
 
 @pytest.mark.parametrize(("error", "words"), ERRORS.values(), ids=ERRORS)
-def test_an_error_in_another_shape_is_one_streamed_or_whole(error: dict[str, Any], words: str) -> None:
+def test_an_error_in_another_shape_is_one_streamed_or_whole(error: object, words: str) -> None:
     for answer in (read(TEXT, sse(error), FINISH, DONE), read(sse(error), DONE), whole(error)):
         assert kind(answer) == "stream_error"
         assert answer.failure is not None
@@ -85,10 +101,16 @@ def test_an_error_in_another_shape_is_one_streamed_or_whole(error: dict[str, Any
 @pytest.mark.parametrize("data", ['{"message": "boom"}', '"boom"', "boom", '{"x": "boom"}'])
 @pytest.mark.parametrize("form", ["event: error\ndata: {}\n\n", "error: {}\n\n", "event:error\ndata:{}\n\n"])
 def test_an_event_of_type_error_is_one_whatever_it_holds(form: str, data: str) -> None:
-    answer = read(TEXT, form.format(data).encode() if "{}" not in data else b"", DONE)
+    answer = read(TEXT, form.format(data).encode(), DONE)
     assert kind(answer) == "stream_error"
     assert answer.failure is not None
     assert "boom" in answer.failure.detail
+
+
+@pytest.mark.parametrize("data", ["", ": upstream closed", "[DONE]"])
+def test_an_event_of_type_error_is_one_even_without_words(data: str) -> None:
+    assert kind(read(TEXT, f"event: error\ndata: {data}\n\n".encode(), DONE)) == "stream_error"
+    assert kind(read(TEXT, b"error:\n\n", DONE)) == "stream_error"
 
 
 def test_an_error_that_is_no_event_of_the_stream_is_one() -> None:
@@ -96,7 +118,10 @@ def test_an_error_that_is_no_event_of_the_stream_is_one() -> None:
     assert kind(read(TEXT, b'{"error": {"message": "boom"}}\n\n', DONE)) == "stream_error"
 
 
-@pytest.mark.parametrize("reason", ["error", "abort", {"type": "abort", "message": "boom"}])
+GAVE_UP = ["error", "abort", "network_error", "insufficient_system_resource", "ERROR", "aborted", "failed", "cancelled"]
+
+
+@pytest.mark.parametrize("reason", [*GAVE_UP, "timeout", {"type": "abort", "message": "boom"}])
 def test_a_finish_reason_that_says_error_is_one(reason: object) -> None:
     body = {"id": "x", "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": reason}]}
     assert kind(whole(body)) == "stream_error"
@@ -104,9 +129,15 @@ def test_a_finish_reason_that_says_error_is_one(reason: object) -> None:
     assert kind(read(TEXT, sse(body), DONE)) == "stream_error"
 
 
-@pytest.mark.parametrize("harmless", [{"type": "ping"}, {}, None, 7, "hello", [], {"code": 0, "message": "ok"}])
-def test_what_is_neither_answer_nor_error_is_skipped_and_counted(harmless: object) -> None:
-    answer = read(TEXT, sse(json.dumps(harmless)), FINISH, DONE)
+@pytest.mark.parametrize("other", [{"type": "ping"}, 7, "hello", {"code": 0, "message": "ok"}, [1]])
+def test_what_is_neither_answer_nor_error_is_counted(other: object) -> None:
+    answer = read(TEXT, sse(json.dumps(other)), FINISH, DONE)
+    assert (kind(answer), set(answer.warnings), answer.chunks) == (None, {"unknown"}, 1)
+
+
+@pytest.mark.parametrize("nothing", [{}, None, [], ""])
+def test_what_says_nothing_is_skipped_and_counted(nothing: object) -> None:
+    answer = read(TEXT, sse(json.dumps(nothing)), FINISH, DONE)
     assert (kind(answer), set(answer.warnings), answer.chunks) == (None, {"skipped"}, 1)
 
 
@@ -122,6 +153,8 @@ TOKENS: dict[str, tuple[dict[str, Any], bool]] = {
     "a refusal": ({"refusal": "no"}, True),
     "parts": ({"content": [{"type": "text", "text": "a"}]}, True),
     "reasoning details": ({"reasoning_details": [{"type": "reasoning.text", "text": "a", "index": 0}]}, False),
+    "pictures": ({"images": [{"type": "image_url", "image_url": {"url": "data:x"}}]}, True),
+    "thoughts by another name": ({"thinking_blocks": [{"type": "thinking", "thinking": "a"}]}, False),
     "parts of thought": ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]}, False),
 }
 
@@ -154,6 +187,11 @@ def test_a_call_of_a_tool_after_reasoning_ends_the_answer_where_it_ends() -> Non
     call = sse(chunk({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}))
     answer = read(sse(chunk({"reasoning_content": "hm"})), call, call, FINISH, sse(chunk(usage=USAGE)), DONE)
     assert (answer.first_token, answer.last_token, answer.output_tokens) == (1000, 1020, 3)
+
+
+def test_an_empty_delta_does_not_hide_a_message() -> None:
+    body = {"choices": [{"index": 0, "delta": {}, "message": {"content": "a"}, "finish_reason": "stop"}]}
+    assert (read(sse(body), DONE).chunks, whole(body).warnings) == (1, frozenset())
 
 
 def test_an_answer_without_a_token_and_one_that_was_not_streamed_are_told() -> None:
@@ -195,7 +233,21 @@ def test_events_are_read_by_the_rules_however_they_are_cut(body: bytes) -> None:
     assert read(*(body[at : at + 1] for at in range(len(body)))).chunks == chunks
 
 
-@pytest.mark.parametrize("name", ["empty data", "a comment that became data", "fields nobody knows"])
+@pytest.mark.parametrize("body", [TEXT + b"[DONE]\n\n", TEXT + b"data: [DONE]foo\n\n", TEXT + b"data: [DONE] \nfoo\n"])
+def test_what_looks_like_the_end_means_the_same_wherever_it_is_cut(body: bytes) -> None:
+    once = read(body)
+    for at in range(1, len(body)):
+        cut = read(body[:at], body[at:])
+        assert (cut.failure, cut.warnings, cut.chunks) == (once.failure, once.warnings, once.chunks)
+
+
+def test_fields_that_nobody_knows_are_counted() -> None:
+    """A byte order mark before an event in the middle makes one, and its tokens are lost."""
+    assert set(read(LINES["fields nobody knows"]).warnings) == {"unknown"}
+    assert set(read(TEXT, b"\xef\xbb\xbf" + TEXT, DONE).warnings) == {"unknown"}
+
+
+@pytest.mark.parametrize("name", ["empty data", "a comment that became data"])
 def test_what_is_skipped_is_counted(name: str) -> None:
     assert set(read(LINES[name]).warnings) == {"skipped"}
 
@@ -224,13 +276,26 @@ def test_a_long_event_takes_time_in_proportion_to_its_length() -> None:
     assert took(8 << 20) < 80 * took(1 << 19)
 
 
-def test_an_event_without_an_end_is_given_up() -> None:
+@pytest.mark.parametrize(
+    "piece",
+    [b"data: " + b"x" * (1 << 20), b"data:\n" * (1 << 17), b"<p>hi</p>\n" * (1 << 17)],
+    ids=["one line", "many lines of data", "no stream"],
+)
+def test_an_event_without_an_end_is_given_up(piece: bytes) -> None:
     stream = Stream()
-    piece = b"data: " + b"x" * (1 << 20)
     for _ in range(70):
         stream.receive(piece, 1)
     stream.finish(200)
     assert kind(stream) == "malformed"
+
+
+def test_an_answer_in_one_piece_that_is_too_long_says_so() -> None:
+    answer = Whole()
+    for _ in range(70):
+        answer.receive(b"x" * (1 << 20), 1)
+    answer.finish(200)
+    assert answer.failure is not None
+    assert "64 MiB" in answer.failure.detail
 
 
 # Usage
@@ -246,7 +311,7 @@ def test_fewer_tokens_than_chunks_of_text_are_told() -> None:
     assert (answer.output_tokens, answer.chunks, set(answer.warnings)) == (3, 10, {"usage"})
 
 
-@pytest.mark.parametrize("number", [2**64, -1, "7", 1.5, True, [], 1e300, 10**40])
+@pytest.mark.parametrize("number", [2**64, 2**31, -1, "7", 1.5, True, [], 1e300, 10**40])
 def test_a_count_that_is_none_is_not_taken_and_told(number: object) -> None:
     answer = read(TEXT, FINISH, sse(chunk(usage={"prompt_tokens": number, "completion_tokens": number})), DONE)
     assert (answer.failure, answer.prompt_tokens, answer.output_tokens, set(answer.warnings)) == (
@@ -260,6 +325,19 @@ def test_a_count_that_is_none_is_not_taken_and_told(number: object) -> None:
 def test_a_count_in_the_form_of_a_float_is_one() -> None:
     answer = read(TEXT, FINISH, sse(chunk(usage={"prompt_tokens": 7.0, "completion_tokens": 1.0})), DONE)
     assert (answer.prompt_tokens, answer.output_tokens, set(answer.warnings)) == (7, 1, set())
+
+
+def test_no_tokens_for_an_answer_in_one_piece_is_no_count() -> None:
+    body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 0}}
+    assert (whole(body).output_tokens, set(whole(body).warnings)) == (None, {"usage"})
+
+
+def test_reasoning_that_is_counted_and_not_shown_is_known_as_hidden() -> None:
+    """Its time is before the first token: TPOT must not divide by it."""
+    counts = {"completion_tokens": 500, "completion_tokens_details": {"reasoning_tokens": 490}}
+    assert read(*[TEXT] * 10, FINISH, sse(chunk(usage=counts)), DONE).hidden_tokens == 490
+    shown = read(sse(chunk({"reasoning": "hm"})), TEXT, FINISH, sse(chunk(usage=counts)), DONE)
+    assert shown.hidden_tokens is None
 
 
 def test_no_tokens_for_a_text_that_came_is_no_count() -> None:
@@ -317,5 +395,5 @@ def test_what_is_nested_too_deep_costs_its_request_alone(field: str) -> None:
     for depth in (400, 900, 990, 5000):
         deep = "[" * depth + "]" * depth
         event = f'{{"choices": [{{"delta": {{"{field}": {deep}}}}}], "{field}": {deep}}}'
-        read(f"data: {event}\n\n".encode(), DONE)
-        whole(event.encode())
+        for answer in (read(f"data: {event}\n\n".encode(), DONE), whole(event.encode())):
+            assert kind(answer) in {None, "malformed", "stream_error"}

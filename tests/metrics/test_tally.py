@@ -203,6 +203,13 @@ def test_what_is_odd_about_a_success_is_counted() -> None:
     assert add([ok(2 * SECOND), odd, odd, ok(2 * SECOND, warnings=["usage"])]).warnings == {"short": 2, "usage": 3}
 
 
+def test_tokens_that_were_not_shown_have_no_part_in_the_time_per_token() -> None:
+    """Ten tokens in 0.9 s are 100 ms apart, however many were thought before."""
+    times = {"first_token": 3 * SECOND, "last_token": 3 * SECOND + 900_000_000, "done": 4 * SECOND}
+    found = add([ok(2 * SECOND, output_tokens=500, hidden_tokens=490, **times)]).histograms["tpot"]
+    assert (found.count, found.total) == (1, 100_000_000)
+
+
 def test_tokens_that_share_one_read_have_no_time_between_them() -> None:
     """A time per token of 0 would pass every bound."""
     assert add([ok(2 * SECOND, first_token=3 * SECOND, last_token=3 * SECOND)]).histograms["tpot"].count == 0

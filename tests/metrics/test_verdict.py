@@ -80,6 +80,7 @@ def test_a_good_run_is_valid_and_has_no_reasons() -> None:
         ({"warnings": {"not_streamed": 101}}, "suspect", "not_streamed"),
         ({"warnings": {"usage": 101}}, "suspect", "usage"),
         ({"warnings": {"skipped": 10_000}}, "valid", None),
+        ({"warnings": {"unknown": 101}}, "suspect", "unknown"),
         ({"internal": 1}, "suspect", "internal"),
         ({"disk": DiskReport(slowest_seconds=0.6, stalls=1)}, "suspect", "disk"),
         ({"disk": DiskReport(lost_lines=1)}, "suspect", "disk"),

@@ -11,13 +11,16 @@ from operator import sub
 from typing import Protocol
 
 from tokenstorm.loadgen.events import (
-    ABORTED,
     DETAIL_CHARACTERS,
+    GAVE_UP,
+    Choice,
     Event,
     count_of,
     error_in,
     finish_of,
+    is_empty,
     read_event,
+    refusal_in,
     says_anything,
     says_content,
     words_of,
@@ -58,6 +61,9 @@ class Answer:
     coalesced = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    reasoning_tokens = 0
+    hidden_tokens: int | None = None
+    """Of the output tokens, those of a reasoning that the server counts and does not show."""
     finish_reason: str | None = None
     server_id: str | None = None
     failure: Failure | None = None
@@ -89,33 +95,54 @@ class Answer:
     def _malformed(self, what: str, data: bytes) -> None:
         self._fail("malformed", f"{what}: {data[:DETAIL_CHARACTERS]!r}")
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Event, data: bytes) -> None:
         if self.server_id is None and event.id not in (None, ""):
             self.server_id = words_of(event.id)
         if event.usage is not None:
             self._count(event.usage)
-        if event.error or event.choices is None or event.object == "error":
-            words = error_in(event)
+        if event.error or not event.choices or event.object == "error":
+            words = error_in(data)
             if words is not None:
                 self._fail("stream_error", words)
 
     def _count(self, usage: object) -> None:
         """Take the counts of a usage; what is no count is told, and takes nothing back."""
         members = usage if isinstance(usage, dict) else {"completion_tokens": usage}
-        prompt, output = (members.get(name) for name in ("prompt_tokens", "completion_tokens"))
-        for value in (prompt, output):
-            if value is not None and count_of(value) is None:
-                self._warn("usage")
-        self.prompt_tokens = self.prompt_tokens if count_of(prompt) is None else count_of(prompt)
-        self.output_tokens = self.output_tokens if count_of(output) is None else count_of(output)
+        prompt, output = members.get("prompt_tokens"), members.get("completion_tokens")
+        if prompt is not None:
+            self.prompt_tokens = self._counted(prompt, self.prompt_tokens)
+        if output is not None:
+            self.output_tokens = self._counted(output, self.output_tokens)
+        details = members.get("completion_tokens_details")
+        if isinstance(details, dict):
+            self.reasoning_tokens = count_of(details.get("reasoning_tokens")) or self.reasoning_tokens
 
-    def _end(self, reason: object) -> bool:
-        """Take a finish reason in; whether its choice has ended."""
-        finish, words = finish_of(reason)
+    def _counted(self, value: object, before: int | None) -> int | None:
+        count = count_of(value)
+        if count is None:
+            self._warn("usage")
+            return before
+        return count
+
+    def _end(self, choice: Choice) -> bool:
+        """Take the finish reason and the error of a choice in; whether it has ended."""
+        if choice.error:
+            self._fail("stream_error", words_of(choice.error))
+        finish, words = finish_of(choice.finish_reason)
         self.finish_reason = finish or self.finish_reason
-        if finish in ABORTED:
+        if finish is not None and any(part in finish.lower() for part in GAVE_UP):
             self._fail("stream_error", words or f"the engine gave up with finish reason {finish!r}")
         return finish is not None
+
+    def _settle(self, *, thought: bool) -> None:
+        """Hold the usage against what came; `thought` tells whether reasoning was seen."""
+        if self.output_tokens is not None and self.output_tokens < self.chunks:
+            self._warn("usage")
+        if self.output_tokens == 0 and "no_token" not in self.warnings:  # for something that came it is no count
+            self._warn("usage")
+            self.output_tokens = None
+        if self.reasoning_tokens and not thought:
+            self.hidden_tokens = self.reasoning_tokens
 
 
 class Whole(Answer):
@@ -139,30 +166,35 @@ class Whole(Answer):
 
     def finish(self, status: int) -> None:
         body = self.body
-        try:
-            self._understand(read_event(body), body, status)
-        except (ValueError, RecursionError) as error:
-            if not _is_success(status):
-                self._fail(f"http_{status}", body[:DETAIL_CHARACTERS].decode(errors="replace"))
-            elif isinstance(error, RecursionError):
+        if not 200 <= status < 300:  # noqa: PLR2004 - the successes of HTTP
+            words = refusal_in(body) or body[:DETAIL_CHARACTERS].decode(errors="replace")
+            self._fail(f"http_{status}", words)
+        elif self.is_too_long:
+            self._malformed(f"an answer of more than {LARGEST_EVENT >> 20} MiB", body)
+        else:
+            try:
+                self._understand(read_event(body), body)
+            except RecursionError:
                 self._malformed("an answer that is nested too deep", body)
-            else:
+            except ValueError as error:
                 self._malformed("not an answer in JSON" if str(error) == "not JSON" else str(error), body)
 
-    def _understand(self, event: Event, body: bytes, status: int) -> None:
-        if not _is_success(status):
-            words = words_of(event.error or event.message)
-            self._fail(f"http_{status}", words or body[:DETAIL_CHARACTERS].decode(errors="replace"))
-            return
-        self._note(event)
-        said = False
+    @property
+    def is_too_long(self) -> bool:
+        return self._size > LARGEST_EVENT
+
+    def _understand(self, event: Event, body: bytes) -> None:
+        self._note(event, body)
+        said = content = False
         for choice in event.choices or ():
-            self._end(choice.finish_reason)
-            said = said or says_anything(choice)
+            self._end(choice)
+            content = content or says_content(choice)
+            said = said or content or says_anything(choice)
         if not event.choices and event.usage is None and self.failure is None:
             self._malformed("an answer without choices", body)
         if not said:
             self._warn("no_token")
+        self._settle(thought=said and not content)
 
 
 class Stream(Answer):
@@ -179,6 +211,7 @@ class Stream(Answer):
     _open = 0
     _ended = 0
     """The choices that go on, and those that have ended: a bit each."""
+    _thought = False
     _is_stream = False
     _reader: EventReader | None = None
     """Made for the first piece that is not one whole event."""
@@ -227,9 +260,7 @@ class Stream(Answer):
         if not reader.started:
             self._unread = self._unread or Whole()
             self._unread.receive(piece, self._at)
-        if not reader.is_between_events and reader.unfinished == DONE:
-            self._finish_now()  # whether or not the blank line after it ever comes
-        if reader.held > LARGEST_EVENT:
+        if reader.held > LARGEST_EVENT or (self._unread is not None and self._unread.is_too_long):
             self._fail("malformed", f"an event of more than {LARGEST_EVENT >> 20} MiB")
             self._finish_now()
 
@@ -246,9 +277,7 @@ class Stream(Answer):
             self._fail("truncated", f"the stream ended without a finish reason, usage or [DONE]{last}")
         if self.first_token is None:
             self._warn("no_token")
-        if self.output_tokens is not None and self.output_tokens < self.chunks:
-            self._warn("usage")
-            self.output_tokens = self.output_tokens or None  # 0 for a text that came is no count
+        self._settle(thought=self._thought)
 
     def cut(self) -> None:
         if self._times:
@@ -265,6 +294,7 @@ class Stream(Answer):
         whole.finish(status)
         self.failure, self.finish_reason, self.server_id = whole.failure, whole.finish_reason, whole.server_id
         self.prompt_tokens, self.output_tokens = whole.prompt_tokens, whole.output_tokens
+        self.hidden_tokens = whole.hidden_tokens
         self.warnings |= whole.warnings
         self._warn("not_streamed")
 
@@ -273,72 +303,62 @@ class Stream(Answer):
             if not self._is_done:
                 self._take(kind, data)
 
+    def _fail(self, kind: str, detail: str) -> None:
+        super()._fail(kind, detail)
+        if kind == "stream_error":  # nothing that comes after it can mend it
+            self._finish_now()
+
     def _take(self, kind: bytes, data: bytes) -> str:
         """Take one event in; its text, where it had nothing else to say."""
-        if not data.startswith(b"{") and self._says_no_json(kind, data.strip()):
-            return ""
         try:
-            event = read_event(data)
-            if not kind or kind not in {ERROR, UNKNOWN}:
-                return self._take_event(event, data)
-            words = words_of(event.error or event.message or event.detail) if kind == ERROR else error_in(event)
+            if kind == ERROR:
+                self._fail("stream_error", _words_in(data) or "an error without words")
+            elif kind == UNKNOWN:
+                self._take_line(data)
+            elif data.startswith(b"{") or not self._says_no_json(data.strip()):
+                return self._take_event(read_event(data), data)
         except RecursionError:
             self._malformed("an event that is nested too deep", data)
         except ValueError as error:
-            self._take_what_is_none(kind, data, str(error))
-        else:
-            self._take_line(kind, data, words)
+            self._malformed("not an event in JSON" if str(error) == "not JSON" else str(error), data)
         return ""
 
-    def _says_no_json(self, kind: bytes, data: bytes) -> bool:
-        """The end, a heartbeat, a comment that a proxy made data of, a line of no field."""
-        if data == DONE and kind != UNKNOWN:
+    def _says_no_json(self, data: bytes) -> bool:
+        """The end, a heartbeat, or a comment that a proxy made data of."""
+        if data == DONE:
             self._finish_now()
-        elif not data or data.startswith(b":") or kind == UNKNOWN:
-            self._skip(data)
+        elif not data or data.startswith(b":"):
+            self._skip(data, "skipped")
         else:
             return False
         return True
 
-    def _take_line(self, kind: bytes, data: bytes, words: str | None) -> None:
-        """An event of type error, or an object that is on a line of its own and may be an error."""
-        if kind == ERROR:
-            self._fail("stream_error", words or data[:DETAIL_CHARACTERS].decode(errors="replace"))
-        elif words is not None:
+    def _take_line(self, data: bytes) -> None:
+        """A line that belongs to no field: an error that a proxy appended, or nothing."""
+        words = _words_in(data) if data.startswith(b"{") else ""
+        if words and error_in(data) is not None:
             self._fail("stream_error", words)
         else:
-            self._skip(data)
-
-    def _take_what_is_none(self, kind: bytes, data: bytes, why: str) -> None:
-        """What should be an event and cannot be read."""
-        if kind == ERROR:
-            self._fail("stream_error", data[:DETAIL_CHARACTERS].decode(errors="replace"))
-        elif kind == UNKNOWN:
-            self._skip(data)
-        else:
-            self._malformed("not an event in JSON" if why == "not JSON" else why, data)
+            self._skip(data, "unknown")
 
     def _take_event(self, event: Event, data: bytes) -> str:
-        self._note(event)
-        if event.choices is None and event.usage is None:
-            if self.failure is None:
-                self._skip(data)
+        self._note(event, data)
+        if not event.choices:
+            self._take_without_choices(event, data)
             return ""
-        if event.usage is not None and not event.choices:
-            self._ends_with_usage = _tells_a_count(event.usage)
         text, said = "", False
-        for choice in event.choices or ():
+        for choice in event.choices:
             bit = choice.bit
-            if choice.finish_reason and self._end(choice.finish_reason):
+            if (choice.finish_reason or choice.error) and self._end(choice):
                 self._ended |= bit
             self._open = (self._open | bit) & ~self._ended
-            content = choice.text or choice.said.content
+            content = choice.text or choice.members.get("content")
             if (content and isinstance(content, str)) or says_content(choice):
                 said, text = True, content if isinstance(content, str) else ""
                 self.first_content = self.first_content or self._at
             elif says_anything(choice):
-                said = True
-                thought = choice.said.reasoning_content or choice.said.reasoning
+                said = self._thought = True
+                thought = choice.members.get("reasoning_content") or choice.members.get("reasoning")
                 text = thought if isinstance(thought, str) else ""
         if said:
             self._ends_with_usage = False
@@ -346,8 +366,14 @@ class Stream(Answer):
             self.first_token = self.first_token or self._at
         return text if self.finish_reason is None and event.usage is None else ""
 
-    def _skip(self, data: bytes) -> None:
-        self._warn("skipped")
+    def _take_without_choices(self, event: Event, data: bytes) -> None:
+        if event.usage is not None:
+            self._ends_with_usage = isinstance(event.usage, dict) and _tells_a_count(event.usage)
+        elif event.choices is None and self.failure is None:
+            self._skip(data, "skipped" if is_empty(data) else "unknown")
+
+    def _skip(self, data: bytes, warning: Warned) -> None:
+        self._warn(warning)
         self._skipped = data[:DETAIL_CHARACTERS] or self._skipped
 
     def _look_for_more(self, carrier: Carrier, piece: bytes, text: str) -> None:
@@ -382,10 +408,15 @@ class Stream(Answer):
         return gaps
 
 
-def _is_success(status: int) -> bool:
-    return 200 <= status < 300  # noqa: PLR2004 - the successes of HTTP
+def _tells_a_count(usage: dict[str, object]) -> bool:
+    """Whether a usage tells how much was generated."""
+    return count_of(usage.get("completion_tokens")) is not None
 
 
-def _tells_a_count(usage: object) -> bool:
-    """Whether a usage tells anything."""
-    return isinstance(usage, dict) and any(count_of(value) is not None for value in usage.values())
+def _words_in(data: bytes) -> str:
+    """The server's words in an error, whatever its form."""
+    try:
+        words = error_in(data) or refusal_in(data)
+    except (ValueError, RecursionError):
+        words = ""
+    return words or data[:DETAIL_CHARACTERS].decode(errors="replace")

@@ -12,6 +12,7 @@ from tokenstorm.plan import Plan
 Operation = Literal["chat", "completions"]
 
 _OPERATIONS: dict[Operation, str] = {"chat": "/chat/completions", "completions": "/completions"}
+_OTHERS = re.compile(r"/(models|messages|responses|embeddings|rerank|health|metrics|tokenize|generate)$")
 _VERSION = re.compile(r"/v\d+[a-z]*\d*$")
 
 
@@ -76,7 +77,12 @@ class Endpoint(msgspec.Struct, frozen=True):
         if any(not character.isprintable() or character == " " for character in authority + parts.path + parts.query):
             message = f"{url!r} has characters that no URL may hold"
             raise UsageError(message)
-        path, operation = _without_operation(parts.path.rstrip("/"))
+        path, operation = _without_operation(re.sub(r"/+", "/", parts.path).rstrip("/"))
+        if other := _OTHERS.search(path):
+            message = (
+                f"{url!r}: {other[1]} is another operation: give the service's address, or that of chat/completions"
+            )
+            raise UsageError(message)
         version = _VERSION.search(path)
         api = version[0] if version else "" if operation else "/v1"
         tls = parts.scheme == "https"

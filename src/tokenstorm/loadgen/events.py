@@ -1,7 +1,7 @@
 """What one JSON object of an answer means: an event of a stream, or an answer in one piece.
 
-Servers differ, and what differs is data. A field whose type is odd is an error only where it matters: `choices`, what
-they hold, and nothing else. Numbers are bounded, and words are such that they can be written to a file.
+Servers differ, and what differs is data. A field whose type is odd is an error only where it matters: `choices`, and what
+they are made of. Numbers are bounded, and words are such that they can be written to a file.
 """
 
 import json
@@ -13,43 +13,37 @@ from tokenstorm.errors import NOT_JSON
 
 DETAIL_CHARACTERS = 300
 MOST_CHOICES = 1024
-LARGEST_COUNT = 2**31
-"""Of tokens: what is above it is no count, and sums of counts stay below 2⁶⁴."""
+LARGEST_COUNT = 2**24
+"""Of tokens: no context is that long. Sums of counts stay below 2⁶⁴."""
+LONGEST_NUMBER = 300
+"""Digits: what is longer only passes through, and is 0 here."""
 
-ABORTED = frozenset(("error", "abort"))
-"""Finish reasons of an answer that the engine gave up."""
+GAVE_UP = ("error", "abort", "fail", "cancel", "timeout", "insufficient")
+"""Parts of the finish reasons of an answer that the engine did not bring to its end."""
 UNFINISHED = frozenset(("", "null"))
 """Some servers say so of a choice that goes on."""
 
-_FINE = (0, 200, "ok", "success")
+_FINE = (0, 200, "0", "200", "ok", "success")
 """Codes and states that come with a message which is no error."""
-
+_WORDS = ("message", "msg", "error_msg", "errmsg", "error_message", "detail", "reason", "faultstring", "title")
+"""Where servers have their words."""
+_CODES = ("code", "status", "status_code", "statuscode")
 _LABELS = frozenset(("type", "id", "index", "role", "format", "call_id", "status"))
 """Members of a part that say what it is: no token generated them."""
-
-
-class Delta(msgspec.Struct, gc=False):
-    """What a choice says: everything in it is generated, be it text or not."""
-
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    reasoning_details: Any = None
-    thinking: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    refusal: Any = None
-    audio: Any = None
+_LABELS_OF_CHOICE = _LABELS | {"name"}
+_THOUGHTS = ("reason", "think", "thought", "cot")
+"""Parts of the names of members that hold reasoning."""
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One of the answers that were asked for."""
+    """One of the answers that were asked for. What `delta`, `message` and `text` hold is generated."""
 
     index: Any = None
-    delta: Delta | None = None
-    message: Delta | None = None
+    delta: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
     text: Any = None
     finish_reason: Any = None
+    error: Any = None
 
     @property
     def bit(self) -> int:
@@ -57,8 +51,9 @@ class Choice(msgspec.Struct, gc=False):
         return 1 << self.index if isinstance(self.index, int) and 0 <= self.index < MOST_CHOICES else 1
 
     @property
-    def said(self) -> Delta:
-        return self.delta or self.message or _SILENT
+    def members(self) -> dict[str, Any]:
+        """What it says, by kind."""
+        return self.delta or self.message or {}
 
 
 class Event(msgspec.Struct, gc=False):
@@ -69,18 +64,10 @@ class Event(msgspec.Struct, gc=False):
     usage: Any = None
     error: Any = None
     object: Any = None
-    type: Any = None
-    message: Any = None
-    msg: Any = None
-    detail: Any = None
-    errors: Any = None
-    fault: Any = None
-    code: Any = None
-    status: Any = None
 
 
-_SILENT = Delta()
 _decode = msgspec.json.Decoder(Event).decode
+_decode_any = msgspec.json.Decoder().decode
 
 
 def read_event(data: bytes) -> Event:
@@ -92,11 +79,7 @@ def read_event(data: bytes) -> Event:
         return _decode(data)
     except NOT_JSON:
         pass
-    try:  # half of a surrogate pair, and NaN, are what Python's servers write and its clients read
-        value = json.loads(data.decode())
-    except (ValueError, RecursionError):
-        message = "not JSON"
-        raise ValueError(message) from None
+    value = _read_any(data)
     if not isinstance(value, dict):
         return Event()
     try:
@@ -105,6 +88,23 @@ def read_event(data: bytes) -> Event:
         what, _, path = str(error).partition(" - at `$")
         message = f"`{path.strip('.`')}`: {what[0].lower()}{what[1:]}"
         raise ValueError(message) from None
+
+
+def _read_any(data: bytes) -> object:
+    """Any JSON. Half of a surrogate pair, and NaN, are what Python's servers write and its clients read."""
+    try:
+        return _decode_any(data)
+    except NOT_JSON:
+        pass
+    try:
+        return json.loads(data.decode(), parse_int=_bounded)
+    except (ValueError, RecursionError):
+        message = "not JSON"
+        raise ValueError(message) from None
+
+
+def _bounded(digits: str) -> int:
+    return int(digits) if len(digits) < LONGEST_NUMBER else 0
 
 
 def says(value: object) -> bool:
@@ -120,30 +120,30 @@ def says(value: object) -> bool:
 
 def says_content(choice: Choice) -> bool:
     """Whether it says something that is not reasoning."""
-    said = choice.said
-    if said.content and not isinstance(said.content, str):
-        return says(_without_thoughts(said.content))
-    if choice.text or said.content or said.tool_calls or said.function_call or said.refusal or said.audio:
-        return any(
-            map(says, (choice.text, said.content, said.tool_calls, said.function_call, said.refusal, said.audio))
-        )
+    if says(choice.text):
+        return True
+    for name, value in choice.members.items():
+        if value and name not in _LABELS_OF_CHOICE and not _is_thought(name) and says(_without_thoughts(value)):
+            return True
     return False
 
 
 def says_anything(choice: Choice) -> bool:
     """Whether it says something, reasoning included."""
-    said = choice.said
-    if said.content or said.reasoning_content or said.reasoning or said.reasoning_details or said.thinking:
-        thoughts = (said.content, said.reasoning_content, said.reasoning, said.reasoning_details, said.thinking)
-        return any(map(says, thoughts)) or says_content(choice)
-    return says_content(choice)
+    if says(choice.text):
+        return True
+    return any(value and name not in _LABELS_OF_CHOICE and says(value) for name, value in choice.members.items())
+
+
+def _is_thought(name: str) -> bool:
+    return any(part in name for part in _THOUGHTS)
 
 
 def _without_thoughts(content: object) -> object:
     """Parts of a content, as Mistral sends them, without those that are reasoning."""
     if not isinstance(content, list):
         return content
-    return [part for part in content if not (isinstance(part, dict) and part.get("type") in {"thinking", "reasoning"})]
+    return [part for part in content if not (isinstance(part, dict) and _is_thought(str(part.get("type"))))]
 
 
 def finish_of(reason: object) -> tuple[str | None, str]:
@@ -168,29 +168,72 @@ def count_of(value: object) -> int | None:
     return None
 
 
-def error_in(event: Event) -> str | None:
-    """The server's words where an object is an error, in any of the shapes that there are; None where it is none."""
-    if event.error:
-        return words_of(event.error) or "an error without words"
-    is_named = any(isinstance(name, str) and "error" in name.lower() for name in (event.object, event.type))
-    if is_named:
-        return words_of(event.message or event.detail or event.msg) or "an error without words"
-    if event.choices is not None or event.usage is not None:
+def error_in(data: bytes) -> str | None:
+    """The server's words where an object is an error, in any of the shapes that there are; None where it is none.
+
+    Raises ValueError for what is no JSON.
+    """
+    value = _read_any(data)
+    if isinstance(value, list) and value:
+        value = value[0]  # Gemini puts its error into a list
+    if not isinstance(value, dict):
         return None
-    for words in (event.errors, event.fault, event.detail):
-        if words:
-            return words_of(words)
-    for words in (event.message, event.msg):
-        if isinstance(words, str) and words and event.code not in _FINE and event.status not in _FINE:
-            return words_of(words)
-    codes = [count_of(code) or 0 for code in (event.code, event.status)]
-    return f"code {max(codes)}" if max(codes) >= 400 else None  # noqa: PLR2004 - the errors of HTTP
+    members = {str(name).lower(): member for name, member in value.items()}
+    if any(_names_an_error(name, member) for name, member in members.items()) or _is_bad(members):
+        return _words_among(members) or "an error without words"
+    fine = any(members.get(code) in _FINE for code in _CODES)
+    if "usage" not in members and not fine and any(isinstance(members.get(words), str) for words in _WORDS[:2]):
+        return _words_among(members) or None
+    return None
+
+
+def is_empty(data: bytes) -> bool:
+    """Whether some JSON says nothing at all, as heartbeats do."""
+    return _read_any(data) in (None, {}, [], "")
+
+
+def refusal_in(data: bytes) -> str:
+    """The words of an answer whose status is an error; empty where they are not where servers have them."""
+    try:
+        value = _read_any(data)
+    except ValueError:
+        return ""
+    return words_of(value.get("error") or value.get("message")) if isinstance(value, dict) else ""
+
+
+def _names_an_error(name: str, member: object) -> bool:
+    if name.startswith("err") or "error" in name or "exception" in name or name == "fault":
+        return member not in (None, False, 0, "", "0", [])
+    return name == "detail" and bool(member)
+
+
+def _is_bad(members: dict[str, Any]) -> bool:
+    """Whether a state, a code or a type says that something went wrong."""
+    if members.get("success") is False or members.get("ok") is False:
+        return True
+    for name in (*_CODES, "object", "type", "state"):
+        value = members.get(name)
+        if isinstance(value, str) and ("error" in value.lower() or "fail" in value.lower()):
+            return True
+    codes = [members.get(name) for name in _CODES]
+    return any((isinstance(code, int) and code >= 400) or str(code) in _BAD_CODES for code in codes)  # noqa: PLR2004 - of HTTP
+
+
+_BAD_CODES = frozenset(str(code) for code in range(400, 600))
+
+
+def _words_among(members: dict[str, Any]) -> str:
+    """The best words: those of the error itself, those beside it, or its code."""
+    found = [words_of(member) for name, member in members.items() if _names_an_error(name, member)]
+    found += [words_of(members[name]) for name in (*_WORDS, "errors", *_CODES) if members.get(name)]
+    found = [words for words in found if words != "{}"]
+    return next((words for words in found if not words.lstrip("-").isdigit()), found[0] if found else "")
 
 
 def words_of(value: object) -> str:
     """What a server says in some member of an object, whatever its shape, such that it can be written down."""
     if isinstance(value, dict):
-        value = next((value[name] for name in ("message", "msg", "detail", "faultstring") if value.get(name)), value)
+        value = next((value[name] for name in _WORDS if value.get(name)), value)
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -291,6 +291,8 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name in FRAMING_HEADERS:
             self._framed = True
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                self._told[b"content-encoding"] = value
         elif name in TOLD_HEADERS and not self._headers_done:
             self._told[name] = value
 
@@ -299,7 +301,7 @@ class Connection(asyncio.Protocol):
         exchange, told = self.exchange, self._told
         if told:
             self._told = {}
-        if status < 200:  # noqa: PLR2004 - 1xx answers precede the real one
+        if 100 <= status < 200:  # noqa: PLR2004 - 1xx answers precede the real one
             return
         self._headers_done = True
         if exchange is None or self._whole:  # nobody asked

@@ -51,10 +51,14 @@ class Requests:
         return self._heads[replica] + b"preflight" + self._encode(self._prompts.preflight())[0]
 
     def asked(self, prompt: Prompt) -> int | None:
-        """How many tokens the request with this prompt asks for; None where `extra_body` took that out."""
+        """How many tokens the request with this prompt asks for at most; None where `extra_body` took that out."""
         more = self._plan.extra_body
-        asked = more.get("max_completion_tokens") or more.get("max_tokens", prompt.max_tokens or self._plan.max_tokens)
-        return asked if isinstance(asked, int) else None
+        asked = prompt.max_tokens or self._plan.max_tokens
+        if more:
+            asked = more.get("max_completion_tokens") or more.get("max_tokens", asked)
+            answers = more.get("n", 1)
+            return asked * answers if isinstance(asked, int) and isinstance(answers, int) else None
+        return asked
 
     def redacted(self, failure: Failure) -> Failure:
         """The same without the API key: some engines repeat it in their refusals."""
@@ -106,7 +110,8 @@ def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
 def explain(failure: Failure, exchange: Exchange) -> Failure:
     """The same with what the answer's head tells of it; no failure is left without words."""
     status = exchange.status or 0
-    if exchange.coding not in {"", "identity"} and failure.kind == "malformed":
+    is_of_the_body = failure.kind in {"malformed", "truncated"} or failure.kind.startswith("http_")
+    if exchange.coding not in {"", "identity"} and is_of_the_body:
         return Failure(failure.kind, f"the answer is coded with {exchange.coding}, although `identity` was asked for")
     if exchange.location and 300 <= status < 400:  # noqa: PLR2004 - the redirections of HTTP
         return Failure(failure.kind, f"redirected to {exchange.location}: give the address that answers itself")

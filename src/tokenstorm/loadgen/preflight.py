@@ -37,7 +37,7 @@ class _Fetch(Exchange):
 
     def began(self, status: int) -> Receive:
         carrier = self.carrier if isinstance(self.carrier, Connection) else None
-        answer = self._answer = Stream(carrier) if self._stream and status == OK else Whole()
+        answer = self._answer = Stream(carrier) if self._stream and OK <= status < 300 else Whole()  # noqa: PLR2004
 
         def receive(piece: bytes, at: int) -> None:
             answer.receive(piece, at)
@@ -61,7 +61,7 @@ class _Fetch(Exchange):
     @property
     def trouble(self) -> Failure | None:
         """What went wrong."""
-        failure = self.failure or (self._answer.failure if self._answer else None)
+        failure = (self._answer.failure if self._answer else None) or self.failure
         return failure and explain(failure, self)
 
 
@@ -136,14 +136,13 @@ async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> st
     for target, pool in _pairs(plan, pools):
         where = pool.endpoint.target("/models")
         fetch = await _ask(pool, request_head("GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
-        try:
-            names = [model.id for model in msgspec.json.decode(fetch.body, type=_Models).data]
-        except NOT_JSON:
-            names = []
+        names = _model_names(fetch.body)
         if fetch.status == OK and names:
             return names[0]
         unnamed = unnamed or fetch.status in {OK, 404, 405}
-        failure = fetch.trouble or Failure("no model", "it names none")
+        failure = fetch.trouble or Failure(
+            "no model", "it names none: a list of objects with an `id` is expected in `data`"
+        )
         hint = _key_hint(fetch.status, api_key)
         words.append(f"{target.url} does not tell its model ({failure.kind} for GET {where}): {failure.detail}{hint}")
     message = "; ".join(words)
@@ -183,9 +182,14 @@ async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool | Non
     return fetch
 
 
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
+def _model_names(body: bytes) -> list[str]:
+    """The models of a list, as OpenAI and others write it; what else is in it does not matter."""
+    try:
+        found = msgspec.json.decode(body)
+    except NOT_JSON:
+        return []
+    if isinstance(found, dict):
+        found = found.get("data") or found.get("models")
+    models = found if isinstance(found, list) else []
+    named = [model.get("id") or model.get("name") if isinstance(model, dict) else model for model in models]
+    return [name for name in named if isinstance(name, str) and name]

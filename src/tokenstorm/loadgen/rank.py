@@ -149,7 +149,7 @@ class Rank:
 
     def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer:
         """What will understand an answer with this status."""
-        if self.plan.stream and status == 200:  # noqa: PLR2004
+        if self.plan.stream and 200 <= status < 300:  # noqa: PLR2004 - the successes of HTTP
             return Stream(carrier, keep_times=self.plan.record_chunks)
         return Whole()
 
@@ -231,8 +231,7 @@ class Rank:
         flight = Flight(self, seq, scheduled, slot_free, replica)
         flight.request, prompt = self._requests.build(seq, replica)
         flight.prompt = prompt.index
-        if self.plan.ignore_eos:
-            flight.asked = self._requests.asked(prompt)
+        flight.asked = self._requests.asked(prompt)
         self._in_flight[seq] = flight
         live = self._live
         live.sent += 1
@@ -428,15 +427,17 @@ class Rank:
             failure = answer.failure
         elif answer is not None:
             answer.cut()
+            failure = answer.failure or failure  # what the server said before it broke off tells more
         return self._make(flight, answer or Answer(), failure and self._requests.redacted(explain(failure, flight)))
 
     def _make(self, flight: Flight, answer: Answer, failure: Failure | None) -> Result:
         start = self.started_at
         connected, done = flight.connected, flight.done
         chunk, token, content, last = answer.first_chunk, answer.first_token, answer.first_content, answer.last_token
-        usage = answer.output_tokens
-        warnings = answer.warnings
-        if failure is None and flight.asked is not None and _is_short(answer, flight.asked):
+        usage, warnings = answer.output_tokens, answer.warnings
+        if usage is not None and flight.asked is not None and usage > flight.asked:
+            usage, warnings = None, warnings | {"usage"}
+        if self.plan.ignore_eos and failure is None and flight.asked is not None and _is_short(answer, flight.asked):
             warnings |= {"short"}
         return Result(
             SCHEMA,
@@ -466,6 +467,7 @@ class Rank:
             flight.prompt,
             answer.chunk_times and [time - start for time in answer.chunk_times],
             sorted(warnings) or None,
+            hidden_tokens=answer.hidden_tokens,
         )
 
 
@@ -473,4 +475,4 @@ def _is_short(answer: Answer, asked: int) -> bool:
     """Whether an answer ended before the tokens that `ignore_eos` promised; chunks may hold several tokens each."""
     if answer.output_tokens is not None:
         return answer.output_tokens < asked
-    return answer.finish_reason == "stop"
+    return answer.finish_reason == "stop" and answer.chunks < asked

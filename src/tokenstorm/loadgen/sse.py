@@ -1,14 +1,19 @@
 """Server-sent events by WHATWG's rules, from pieces cut anywhere, in time linear in their bytes.
 
-Lines end at LF, CR LF or CR alone; a byte order mark may precede the first; `: comment` is no event. Two liberties: an
-event that only lacks its last blank line counts, and `error:`, a field that llama.cpp sends, is an event of type `error`.
+Lines end at LF, CR LF or CR alone; a byte order mark may precede the first; `: comment` is no event. Three liberties: an
+event that only lacks its last blank line counts; that of `[DONE]` is not waited for; and `error:`, a field that llama.cpp
+sends, is an event of type `error`.
 """
 
 from codecs import BOM_UTF8
 from typing import NamedTuple
 
 SILENT_FIELDS = frozenset((b"id", b"retry"))
-SHORT = 32
+LAST = b"[DONE]"
+"""The data of OpenAI's last event."""
+LINE_COST = 64
+"""Bytes that a line takes beside its own."""
+
 UNKNOWN = b"?"
 """The type of a line that belongs to no field; `data` is then the line."""
 
@@ -53,21 +58,13 @@ class EventReader:
         self._is_first = not started
         self._after_cr = False
 
-    @property
-    def unfinished(self) -> bytes:
-        """The data of an event that no blank line has closed so far; empty where it is long."""
-        if self.held > SHORT or len(self._data) > 1:
-            return b""
-        line = b"".join(self._pieces)
-        return b"".join((*self._data, line.removeprefix(b"data:") if line.startswith(b"data:") else line)).strip()
-
     def take(self, piece: bytes) -> list[Sent]:
         """The events that end in this piece, and the lines that belong to no field."""
         events: list[Sent] = []
         for line in self._lines(piece):
             if line.startswith(b"data:"):
                 self.started = True
-                self._keep(line[6:] if line.startswith(b"data: ") else line[5:])
+                self._keep(line[6:] if line.startswith(b"data: ") else line[5:], events)
             elif not line:
                 if self._data:
                     events.append(Sent(self._type, b"\n".join(self._data)))
@@ -83,9 +80,12 @@ class EventReader:
         """The stream is over: the last event counts although no blank line closes it."""
         return self.take(b"\n\n")
 
-    def _keep(self, data: bytes) -> None:
-        self._data.append(data)
-        self.held += len(data)
+    def _keep(self, data: bytes, events: list[Sent]) -> None:
+        if not self._data and data.strip() == LAST:
+            events.append(Sent(self._type, data))  # nobody has to wait for the blank line after it
+        else:
+            self._data.append(data)
+            self.held += len(data) + LINE_COST
 
     def _lines(self, piece: bytes) -> list[bytes]:
         if self._after_cr or b"\r" in piece:
@@ -119,7 +119,7 @@ class EventReader:
             events.append(Sent(ERROR, value))
         elif name == b"data":
             self.started = True
-            self._keep(value)
+            self._keep(value, events)
         elif not name or name in SILENT_FIELDS:
             self.started = True
         elif self.started:

@@ -8,7 +8,7 @@ from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
 from tokenstorm.metrics.verdict import DiskReport, Evidence, Missing, Outcome, Verdict, judge
 from tokenstorm.plan import Plan
-from tokenstorm.result import EXHAUSTED, INTERNAL
+from tokenstorm.result import CENSORED, EXHAUSTED, INTERNAL
 
 SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
@@ -158,7 +158,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """`summary.json`. Counts, rates, tokens and metrics speak of the measured window.
 
-    `warnings` counts successful requests by what was odd about their answers; see `Warned`.
+    `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
+    failed request for each kind.
     """
 
     schema: Literal[1] = SCHEMA
@@ -175,6 +176,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric]
     tokens: Tokens
     warnings: dict[str, int] = {}
+    failures: dict[str, str] = {}
     replicas: dict[str, ReplicaReport]
     ranks: list[RankReport]
     client: ClientReport
@@ -218,6 +220,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
         metrics=metrics,
         tokens=Tokens(_known(tally.prompt_tokens, tally), _output(tally.output_tokens, tally), _source(tally)),
         warnings=dict(sorted(tally.warnings.items())),
+        failures={kind: words for kind, words in sorted(tally.failures.items()) if kind != CENSORED},
         replicas={
             target.replica: ReplicaReport(
                 target.url, tally.replicas.get(target.replica, Counts()), target.replica in run.left_out
@@ -289,12 +292,12 @@ def _rates(run: Run, tally: Tally) -> Rates:
 
 def _known(value: N, tally: Tally) -> N | None:
     """Some figure of prompt tokens, if anybody counted them: a prompt has one at least."""
-    return value if tally.prompt_tokens or not tally.counts.succeeded else None
+    return value if tally.prompt_tokens_in_window or tally.prompt_tokens else None
 
 
 def _output(value: N, tally: Tally) -> N | None:
     """Some figure of output tokens, if anybody counted them."""
-    return value if tally.token_sources or not tally.counts.succeeded else None
+    return value if tally.output_tokens_in_window or tally.token_sources else None
 
 
 def _client(run: Run, tally: Tally) -> ClientReport:

@@ -93,7 +93,8 @@ class Tally(msgspec.Struct):
     The figures for rates count what lies inside the window, whenever it was scheduled: `done_in_window` answers,
     `output_tokens_in_window` (spread evenly from a request's first token to its last) and `prompt_tokens_in_window`
     (at the first token, or where there is none at the end). `waited` arrivals found every client of their rank busy;
-    `overslept` ones were never sent although a client was free. `warnings` are successes by what was odd about them.
+    `overslept` ones were never sent although a client was free. `warnings` are successes by what was odd about them,
+    `failures` one failure's words for each kind, the same whichever order they came in.
     `last_event` is the last one that rates count: a successful answer's end, or a token.
     """
 
@@ -112,6 +113,7 @@ class Tally(msgspec.Struct):
     waited: int = 0
     overslept: int = 0
     warnings: dict[str, int] = {}
+    failures: dict[str, str] = {}
     last_event: int = 0
 
     def add(self, results: Iterable[Result], window: Window) -> None:
@@ -133,7 +135,10 @@ class Tally(msgspec.Struct):
                     self.overslept += result.count
                 continue
             self.waited += times.add_send(result, result.sent, result.slot_free) > WAIT_NS
-            if result.error is None and result.done is not None:
+            if result.error is not None:
+                kind, words = result.error.kind, result.error.detail
+                self.failures[kind] = min(words, self.failures.get(kind, words))
+            elif result.done is not None:
                 times.add_answer(result, result.sent, result.done)
                 self._add_tokens(result)
         for name, values in times.by_metric.items():
@@ -151,6 +156,8 @@ class Tally(msgspec.Struct):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.token_sources = dict(Counter(self.token_sources) + Counter(other.token_sources))
         self.warnings = dict(Counter(self.warnings) + Counter(other.warnings))
+        for kind, words in other.failures.items():
+            self.failures[kind] = min(words, self.failures.get(kind, words))
         self.last_event = max(self.last_event, other.last_event)
 
     def _add_to_rates(self, result: Result, window: Window) -> None:
@@ -202,8 +209,9 @@ class _Times:
         metrics["ttft_from_schedule"].append(first - result.scheduled)
         if result.first_content is not None:
             metrics["ttft_content"].append(result.first_content - sent)
-        if result.output_tokens is not None and result.output_tokens > 1 and last > first:  # not all in one read
-            metrics["tpot"].append((last - first) // (result.output_tokens - 1))
+        shown = (result.output_tokens or 0) - (result.hidden_tokens or 0)
+        if shown > 1 and last > first:  # not all in one read
+            metrics["tpot"].append((last - first) // (shown - 1))
 
 
 _SUMS = (

@@ -214,8 +214,12 @@ def _answers(e: Evidence) -> _Found:
         found.append(("suspect", Reason("not_streamed", text)))
     wrong = e.warnings.get("usage", 0)
     if wrong > ODD_SUSPECT * e.succeeded:
-        text = f"the usage of {wrong} of {e.succeeded} answers contradicts what came: it is no count, or below the number of chunks with text"
+        text = f"the usage of {wrong} of {e.succeeded} answers contradicts what was asked or what came: it is no count, above max_tokens, or below the number of chunks with text"
         found.append(("suspect", Reason("usage", text)))
+    unknown = e.warnings.get("unknown", 0)
+    if unknown > ODD_SUSPECT * e.succeeded:
+        text = f"{unknown} of {e.succeeded} answers have parts that are neither an answer nor an error: tokens may be missing"
+        found.append(("suspect", Reason("unknown", text)))
     if short := e.warnings.get("short", 0):
         text = f"{short} answers had fewer tokens than max_tokens although ignore_eos was asked for"
         found.append(("suspect", Reason("short_output", text)))

@@ -91,6 +91,7 @@ def _counts(summary: Summary) -> str:
         ("Prompt tokens per second", _known(rates.prompt_tokens_per_second)),
         ("Prompts", prompts_used(summary)),
         ("Tokens counted by", summary.tokens.source or "-"),
+        *((f"One {kind}", words) for kind, words in summary.failures.items()),
         *((f"Odd answers: {name}", count) for name, count in summary.warnings.items()),
     ]
     return _facts("Requests in the measured window", rows)

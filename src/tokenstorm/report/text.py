@@ -19,6 +19,8 @@ _ROWS = {
     "send_lag_seconds": "send lag",
 }
 _FOR_OPEN_LOOPS = frozenset(("ttft_from_schedule_seconds", "client_wait_seconds"))
+FAILURE_COLUMNS = 140
+"""What is shown of the words of a failure; the lines and the summary have all that was kept."""
 _CELL = 10
 
 
@@ -65,8 +67,8 @@ def prompts_used(summary: Summary) -> str:
     plan, stock = summary.plan, summary.environment.prompts
     if stock is None:
         return "made up for each request" if isinstance(plan.prompts, Synthetic) else "-"
-    scheduled = summary.counts.scheduled + summary.windows.warmup.scheduled
-    times = -(-scheduled // stock.count)
+    sent = summary.counts.sent + summary.windows.warmup.sent
+    times = -(-sent // stock.count)
     bound = "about" if plan.closed_loop and plan.ranks > 1 else "at most"  # there, ranks go on at their own pace
     used = f"{bound} {_many(times, 'time')}"
     if stock.distinct < stock.count:
@@ -113,6 +115,7 @@ def _head(summary: Summary) -> list[str]:
         f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed"
         + (f" ({kinds})" if kinds else "")
         + missing,
+        *(f"           {kind}: {words}"[:FAILURE_COLUMNS] for kind, words in summary.failures.items()),
         f"prompts    {prompts_used(summary)}",
         f"rate       {_figure(rates.achieved_rps)} req/s achieved{asked}",
         f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
@@ -126,7 +129,8 @@ _ODD = {
     "no_token": "without a token",
     "not_streamed": "in one piece instead of a stream",
     "short": "shorter than asked",
-    "skipped": "with parts that are neither an answer nor an error",
+    "skipped": "with events that say nothing",
+    "unknown": "with parts that are neither an answer nor an error",
     "usage": "with a usage that contradicts them",
 }
 
