@@ -188,6 +188,8 @@ def test_a_plan_that_is_not_there_is_named(stage: Stage) -> None:
 def test_a_folder_without_a_run_cannot_be_reported(stage: Stage) -> None:
     one_clear_message(stage.command("report", str(stage.folder)), 1, str(stage.folder), "plan.json")
     one_clear_message(stage.command("report", "0" * 32), 1, "0" * 32)
+    (stage.folder / "summary.json").write_text("{}")
+    one_clear_message(stage.command("report", str(stage.folder / "summary.json")), 2, "is a file", str(stage.folder))
 
 
 def test_json_is_the_summary_alone_and_nothing_else_is_said(stage: Stage) -> None:

@@ -108,6 +108,9 @@ def _found(name: str) -> Path:
 
 def _report(args: argparse.Namespace) -> int:
     paths = RunPaths(_found(args.run_dir))
+    if paths.root.is_file():
+        message = f"{paths.root} is a file: give the folder of the run, {paths.root.parent}"
+        raise UsageError(message)
     life = life_of(paths)
     summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)
     code = show_summary(summary, str(paths.root), as_json=args.json)
