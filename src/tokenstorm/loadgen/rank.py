@@ -153,10 +153,6 @@ class Rank:
             return Stream(carrier, keep_times=self.plan.record_chunks)
         return Whole()
 
-    def flush(self) -> None:
-        """Hand every request that has ended to the writer, whatever became of this rank."""
-        self._flush()
-
     def ended(self, flight: Flight) -> None:
         """Record what became of a request, and give its client the next one."""
         self._in_flight.pop(flight.seq, None)
@@ -173,17 +169,25 @@ class Rank:
                 self._add_gaps(answer)
         self._live.output_tokens += result.output_tokens or 0
         if len(self._finished) >= BATCH:
-            self._flush()
+            self.flush()
         self._client_free(result.done or 0, failed=failed)
 
     def take_live(self) -> tuple[Live, Tally]:
         """What happened since the last call; the tally goes into the total."""
-        self._flush()
+        self.flush()
         self._record_gaps()
         live, tally = self._live, self._tally
         self._live, self._tally = Live(peak=len(self._in_flight)), Tally()
         self.total.merge(tally)
         return live, tally
+
+    def flush(self) -> None:
+        """Hand every request that has ended to the writer and the tally."""
+        finished = self._finished
+        if finished:
+            self._finished = []
+            self._writer.put(_encode_lines(finished), len(finished))
+            self._tally.add(finished, self.window)
 
     @property
     def in_flight(self) -> int:
@@ -308,7 +312,7 @@ class Rank:
                 break
         else:
             self._all_recorded = True
-        self._flush()
+        self.flush()
         self._finish_if_over()
 
     def _not_sent(self, now: int) -> Iterator[Result]:
@@ -339,7 +343,7 @@ class Rank:
 
     def _finish_if_over(self) -> None:
         if self.phase == "draining" and self._all_recorded and not self._in_flight:
-            self._flush()
+            self.flush()
             self.phase = "finished"
             for pool in self.replicas.pools:
                 pool.close()
@@ -359,7 +363,7 @@ class Rank:
         self._fold_slice()
         self._ticks += 1
         if self._ticks % (SWEEP_TICKS // 2) == 0:
-            self._flush()
+            self.flush()
             for pool in self.replicas.pools:
                 pool.retire()
         if self.phase != "finished":
@@ -399,14 +403,6 @@ class Rank:
     def _record_gaps(self) -> None:
         self._tally.histograms["inter_chunk"].record_many(self._gaps)
         self._gaps.clear()
-
-    def _flush(self) -> None:
-        """Hand finished requests to the writer and the tally."""
-        finished = self._finished
-        if finished:
-            self._finished = []
-            self._writer.put(_encode_lines(finished), len(finished))
-            self._tally.add(finished, self.window)
 
     def _failed(self, flight: Flight, result: Result) -> None:
         self._live.failed += result.outcome == "failed"
