@@ -9,6 +9,7 @@ import uvloop
 
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.pool import Pool
+from tokenstorm.loadgen.room import Room
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -46,10 +47,11 @@ async def listening(listen: Listen, serve: Serve) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def server(serve: Serve, **options: Any) -> AsyncIterator[Pool]:
+async def server(serve: Serve, room: Room | None = None, **options: Any) -> AsyncIterator[Pool]:
     """A scripted server on 127.0.0.1, and a pool for it."""
     async with listening(lambda guarded: asyncio.start_server(guarded, "127.0.0.1", 0, **options), serve) as made:
-        with contextlib.closing(Pool(Endpoint.parse(f"http://127.0.0.1:{made.sockets[0].getsockname()[1]}"))) as pool:
+        endpoint = Endpoint.parse(f"http://127.0.0.1:{made.sockets[0].getsockname()[1]}")
+        with contextlib.closing(Pool(endpoint, room=room)) as pool:
             yield pool
 
 

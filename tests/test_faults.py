@@ -14,6 +14,7 @@ import time
 import pytest
 
 import plans
+from held import Service
 from running import TIMEOUT, Run, Stage, Truth, alive, fetch, free_port, rank_pids, running_second, wait_for
 from tokenstorm.loadgen import launcher
 from tokenstorm.runs import RunPaths
@@ -636,6 +637,34 @@ def test_clients_are_shared_out_over_more_ranks_where_one_may_not_open_so_many_f
     assert ended.err == ""
     assert len(run.summary["ranks"]) == 3
     assert run.summary["counts"]["succeeded"] == 20
+
+
+def test_a_rank_closes_idle_connections_of_one_replica_before_it_has_too_many_for_another(stage: Stage) -> None:
+    """Two replicas pause in turn, so that every client comes to need a connection to each; 96 of 160 open files are for that."""
+    one, other = Service(answers=True), Service(answers=True)
+    run = Run(stage.folder / "run")
+    load = ("--model", "m", "--no-stream", "--num-clients", "95", "--think-time", "0.02", "--duration", "60")
+    process = stage.popen(
+        [*BENCH, one.url, other.url, *load, "--run-dir", str(run.root)],
+        stdout=-1,
+        stderr=-1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160)),
+    )
+    try:
+        running_second(run, process)
+        for paused in (one, other, one, other):
+            paused.answers = False
+            wait_for(lambda: paused.asked == 95 or None, "every client waits for one replica", 20)  # noqa: B023 - called at once
+            paused.answers = True
+            paused.release()
+        process.terminate()
+        ended = stage.ended(process)
+    finally:
+        one.close()
+        other.close()
+    assert ended.err == ""
+    assert len(run.summary["ranks"]) == 1
+    assert run.summary["counts"]["failed_by_kind"] == {}
 
 
 def test_a_limit_of_open_files_that_no_number_of_ranks_can_keep_is_told_before_the_run(stage: Stage) -> None:

@@ -55,7 +55,7 @@ class Stretch(msgspec.Struct, frozen=True, gc=False):
 class Result(msgspec.Struct, frozen=True, gc=False):
     """One request. Times are integer nanoseconds from the common start, None where it never came.
 
-    `sent` None means that the request was never sent; then `slot_free` tells whether a client was free for it.
+    `sent` None means that the request was never sent; then `slot_free` tells whether a client was free for it, or the rank stood still.
     A line with a `stretch` stands for many such, all of one replica and phase: `seq` and `scheduled` are the first one's,
     and each one's `slot_free` is that of the line, or its own intended time where that is later.
     `chunks` counts events that carried text; `coalesced` those of them that shared a read with an earlier one.

@@ -13,12 +13,14 @@ import pytest
 import trustme
 
 from plans import plan
-from scripted import listening, run, saying, server
+from scripted import Serve, listening, run, saying, server
 from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.loadgen.http import Exchange, Receive
 from tokenstorm.loadgen.pool import RETIRE_NS, Pool
+from tokenstorm.loadgen.room import Room
 from tokenstorm.result import EXHAUSTED, INTERNAL
+from waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -286,6 +288,50 @@ def test_many_connections_at_once_find_the_address_that_listens() -> None:
             await pool.open(50)
             assert pool._addresses == ["127.0.0.1", "127.0.0.2"]
             assert len(pool._idle) == 50
+
+    run(main)
+
+
+def test_where_there_is_no_room_the_connection_that_was_idle_for_longest_goes_whichever_replica_it_leads_to() -> None:
+    async def main() -> None:
+        open_now: dict[str, int] = {"a": 0, "b": 0}
+
+        def counting(name: str) -> Serve:
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                open_now[name] += 1
+                try:
+                    await saying(*[OK] * 9)(reader, writer)
+                finally:
+                    open_now[name] -= 1
+
+            return serve
+
+        room = Room(4)
+        async with server(counting("a"), room) as a, server(counting("b"), room) as b:
+            await asyncio.gather(*(ask(a) for _ in range(3)))
+            await ask(b)
+            assert open_now == {"a": 3, "b": 1}
+            answers = await asyncio.gather(*(ask(b) for _ in range(4)))
+            assert [answer.body for answer in answers] == [b"ok"] * 4
+            await until(lambda: open_now == {"a": 0, "b": 4})
+
+    run(main)
+
+
+def test_a_request_is_sent_though_there_is_no_room_and_no_connection_is_idle() -> None:
+    async def main() -> None:
+        async with server(saying(OK), Room(1)) as pool:
+            answers = await asyncio.gather(*(ask(pool) for _ in range(3)))
+            assert [answer.body for answer in answers] == [b"ok"] * 3
+
+    run(main)
+
+
+def test_connections_are_opened_ahead_only_as_far_as_there_is_room() -> None:
+    async def main() -> None:
+        async with server(saying(OK), Room(5)) as pool:
+            await pool.open(50)
+            assert len(pool._idle) == 5
 
     run(main)
 

@@ -22,6 +22,7 @@ from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
 from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop, Schedule
 from tokenstorm.loadgen.sizing import bytes_of_lines, fewest_ranks, too_little_room
+from tokenstorm.loadgen.standstills import Standstills
 from tokenstorm.loadgen.writer import LineWriter
 
 MS = 1_000_000
@@ -370,6 +371,23 @@ def test_ranks_are_so_many_that_each_may_open_a_connection_for_every_client(
         return
     with pytest.raises(UsageError, match=f"{clients} clients are too many .* {files} open files .*`ulimit -n`"):
         fewest_ranks(some, 2, files)
+
+
+def test_a_loop_stood_still_from_when_it_should_have_turned_until_it_did_if_that_was_long() -> None:
+    standstills = Standstills(0)
+    standstills.look(70 * MS, due=20 * MS)  # 50 ms are no standstill
+    standstills.look(200 * MS, due=90 * MS)
+    standstills.look(210 * MS, due=90 * MS)  # it looked since then
+    standstills.look(300 * MS, due=230 * MS)
+    held = [at for at in range(0, 400, 10) if standstills.hold(at * MS)]
+    assert held == [*range(90, 200, 10), *range(230, 300, 10)]
+    cuts = [(90, False), (100, True), (200, True), (230, False)]
+    assert list(standstills.parts(100 * MS, 250 * MS)) == [
+        *((at * MS, asleep) for at, asleep in cuts),
+        (250 * MS, True),
+    ]
+    assert list(standstills.parts(100 * MS, 80 * MS)) == [(80 * MS, False)]
+    assert list(standstills.parts(400 * MS, None))[-2:] == [(400 * MS, False), (None, False)]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import load_prompts
-from tokenstorm.loadgen.rank import Rank
+from tokenstorm.loadgen.rank import Live, Rank
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.rebuild import tally_of
@@ -43,6 +43,7 @@ class Driven:
     """What a rank did."""
 
     tally: Tally
+    live: Live
     lines: list[Result]
     window: Window
     path: Path
@@ -115,9 +116,9 @@ def drive(folder: Path, some: Plan, during: Callable[[Rank, Standstill], None] |
             during(rank, Standstill(rank))
         async with asyncio.timeout(60):
             await over.wait()
-        rank.take_live()
+        live, _ = rank.take_live()
         assert writer.close(20).lost_lines == 0
-        return Driven(rank.total, list(read_results(path, pytest.fail)), rank.window, path)
+        return Driven(rank.total, live, list(read_results(path, pytest.fail)), rank.window, path)
 
     return uvloop.run(main())
 
@@ -195,6 +196,94 @@ def test_what_a_rank_did_not_come_to_while_clients_were_idle_is_its_own_fault(tm
     driven = drive(tmp_path, some, during)
     assert [(line.scheduled, line.slot_free) for line in driven.unsent] == [(at * MS, at * MS) for at in (600, 800)]
     assert (driven.tally.overslept, driven.tally.waited) == (2, 0)
+    assert_sums(driven, some)
+
+
+@dataclass
+class Slept:
+    """From when to when a rank was made to stand still."""
+
+    began: int = 0
+    ended: int = 0
+
+    def through(self, rank: Rank, stand: Standstill, until: int) -> None:
+        self.began = monotonic_ns() - rank.started_at
+        stand.until(until)
+        self.ended = monotonic_ns() - rank.started_at
+
+
+def overslept_in(driven: Driven) -> list[int]:
+    """When each arrival was due that is charged to the generator."""
+    found = [line for line in driven.unsent if line.slot_free is not None]
+    assert all(line.slot_free == line.scheduled for line in found)
+    return [line.scheduled for line in found]
+
+
+@pytest.mark.parametrize("timers_first", [True, False])
+def test_what_fell_due_while_the_rank_stood_still_up_to_the_end_is_its_own_fault(
+    tmp_path: Path, service: Service, timers_first: bool
+) -> None:
+    """10 are sent, 21 find every client busy; then the answers are there, and for 700 ms nobody looks at them."""
+    slept = Slept()
+
+    def during(rank: Rank, stand: Standstill) -> None:
+        def over_the_end() -> None:
+            service.release()
+            slept.through(rank, stand, 1005 * MS)
+
+        stand.at(305 * MS, over_the_end, timers_first=timers_first)
+
+    some = load(service, requests_per_second=100.0, num_clients=10, duration_seconds=1.0)
+    driven = drive(tmp_path, some, during)
+    assert driven.tally.counts.sent == driven.tally.counts.succeeded == 10
+    overslept = overslept_in(driven)
+    assert slept.began - 50 * MS < overslept[0] < slept.began + 11 * MS
+    assert overslept == list(range(overslept[0], 1000 * MS, 10 * MS))
+    assert driven.tally.overslept == len(overslept)
+    assert driven.tally.waited == driven.live.waited == 90 - len(overslept)
+    assert_sums(driven, some)
+
+
+def test_what_finds_every_client_busy_before_or_after_a_standstill_is_not_charged_to_the_generator(
+    tmp_path: Path, service: Service
+) -> None:
+    """From 305 to 605 ms nobody looks. Then 10 answers are read, and 10 arrivals are sent that waited since before it."""
+    slept = Slept()
+
+    def during(rank: Rank, stand: Standstill) -> None:
+        def stall() -> None:
+            service.release()
+            slept.through(rank, stand, 605 * MS)
+
+        stand.at(305 * MS, stall)
+
+    some = load(service, requests_per_second=100.0, num_clients=10, duration_seconds=1.0, drain_seconds=0.0)
+    driven = drive(tmp_path, some, during)
+    assert driven.tally.counts.sent == 20
+    overslept = overslept_in(driven)
+    assert slept.began - 50 * MS < overslept[0] < slept.began + 11 * MS
+    assert slept.ended - 11 * MS < overslept[-1] < slept.ended + 50 * MS
+    assert driven.tally.overslept == len(overslept)
+    assert (
+        driven.tally.waited == driven.live.waited == 90 - len(overslept)
+    )  # the second 10 that were sent had waited, too
+    assert_sums(driven, some)
+
+
+def test_a_standstill_cuts_the_stretches_of_what_was_never_sent(tmp_path: Path, service: Service) -> None:
+    slept = Slept()
+
+    def during(rank: Rank, stand: Standstill) -> None:
+        stand.at(305 * MS, lambda: slept.through(rank, stand, 1005 * MS))
+
+    some = load(service, requests_per_second=10_000.0, num_clients=10, duration_seconds=1.0, drain_seconds=0.0)
+    driven = drive(tmp_path, some, during)
+    assert driven.tally.counts.sent == 10
+    first, *_ = overslept_in(driven)
+    assert slept.began - 50 * MS < first < slept.began + 11 * MS
+    assert any(line.stretch is not None for line in driven.unsent if line.scheduled == first)
+    assert driven.tally.overslept == (1000 * MS - first) // (MS // 10)
+    assert driven.tally.waited == driven.live.waited == 9990 - driven.tally.overslept
     assert_sums(driven, some)
 
 

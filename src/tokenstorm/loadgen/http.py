@@ -103,6 +103,8 @@ class Home(Protocol):
 
     def release(self, connection: "Connection") -> None: ...
 
+    def lost(self, connection: "Connection") -> None: ...
+
     def resend(self, exchange: Exchange) -> None: ...
 
 
@@ -266,6 +268,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self._pool.lost(self)
         exchange = self.exchange
         if exchange is None:
             return

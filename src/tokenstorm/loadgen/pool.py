@@ -10,6 +10,7 @@ from typing import cast
 
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Connection, Exchange
+from tokenstorm.loadgen.room import Room
 from tokenstorm.result import EXHAUSTED
 
 RETIRE_NS = 4_000_000_000
@@ -19,10 +20,14 @@ OPENED_AT_ONCE = 64
 
 
 class Pool:
-    """The connections to one replica: the last one used is the first one used again."""
+    """The connections to one replica: the last one used is the first one used again.
 
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> None:
+    Pools that share a `room` close each other's idle connections where it is full.
+    """
+
+    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None, room: Room | None = None) -> None:
         self.endpoint = endpoint
+        self._room = Room() if room is None else room
         self._tls = (tls or ssl.create_default_context()) if endpoint.tls else None
         self._addresses: list[str] = []
         self._resolving = asyncio.Lock()
@@ -41,6 +46,7 @@ class Pool:
                 connection.abandon()
                 continue
             connection.idle_since = 0
+            self._room.wake(connection)
             connection.send(exchange)
             return
         self._send_fresh(exchange)
@@ -55,6 +61,11 @@ class Pool:
         """Take back a connection whose answer is complete."""
         connection.fresh = False
         self._idle.append(connection)
+        self._room.rest(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """Learn that a connection is closed."""
+        self._room.leave(connection)
 
     async def resolve(self) -> None:
         """Look the host up once, so that no request waits for a name server. Raises OSError."""
@@ -69,14 +80,15 @@ class Pool:
     async def open(self, count: int, start: int | None = None) -> None:
         """Have `count` idle connections ready, by `start` if given, which is when their idleness begins. Raises OSError.
 
-        What is not begun by then is left out. Engines count from the end of an answer, so that waiting for a first request
+        What is not begun by then, or finds no room, is left out. Engines count from the end of an answer, so that waiting for a first request
         makes no connection old.
         """
         gate = asyncio.Semaphore(OPENED_AT_ONCE)
 
         async def one() -> None:
             async with gate:
-                if start is not None and monotonic_ns() > start:
+                await self.resolve()
+                if self._room.full or (start is not None and monotonic_ns() > start):
                     return
                 connection = await self._connect()
             if self._closed:
@@ -125,21 +137,14 @@ class Pool:
             connection.send(exchange)
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
         if self.endpoint.unix is not None:
-            return (await loop.create_unix_connection(self._connection, self.endpoint.unix))[1]
+            return await self._connect_to(self.endpoint.unix)
         if not self._addresses:
             await self.resolve()
         trouble = OSError("the host has no address")
         for address in tuple(self._addresses):
             try:
-                made = await loop.create_connection(
-                    self._connection,
-                    address,
-                    self.endpoint.port,
-                    ssl=self._tls,
-                    server_hostname=self.endpoint.host if self._tls else None,
-                )
+                made = await self._connect_to(address)
             except ssl.SSLError:
                 raise
             except OSError as error:
@@ -147,11 +152,25 @@ class Pool:
             else:
                 if address != self._addresses[0]:  # as with localhost, when only 127.0.0.1 listens
                     self._addresses.sort(key=address.__ne__)
-                return made[1]
+                return made
         raise trouble
 
-    def _connection(self) -> Connection:
-        return Connection(self)
+    async def _connect_to(self, address: str) -> Connection:
+        """One attempt: an address of the host, or the path of its socket. Raises OSError."""
+        loop, connection = asyncio.get_running_loop(), Connection(self)
+        try:
+            await self._room.enter(connection)
+            if self.endpoint.unix is not None:
+                await loop.create_unix_connection(lambda: connection, address)
+            else:
+                host = self.endpoint.host if self._tls else None
+                await loop.create_connection(
+                    lambda: connection, address, self.endpoint.port, ssl=self._tls, server_hostname=host
+                )
+        except BaseException:
+            self._room.leave(connection)
+            raise
+        return connection
 
 
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.ENOBUFS, errno.ENOMEM))

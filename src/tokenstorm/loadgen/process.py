@@ -41,7 +41,8 @@ from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import load_prompts
 from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
-from tokenstorm.loadgen.sizing import allow_files
+from tokenstorm.loadgen.room import Room
+from tokenstorm.loadgen.sizing import allow_connections
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.program import ends
 
@@ -163,11 +164,10 @@ class RankProcess:
         self._welcome = welcome
         plan = welcome.plan
         share = -(-plan.num_clients // welcome.ranks)
-        if reason := allow_files(share, len(plan.targets)):
-            raise RunError(reason)
+        room = Room(allow_connections(share, len(plan.targets)))
         self._prompts = load_prompts(plan)
         self._endpoints = endpoints_of(plan)
-        self._pools = [Pool(endpoint) for endpoint in self._endpoints]
+        self._pools = [Pool(endpoint, room=room) for endpoint in self._endpoints]
         self._writer = LineWriter(Path(welcome.results))
         self._writer.start()
         self._clock = Clock(same_machine=same_machine)

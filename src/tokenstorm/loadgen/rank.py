@@ -15,13 +15,14 @@ from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
+from tokenstorm.loadgen.standstills import STALL_NS, Standstills
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
-from tokenstorm.metrics.verdict import STALL_SECONDS
 from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED, SCHEMA, Failure, Result, Stretch
 
 TICK_SECONDS = 0.02
+TICK_NS = round(TICK_SECONDS * 1e9)
 SWEEP_TICKS = 20
 """Within so many ticks every answer in flight is looked at."""
 
@@ -116,6 +117,8 @@ class Rank:
         self._timeout_ns = round(plan.request_timeout_seconds * 1e9)
         self._drain_until: int | None = None
         self._counted = 0
+        self._slept_through = 0
+        """How many of those that wait fell due while the loop stood still."""
         self._all_recorded = False
 
     def start(self, at: int) -> None:
@@ -125,8 +128,8 @@ class Rank:
         self._alarm = Alarm(self._loop, self._pump)
         self._close_timer: asyncio.TimerHandle | None = None
         self._set_close_timer()
-        self._next_tick = self._loop.time() + TICK_SECONDS
-        self._loop.call_at(self._next_tick, self._tick)
+        self._standstills = Standstills(self._now())
+        self._set_tick(monotonic_ns())
         self._pump()
 
     def drain(self, at: int) -> None:
@@ -153,10 +156,6 @@ class Rank:
             return Stream(carrier, keep_times=self.plan.record_chunks)
         return Whole()
 
-    def flush(self) -> None:
-        """Hand every request that has ended to the writer, whatever became of this rank."""
-        self._flush()
-
     def ended(self, flight: Flight) -> None:
         """Record what became of a request, and give its client the next one."""
         self._in_flight.pop(flight.seq, None)
@@ -173,17 +172,25 @@ class Rank:
                 self._add_gaps(answer)
         self._live.output_tokens += result.output_tokens or 0
         if len(self._finished) >= BATCH:
-            self._flush()
+            self.flush()
         self._client_free(result.done or 0, failed=failed)
 
     def take_live(self) -> tuple[Live, Tally]:
         """What happened since the last call; the tally goes into the total."""
-        self._flush()
+        self.flush()
         self._record_gaps()
         live, tally = self._live, self._tally
         self._live, self._tally = Live(peak=len(self._in_flight)), Tally()
         self.total.merge(tally)
         return live, tally
+
+    def flush(self) -> None:
+        """Hand every request that has ended to the writer and the tally."""
+        finished = self._finished
+        if finished:
+            self._finished = []
+            self._writer.put(_encode_lines(finished), len(finished))
+            self._tally.add(finished, self.window)
 
     @property
     def in_flight(self) -> int:
@@ -202,16 +209,19 @@ class Rank:
         After a batch the alarm rings at once, so that a rank that is behind goes on reading answers.
         """
         schedule, now = self._schedule, self._now()
+        self._look(now)
         for _ in range(BATCH):
             if not self._is_due(now):
                 break
-            schedule.fall_due()
+            at = schedule.fall_due()
             self._live.scheduled += 1
             if self._free and not self._is_late(now):
                 freed = self._free.popleft()
                 seq, scheduled = schedule.take()
                 self._send(seq, scheduled, max(scheduled, freed))
                 now = self._now()
+            else:
+                self._slept_through += self._standstills.hold(at)
         if self.phase in {"draining", "finished"}:
             return
         self._alarm.set(None if schedule.next_at is None else self.started_at + schedule.next_at)
@@ -250,6 +260,7 @@ class Rank:
             return
         elif schedule.waiting:
             seq, scheduled = schedule.take()
+            self._slept_through -= self._standstills.hold(scheduled)
             self._send(seq, scheduled, max(scheduled, done))
             if schedule.exhausted and not schedule.waiting:
                 self._pump()
@@ -283,12 +294,13 @@ class Rank:
         if self.phase in {"draining", "finished"}:
             return
         self.phase = "draining"
+        self._look(now)
         self._alarm.close()
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._drain_until = now + round(self.plan.drain_seconds * 1e9)
         self._counted = self._schedule.waiting
-        self._live.waited += 0 if self._free else self._counted
+        self._live.waited += 0 if self._free else self._counted - self._slept_through
         self._on_window_over()
         self._unsent = self._not_sent(now)
         self._record_unsent()
@@ -307,19 +319,19 @@ class Rank:
                 break
         else:
             self._all_recorded = True
-        self._flush()
+        self.flush()
         self._finish_if_over()
 
     def _not_sent(self, now: int) -> Iterator[Result]:
         """What the window had and nobody sent, and whose fault that was.
 
         While the rank is up with its schedule no client is free as long as an arrival waits. So where one is free for longer
-        than a send needs, the rank had not come to any of these in time, and each found a client that stayed idle; else every
-        client was busy to the end.
+        than a send needs, the rank had not come to any of these in time, and each found a client that stayed idle. While the
+        loop stood still nobody looked whether a client was free, so that what fell due then counts as having found one. Else
+        every client was busy to the end.
         """
         freed = self._free[0] if self._free and now - self._free[0] > GRACE_NS else None
-        end, start = self.window.end, self.window.start
-        for before in (start if end is None else min(start, end), end):
+        for before, asleep in self._standstills.parts(self.window.start, self.window.end):
             for seq, stride, size, first, last in self._schedule.rest(before):
                 yield Result(
                     SCHEMA,
@@ -328,7 +340,7 @@ class Rank:
                     self.replicas.names[seq % len(self.replicas.names)],
                     self._phase_of(first),
                     first,
-                    None if freed is None else max(first, freed),
+                    first if asleep else None if freed is None else max(first, freed),
                     stretch=Stretch(size, stride, last) if size > 1 else None,
                 )
 
@@ -338,7 +350,7 @@ class Rank:
 
     def _finish_if_over(self) -> None:
         if self.phase == "draining" and self._all_recorded and not self._in_flight:
-            self._flush()
+            self.flush()
             self.phase = "finished"
             for pool in self.replicas.pools:
                 pool.close()
@@ -346,24 +358,33 @@ class Rank:
 
     def _tick(self) -> None:
         now = monotonic_ns()
-        lag = self._loop.time() - self._next_tick
-        self._live.loop_lag = max(self._live.loop_lag, lag)
+        lag = now - self._next_tick
+        self._look(now - self.started_at)
+        self._live.loop_lag = max(self._live.loop_lag, lag / 1e9)
         if self.phase == "warmup" and now - self.started_at >= self.window.start:
             self.phase = "measured"
-        if lag > STALL_SECONDS:  # the rank stood still: its requests had so much less of its attention
+        if lag > STALL_NS:  # the rank stood still: its requests had so much less of its attention
             for flight in self._in_flight.values():
-                flight.deadline += round(lag * 1e9)
+                flight.deadline += lag
         # only after a whole turn of the loop: by then it has read what lay in the sockets
         self._loop.call_soon(self._loop.call_soon, self._end_what_is_late, now)
         self._fold_slice()
         self._ticks += 1
         if self._ticks % (SWEEP_TICKS // 2) == 0:
-            self._flush()
+            self.flush()
             for pool in self.replicas.pools:
                 pool.retire()
         if self.phase != "finished":
-            self._next_tick = self._loop.time() + TICK_SECONDS
-            self._loop.call_at(self._next_tick, self._tick)
+            self._set_tick(now)
+
+    def _set_tick(self, now: int) -> None:
+        self._next_tick = now + TICK_NS
+        self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _look(self, now: int) -> None:
+        """Notice whether the loop stood still: the next tick, or the next arrival, was due long ago."""
+        due, arrival = self._next_tick - self.started_at, self._schedule.next_at
+        self._standstills.look(now, due if arrival is None else min(due, arrival))
 
     def _end_what_is_late(self, now: int) -> None:
         """Fail what had its time by `now`, a moment before all that had come was read; censor what outlasted the drain."""
@@ -398,14 +419,6 @@ class Rank:
     def _record_gaps(self) -> None:
         self._tally.histograms["inter_chunk"].record_many(self._gaps)
         self._gaps.clear()
-
-    def _flush(self) -> None:
-        """Hand finished requests to the writer and the tally."""
-        finished = self._finished
-        if finished:
-            self._finished = []
-            self._writer.put(_encode_lines(finished), len(finished))
-            self._tally.add(finished, self.window)
 
     def _failed(self, flight: Flight, result: Result) -> None:
         self._live.failed += result.outcome == "failed"

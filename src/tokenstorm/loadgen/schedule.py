@@ -42,8 +42,8 @@ class Schedule(Protocol):
     def waiting(self) -> int:
         """How many are due and not taken."""
 
-    def fall_due(self) -> None:
-        """The next request waits from now on. `next_at` must not be None."""
+    def fall_due(self) -> int:
+        """The next request waits from now on; its intended time. `next_at` must not be None."""
 
     def take(self) -> tuple[int, int]:
         """Remove the earliest request that waits: its sequence number and its intended time."""
@@ -75,9 +75,12 @@ class OpenLoop:
         self.waiting = 0
         self._advance()
 
-    def fall_due(self) -> None:
+    def fall_due(self) -> int:
+        assert self.next_at is not None
+        at = self.next_at
         self.waiting += 1
         self._advance()
+        return at
 
     def take(self) -> tuple[int, int]:
         self.waiting -= 1
@@ -159,13 +162,14 @@ class ClosedLoop:
     def waiting(self) -> int:
         return len(self._due)
 
-    def fall_due(self) -> None:
+    def fall_due(self) -> int:
         at = heappop(self._coming)
         self._due.append(at)
         if self._left is not None and at >= self._window_start:
             self._left -= 1
             self.exhausted = self._left == 0
         self._look()
+        return at
 
     def take(self) -> tuple[int, int]:
         seq = self._seq

@@ -1,13 +1,15 @@
 """How many ranks a plan needs, how many open files a rank may have, and how much room the lines take."""
 
+import math
 import os
 import resource
 from pathlib import Path
 
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.arrivals import count_end_ns, rate_in
 from tokenstorm.plan import Plan
 
+FILES = resource.RLIMIT_NOFILE
 REQUEST_SECONDS = 60e-6
 CHUNK_SECONDS = 8e-6
 """What a request and a chunk cost a rank, in CPU seconds; `benchmarks/` measures about half of it."""
@@ -55,7 +57,7 @@ def cores() -> int:
 
 def open_files() -> int | None:
     """How many files a process may have open if it asks for as many as it can; None without a limit."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard = resource.getrlimit(FILES)[1]
     return None if hard == resource.RLIM_INFINITY else hard
 
 
@@ -93,20 +95,21 @@ def _size(number: float) -> str:
     return f"{number:.3g} TB"
 
 
-def allow_files(clients: int, replicas: int) -> str | None:
-    """Raise this process's limit of open files for so many clients; the reason why not, if they cannot all connect.
+def allow_connections(clients: int, replicas: int) -> float:
+    """Raise this process's limit of open files for so many clients; how many connections it may then have open.
 
-    To each replica there may be as many connections as there are clients: those that are idle stay open for a while.
+    To each replica there may be as many connections as there are clients: those that are idle stay open for a while, as far
+    as the limit goes. Raises `RunError` where it is too low for the clients alone.
     """
     needed, welcome = clients + SPARE_FILES, clients * replicas + SPARE_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        return (
+    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(FILES))
+    if needed > hard:
+        message = (
             f"{clients} clients in one process need {needed} open files and the limit is {hard}: "
             "use fewer clients or more ranks, or raise `ulimit -n`"
         )
-    if soft != resource.RLIM_INFINITY and welcome > soft:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (welcome if hard == resource.RLIM_INFINITY else min(welcome, hard), hard)
-        )
-    return None
+        raise RunError(message)
+    if welcome > soft:
+        soft = min(welcome, hard)
+        resource.setrlimit(FILES, (int(soft), resource.getrlimit(FILES)[1]))
+    return soft - SPARE_FILES

@@ -93,7 +93,8 @@ class Tally(msgspec.Struct):
     The figures for rates count what lies inside the window, whenever it was scheduled: `done_in_window` answers,
     `output_tokens_in_window` (spread evenly from a request's first token to its last) and `prompt_tokens_in_window`
     (at the first token, or where there is none at the end). `waited` arrivals found every client of their rank busy;
-    `overslept` ones were never sent although a client was free. `warnings` are successes by what was odd about them,
+    `overslept` ones were never sent although a client was free, or while the rank stood still. `warnings` are successes by
+    what was odd about them,
     `failures` one failure's words for each kind, the same whichever order they came in.
     `last_event` is the last one that rates count: a successful answer's end, or a token.
     """

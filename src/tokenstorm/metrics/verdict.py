@@ -78,7 +78,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the verdict is made from. Counts are of the measured window, seconds are seconds, `cpu` is of a core.
     `stalled` is how long the worst rank's event loop stood still in the `seconds` of the run.
 
-    `unsent_by_generator` arrivals had a free client, or a rank that was lost; `capped` ones found all clients of the
+    `unsent_by_generator` arrivals had a free client, or a rank that stood still or was lost; `capped` ones found all clients of the
     group busy, `waited_below_cap` all clients of their rank while another rank had some free.
     """
 

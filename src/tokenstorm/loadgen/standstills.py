@@ -1,0 +1,36 @@
+"""When a rank's loop is known to have stood still: what fell due meanwhile waited for the load generator."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from tokenstorm.metrics.verdict import STALL_SECONDS
+
+STALL_NS = round(STALL_SECONDS * 1e9)
+
+
+class Standstills:
+    """The standstills of a run that were longer than `STALL_SECONDS`. All times are nanoseconds from the common start."""
+
+    def __init__(self, now: int) -> None:
+        self._looked = now
+        self._edges: list[int] = []
+        """Where each began and ended, in turn."""
+
+    def look(self, now: int, due: int) -> None:
+        """The loop turns at `now`; if it had turned all the time, it would have done something at `due`."""
+        since = max(self._looked, due)
+        self._looked = now
+        if now - since > STALL_NS:
+            self._edges += since, now
+
+    def hold(self, at: int) -> bool:
+        """Whether the loop stood still at a moment."""
+        return bisect_right(self._edges, at) % 2 == 1
+
+    def parts(self, start: int, end: int | None) -> Iterator[tuple[int | None, bool]]:
+        """The time up to `end`, cut at `start` and at each edge of a standstill: a part's end, and whether it is in one."""
+        for edge in sorted({start, *self._edges}):
+            if end is not None and edge >= end:
+                break
+            yield edge, self.hold(edge - 1)
+        yield end, end is not None and self.hold(end - 1)
