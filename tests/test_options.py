@@ -26,7 +26,10 @@ def typed(*options: str) -> Plan:
     [
         (["--ranks", "20", "--num-clients", "2"], "--ranks: 20 is above --num-clients (2)"),
         (["--arrival", "poisson"], "--arrival: the kind `poisson` needs --requests-per-second"),
-        (["--ramp", "1:5", "--requests-per-second", "5"], "--requests-per-second: it and the rates of --arrival"),
+        (
+            ["--ramp", "1:5", "--requests-per-second", "5"],
+            "--requests-per-second: the rates of --arrival are given as well",
+        ),
         (["--ramp", "1:5", "--request-count", "5"], "--arrival: a --ramp needs --duration"),
         (["--ramp", "1:5", "--stages", "1x2"], "--arrival: give --ramp or --stages, not both"),
         (["--burstiness", "2", "--requests-per-second", "5"], "--arrival: --burstiness belongs to kind `gamma`"),

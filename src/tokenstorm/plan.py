@@ -1,7 +1,7 @@
 """What to do: the whole of one run, as a frozen value and as `plan.json`.
 
 A plan is complete: the same plan gives the same requests at the same offsets, on any machine and over any number of
-ranks. Another plan with the same seed gives the same arrivals and prompts; only the salts of prompts are of the run id, too. Secrets are not part of it.
+ranks. Plans that differ only in their run id give the same arrivals and prompts, but other salts. Secrets are not part of it.
 """
 
 import math
@@ -210,7 +210,7 @@ class Plan(Strict, frozen=True, kw_only=True):
         super().__post_init__()
         shaped = self.arrival.ramp or self.arrival.stages
         if shaped and self.requests_per_second is not None:
-            message = "it and the rates of `arrival` exclude each other: leave one out"
+            message = "the rates of `arrival` are given as well: leave one of the two out"
             raise Misfit(message, "requests_per_second", ["arrival"])
         if self.closed_loop and self.arrival != Arrival():
             message = f"the kind `{self.arrival.kind}` needs `requests_per_second`"

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from tokenstorm.errors import NOT_JSON
 from tokenstorm.written import fault, refuse_other_version
 
 SCHEMA: Literal[1] = 1
 T = TypeVar("T")
+
+Moment = Annotated[int, Meta(ge=0, le=2**62)]
+"""Nanoseconds from the common start."""
+Number = Annotated[int, Meta(ge=0, le=2**53)]
+Tokens = Annotated[int, Meta(ge=0, le=2**31)]
 
 CENSORED = "censored"
 """The failure kind of a request that was still in flight when the drain ended: neither succeeded nor failed."""
@@ -47,13 +53,13 @@ class Stretch(msgspec.Struct, frozen=True, gc=False):
     `last_scheduled` is when the last of them was meant to leave.
     """
 
-    count: int
-    stride: int
-    last_scheduled: int
+    count: Annotated[int, Meta(ge=1, le=2**53)]
+    stride: Annotated[int, Meta(ge=1, le=2**53)]
+    last_scheduled: Moment
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
-    """One request. Times are integer nanoseconds from the common start, None where it never came.
+    """One request. Times are integer nanoseconds from the common start, None where it never came; only `connected` may be before it.
 
     `sent` None means that the request was never sent; then `slot_free` tells whether a client was free for it, or the rank stood still.
     A line with a `stretch` stands for many such, all of one replica and phase: `seq` and `scheduled` are the first one's,
@@ -64,23 +70,23 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     """
 
     schema: Literal[1]
-    seq: int
-    rank: int
+    seq: Number
+    rank: Number
     replica: str
     phase: Literal["warmup", "measured"]
-    scheduled: int
-    slot_free: int | None
-    sent: int | None = None
-    connected: int | None = None
-    first_chunk: int | None = None
-    first_token: int | None = None
-    first_content: int | None = None
-    last_token: int | None = None
-    done: int | None = None
-    chunks: int = 0
-    coalesced: int = 0
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
+    scheduled: Moment
+    slot_free: Moment | None
+    sent: Moment | None = None
+    connected: Annotated[int, Meta(ge=-(2**62), le=2**62)] | None = None
+    first_chunk: Moment | None = None
+    first_token: Moment | None = None
+    first_content: Moment | None = None
+    last_token: Moment | None = None
+    done: Moment | None = None
+    chunks: Tokens = 0
+    coalesced: Tokens = 0
+    prompt_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
     token_source: Literal["usage", "chunks"] | None = None
     resent: bool = False
     http_status: int | None = None

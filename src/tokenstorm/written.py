@@ -1,7 +1,7 @@
 """Files that tokenstorm wrote, and which versions read them.
 
-Another schema or major version is refused before a field is read. A later minor version is read as long as this one
-knows all its fields, and refused where it does not: numbers without their meaning are worse than none.
+A file of another schema or major version is refused before a field of it is read. A file of a later minor version is read
+when this version knows all its fields, and refused when it does not.
 """
 
 import re
@@ -78,9 +78,9 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
 
 def fault(error: Exception) -> str:
     """What a decoder found, the field first: "`counts.sent`: expected `int`, got `str`"."""
-    what, _, path = str(error).partition(" - at `$")
-    field = path.rstrip("`").lstrip(".")
-    said = what[:1].lower() + what[1:]
+    what, _, place = str(error).partition(" - at ")
+    field = place.removeprefix("`key` in ").strip("`").removeprefix("$").lstrip(".")
+    said = what[:1].lower() + what[1:] if _WORD.match(what) else what
     return f"`{field}`: {said}" if field else said
 
 
@@ -106,4 +106,6 @@ def _major_minor(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (-1, -1)
 
 
+_WORD = re.compile(r"[A-Z][a-z]")
+"""The beginning of a word that may be small; "JSON" is not one."""
 _OURS = _major_minor(__version__)

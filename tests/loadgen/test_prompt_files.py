@@ -166,6 +166,18 @@ def test_pieces_of_real_traces_are_refused_as_what_they_are() -> None:
         "prompts: what are they?\n- one\n- two\n",
         "# A title\n---\n| a | b |\n",
         "PAR is a word\nBZ too, and PK\n",
+        "Question\nWhy is the sky blue?\n",
+        "summary,article\nWrite both about the sea.\nThen translate, please.\n",
+        "questions:\nWhy is the sky blue?\nWhat is rain?\n",
+        "note: be brief\nprompts:\nWhy?\n",
+        '"Quoted" and more\n"Hello"\n',
+        "<p>one</p>\n<p>two</p>\n",
+        "<html> is a tag: for what?\n",
+        "one | two\nthree | four\n",
+        "|x| is what?\n-- five\n",
+        "{'a': 1} is what in Python?\n",
+        "[1] and more\n[2]\n",
+        ",\nwhat is this sign?\n",
         "日本語、テキスト\n\u2028 and é\n",
     ],
 )
@@ -183,11 +195,85 @@ def test_json_lines_are_read_whatever_the_file_is_called(name: str) -> None:
 
 def test_what_a_name_promises_is_asked_for() -> None:
     table = "user_says,expected\nhello,hi\n"
-    assert "is CSV with the columns user_says, expected" in refusal(table, "prompts.csv")
+    assert "is CSV, by its name" in refusal(table, "prompts.csv")
     assert texts(table) == ["user_says,expected", "hello,hi"]
-    assert texts("Hello, you\nWhy?\n", "prompts.csv") == ["Hello, you", "Why?"]
     assert "line 1: it is not JSON" in refusal("hello\n", "prompts.jsonl")
-    assert "line 1: Expected `object`, got `array`" in refusal('["one"]\n["two"]\n', "prompts.jsonl")
+    assert "is JSON lines of arrays" in refusal('["one"]\n["two"]\n', "prompts.jsonl")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "TSV", "xml", "html", "yaml", "yml", "toml", "parquet", "xlsx", "db", "tar"])
+def test_a_file_that_is_named_as_another_format_is_refused_unless_it_holds_json_lines(suffix: str) -> None:
+    message = refusal("Hello, you\nWhy?\n", f"prompts.{suffix}")
+    assert ", by its name: what is read is UTF-8 text" in message
+    assert message.endswith("name it `.txt` if it is text")
+    assert texts('{"prompt": "one"}\n', f"prompts.{suffix}") == ["one"]
+
+
+TABLES: dict[str, str] = {
+    "pandas": ",prompt,response\n0,Hi there,ok\n1,Why,so\n",
+    "pandas, columns of its own": ",prompt,foo\n0,Hi there,ok\n1,Why,so\n",
+    "pandas, read and written again": "Unnamed: 0,prompt\n0,Hi there\n1,Why\n",
+    "a comma at the end": "prompt,answer,\na,b,\nc,d,\n",
+    "a comma at the end of the header": "prompt,answer,\na,b\nc,d\n",
+    "a hash": "#prompt,answer\na,b\n",
+    "a hash and a blank": "# prompt\tanswer\na\tb\n",
+    "Excel": "sep=,\nprompt,foo\na,b\n",
+    "Excel, semicolons": "sep=;\na;b\nc;d\n",
+    "bars": "id|prompt|answer\n1|a|b\n",
+    "German": "Frage;Antwort\nWarum?;Darum\n",
+    "French": "question,réponse\nPourquoi ?,Parce que\n",
+    "Chinese": "提示,回答\n你好,好\n",
+    "letters beyond ASCII": "id,prompt,größe\n1,a,b\n2,c,d\n",
+    "quotes below one column": 'Question\n"Why, then?"\n"He said ""so"", did he?"\n',
+}
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts", "prompts.csv"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_refused_however_its_header_is_written(table: str, name: str) -> None:
+    assert "is CSV " in refusal(TABLES[table], name)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('"Hello there"\n"Why?"\n', "is JSON lines of texts (leave the quotes out"),
+        ("[1,2,3]\n[4]\n", "is JSON lines of arrays"),
+        ('["human","hi"]\n["human", "why?"]\n', "is JSON lines of arrays"),
+        ("{'prompt': 'Hi'}\n{'prompt': \"Don't\"}\n", "is records of Python, not JSON"),
+        ("{'prompt': 'Hi'}", "is records of Python, not JSON"),
+        ("| prompt | answer |\n|---|:--|\n| a | b |\n", "is a table of Markdown"),
+        ("prompt | answer\n--- | ---\na | b\n", "is a table of Markdown"),
+        ("<prompts>\n<prompt>Hi</prompt>\n</prompts>\n", "is a page of HTML or XML"),
+        ("<html>\n<body>Sign in\n", "is a page of HTML or XML"),
+        ("<html lang='en'><head>\n", "is a page of HTML or XML"),
+        ("version: 1\nprompts:\n  - one\n", "is YAML"),
+        ("prompts: |\n  one\n", "is YAML"),
+        ("- prompt: one\n- prompt: two\n", "is YAML"),
+        ("prompts:\r\n  - one\r\n", "is YAML"),
+        (f'prompt,answer\n"{"x" * 140_000}",b\n', "is CSV with the columns prompt, answer"),
+    ],
+)
+def test_structured_text_is_refused_by_its_name_also_in_a_txt_file(content: str, words: str) -> None:
+    assert words in refusal(content, "prompts.txt")
+
+
+def test_toml_is_refused_unless_the_file_is_named_a_text() -> None:
+    toml = '[run]\nprompts = ["one", "two"]\n'
+    assert "is TOML" in refusal(toml, "prompts")
+    assert texts(toml) == ["[run]", 'prompts = ["one", "two"]']
+    assert texts("x = 5\n", "prompts") == ["x = 5"]
+
+
+def test_one_name_of_a_column_in_small_letters_is_a_header_unless_the_file_is_named_a_text() -> None:
+    assert "is CSV with the column question (name it `.txt` if it is text)" in refusal("question\nWhy?\n", "prompts")
+    assert texts("question\nWhy?\n") == ["question", "Why?"]
+
+
+def test_a_number_that_is_none_is_said_without_the_words_of_a_decoder() -> None:
+    message = refusal('{"prompt": "a", "max_tokens": 1.5}', "prompts.jsonl")
+    assert "line 1: `max_tokens`: expected `int | null`, got `float`" in message
+    assert "$" not in message
 
 
 def test_a_text_with_json_lines_in_it_is_neither() -> None:

@@ -134,7 +134,7 @@ def assert_sums(driven: Driven, some: Plan) -> None:
     assert end is not None
     assert (driven.tally.warmup.scheduled, counts.scheduled) == scheduled_count(some, 0, 1, end)
     assert counts.scheduled == counts.sent + counts.unsent
-    again = tally_of([driven.path], driven.window, pytest.fail)
+    again = tally_of({0: driven.path}, some, end, pytest.fail)
     assert again.counts == counts
     assert (again.warmup, again.replicas) == (driven.tally.warmup, driven.tally.replicas)
     assert (again.overslept, again.waited) == (driven.tally.overslept, driven.tally.waited)

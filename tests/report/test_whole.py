@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -76,6 +77,14 @@ def change(path: Path, **fields: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **fields}))
 
 
+def change_line(path: Path, **fields: object) -> None:
+    """Change fields of the first line that is of the measured window, and of a file's other kinds of lines the first."""
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    place = next((place for place, line in enumerate(lines) if "seq" in line and line["phase"] == "measured"), 0)
+    lines[place].update(fields)
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+
+
 def test_a_whole_folder_is_rebuilt_without_a_complaint(finished: Path, copy: Callable[[Path], Path]) -> None:
     written, again = load_summary(RunPaths(finished)), rebuilt(copy(finished))
     assert "incomplete" not in reasons(again)
@@ -109,6 +118,18 @@ def test_results_of_a_rank_that_are_missing_are_named_and_make_the_run_invalid(
     summary = rebuilt(run)
     assert summary.verdict.state == "invalid"
     assert words in reasons(summary)["incomplete"]
+
+
+@pytest.mark.parametrize("folder", ["finished", "killed"])
+def test_a_run_whose_results_are_all_gone_did_not_end_before_its_first_request(
+    request: pytest.FixtureRequest, copy: Callable[[Path], Path], folder: str
+) -> None:
+    run = copy(request.getfixturevalue(folder))
+    for path in run.glob("results.*"):
+        path.unlink()
+    summary = rebuilt(run)
+    assert summary.verdict.state == "invalid"
+    assert "results.0.0.jsonl is not there" in reasons(summary)["incomplete"]
 
 
 def test_what_is_missing_is_known_without_the_summary_and_without_the_timeline(
@@ -179,6 +200,102 @@ def test_a_line_with_impossible_times_costs_that_line(finished: Path, copy: Call
     assert summary.counts.scheduled == load_summary(RunPaths(finished)).counts.scheduled - 1
 
 
+@pytest.mark.parametrize("second", [99999999999999, 10**30, -5])
+def test_a_second_that_the_run_cannot_have_costs_that_line(
+    finished: Path, copy: Callable[[Path], Path], second: int
+) -> None:
+    run = copy(finished)
+    change_line(run / "timeline.jsonl", t=second)
+    summary = rebuilt(run)
+    text = reasons(summary)["incomplete"]
+    assert "timeline.jsonl lacks second 0 of" in text
+    assert any("timeline.jsonl, " in note for note in summary.environment.notes)
+    assert summary.counts == load_summary(RunPaths(finished)).counts
+
+
+@pytest.mark.parametrize(
+    "histogram",
+    [
+        {"counts": {"99999999999": 1}, "count": 1, "total": 5, "minimum": 5, "maximum": 5},
+        {"counts": {"-1": 1}, "count": 1, "total": 5, "minimum": 5, "maximum": 5},
+        {"counts": {"5": -1}, "count": -1, "total": 5, "minimum": 5, "maximum": 5},
+        {"counts": {"5": 1}, "count": 1000, "total": 5, "minimum": 5, "maximum": 5},
+        {"counts": {"5": 1}, "count": 1, "total": 10**30, "minimum": 5, "maximum": 5},
+        {"counts": {}, "count": 7, "total": 0, "minimum": None, "maximum": None},
+    ],
+)
+def test_a_histogram_that_cannot_be_costs_its_second(
+    finished: Path, copy: Callable[[Path], Path], histogram: dict[str, object]
+) -> None:
+    run = copy(finished)
+    change_line(run / "timeline.jsonl", histograms={"inter_chunk": histogram})
+    assert "timeline.jsonl, " in reasons(rebuilt(run))["incomplete"]
+
+
+STRETCH = {"count": 5, "stride": 2, "last_scheduled": 10**9}
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"done": 10**20}, "`done`: expected `int` <= "),
+        ({"done": 10**15}, "it is later than the run's end"),
+        ({"done": -1}, "`done`: expected `int` >= 0"),
+        ({"output_tokens": -4}, "`output_tokens`: expected `int` >= 0"),
+        ({"prompt_tokens": 10**15}, "`prompt_tokens`: expected `int` <= "),
+        ({"chunks": -1}, "`chunks`: expected `int` >= 0"),
+        ({"seq": 10**30}, "`seq`: expected `int` <= "),
+        ({"seq": 1}, "it is not of rank 0"),
+        ({"rank": 7}, "it is not of rank 0"),
+        ({"replica": "9"}, "the plan has no such replica"),
+        ({"sent": None, "stretch": {**STRETCH, "count": -5}}, "`stretch.count`: expected `int` >= 1"),
+        ({"sent": None, "stretch": {**STRETCH, "stride": 3}}, "it cannot stand for a stretch of requests"),
+        ({"sent": None, "stretch": {**STRETCH, "last_scheduled": 10**17}}, "it is later than the run's end"),
+        ({"stretch": STRETCH}, "it cannot stand for a stretch of requests"),
+    ],
+)
+def test_a_line_with_a_number_that_cannot_be_costs_that_line(
+    finished: Path, copy: Callable[[Path], Path], fields: dict[str, object], words: str, *, cut_off: bool
+) -> None:
+    run = copy(finished)
+    if cut_off:
+        (run / "summary.json").unlink()
+    change_line(run / "results.0.0.jsonl", **fields)
+    summary, whole = rebuilt(run), load_summary(RunPaths(finished))
+    text = reasons(summary)["incomplete"]
+    assert "results.0.0.jsonl, " in text
+    assert words in text
+    lost = 0 if cut_off else 1  # of a run that was cut off, an arrival without a line was in flight
+    assert summary.counts.scheduled == whole.counts.scheduled - lost
+    assert summary.counts.sent - summary.counts.censored == whole.counts.sent - 1
+
+
+def test_a_request_with_two_lines_is_counted_once(finished: Path, copy: Callable[[Path], Path]) -> None:
+    run = copy(finished)
+    path = run / "results.0.0.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    size = max({len(line) for line in lines}, key=lambda size: sum(len(line) == size for line in lines))
+    first = next(line for line in lines if len(line) == size)
+    copies = sum(len(line) == size for line in lines) - 1
+    assert copies > len(lines) // 4
+    path.write_bytes(b"".join(first if len(line) == size else line for line in lines))
+    summary, whole = rebuilt(run), load_summary(RunPaths(finished))
+    assert f"request {json.loads(first)['seq']}: there is a line of it already" in reasons(summary)["incomplete"]
+    assert len(summary.environment.notes) == len(set(summary.environment.notes))
+    everything = whole.counts.scheduled + whole.windows.warmup.scheduled
+    assert summary.counts.scheduled + summary.windows.warmup.scheduled == everything - copies
+    assert summary.verdict.state == "invalid"
+
+
+def test_lines_that_tell_of_more_requests_than_the_summary_are_told(
+    finished: Path, copy: Callable[[Path], Path]
+) -> None:
+    run = copy(finished)
+    change_line(run / "results.0.0.jsonl", sent=None, done=None, stretch=STRETCH)
+    assert "the lines tell of more requests than the summary (4 more)" in reasons(rebuilt(run))["incomplete"]
+
+
 def test_files_that_the_run_did_not_write_are_told_and_never_counted_twice(
     finished: Path, copy: Callable[[Path], Path]
 ) -> None:
@@ -191,7 +308,7 @@ def test_files_that_the_run_did_not_write_are_told_and_never_counted_twice(
     (run / "results.2.0.jsonl").unlink()
     with (run / "results.0.0.jsonl").open("ab") as file:
         file.write((run / "results.0.0.jsonl").read_bytes().splitlines(keepends=True)[0])
-    assert "bytes more than this run wrote" in reasons(rebuilt(run))["incomplete"]
+    assert re.search(r"has \d+ bytes, and this run wrote \d+", reasons(rebuilt(run))["incomplete"])
 
 
 def test_of_a_job_that_was_started_anew_the_last_start_is_the_run(killed: Path, copy: Callable[[Path], Path]) -> None:

@@ -15,6 +15,7 @@ from tokenstorm.metrics.summary import Environment
 from tokenstorm.metrics.tally import METRICS, Tally
 from tokenstorm.metrics.verdict import STALL_SECONDS, DiskReport
 from tokenstorm.plan import Plan
+from tokenstorm.result import Number
 
 SCHEMA: Literal[1] = 1
 
@@ -49,19 +50,19 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: Literal[1] = SCHEMA
-    t: int
+    t: Number
     phase: str
-    scheduled: int
-    sent: int
-    succeeded: int
-    failed: int
-    failed_by_kind: dict[str, int] = {}
-    unsent: int
-    output_tokens: int
-    in_flight: int
-    waiting: int
+    scheduled: Number
+    sent: Number
+    succeeded: Number
+    failed: Number
+    failed_by_kind: dict[str, Number] = {}
+    unsent: Number
+    output_tokens: Number
+    in_flight: Number
+    waiting: Number
     target_rps: float | None
-    waited_below_cap: int
+    waited_below_cap: Number
     latency: Glance
     service_time: Glance
     ttft: Glance

@@ -3,21 +3,21 @@
 from pathlib import Path
 
 from tokenstorm.loadgen.arrivals import scheduled_count
-from tokenstorm.metrics.rebuild import tally_of
-from tokenstorm.metrics.tally import Counts, Tally, Window
+from tokenstorm.metrics.rebuild import YEAR_NS, tally_of
+from tokenstorm.metrics.tally import Counts, Tally
 from tokenstorm.plan import Plan
 from tokenstorm.result import Skip
 
 
 def tally_of_lost(
-    path: Path | None, plan: Plan, rank: int, window_end: int, told: int, *, skip: Skip
+    path: Path | None, plan: Plan, rank: int, window_end: int, told: int, *, skip: Skip, latest: int = YEAR_NS
 ) -> tuple[Tally, int]:
     """What its lines add up to, and how many measured arrivals of its stripe it never sent.
 
     `told` is how many requests it had said it sent: those without a line were in flight. Inter-chunk times are not in
-    the lines. `skip` is told of lines that cannot be read.
+    the lines. `skip` is told of lines that cannot be read, or are of moments after `latest`.
     """
-    tally = tally_of([path] if path and path.exists() else [], Window(plan.window_start_ns, window_end), skip)
+    tally = tally_of({rank: path} if path and path.exists() else {}, plan, window_end, skip, latest=latest)
     in_flight = max(0, told - tally.warmup.sent - tally.counts.sent)
     if plan.closed_loop:  # nothing else tells of them
         tally.counts.scheduled += in_flight
@@ -33,9 +33,9 @@ def tally_of_lost(
     return tally, 0 if plan.closed_loop else tally.counts.unsent
 
 
-def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int, skip: Skip) -> Tally:
+def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int, *, skip: Skip, latest: int) -> Tally:
     """What the lines of a rank add up to, in a run that was cut off: arrivals without a line were in flight then."""
-    tally = tally_of([path] if path else [], Window(plan.window_start_ns, window_end), skip)
+    tally = tally_of({rank: path} if path else {}, plan, window_end, skip, latest=latest)
     for counts, gap in _gaps(tally, plan, rank, window_end):
         counts.scheduled += gap
         counts.sent += gap

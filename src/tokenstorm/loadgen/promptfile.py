@@ -1,4 +1,4 @@
-"""A file of prompts: text with a prompt a line, or JSON lines with ours. By its content, not by its name."""
+"""A file of prompts: text with a prompt a line, or JSON lines with ours. Its name is believed where the content leaves doubt."""
 
 import json
 import re
@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PlanError
-from tokenstorm.loadgen.formats import binary_format, is_json_line, record_format, text_format
+from tokenstorm.loadgen.formats import binary_format, is_json_line, named_format, record_format, text_format
 from tokenstorm.plan import Count
+from tokenstorm.written import fault
 
 _READ: Final = "what is read is UTF-8 text with a prompt a line, or JSON lines with `prompt` or `messages`"
 _LINE: Final = "a line is an object with `prompt` or `messages`, and `max_tokens`"
@@ -53,9 +54,12 @@ def parse_prompts(data: bytes, where: str) -> list[Prompt]:
         message = f"{where} holds no prompt: write one a line"
         raise PlanError(message)
     if not is_json_line(lines[0][1]):
-        named = where.lower().endswith((".csv", ".tsv"))
-        if found := text_format(text.lstrip(), [line for _, line in lines], named_table=named):
+        named_text = where.lower().endswith((".txt", ".text"))
+        if found := text_format(text.lstrip(), [line for _, line in lines], named_text=named_text):
             message = f"{where} is {found}: {_READ}"
+            raise PlanError(message)
+        if found := named_format(where):
+            message = f"{where} is {found}, by its name: {_READ}; name it `.txt` if it is text"
             raise PlanError(message)
         if not _is_meant_as_json(lines, where):
             return _parse_text(lines, where)
@@ -150,7 +154,7 @@ def _decode(line: str, found: object) -> _Line:
     except msgspec.ValidationError as error:
         unknown = sorted(found.keys() - set(_Line.__struct_fields__)) if isinstance(found, dict) else []
         if not unknown or not isinstance(found, dict):
-            message = f"{error} ({_LINE})"
+            message = f"{fault(error)} ({_LINE})"
             raise _Wrong(message) from None
     kind = record_format(found)
     looks = f"this looks like {kind}, which is not read: " if kind else ""

@@ -3,13 +3,16 @@
 from collections import Counter
 from fractions import Fraction
 from math import ceil
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
+from msgspec import Meta
 
 _BITS = 7
 _EXACT = 1 << _BITS
 """Values below are exact; above, 64 bins to each doubling: the middle of a bin is at most 0.8% off."""
+_MOST_BINS = 1 << 14
+"""Far more than any time needs: the last bin holds values of 261 bits."""
 
 
 class Histogram(msgspec.Struct):
@@ -18,7 +21,7 @@ class Histogram(msgspec.Struct):
     It is the form on the wire and in files, too. As msgpack it holds a sum below 2⁶⁴ ns (584 years), as JSON any.
     """
 
-    counts: dict[int, int] = {}
+    counts: dict[Annotated[int, Meta(ge=0, lt=_MOST_BINS)], int] = {}
     count: int = 0
     total: int = 0
     minimum: int | None = None
@@ -60,6 +63,17 @@ class Histogram(msgspec.Struct):
         if other.minimum is not None and other.maximum is not None:
             self.minimum = other.minimum if self.minimum is None else min(self.minimum, other.minimum)
             self.maximum = other.maximum if self.maximum is None else max(self.maximum, other.maximum)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether its parts agree, as those of a damaged file may not."""
+        if self.minimum is None or self.maximum is None:
+            return not (self.count or self.total or self.counts)
+        return (
+            self.count == sum(self.counts.values())
+            and min(self.counts.values(), default=0) > 0
+            and 0 <= self.minimum * self.count <= self.total <= self.maximum * self.count
+        )
 
     def quantile(self, q: float) -> int | None:
         """The value that a share `q` of the samples does not exceed (nearest rank); None without samples."""

@@ -1,28 +1,77 @@
 """A tally from the result lines on disk: for a rank that was lost, and for `tokenstorm report`."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.plan import Plan
 from tokenstorm.result import Result, Skip, read_results
 
 BATCH = 1000
+YEAR_NS = 366 * 86400 * 10**9
+_PAGE = 1024
 
 
-def tally_of(paths: list[Path], window: Window, skip: Skip) -> Tally:
-    """What the lines of some files add up to; inter-chunk times are not in them.
+def tally_of(
+    results: Mapping[int, Path], plan: Plan, window_end: int | None, skip: Skip, *, latest: int = YEAR_NS
+) -> Tally:
+    """What the result lines of some ranks add up to; inter-chunk times are not in them.
 
-    A line or a file that cannot be read costs no more than itself, and `skip` is told. Raises `OtherVersion`.
+    Moments are nanoseconds from the common start; none can be after `latest`. A line that cannot be read or cannot be of
+    this rank and plan, or a file that cannot be read, costs no more than itself, and `skip` is told. Raises `OtherVersion`.
     """
-    tally = Tally()
-    for path in paths:
+    tally, window = Tally(), Window(plan.window_start_ns, window_end)
+    for rank, path in results.items():
+        stripe = _Stripe(plan, rank, latest)
         try:
-            results = read_results(path, skip)
-            while batch := list(islice(results, BATCH)):
+            lines = stripe.pick(read_results(path, skip), path, skip)
+            while batch := list(islice(lines, BATCH)):
                 tally.merge(_added(batch, window, path, skip))
         except OSError as error:
             skip(f"{path.name} cannot be read: {error.strerror}")
     return tally
+
+
+class _Stripe:
+    """What a plan gives to one rank: tells lines that cannot be of it, or that are there twice."""
+
+    def __init__(self, plan: Plan, rank: int, latest: int) -> None:
+        self._rank = rank
+        self._ranks = plan.ranks
+        self._replicas = {target.replica for target in plan.targets}
+        self._latest = latest
+        self._seen: dict[int, int] = {}
+        """A bit for each request of which there was a line, in pages: a damaged number costs one page."""
+
+    def pick(self, results: Iterable[Result], path: Path, skip: Skip) -> Iterator[Result]:
+        """The lines that can be of this stripe."""
+        for result in results:
+            if fault := self._fault(result):
+                skip(f"{path.name}, request {result.seq}: {fault}")
+            else:
+                yield result
+
+    def _fault(self, result: Result) -> str:
+        """What is wrong with a line; empty where nothing is."""
+        stretch = result.stretch
+        moments = (result.scheduled, result.slot_free, result.sent, result.first_token, result.last_token, result.done)
+        if result.rank != self._rank or result.seq % self._ranks != self._rank:
+            return f"it is not of rank {self._rank}"
+        if result.replica not in self._replicas:
+            return "the plan has no such replica"
+        if max(moment or 0 for moment in (*moments, stretch and stretch.last_scheduled)) > self._latest:
+            return "it is later than the run's end"
+        if stretch and (
+            result.sent is not None or stretch.stride % self._ranks or stretch.last_scheduled < result.scheduled
+        ):
+            return "it cannot stand for a stretch of requests"
+        page, place = divmod(result.seq // self._ranks, _PAGE)
+        seen, bit = self._seen.get(page, 0), 1 << place
+        if seen & bit:
+            return "there is a line of it already"
+        self._seen[page] = seen | bit
+        return ""
 
 
 def _added(batch: list[Result], window: Window, path: Path, skip: Skip) -> Tally:

@@ -11,10 +11,10 @@ from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
-from tokenstorm.metrics.tally import Tally, Window
+from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import STALL_SECONDS, Missing
 from tokenstorm.plan import Plan, read_plan
-from tokenstorm.report.whole import Found, find_results, missing_of
+from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of
 from tokenstorm.result import read_lines
 from tokenstorm.runs import RunPaths
 from tokenstorm.written import OtherVersion, decode
@@ -47,17 +47,19 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
     plan = _plan(paths)
     found = find_results(paths, plan)
     written, status = _if_readable(_written, paths, found), _if_readable(_status, paths, found)
+    found.latest = latest_moment(plan, written, status)
+    timeline = _timeline(paths, found)
+    was_told_of = written is not None or any(line.sent or line.unsent for line in timeline)
     if not found.results and goes_on:
         phase = f" (it is {status.phase})" if status else ""
         message = f"{paths.root} has no result lines yet: the run goes on and has sent nothing so far{phase}"
         raise RunError(message)
-    if not found.results:
+    if not found.results and not was_told_of:
         reason = f" ({status.reason})" if status and status.reason else ""
         message = f"{paths.root} has no result lines: the run ended before its first request{reason}"
         raise RunError(message)
-    timeline = _timeline(paths, found)
     end = plan.window_end_ns if written is None else round(written.windows.measured_end * 1e9)
-    counted = tally_of(list(found.results.values()), Window(plan.window_start_ns, end), found.skip)
+    counted = tally_of(found.results, plan, end, found.skip, latest=found.latest)
     missing = missing_of(paths, plan, found, written=written, status=status, timeline=timeline, counted=counted)
     if goes_on:  # its files grow while they are read
         missing = Missing()
@@ -69,8 +71,8 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
     for line in timeline:  # inter-chunk times stand there alone
         if histogram := line.histograms.get("inter_chunk"):
             tally.histograms["inter_chunk"].merge(histogram)
-    notes = run.environment.notes + [words for words in missing.words[:NOTED] if words not in run.environment.notes]
-    environment = replace(run.environment, notes=notes)
+    notes = dict.fromkeys(run.environment.notes + list(dict.fromkeys(missing.words))[:NOTED])
+    environment = replace(run.environment, notes=list(notes))
     return summarize(replace(run, missing=missing, environment=environment), tally)
 
 
@@ -82,10 +84,11 @@ def _again(
     lost = {report.rank: report.told_sent for report in written.ranks if report.lost}
     tally, unsent = counted, 0
     if lost:
-        there = [path for rank, path in found.results.items() if rank not in lost]
-        tally = tally_of(there, Window(plan.window_start_ns, end), _told_before)
+        there = {rank: path for rank, path in found.results.items() if rank not in lost}
+        tally = tally_of(there, plan, end, _told_before, latest=found.latest)
     for rank, told in lost.items():
-        of_lost, missing = tally_of_lost(found.results.get(rank), plan, rank, end, told, skip=_told_before)
+        path = found.results.get(rank)
+        of_lost, missing = tally_of_lost(path, plan, rank, end, told, skip=_told_before, latest=found.latest)
         tally.merge(of_lost)
         unsent += missing
     below_cap = sum(line.waited_below_cap for line in timeline)
@@ -118,12 +121,13 @@ def _cut_off(
     end = max(min(end, last + 1), plan.window_start_ns)
     tally, unsent, lost = Tally(), 0, set()
     for rank in range(plan.ranks):
-        of_rank, missing = tally_of_lost(found.results.get(rank), plan, rank, end, 0, skip=_told_before)
+        path = found.results.get(rank)
+        of_rank, missing = tally_of_lost(path, plan, rank, end, 0, skip=_told_before, latest=found.latest)
         if missing and _silent(rank, timeline):
             lost.add(rank)
             unsent += missing
         else:
-            of_rank = tally_of_cut_off(found.results.get(rank), plan, rank, end, _told_before)
+            of_rank = tally_of_cut_off(path, plan, rank, end, skip=_told_before, latest=found.latest)
         tally.merge(of_rank)
     return tally, Run(
         plan=plan,
@@ -163,16 +167,21 @@ def _rank(rank: int, timeline: list[TimelineLine], *, lost: bool) -> RankReport:
 
 
 def _timeline(paths: RunPaths, found: Found) -> list[TimelineLine]:
-    """Its seconds, each once."""
+    """Its seconds, each once and in order."""
     seconds: dict[int, TimelineLine] = {}
     try:
         for line in read_lines(paths.timeline, TimelineLine, found.faults.append):
-            seconds.setdefault(line.t, line)
+            if line.t * 10**9 > found.latest:
+                found.faults.append(f"{paths.timeline.name}, second {line.t}: it is later than the run's end")
+            elif not all(histogram.adds_up for histogram in line.histograms.values()):
+                found.faults.append(f"{paths.timeline.name}, second {line.t}: a histogram of it does not add up")
+            else:
+                seconds.setdefault(line.t, line)
     except FileNotFoundError:
         pass
     except OSError as error:
         found.faults.append(f"{paths.timeline.name} cannot be read: {error.strerror}")
-    return list(seconds.values())
+    return [seconds[second] for second in sorted(seconds)]
 
 
 def _plan(paths: RunPaths) -> Plan:

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from tokenstorm.loadgen.live import Status, TimelineLine
+from tokenstorm.metrics.rebuild import YEAR_NS
 from tokenstorm.metrics.summary import RankReport, Summary
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import Missing
@@ -13,6 +15,8 @@ from tokenstorm.runs import RunPaths
 
 CLOCK_SLACK_SECONDS = 0.1
 """A rank begins to count its seconds so long before the common start, at most."""
+_DIGITS = 10
+"""No number of a rank has more."""
 _TOLD = ("scheduled", "sent", "succeeded", "failed", "unsent")
 
 
@@ -23,6 +27,8 @@ class Found:
     attempt: int
     results: dict[int, Path]
     faults: list[str] = field(default_factory=list)
+    latest: int = YEAR_NS
+    """No line can tell of a moment after this one, in nanoseconds from the common start."""
     requests: int = 0
     """How many faults are lines or requests that are missing."""
 
@@ -44,6 +50,20 @@ def find_results(paths: RunPaths, plan: Plan) -> Found:
     return found
 
 
+def latest_moment(plan: Plan, written: Summary | None, status: Status | None) -> int:
+    """After this moment, in nanoseconds from the common start, the run cannot have gone on.
+
+    It is the last one that the plan, the summary or the status knows of, and the time that an answer and the drain may take.
+    """
+    ends = [plan.window_end_ns / 1e9] if plan.window_end_ns is not None else []
+    if written is not None:
+        ends += [written.windows.measured_end, *(report.wall_seconds for report in written.ranks)]
+    if not ends:  # only a count tells when it ends, and the status may be old
+        return YEAR_NS
+    ends += [status.elapsed_seconds] if status else []
+    return min(YEAR_NS, round((max(ends) + plan.request_timeout_seconds + plan.drain_seconds) * 1e9))
+
+
 def told_bytes(written: Summary | None, timeline: list[TimelineLine]) -> dict[int, int]:
     """The least that each rank's result lines have, by all that was told of them."""
     told: dict[int, int] = {}
@@ -51,7 +71,7 @@ def told_bytes(written: Summary | None, timeline: list[TimelineLine]) -> dict[in
         told[report.rank] = report.disk.written_bytes
     for line in timeline:
         for name, second in line.ranks.items():
-            rank = int(name) if name.isdecimal() else -1
+            rank = int(name) if name.isdecimal() and len(name) <= _DIGITS else -1
             told[rank] = max(told.get(rank, 0), second.disk.written_bytes)
     return told
 
@@ -78,6 +98,8 @@ def missing_of(
     if requests:
         words.append(f"{requests} of {of} requests that were told of have no line")
     words += _seconds(paths.timeline, written, status, timeline)
+    if more := _more_requests(counted, written):
+        words.append(f"the lines tell of more requests than the summary ({more} more)")
     lines = counted.counts.scheduled + counted.warmup.scheduled
     shares = (gone / max(1, sum(told.values())), requests / max(1, of), found.requests / max(1, found.requests + lines))
     return Missing(words, max(shares))
@@ -95,7 +117,7 @@ def _results(paths: RunPaths, rank: int, found: Found, told: int, report: RankRe
     if size < told:
         return told - size, [f"{name} ends after {size} of {told} bytes"]
     if report is not None and not lost and size > told:
-        return 0, [f"{name} has {size - told} bytes more than this run wrote: it is of another start, or was added to"]
+        return 0, [f"{name} has {size} bytes, and this run wrote {told}: it is of another start, or was added to"]
     return 0, []
 
 
@@ -117,6 +139,14 @@ def _requests(
     return max(0, told - has), told
 
 
+def _more_requests(counted: Tally, written: Summary | None) -> int:
+    """How many requests have a line and were not told of; of a rank that was lost nobody knows."""
+    if written is None or any(report.lost is not None for report in written.ranks):
+        return 0
+    theirs = written.counts.scheduled + written.windows.warmup.scheduled
+    return max(0, counted.counts.scheduled + counted.warmup.scheduled - theirs)
+
+
 def _seconds(path: Path, written: Summary | None, status: Status | None, timeline: list[TimelineLine]) -> list[str]:
     """What to say of a timeline that is not whole. Requests are counted without it; inter-chunk times are not."""
     hint = "inter-chunk times and the ranks' stalls of then are not known"
@@ -125,8 +155,9 @@ def _seconds(path: Path, written: Summary | None, status: Status | None, timelin
     there = {line.t for line in timeline}
     wall = max((report.wall_seconds for report in written.ranks), default=0.0) if written else 0.0
     last = max([*there, math.floor(wall - CLOCK_SLACK_SECONDS)], default=-1)
-    if lacking := [second for second in range(last + 1) if second not in there]:
-        which = f"second {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+    if lacking := last + 1 - len(there):
+        first = next(second for second in count() if second not in there)
+        which = f"second {first}" + (f" and {lacking - 1} more" if lacking > 1 else "")
         return [f"{path.name} lacks {which} of {last + 1}: {hint}"]
     for name in _TOLD if status else ():
         tells, told = sum(getattr(line, name) for line in timeline), getattr(status, name)
