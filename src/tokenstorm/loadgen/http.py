@@ -34,7 +34,7 @@ LARGEST_HEAD = 256 * 1024
 """Bytes without any of a body: headers of a sane server are far shorter, and the parser's time grows with their square."""
 
 MANY_TAILS = 64
-MANY_TEXTS = 8192
+MANY_TEXTS = 4096
 LARGEST_EXPECTED = 2048
 """Bytes of a read beyond which it is parsed, whatever is expected."""
 
@@ -98,6 +98,47 @@ def _chunk_line(size: int) -> bytes:
 _CHUNK_LINES = [_chunk_line(size) for size in range(LARGEST_EXPECTED)]
 
 
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class Endings:
+    """How events of one kind go on behind what is the same in all of them: a text, and then `tail`.
+
+    Tokens come again, so that most endings are `known`. Thousands of streams share one of these.
+    """
+
+    def __init__(self, tail: bytes) -> None:
+        self._tail = tail
+        self.known: set[bytes] = set()
+
+    def holds(self, ending: bytes) -> bool:
+        """Whether this is a text, not empty and part of a JSON string as it stands, and then the tail."""
+        text = ending.removesuffix(self._tail)
+        if len(text) == len(ending):
+            return False
+        try:
+            if not text or not _decode_text(b'"%b"' % text):
+                return False
+        except NOT_JSON:
+            return False
+        if len(self.known) > MANY_TEXTS:
+            self.known.clear()
+        self.known.add(ending)
+        return True
+
+
+_endings: dict[bytes, Endings] = {}
+_NO_ENDINGS = Endings(b"\0")
+
+
+def _endings_of(tail: bytes) -> Endings:
+    if len(_endings) > MANY_TAILS:
+        _endings.clear()
+    if (endings := _endings.get(tail)) is None:
+        endings = _endings[tail] = Endings(tail)
+    return endings
+
+
 class Home(Protocol):
     """Where connections come from; see `Pool`."""
 
@@ -114,19 +155,19 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_bodiless",
         "_data",
+        "_endings",
         "_expected_below",
         "_feed",
         "_framed",
         "_head",
         "_head_at",
         "_headers_done",
+        "_known",
         "_linger",
         "_note",
         "_parser",
         "_pool",
         "_receive",
-        "_tail",
-        "_tail_size",
         "_text_at",
         "_told",
         "_transport",
@@ -151,8 +192,10 @@ class Connection(asyncio.Protocol):
         self._headers_done = False
         self._whole = False
         self.connected = self.idle_since = self.read_at = 0
-        self._data = self._head = self._tail = b""
-        self._expected_below = self._head_at = self._text_at = self._tail_size = self._bodiless = 0
+        self._data = self._head = b""
+        self._expected_below = self._head_at = self._text_at = self._bodiless = 0
+        self._endings = _NO_ENDINGS
+        self._known = _NO_ENDINGS.known
         self._told: dict[bytes, bytes] = {}
         self._linger: asyncio.TimerHandle | None = None
         self._note: Callable[[int], None] = _nobody
@@ -163,8 +206,7 @@ class Connection(asyncio.Protocol):
         if (
             size < self._expected_below
             and data.startswith(self._head, self._head_at)
-            and data.endswith(self._tail)
-            and ((text := data[self._text_at : size - self._tail_size]) in _texts or _is_text(text))
+            and ((rest := data[self._text_at :]) in self._known or self._endings.holds(rest))
             and data.startswith(_CHUNK_LINES[size])
         ):
             note = self._note
@@ -240,8 +282,9 @@ class Connection(asyncio.Protocol):
         if size < LARGEST_EXPECTED and line == _CHUNK_LINES[size] and data.endswith(tail + b"\r\n"):
             self._head_at = len(line)
             self._text_at = len(line) + len(head)
-            self._head, self._tail = head, _shared(tail + b"\r\n")
-            self._tail_size = len(tail) + 2
+            self._head = head
+            self._endings = _endings_of(tail + b"\r\n")
+            self._known = self._endings.known
             self._note = note
             self._expected_below = LARGEST_EXPECTED
 
@@ -360,30 +403,3 @@ class Connection(asyncio.Protocol):
 
 def _nobody(*_: object) -> None:
     """Takes what nobody asked for."""
-
-
-_texts: set[bytes] = set()
-_decode_text = msgspec.json.Decoder(str).decode
-
-
-def _is_text(text: bytes) -> bool:
-    """Whether these bytes are part of a JSON string as they stand, and not empty; tokens come again, so it is kept."""
-    try:
-        if not text or not _decode_text(b'"%b"' % text):
-            return False
-    except NOT_JSON:
-        return False
-    if len(_texts) > MANY_TEXTS:
-        _texts.clear()
-    _texts.add(text)
-    return True
-
-
-_tails: dict[bytes, bytes] = {}
-
-
-def _shared(tail: bytes) -> bytes:
-    """One copy of an end that thousands of streams have in common, so that it stays in the processor's cache."""
-    if len(_tails) > MANY_TAILS:
-        _tails.clear()
-    return _tails.setdefault(tail, tail)
