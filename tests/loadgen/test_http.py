@@ -474,6 +474,30 @@ def test_tls_is_verified() -> None:
     run(main)
 
 
+def test_a_connection_over_tls_gives_up_its_place_too_and_one_whose_handshake_failed_takes_none() -> None:
+    async def main() -> None:
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        room = Room(2)
+        async with server(saying(OK, OK), ssl=context) as one, server(saying(OK, OK), ssl=context) as other:
+            urls = [f"https://127.0.0.1:{pool.endpoint.port}" for pool in (one, other)]
+            with contextlib.closing(Pool(Endpoint.parse(urls[0]), room=room)) as mistrusting:
+                assert [(await ask(mistrusting)).kind for _ in range(3)] == ["tls"] * 3
+            assert not room.full
+            pools = [Pool(Endpoint.parse(url), trusting, room) for url in urls]
+            for pool in (*pools, *pools):
+                answers = await asyncio.gather(ask(pool), ask(pool))
+                assert [answer.body for answer in answers] == [b"ok"] * 2
+            for pool in pools:
+                pool.close()
+            await until(lambda: not room.full)
+
+    run(main)
+
+
 def test_a_bug_in_whoever_takes_the_body_fails_that_request_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     class Buggy(Kept):
         def began(self, status: int) -> Receive:

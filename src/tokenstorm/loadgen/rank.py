@@ -11,7 +11,7 @@ import msgspec
 from tokenstorm.loadgen.answers import Answer, Carrier, Stream, Whole
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
-from tokenstorm.loadgen.http import Connection, Exchange, Receive
+from tokenstorm.loadgen.flight import Flight
 from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
@@ -19,7 +19,7 @@ from tokenstorm.loadgen.standstills import STALL_NS, Standstills
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
 from tokenstorm.plan import Plan
-from tokenstorm.result import CENSORED, SCHEMA, Failure, Result, Stretch
+from tokenstorm.result import CENSORED, SCHEMA, Result, Stretch
 
 TICK_SECONDS = 0.02
 TICK_NS = round(TICK_SECONDS * 1e9)
@@ -50,29 +50,6 @@ class Live(msgspec.Struct):
     waited: int = 0
     peak: int = 0
     loop_lag: float = 0.0
-
-
-class Flight(Exchange):
-    """One request of the schedule on its way."""
-
-    answer: Answer | None = None
-    deadline: int
-
-    def __init__(self, rank: "Rank", seq: int, scheduled: int, slot_free: int, replica: int) -> None:
-        self.rank = rank
-        self.seq = seq
-        self.scheduled = scheduled
-        self.slot_free = slot_free
-        self.replica = replica
-        self.prompt: int | None = None
-        self.asked: int | None = None
-
-    def began(self, status: int) -> Receive:
-        self.answer = self.rank.answer_for(status, self.carrier if isinstance(self.carrier, Connection) else None)
-        return self.answer.receive
-
-    def ended(self) -> None:
-        self.rank.ended(self)
 
 
 class Rank:
@@ -441,51 +418,12 @@ class Rank:
         elif answer is not None:
             answer.cut()
             failure = answer.failure or failure  # what the server said before it broke off tells more
-        return self._make(flight, answer or Answer(), failure and self._requests.redacted(explain(failure, flight)))
-
-    def _make(self, flight: Flight, answer: Answer, failure: Failure | None) -> Result:
-        start = self.started_at
-        connected, done = flight.connected, flight.done
-        chunk, token, content, last = answer.first_chunk, answer.first_token, answer.first_content, answer.last_token
-        usage, warnings = answer.output_tokens, answer.warnings
-        if usage is not None and flight.asked is not None and usage > flight.asked:
-            usage, warnings = None, warnings | {"usage"}
-        if self.plan.ignore_eos and failure is None and flight.asked is not None and _is_short(answer, flight.asked):
-            warnings |= {"short"}
-        return Result(
-            SCHEMA,
-            flight.seq,
-            self.rank,
-            self.replicas.names[flight.replica],
-            self._phase_of(flight.scheduled),
-            flight.scheduled,
-            flight.slot_free,
-            flight.sent - start,
-            None if connected is None else connected - start,
-            None if chunk is None else chunk - start,
-            None if token is None else token - start,
-            None if content is None else content - start,
-            None if last is None else last - start,
-            None if done is None else done - start,
-            answer.chunks,
-            answer.coalesced,
-            answer.prompt_tokens,
-            (answer.chunks or None) if usage is None else usage,
-            "usage" if usage is not None else "chunks" if answer.chunks else None,
-            flight.resent,
-            flight.status,
-            answer.finish_reason,
-            answer.server_id,
-            failure,
-            flight.prompt,
-            answer.chunk_times and [time - start for time in answer.chunk_times],
-            sorted(warnings) or None,
-            hidden_tokens=answer.hidden_tokens,
+        return flight.line(
+            answer or Answer(),
+            failure and self._requests.redacted(explain(failure, flight)),
+            ignore_eos=self.plan.ignore_eos,
+            rank=self.rank,
+            replica=self.replicas.names[flight.replica],
+            phase=self._phase_of(flight.scheduled),
+            start=self.started_at,
         )
-
-
-def _is_short(answer: Answer, asked: int) -> bool:
-    """Whether an answer ended before the tokens that `ignore_eos` promised; chunks may hold several tokens each."""
-    if answer.output_tokens is not None:
-        return answer.output_tokens < asked
-    return answer.finish_reason == "stop" and answer.chunks < asked

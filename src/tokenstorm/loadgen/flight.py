@@ -1,0 +1,95 @@
+"""One request of the schedule on its way, and the line that it leaves."""
+
+from typing import Literal, Protocol
+
+from tokenstorm.loadgen.answers import Answer, Carrier
+from tokenstorm.loadgen.http import Connection, Exchange, Receive
+from tokenstorm.result import SCHEMA, Failure, Result
+
+
+class Sender(Protocol):
+    """Who sent a request, and wants to know what became of it; see `Rank`."""
+
+    def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer: ...
+
+    def ended(self, flight: "Flight") -> None: ...
+
+
+class Flight(Exchange):
+    """One request of the schedule on its way. `scheduled` and `slot_free` are nanoseconds from the common start."""
+
+    answer: Answer | None = None
+    deadline: int
+
+    def __init__(self, sender: Sender, seq: int, scheduled: int, slot_free: int, replica: int) -> None:
+        self.sender = sender
+        self.seq = seq
+        self.scheduled = scheduled
+        self.slot_free = slot_free
+        self.replica = replica
+        self.prompt: int | None = None
+        self.asked: int | None = None
+
+    def began(self, status: int) -> Receive:
+        self.answer = self.sender.answer_for(status, self.carrier if isinstance(self.carrier, Connection) else None)
+        return self.answer.receive
+
+    def ended(self) -> None:
+        self.sender.ended(self)
+
+    def line(
+        self,
+        answer: Answer,
+        failure: Failure | None,
+        *,
+        ignore_eos: bool,
+        rank: int,
+        replica: str,
+        phase: Literal["warmup", "measured"],
+        start: int,
+    ) -> Result:
+        """What became of it; `start` is the common start, in nanoseconds of this machine's monotonic clock."""
+        connected, done = self.connected, self.done
+        chunk, token, content, last = answer.first_chunk, answer.first_token, answer.first_content, answer.last_token
+        usage, warnings = answer.output_tokens, answer.warnings
+        if usage is not None and self.asked is not None and usage > self.asked:
+            usage, warnings = None, warnings | {"usage"}
+        if ignore_eos and failure is None and self.asked is not None and _is_short(answer, self.asked):
+            warnings |= {"short"}
+        return Result(
+            SCHEMA,
+            self.seq,
+            rank,
+            replica,
+            phase,
+            self.scheduled,
+            self.slot_free,
+            self.sent - start,
+            None if connected is None else connected - start,
+            None if chunk is None else chunk - start,
+            None if token is None else token - start,
+            None if content is None else content - start,
+            None if last is None else last - start,
+            None if done is None else done - start,
+            answer.chunks,
+            answer.coalesced,
+            answer.prompt_tokens,
+            (answer.chunks or None) if usage is None else usage,
+            "usage" if usage is not None else "chunks" if answer.chunks else None,
+            self.resent,
+            self.status,
+            answer.finish_reason,
+            answer.server_id,
+            failure,
+            self.prompt,
+            answer.chunk_times and [time - start for time in answer.chunk_times],
+            sorted(warnings) or None,
+            hidden_tokens=answer.hidden_tokens,
+        )
+
+
+def _is_short(answer: Answer, asked: int) -> bool:
+    """Whether an answer ended before the tokens that `ignore_eos` promised; chunks may hold several tokens each."""
+    if answer.output_tokens is not None:
+        return answer.output_tokens < asked
+    return answer.finish_reason == "stop" and answer.chunks < asked
