@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,12 @@ from tokenstorm.config import Profile, Ssh, load_config
 INSTALL = "scripts/lab install"
 HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's packages, and starts nothing."
 _skipped: list[str] = []
+
+
+def pytest_configure() -> None:
+    """Under `nohup` SIGHUP is ignored, and so it would be in what tests start: a handler is not handed on."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
