@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from running import Ended, Stage, wait_for
+from running import TIMEOUT, Ended, Stage, wait_for
 from tokenstorm.sdk import Client
 
 ANY_PORTS = ("--server-port", "0", "--client-port", "0", "--orchestrator-port", "0")
@@ -81,3 +81,15 @@ def kill_what_is_left(folder: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def end_all(stage: Stage) -> None:
+    """End what a test started, in its own way; nothing of it is left then."""
+    for process in stage.processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=TIMEOUT)
+    try:
+        nothing_is_left(stage.folder)
+    finally:
+        kill_what_is_left(stage.folder)

@@ -1,7 +1,6 @@
 """Services on a real Slurm, with the orchestrator here, on the login node and as a job of its own."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from running import TIMEOUT, Stage, wait_for
-from serving import Up, kill_what_is_left, nothing_is_left, start_up
+from serving import Up, end_all, start_up
 from tokenstorm.errors import ApiError
 
 FAST = {"preset": "fast"}
@@ -35,14 +34,7 @@ def start(stage: Stage, slurm: Path) -> Iterator[Callable[..., Up]]:
         return start_up(stage, "--profile", "lab", **environment)
 
     yield up
-    for process in stage.processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=TIMEOUT)
-    try:
-        nothing_is_left(stage.folder)
-    finally:
-        kill_what_is_left(stage.folder)
+    end_all(stage)
 
 
 def published(stage: Stage) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 import pytest
 
 from running import TIMEOUT, Run, Stage, fetch, free_port, wait_for
-from serving import ANY_PORTS, Up, kill_what_is_left, nothing_is_left, processes_of, start_up
+from serving import ANY_PORTS, Up, end_all, nothing_is_left, processes_of, start_up
 from tokenstorm.errors import ApiError
 from tokenstorm.orchestrator.services import LOOK_SECONDS as HEALTH_SECONDS
 from tokenstorm.sdk import Change, Second
@@ -31,14 +31,7 @@ pytestmark = pytest.mark.integration
 def start(stage: Stage) -> Iterator[Callable[..., Up]]:
     """Starts `up`s; at the end of the test nothing of them is left."""
     yield lambda *options, **more: start_up(stage, *options, **more)
-    for process in stage.processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=TIMEOUT)
-    try:
-        nothing_is_left(stage.folder)
-    finally:
-        kill_what_is_left(stage.folder)
+    end_all(stage)
 
 
 def shortened(program: str, up: Up) -> str:

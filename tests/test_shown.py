@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from running import TIMEOUT, Run, Stage, wait_for
-from serving import Up, kill_what_is_left, nothing_is_left, start_up
+from serving import Up, end_all, start_up
 from tokenstorm.sdk import Service
 
 HOSTILE = "boom \x1b[2J\x1b]0;owned\x07 \u202e \x9b31m\nverdict: VALID"
@@ -62,14 +61,7 @@ def hostile(status: int) -> Iterator[str]:
 @pytest.fixture
 def up(stage: Stage) -> Iterator[Up]:
     yield start_up(stage)
-    for process in stage.processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=TIMEOUT)
-    try:
-        nothing_is_left(stage.folder)
-    finally:
-        kill_what_is_left(stage.folder)
+    end_all(stage)
 
 
 def simulated_service(up: Up, recipe: str) -> Service:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from running import TIMEOUT, Run, Stage, running_second
-from serving import Up, kill_what_is_left, nothing_is_left, start_up
+from serving import Up, end_all, start_up
 from strangers import NOBODY, Told, as_root, ask_as, connect_as
 
 ME = os.geteuid()
@@ -26,14 +25,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def start(stage: Stage) -> Iterator[Callable[..., Up]]:
     yield lambda *options, **more: start_up(stage, *options, **more)
-    for process in stage.processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=TIMEOUT)
-    try:
-        nothing_is_left(stage.folder)
-    finally:
-        kill_what_is_left(stage.folder)
+    end_all(stage)
 
 
 def post(uid: int, url: str, content: object, **headers: str) -> Told:

@@ -25,15 +25,13 @@ from tokenstorm.loadgen.events import (
     says_content,
     words_of,
 )
-from tokenstorm.loadgen.sse import ERROR, UNKNOWN, EventReader, Sent, data_alone
+from tokenstorm.loadgen.sse import DONE, ERROR, UNKNOWN, EventReader, Sent, data_alone
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.result import Failure, Warned
 
 KEPT_TIMES = 1024
 LARGEST_EVENT = 64 * 1024 * 1024
 """Bytes of one event, or of an answer in one piece, that are kept: what is longer fails its request."""
-
-DONE = b"[DONE]"
 
 _TEXT_FIELDS = tuple(
     f'"{name}":{space}"'.encode()
@@ -166,7 +164,7 @@ class Whole(Answer):
 
     def finish(self, status: int) -> None:
         body = self.body
-        if not 200 <= status < 300:  # noqa: PLR2004 - the successes of HTTP
+        if not _is_success(status):
             words = refusal_in(body) or body[:DETAIL_CHARACTERS].decode(errors="replace")
             self._fail(f"http_{status}", words)
         elif self.is_too_long:
@@ -406,6 +404,15 @@ class Stream(Answer):
             self.coalesced += len(gaps) - len(apart)
             return apart
         return gaps
+
+
+def answer_for(status: int, carrier: Carrier | None, *, stream: bool, keep_times: bool = False) -> Answer:
+    """What will understand an answer with this status; `stream` tells whether one was asked for."""
+    return Stream(carrier, keep_times=keep_times) if stream and _is_success(status) else Whole()
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300  # noqa: PLR2004 - the successes of HTTP
 
 
 def _tells_a_count(usage: dict[str, object]) -> bool:

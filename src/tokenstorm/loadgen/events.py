@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
+from tokenstorm.written import fault
 
 DETAIL_CHARACTERS = 300
 MOST_CHOICES = 1024
@@ -85,9 +86,7 @@ def read_event(data: bytes) -> Event:
     try:
         return msgspec.convert(value, Event)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$")
-        message = f"`{path.strip('.`')}`: {what[0].lower()}{what[1:]}"
-        raise ValueError(message) from None
+        raise ValueError(fault(error)) from None
 
 
 def _read_any(data: bytes) -> object:

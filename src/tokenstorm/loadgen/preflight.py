@@ -6,7 +6,7 @@ from time import monotonic_ns
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
-from tokenstorm.loadgen.answers import Answer, Stream, Whole
+from tokenstorm.loadgen.answers import Answer, Whole, answer_for
 from tokenstorm.loadgen.clock import wait_within
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
@@ -37,7 +37,7 @@ class _Fetch(Exchange):
 
     def began(self, status: int) -> Receive:
         carrier = self.carrier if isinstance(self.carrier, Connection) else None
-        answer = self._answer = Stream(carrier) if self._stream and OK <= status < 300 else Whole()  # noqa: PLR2004
+        answer = self._answer = answer_for(status, carrier, stream=bool(self._stream))
 
         def receive(piece: bytes, at: int) -> None:
             answer.receive(piece, at)

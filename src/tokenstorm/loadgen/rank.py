@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from tokenstorm.loadgen.answers import Answer, Carrier, Stream, Whole
+from tokenstorm.loadgen.answers import Answer, Carrier, answer_for
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.flight import Flight
@@ -129,9 +129,7 @@ class Rank:
 
     def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer:
         """What will understand an answer with this status."""
-        if self.plan.stream and 200 <= status < 300:  # noqa: PLR2004 - the successes of HTTP
-            return Stream(carrier, keep_times=self.plan.record_chunks)
-        return Whole()
+        return answer_for(status, carrier, stream=self.plan.stream, keep_times=self.plan.record_chunks)
 
     def ended(self, flight: Flight) -> None:
         """Record what became of a request, and give its client the next one."""

@@ -9,7 +9,7 @@ from codecs import BOM_UTF8
 from typing import NamedTuple
 
 SILENT_FIELDS = frozenset((b"id", b"retry"))
-LAST = b"[DONE]"
+DONE = b"[DONE]"
 """The data of OpenAI's last event."""
 LINE_COST = 64
 """Bytes that a line takes beside its own."""
@@ -81,7 +81,7 @@ class EventReader:
         return self.take(b"\n\n")
 
     def _keep(self, data: bytes, events: list[Sent]) -> None:
-        if not self._data and data.strip() == LAST:
+        if not self._data and data.strip() == DONE:
             events.append(Sent(self._type, data))  # nobody has to wait for the blank line after it
         else:
             self._data.append(data)
