@@ -6,208 +6,24 @@ table's name before it. An empty variable counts as none; a list has an item on 
 """
 
 import os
-import re
-import shlex
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self, get_args, get_origin
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tokenstorm.config.profile import Profile, Table
 from tokenstorm.errors import UsageError
 from tokenstorm.runs import data_home
 
 LOCAL = "local"
 _PREFIX = "TOKENSTORM_"
-_OF_EACH_JOB = (
-    "array",
-    "chdir",
-    "clusters",
-    "error",
-    "export",
-    "export-file",
-    "input",
-    "job-name",
-    "no-requeue",
-    "nodes",
-    "ntasks",
-    "ntasks-per-node",
-    "open-mode",
-    "output",
-    "parsable",
-    "requeue",
-    "signal",
-    "test-only",
-    "wait",
-    "wrap",
-)
-_IN_SHORT = "DJMNWaeino"
-"""Options of sbatch that belong to each job: given to all, they would keep them from starting or from being found."""
 _NOT_OF_A_PROFILE = frozenset(("name",))
-
-
-class Table(BaseModel):
-    """A part of the file: nothing it does not know, and nothing that changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Ssh(Table):
-    """How the cluster is logged into."""
-
-    host: str | None = None
-    port: int | None = Field(default=None, ge=1, le=65535)
-    user: str | None = None
-    identity_file: str | None = None
-    known_hosts: str | None = None
-    shell: Literal["asyncssh", "openssh"] = "asyncssh"
-
-
-class Partitions(Table):
-    """The partitions of clients and engines."""
-
-    cpu: str | None = None
-    gpu: str | None = None
-
-
-class Container(Table):
-    """What engines are started in, and where the images lie."""
-
-    runtime: Literal["apptainer", "singularity", "none"] = "none"
-    images: PurePosixPath | None = None
-
-
-class Proxies(Table):
-    """What jobs that load something from outside the cluster go through."""
-
-    http: str | None = None
-    https: str | None = None
-    no: str | None = None
-
-
-class Orchestrator(Table):
-    """Where the orchestrator runs, and as a job, for how many minutes."""
-
-    placement: Literal["local", "login", "job"] = "local"
-    time_limit: int = Field(default=480, ge=5)
-
-
-class Profile(Table):
-    """A place where jobs run. Paths are that machine's own."""
-
-    name: str
-    scheduler: Literal["local", "slurm"]
-    base_path: PurePosixPath
-    python: str
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
-    sbatch: tuple[str, ...] = ()
-    prologue: tuple[str, ...] = ()
-    interface: str | None = None
-    model_dir: PurePosixPath | None = None
-    hf_home: PurePosixPath | None = None
-    offline: bool = False
-    simulate: bool = False
-    ssh: Ssh = Ssh()
-    partitions: Partitions = Partitions()
-    container: Container = Container()
-    environment: Mapping[str, str] = Field(default_factory=dict, repr=False)
-    proxies: Proxies = Field(default=Proxies(), repr=False)
-    orchestrator: Orchestrator = Orchestrator()
-
-    @model_validator(mode="after")
-    def _for_its_scheduler(self) -> Self:
-        """What a scheduler has no use for is refused, rather than left unheeded."""
-        if self.scheduler == "slurm":
-            return self
-        given = {
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-            "reservation": self.reservation,
-            "sbatch": self.sbatch or None,
-            "ssh.host": self.ssh.host,
-            "partitions.cpu": self.partitions.cpu,
-            "partitions.gpu": self.partitions.gpu,
-            "orchestrator.placement": None if self.orchestrator.placement == "local" else self.orchestrator.placement,
-        }
-        if unused := [name for name, value in given.items() if value is not None]:
-            message = (
-                f'{", ".join(unused)}: of use with scheduler = "slurm" alone; this profile runs jobs on this machine'
-            )
-            raise ValueError(message)
-        return self
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """The variables of every job: those of `environment`, and the proxies under both of their usual names."""
-        given = {"http_proxy": self.proxies.http, "https_proxy": self.proxies.https, "no_proxy": self.proxies.no}
-        proxies = {name: value for name, value in given.items() if value is not None}
-        return {**proxies, **{name.upper(): value for name, value in proxies.items()}, **self.environment}
-
-    @field_validator("environment")
-    @classmethod
-    def _names(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
-        for name, value in environment.items():
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                message = f"{name!r} is no name for a variable: use letters, digits and underscores"
-                raise ValueError(message)
-            if "\0" in value:
-                message = f"the value of {name} holds a NUL"
-                raise ValueError(message)
-        return environment
-
-    @field_validator("base_path", "model_dir", "hf_home")
-    @classmethod
-    def _absolute(cls, path: PurePosixPath | None) -> PurePosixPath | None:
-        if path is not None and not path.is_absolute():
-            message = f"must be an absolute path, not {str(path)!r}"
-            raise ValueError(message)
-        return path
-
-    @field_validator("sbatch")
-    @classmethod
-    def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        for line in lines:
-            if not line.startswith("-") or len(line.splitlines()) != 1 or "\0" in line:
-                message = (
-                    f"{line!r} is no option of sbatch: write each as it stands after #SBATCH, such as --licenses=a"
-                )
-                raise ValueError(message)
-            try:
-                taken = _of_each_job(line)
-            except ValueError as error:
-                message = f"{line!r} cannot be read: {error}"
-                raise ValueError(message) from None
-            if taken:
-                message = f"{taken} is tokenstorm's own to set, for each job: leave it out"
-                raise ValueError(message)
-        return lines
-
-    @field_validator("prologue")
-    @classmethod
-    def _no_nul(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        if any("\0" in line for line in lines):
-            message = "a line of a script cannot hold a NUL"
-            raise ValueError(message)
-        return lines
-
-
-def _of_each_job(line: str) -> str | None:
-    """The first option of a line that is for no profile to set. sbatch takes long ones cut short, too."""
-    for option in (word for word in shlex.split(line) if word.startswith("-")):
-        name = option.lstrip("-").partition("=")[0]
-        long = option.startswith("--")
-        if any(own.startswith(name) for own in _OF_EACH_JOB) if long else name[:1] in _IN_SHORT:
-            return option
-    return None
 
 
 @dataclass(frozen=True)
@@ -321,11 +137,11 @@ def _with_defaults(name: str, table: Mapping[str, Any], home: Path) -> dict[str,
     return {"python": "python3", **given, "name": name}
 
 
-def _keys(table: type[Table]) -> Iterator[tuple[str, ...]]:
+def keys_of(table: type[Table]) -> Iterator[tuple[str, ...]]:
     """The path of every key."""
     for name, info in table.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Table):
-            yield from ((name, *rest) for rest in _keys(info.annotation))
+            yield from ((name, *rest) for rest in keys_of(info.annotation))
         elif name not in _NOT_OF_A_PROFILE:
             yield (name,)
 
@@ -336,7 +152,7 @@ def _variable(path: list[str] | tuple[str, ...]) -> str:
 
 def _overrides() -> dict[str, tuple[str, ...]]:
     """The key of each variable."""
-    return {_variable(path): path for path in _keys(Profile)}
+    return {_variable(path): path for path in keys_of(Profile)}
 
 
 def _overridden(table: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:

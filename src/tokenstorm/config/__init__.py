@@ -1,0 +1,6 @@
+"""Profiles, which say where jobs run, and the file that holds them."""
+
+from tokenstorm.config.file import LOCAL, Config, load_config
+from tokenstorm.config.profile import Container, Orchestrator, Partitions, Profile, Proxies, Ssh
+
+__all__ = ["LOCAL", "Config", "Container", "Orchestrator", "Partitions", "Profile", "Proxies", "Ssh", "load_config"]
