@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in engines]
         config.hook.pytest_deselected(items=engines)
     for item in items:
-        if item.path.parent.name == "cluster" or item.path.stem in {"test_lab", "test_placement"}:
+        if item.path.parent.name == "cluster" or item.path.stem in {"test_lab", "test_odd_sites", "test_placement"}:
             item.add_marker(pytest.mark.cluster)
         if item.path.parent.name == "cluster" and item.path.stem.startswith(
             ("test_cuts", "test_group", "test_slurm", "test_sub")

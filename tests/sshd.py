@@ -35,8 +35,11 @@ class Login:
 
 
 @contextlib.contextmanager
-def sshd(home: Path, more: str = "") -> Iterator[Login]:
-    """Run an sshd as Debian ships it (MaxSessions 10), with its keys and known_hosts in `home`; `more` configures it."""
+def sshd(home: Path, more: str = "", sftp: str = "internal-sftp") -> Iterator[Login]:
+    """Run an sshd as Debian ships it (MaxSessions 10), with its keys and known_hosts in `home`; `more` configures it.
+
+    `sftp` is the command of its SFTP subsystem.
+    """
     assert SSHD is not None
     home.mkdir()
     for key in ("host", "user"):
@@ -49,7 +52,7 @@ def sshd(home: Path, more: str = "") -> Iterator[Login]:
     (home / "conf").write_text(
         f"{more}"  # sshd takes what it reads first
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {home}/authorized\n"
-        "StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\nSubsystem sftp internal-sftp\n"
+        f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\nSubsystem sftp {sftp}\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "conf"], stderr=subprocess.DEVNULL)
