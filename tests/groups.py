@@ -73,10 +73,10 @@ class Jobs:
             raise self.refuse
         return self.by_name[job.name]
 
-    async def states(self, ids: Collection[JobId]) -> dict[JobId, JobState]:
+    async def states(self, ids: Collection[JobId], sent: object = None) -> dict[JobId, JobState]:
         return {job: self.found[job] for job in ids}
 
-    async def cancel(self, job: JobId) -> None:
+    async def cancel(self, job: JobId, sent: object = None) -> None:
         self.cancelled.append(job)
         self.found[job] = JobState("ended", "cancelled", "cancelled by the user")
 

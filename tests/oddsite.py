@@ -8,7 +8,7 @@ import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -62,6 +62,8 @@ class Odd:
     command: Command
     answer: str
     holds: Sentence
+    besides: Mapping[Command, str] = field(default_factory=dict)
+    """Other commands that are odd at the same time."""
 
 
 def prove(odd: Odd, folder: Path) -> None:
@@ -75,7 +77,7 @@ async def _prove(odd: Odd, folder: Path) -> None:
             shell: Shell = _over_sftp(stack, odd, folder)
             stack.push_async_callback(shell.close)
         else:
-            shell = _Odd(wrapped(folder, **{odd.command: odd.answer}))
+            shell = _Odd(wrapped(folder, **{odd.command: odd.answer, **odd.besides}))
         settings, plain = profile(folder), LocalShell()
         async with asyncio.timeout(SECONDS):
             await odd.holds(OddSite(folder, shell, Slurm(shell, settings), Slurm(plain, settings)))

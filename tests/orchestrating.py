@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tokenstorm.cluster.scheduler import Job, JobId, JobState
+from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Profile
@@ -33,6 +33,7 @@ class HandScheduler:
         self.state: dict[JobId, JobState] = {}
         self.cancelled: list[JobId] = []
         self.questions: list[set[JobId]] = []
+        self.known_by: dict[JobId, Sent] = {}
         self.trouble: Exception | None = None
         self.trouble_after_submit: Exception | None = None
 
@@ -49,13 +50,14 @@ class HandScheduler:
             raise self.trouble_after_submit
         return self.jobs[job.name]
 
-    async def states(self, ids: Collection[JobId]) -> dict[JobId, JobState]:
+    async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         self._raise()
         self.questions.append(set(ids))
+        self.known_by |= sent or {}
         await asyncio.sleep(0)
         return {job: self.state.get(job, JobState("ended", "lost")) for job in ids}
 
-    async def cancel(self, job: JobId) -> None:
+    async def cancel(self, job: JobId, sent: object = None) -> None:
         self._raise()
         self.cancelled.append(job)
         self.state[job] = JobState("ended", "cancelled")

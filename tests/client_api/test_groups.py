@@ -53,7 +53,7 @@ def test_a_group_waits_for_its_service_and_starts_by_itself(tmp_path: Path) -> N
 class NeverRan(Jobs):
     """Cancels jobs that are pending as Slurm's accounting tells it: with status 0."""
 
-    async def cancel(self, job: JobId) -> None:
+    async def cancel(self, job: JobId, sent: object = None) -> None:
         self.found[job] = JobState("ended", "cancelled", exit_code=0)
 
 

@@ -14,7 +14,8 @@ from slurmlab import configured
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.slurm import _OUTCOMES, _PENDING, Slurm, directives
+from tokenstorm.cluster.slurm import Slurm, directives
+from tokenstorm.cluster.states import OUTCOMES, PENDING
 from tokenstorm.config import Profile
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 
@@ -205,7 +206,7 @@ class Saying(LocalShell):
         ("5|CONFIGURING|n1|0:0|None", JobState("pending")),
         ("5|REQUEUED||0:0|None", JobState("pending")),
         ("5|REQUEUE_HOLD||0:0|job requeued in held state", JobState("pending", reason="job requeued in held state")),
-        ("5|SPECIAL_EXIT||0:0|None", JobState("pending")),
+        ("5|SPECIAL_EXIT||0:0|None", JobState("pending", reason="SPECIAL_EXIT")),
         *(
             (f"5|{word}|n1|0:0|None", JobState("running", nodes=("n1",)))
             for word in ["RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED"]
@@ -223,16 +224,19 @@ def test_a_row_of_squeue_or_sacct_is_a_state_of_a_job(
     tmp_path: Path, line: str, state: JobState | None, command: str
 ) -> None:
     """As where there is no other command. Elements of arrays and of het jobs are nobody's here."""
+    line = line.replace("5|", "5|ts-x|2026-01-01T00:00:00|", 1)
     shell = Saying(**{command: line})
     assert use(tmp_path, lambda it: it.states(["5"]), shell) == ({"5": state} if state else {})
 
 
 def test_every_state_that_scontrol_tells_is_the_same_as_squeues(tmp_path: Path) -> None:
-    for word in [*_OUTCOMES, *_PENDING, "RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "STOPPED"]:
+    for word in [*OUTCOMES, *PENDING, "RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "STOPPED"]:
         rest = "ExitCode=1:0 NodeList=gpu-a[01-02]n[1-2] BatchHost=gpu-a01n1"
         shell = Saying(scontrol=f"scontrol: JobId=5 JobName=x JobState={word} Reason=None {rest}")
         told = use(tmp_path, lambda it: it.states(["5"]), shell)
-        listed = use(tmp_path, lambda it: it.states(["5"]), Saying(squeue=f"5|{word}|gpu-a[01-02]n[1-2]|1:0|None"))
+        listed = use(
+            tmp_path, lambda it: it.states(["5"]), Saying(squeue=f"5|x|Unknown|{word}|gpu-a[01-02]n[1-2]|1:0|None")
+        )
         assert told == listed
 
 
@@ -263,7 +267,7 @@ def test_a_job_is_lost_only_where_all_answer_that_could_know_it(
 def test_the_name_of_somebody_elses_job_is_no_state_of_ours(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    name = "x\n99999|RUNNING|n1||None\nJobId=99999 JobName=y JobState=COMPLETED ExitCode=0:0"
+    name = "x\n99999|y|2026-01-01T00:00:00|RUNNING|n1||None\nJobId=99999 JobName=y JobState=COMPLETED ExitCode=0:0"
     theirs = ["sbatch", "--parsable", "--uid=65534", "--gid=65534", "--hold", "--output=/dev/null", "--chdir=/"]
     other = output(*theirs, f"--job-name={name}", f"--comment={name}", "--wrap=true")
     assert "JobId=99999 JobName=y" in output("scontrol", "--oneliner", "show", "job")

@@ -53,7 +53,8 @@ class OwnServices:
         with contextlib.suppress(TimeoutError, ClusterError):
             async with asyncio.timeout(GONE_SECONDS):
                 while going:
-                    states = await self.orchestrator.site.scheduler.states(going.keys())
+                    sent = {job: self.orchestrator.get(service).sent for job, service in going.items()}
+                    states = await self.orchestrator.site.scheduler.states(going.keys(), sent)
                     gone = {job for job, state in states.items() if state.phase == "ended"}
                     going = {job: service for job, service in going.items() if job not in gone}
                     await asyncio.sleep(_LOOK_SECONDS if going else 0)
@@ -135,7 +136,7 @@ async def _stop_groups(manager: ClientManager, groups: list[int], hurry: asyncio
     for group in late:
         if group.job_id:
             with contextlib.suppress(ClusterError):
-                await manager.site.scheduler.cancel(group.job_id)
+                await manager.site.scheduler.cancel(group.job_id, group.sent)
     await _groups_end(manager, groups, GONE_SECONDS, asyncio.Event())
     return [f"group {number}" for number in groups if manager.current(number)]
 

@@ -89,7 +89,7 @@ class Follower:
             spent = time.monotonic() - began
             try:
                 if group.job_id and (group.stage == "queued" or spent > patience + ABORT_AFTER_SECONDS * died):
-                    await manager.site.scheduler.cancel(group.job_id)
+                    await manager.site.scheduler.cancel(group.job_id, group.sent)
                     self.wake()
                     if group.stage != "queued":
                         return
@@ -112,14 +112,15 @@ class Follower:
         least = 0.0 if manager.site.profile.scheduler == "local" else LEAST_BETWEEN
         while True:
             jobs = {
-                group.job_id: group.group_id
+                group.job_id: group
                 for group in manager.active
                 if group.job_id and group.group_id not in self._finishing
             }
             if jobs:
                 try:
-                    found = await manager.site.scheduler.states(jobs)
-                    if any([self._job_says(jobs[job_id], state) for job_id, state in found.items()]):  # noqa: C419 - all of them
+                    sent = {job_id: group.sent for job_id, group in jobs.items()}
+                    found = await manager.site.scheduler.states(jobs, sent)
+                    if any([self._job_says(jobs[job_id].group_id, state) for job_id, state in found.items()]):  # noqa: C419 - all of them
                         wait = pauses(FIRST_POLL, LAST_POLL)
                     manager.trouble = None
                 except (ClusterError, RunError) as error:

@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 
 from tokenstorm.client_api.schemas import signal_lead
-from tokenstorm.cluster.hold import why_pending
-from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.pending import why_pending
+from tokenstorm.cluster.scheduler import JobState, Sent
 from tokenstorm.cluster.scheduler import Outcome as JobOutcome
 from tokenstorm.loadgen.live import Status as LauncherStatus
 from tokenstorm.metrics.summary import Summary
@@ -90,6 +90,11 @@ class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
     def job_name(self) -> str:
         """Unique, so that a job is never submitted twice."""
         return f"tokenstorm-{self.run_id}"
+
+    @property
+    def sent(self) -> Sent:
+        """What tells its job from another that has its id."""
+        return Sent(self.job_name, datetime.fromisoformat(self.created_at).timestamp())
 
     @property
     def shown(self) -> tuple[object, ...]:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from time import monotonic
 
 from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit, clean
-from tokenstorm.cluster.hold import SETTLED_SECONDS, VAGUE, Say, keys, pends_for_ever, probe_job, submitted, written
+from tokenstorm.cluster.hold import Say, keys, probe_job, submitted, written
 from tokenstorm.cluster.nodechecks import ON_NODES
-from tokenstorm.cluster.scheduler import Job, JobState
+from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
+from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
 from tokenstorm.cluster.site import make_base, open_shell, site_over
 from tokenstorm.cluster.slurm import directives
 from tokenstorm.cluster.ssh import Ask
@@ -178,7 +179,7 @@ async def _tried(visit: Visit, job: Job, state: State, said: str) -> Finding:
     """What becomes of a real job of which --test-only said something: where all nodes are down, it refuses what is fine."""
     try:
         async with submitted(visit.site, job) as job_id:
-            seen, never = await _settled(visit, job_id)
+            seen, never = await _settled(visit, job, job_id)
             ran = seen.phase == "ended" and seen.outcome == "completed"
             complaints = "" if ran or seen.phase != "ended" else await written(visit.site, job.folder / "stderr.log")
     except RefusedJob as error:
@@ -196,11 +197,11 @@ async def _tried(visit: Visit, job: Job, state: State, said: str) -> Finding:
     return state, said + (f"; now {seen.reason}" if seen.reason else "")
 
 
-async def _settled(visit: Visit, job_id: str) -> tuple[JobState, bool]:
+async def _settled(visit: Visit, job: Job, job_id: str) -> tuple[JobState, bool]:
     """How a job stands once it ended or it is known why it waits, and whether it would for ever."""
     began = monotonic()
     while True:
-        state = (await visit.site.scheduler.states([job_id])).get(job_id, JobState("pending"))
+        state = await state_of(visit.site.scheduler, job_id, Sent(job.name)) or JobState("pending")
         waited = monotonic() - began
         never = pends_for_ever(state, waited)
         waits = state.phase == "pending" and state.reason not in ("", VAGUE)

@@ -11,7 +11,6 @@ can read:
 
 import asyncio
 import contextlib
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -19,7 +18,8 @@ from pathlib import PurePosixPath
 from time import monotonic
 from typing import Protocol
 
-from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind
+from tokenstorm.cluster.pending import pends_for_ever
+from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind, Sent, state_of
 from tokenstorm.cluster.script import render, words
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
@@ -52,27 +52,6 @@ while [ $((SECONDS - asked)) -lt "$2" ]; do
 done
 """
 _FROM_STDIN = "exec bash /dev/fd/3 3<&0 </dev/null"
-_NEVER = re.compile(
-    "^Job's |^Partition|PerJob|PerNode|QOSMin|Invalid|NotAllowed|BadConstraints|Held|NeverSatisfied|ReservationDeleted|"
-    "MaxMemPerLimit"
-)
-"""Why a job pends that will pend for ever. Limits of a user or a group pass."""
-_MEANINGS = (
-    (re.compile("^Partition(Down|Inactive)"), "its partition starts no jobs: stop it, and name another in the profile"),
-    (re.compile("TimeLimit|Wall"), "it asks for more time than it may have: stop it, and ask for fewer minutes"),
-    (re.compile("Held"), "somebody holds it: release it with `scontrol release`, ask the site why, or stop it"),
-    (
-        re.compile("^Job's |Invalid|NotAllowed|ReservationDeleted"),
-        "the profile's account, qos or reservation does not go with its partition: stop it, and correct the profile",
-    ),
-    (re.compile(""), "no node or limit of the partition fits it: stop it, and ask for fewer nodes, or less of each"),
-)
-"""What the reasons to pend for ever mean, and what to do: the first that fits."""
-VAGUE = "PartitionConfig"
-"""What Slurm says at first of many of these."""
-SETTLED_SECONDS = 10.0
-"""How long it may take to tell more."""
-
 Say = Callable[[str], None]
 """Is told, in a line, what is waited for."""
 
@@ -111,7 +90,7 @@ async def hold(site: Site, kind: Kind = "cpu", *, say: Say, idle_seconds: float 
     async with submitted(site, job) as job_id:
         await _started(site, job, job_id, say)
         name, complaints = [await written(site, job.folder / file) for file in ("node", "stderr.log")]
-        yield _Held(site, job.folder, job_id, name, complaints)
+        yield _Held(site, job, job_id, name, complaints)
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +107,7 @@ async def submitted(site: Site, job: Job) -> AsyncIterator[JobId]:
     finally:
         with contextlib.suppress(ClusterError):
             if job_id is not None:
-                await _end(site, job_id)
+                await _end(site, job_id, Sent(job.name))
             await site.shell.remove(job.folder)
 
 
@@ -143,20 +122,6 @@ def probe_job(kind: Kind, base: PurePosixPath) -> Job:
         gpus_per_node=1 if kind == "gpu" else 0,
         time_limit_minutes=_MINUTES,
     )
-
-
-def pends_for_ever(state: JobState, waited: float) -> bool:
-    """Whether a job waits for something that no time brings. A vague reason is believed after so many seconds."""
-    if state.phase != "pending" or not _NEVER.search(state.reason):
-        return False
-    return state.reason != VAGUE or waited > SETTLED_SECONDS
-
-
-def why_pending(state: JobState, waited: float) -> str:
-    """Why a job that so many seconds ago was submitted is pending; for ever, what that means and what to do too."""
-    if not pends_for_ever(state, waited):
-        return state.reason
-    return f"{state.reason}: {next(meaning for reasons, meaning in _MEANINGS if reasons.search(state.reason))}"
 
 
 def where(site: Site, kind: Kind) -> str:
@@ -196,8 +161,8 @@ class _Here:
 
 
 class _Held:
-    def __init__(self, site: Site, folder: PurePosixPath, job_id: JobId, name: str, complaints: str) -> None:
-        self._site, self._folder, self._job_id = site, folder, job_id
+    def __init__(self, site: Site, job: Job, job_id: JobId, name: str, complaints: str) -> None:
+        self._site, self._folder, self._job_id, self._sent = site, job.folder, job_id, Sent(job.name)
         self.name, self.complaints = name, complaints
         self._asked = 0
 
@@ -218,7 +183,7 @@ class _Held:
                 raise Unconfirmed(message)
             if now - looked > _STATE_SECONDS:
                 looked = now
-                state = (await self._site.scheduler.states([self._job_id])).get(self._job_id)
+                state = await state_of(self._site.scheduler, self._job_id, self._sent)
                 if state is not None and state.phase == "ended":
                     message = (
                         f"the job {self._job_id} on {self.name} ended ({state.outcome}) before {what} did: try again"
@@ -231,7 +196,7 @@ async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> None:
     """Wait until the job is seen to run."""
     began, ran_from, told = monotonic(), None, ""
     while "node" not in await site.shell.list(job.folder):
-        state = (await site.scheduler.states([job_id])).get(job_id, JobState("pending"))
+        state = await state_of(site.scheduler, job_id, Sent(job.name)) or JobState("pending")
         now = monotonic()
         if state.phase == "pending":
             why = f"job {job_id} is pending" + (f" ({state.reason})" if state.reason else "")
@@ -273,12 +238,12 @@ async def _check_start(site: Site, job: Job, job_id: JobId, state: JobState, *, 
         raise UsageError(message)
 
 
-async def _end(site: Site, job_id: JobId) -> None:
+async def _end(site: Site, job_id: JobId, sent: Sent) -> None:
     """Cancel a job, and wait until it writes nothing more."""
-    await site.scheduler.cancel(job_id)
+    await site.scheduler.cancel(job_id, sent)
     began = now = monotonic()
     while now - began < _END_SECONDS:
-        state = (await site.scheduler.states([job_id])).get(job_id)
+        state = await state_of(site.scheduler, job_id, sent)
         if state is not None and state.phase == "ended":
             return
         await asyncio.sleep(_pause(now - began))

@@ -13,7 +13,7 @@ from typing import IO
 
 from tokenstorm.cluster.jobfolder import BrokenJob, JobFolder, Order, State
 from tokenstorm.cluster.processes import end, job_processes, this_process
-from tokenstorm.cluster.scheduler import Job, JobId, JobState
+from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell, Streams
 from tokenstorm.config import Profile
@@ -155,11 +155,11 @@ class LocalScheduler:
             raise CommandFailed(argv, done.status, done.stdout, done.stderr)
         return job_id
 
-    async def states(self, ids: Collection[JobId]) -> dict[JobId, JobState]:
+    async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         with _told(f"cannot read {self._jobs}"):
             return await asyncio.to_thread(lambda: {job: _state(self._folder(job)) for job in ids})
 
-    async def cancel(self, job: JobId) -> None:
+    async def cancel(self, job: JobId, sent: Sent | None = None) -> None:
         """The supervisor ends the job; where it is gone, what it left is ended before this returns."""
         with _told(f"cannot cancel the job {job}"):
             await asyncio.to_thread(self._cancel, self._folder(job))

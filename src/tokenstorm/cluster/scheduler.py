@@ -49,6 +49,16 @@ class JobState:
     nodes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What is known of a job beside its id, which a Slurm that was set up anew gives out again: its name, and when it was
+    submitted at the earliest, in Unix time by the clock of whoever submitted it.
+    """
+
+    name: str
+    since: float = 0.0
+
+
 class Scheduler(Protocol):
     """Raises what the `Shell` below it raises; `RefusedJob` when the scheduler does not take a job."""
 
@@ -60,13 +70,22 @@ class Scheduler(Protocol):
         """Submit a job whose folder is there. Safe to repeat: a job of that name that is known is not submitted again."""
         ...
 
-    async def states(self, ids: Collection[JobId]) -> dict[JobId, JobState]:
+    async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         """The states of all those jobs, in one question. A job that ended and left no trace is `lost`.
 
-        One that is not known yet, or for the moment, is left out.
+        One that is not known yet, or for the moment, is left out. Of a job that `sent` tells of, only what is told of that
+        name and since that moment counts; when it is called lost it has been cancelled by its name.
         """
         ...
 
-    async def cancel(self, job: JobId) -> None:
-        """Send TERM to all of it, and KILL to what is left after a while. A job that is over is left alone."""
+    async def cancel(self, job: JobId, sent: Sent | None = None) -> None:
+        """Send TERM to all of it, and KILL to what is left after a while. A job that is over is left alone.
+
+        With `sent`, whatever has that name is cancelled too. Raises `Unreachable` where it still runs and cannot be told.
+        """
         ...
+
+
+async def state_of(scheduler: Scheduler, job: JobId, sent: Sent) -> JobState | None:
+    """How one job stands; None for one that is not known yet, or for the moment. Raises as the scheduler does."""
+    return (await scheduler.states([job], {job: sent})).get(job)

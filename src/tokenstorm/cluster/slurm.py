@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from time import monotonic
 
 from tokenstorm.cluster import submission
-from tokenstorm.cluster.hostlist import expand
-from tokenstorm.cluster.scheduler import Job, JobId, JobState, Outcome
+from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell
+from tokenstorm.cluster.states import Told, of_scontrol, of_table
 from tokenstorm.config import Profile
 from tokenstorm.errors import Unreachable, UsageError
 
@@ -18,6 +18,8 @@ LISTED_AFTER_SECONDS = 60.0
 
 Counted from when this process first missed it: a restart puts off `lost` by as much again, and says nothing wrong.
 """
+CLOCKS_DIFFER_SECONDS = 86400.0
+"""How far a user's clock may be ahead of Slurm's, or in another time zone than it says."""
 ACCOUNTING_SECONDS = 10.0
 """How long sacct is waited for: all other jobs wait with it, and for a slurmdbd that hangs it would wait 45 s by itself."""
 CLEAN = """for name in ${!S@}; do
@@ -35,30 +37,20 @@ _CLAIM = (
     f'    {{ echo "job $(cat {submission.NOTE}) has this folder" >&2; exit 1; }}',
 )
 # None tells of other users' jobs, whose names may hold what looks like a state. What may hold a `|` is the last column.
-_SQUEUE = "exec timeout 20 squeue --noheader --me --states=all --format='%i|%T|%N||%r'"
+_SQUEUE = "exec timeout 20 squeue --noheader --me --states=all --format='%i|%j|%V|%T|%N||%r'"
 _SCONTROL = 'set -o pipefail; for id; do echo "show job $id"; done | timeout 20 scontrol --oneliner'
 _SACCT = """exec timeout "$2" sacct --noheader --parsable2 --allocations --jobs="$1" \
---format=JobIDRaw,State,NodeList,ExitCode,Reason"""
-_SCANCEL = 'exec scancel "$1"'
+--format=JobIDRaw,JobName,Submit,State,NodeList,ExitCode,Reason"""
+# By id and by name: some Slurms say nothing, and 0, of an id that they do not know.
+_SCANCEL = """scancel ${2:+--name="$2"} "$1"
+told=$?
+[ -z "$2" ] || scancel --user="$(id -un)" --name="$2" || exit
+exit "$told"
+"""
 _NOT_THERE = frozenset((126, 127))
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
-_FIELDS = re.compile(r"(?:^| )(JobId|JobState|Reason|ExitCode|NodeList|BatchHost)=(\S*)")
-_ROW = re.compile(r"([0-9]+)\|([A-Z_]+)[^|]*\|([^|]*)\|([^|]*)\|(.*)", re.ASCII)
 _READ_AS_IT_IS = re.compile(r"[\w./:,=@%+-]+", re.ASCII)
-_OUTCOMES: dict[str, Outcome] = {
-    "COMPLETED": "completed",
-    "CANCELLED": "cancelled",
-    "REVOKED": "cancelled",
-    "TIMEOUT": "timeout",
-    "DEADLINE": "timeout",
-    "NODE_FAIL": "node_fail",
-    "BOOT_FAIL": "node_fail",
-    "PREEMPTED": "preempted",
-    "OUT_OF_MEMORY": "out_of_memory",
-    "FAILED": "failed",
-}
-_PENDING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"))
 
 States = dict[JobId, JobState]
 
@@ -90,43 +82,52 @@ class Slurm:
         seconds = (f"{submission.LOCK_SECONDS:g}", f"{submission.SETTLE_SECONDS:g}")
         arguments = (str(job.folder), slurm_name(job.name), *seconds)
         done = await self._bash(submission.TEXT, *arguments, timeout=submission.SECONDS)
-        return submission.job_of(done, job.name)
+        number = submission.job_of(done, job.name)
+        self._ended.pop(number, None)  # of a job that had the id before Slurm was set up anew
+        return number
 
-    async def states(self, ids: Collection[JobId]) -> States:
+    async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> States:
         asked = [number for number in ids if number not in self._ended]
-        found, sure = await self._ask(asked) if asked else ({}, False)
-        self._ended |= {number: state for number, state in found.items() if state.phase == "ended"}
+        found, sure = await self._ask(asked, sent or {}) if asked else ({}, False)
         self._unlisted = {number: since for number, since in self._unlisted.items() if number not in found}
         now = monotonic()
         for number in asked if sure else ():
             if number not in found and now - self._unlisted.setdefault(number, now) > LISTED_AFTER_SECONDS:
+                if sent and number in sent:  # it may be there all the same, and nobody would look after it
+                    await self.cancel(number, sent[number])
                 found[number] = JobState("ended", "lost", "Slurm does not know it any more")
+        self._ended |= {number: state for number, state in found.items() if state.phase == "ended"}
         return {number: state for number in ids if (state := self._ended.get(number) or found.get(number))}
 
-    async def cancel(self, job: JobId) -> None:
+    async def cancel(self, job: JobId, sent: Sent | None = None) -> None:
         if not _NUMBER.fullmatch(job):
             message = f"{job!r} is no id of a Slurm job"
             raise UsageError(message)
-        done = await self._bash(_SCANCEL, job)
-        if done.status and not _no_such_job(done):
-            message = f"scancel {job}: {_said(done)}"
-            raise Unreachable(message)
+        done = await self._bash(_SCANCEL, job, slurm_name(sent.name) if sent else "")
+        if done.status == 0:
+            return
+        if _no_such_job(done):
+            found, _ = await self._ask([job], {job: sent} if sent else {})
+            if job not in found or found[job].outcome:
+                return
+        message = f"scancel {job}: {_said(done)}"
+        raise Unreachable(message)
 
-    async def _ask(self, ids: list[JobId]) -> tuple[States, bool]:
+    async def _ask(self, ids: list[JobId], sent: Mapping[JobId, Sent]) -> tuple[States, bool]:
         """What is known of these jobs; and whether nobody who is silent may know the others.
 
         Raises `Unreachable` when none of the commands answers.
         """
         listing = await self._bash(_SQUEUE)
-        found = _mine(_table(listing.stdout), ids)
+        found = _ours(of_table(listing.stdout), ids, sent)
         asked = [listing]
         if unsure := [id_ for id_ in ids if _NUMBER.fullmatch(id_) and (id_ not in found or found[id_].outcome)]:
             shown = await self._bash(_SCONTROL, *unsure)
-            found |= _mine(_scontrol(shown.stdout), unsure)
+            found |= _ours(of_scontrol(shown.stdout), unsure, sent)
             asked += [shown] if listing.status else []  # squeue knows all that it knows
         if gone := [id_ for id_ in unsure if id_ not in found]:
             accounted = await self._bash(_SACCT, ",".join(gone), f"{ACCOUNTING_SECONDS:g}")
-            found |= _mine(_table(accounted.stdout), gone)
+            found |= _ours(of_table(accounted.stdout), gone, sent)
             asked.append(accounted)
         answers = [_answers(done) for done in asked]
         if True not in answers:
@@ -136,7 +137,8 @@ class Slurm:
 
     async def _bash(self, text: str, *arguments: str, timeout: float = 60.0) -> Output:
         """Run it, and have its output begin on a line of its own, after what this user's start-up files may say."""
-        return await self._shell.run(["bash", "-c", f"{CLEAN}echo\n{text}", "bash", *arguments], timeout=timeout)
+        lines = f"{CLEAN}export TZ=UTC0\necho\n{text}"
+        return await self._shell.run(["bash", "-c", lines, "bash", *arguments], timeout=timeout)
 
 
 def slurm_name(name: str) -> str:
@@ -186,47 +188,16 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _mine(found: Mapping[JobId, JobState], ids: Collection[JobId]) -> States:
-    return {number: state for number, state in found.items() if number in ids}
+def _ours(told: Mapping[JobId, Told], ids: Collection[JobId], sent: Mapping[JobId, Sent]) -> States:
+    return {number: one.state for number, one in told.items() if number in ids and _is_ours(one, sent.get(number))}
 
 
-def _scontrol(text: bytes) -> States:
-    found = {}
-    for line in text.decode(errors="replace").splitlines():
-        fields: dict[str, str] = {}
-        for name, value in _FIELDS.findall(line):
-            fields.setdefault(name, value)  # what comes after them, folders and comments, may look the same
-        if "JobId" in fields and "JobState" in fields:
-            nodes = fields.get("NodeList", "")
-            word = "NODE_FAIL" if _lost_its_first_node(fields) else fields["JobState"]
-            found[fields["JobId"]] = _state(word, nodes, fields.get("ExitCode", ""), fields.get("Reason", ""))
-    return found
-
-
-def _lost_its_first_node(fields: Mapping[str, str]) -> bool:
-    """With --no-kill a job of many nodes goes on without one that is down, as FAILED where its script ran on that one."""
-    nodes = expand(fields.get("NodeList", ""))
-    return fields["JobState"] == "FAILED" and bool(nodes) and fields.get("BatchHost", nodes[0]) not in nodes
-
-
-def _table(text: bytes) -> States:
-    """Of squeue, and of sacct, which tells the exit code too. Other lines are what a site's wrapper says."""
-    rows = filter(None, map(_ROW.fullmatch, text.decode(errors="replace").splitlines()))
-    return {row[1]: _state(*row.groups()[1:]) for row in rows}
-
-
-def _state(word: str, nodes: str, code: str, reason: str) -> JobState:
-    """`code` is `status:signal`, or nothing."""
-    reason = "" if reason in {"None", "(null)"} else reason
-    if word in _PENDING:
-        return JobState("pending", reason=reason)
-    if word not in _OUTCOMES:
-        return JobState("running", reason=reason, nodes=expand(nodes))
-    status, _, signal = code.partition(":")
-    number = None
-    if status.isdecimal():
-        number = 128 + int(signal) if signal.isdecimal() and int(signal) else int(status)
-    return JobState("ended", _OUTCOMES[word], reason, number, expand(nodes))
+def _is_ours(one: Told, sent: Sent | None) -> bool:
+    """Whether it is the job that was sent, and none that had its id before."""
+    if sent is None:
+        return True
+    known_since = one.submitted is None or one.submitted >= sent.since - CLOCKS_DIFFER_SECONDS
+    return one.name == slurm_name(sent.name) and known_since
 
 
 def _answers(done: Output) -> bool | None:

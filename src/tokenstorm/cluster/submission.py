@@ -27,7 +27,8 @@ _NO_ANSWER = (
     "temporarily un|authentication (error|credential)|message (send|receive) failure"
 )
 """What sbatch says when it could not ask, or saw no answer: no word about the job."""
-# Sites wrap commands, and wrappers say more than was asked for: an id is what stands where nothing else does.
+# Sites wrap commands, and wrappers say more than was asked for: an id is what stands alone on the last line, or in sbatch's
+# own sentence.
 # Other users' jobs are named as they like, with line breaks too: scontrol is believed about one job that has one owner.
 # Where a file system has no locks, flock fails otherwise than when time is up; a second job then ends by the first's note.
 TEXT: Final = rf"""folder=$1 name=$2 patience=$3 settle=$4
@@ -54,6 +55,16 @@ accounted() {{
     case $status/$said in 126/*|127/*|*'storage is disabled'*) return 2 ;; esac
     return 1
 }}
+answered() {{
+    sentence='s/^\(.*[^[:alnum:]]\)\{{0,1\}}Submitted batch job \([0-9][0-9]*\)\( on cluster [^[:space:]]*\)\{{0,1\}}[.[:space:]]*$/\2/p'
+    alone='s/^\([0-9][0-9]*\)\(;[^[:space:]]*\)\{{0,1\}}[[:space:]]*$/\1/p'
+    number=$(sed -n "$sentence" <<< "$1")
+    if [ -z "$number" ]; then
+        number=$(sed -n "$alone" <<< "$1")
+        [ "$number" = "$(tail -n 1 <<< "$1" | sed -n "$alone")" ] || return
+    fi
+    [[ $number =~ ^[0-9]+$ ]] && echo "$number" # several are none: its name tells
+}}
 look() {{ known=$(queued) || known=$(shown) || listed=; }}
 forgetful() {{
     kept=$(scontrol show config | sed -n 's/^MinJobAge *= *\([0-9]*\) .*/\1/p')
@@ -69,8 +80,7 @@ submit() {{
         : > .submit
         exit {_NOT_TAKEN}
     fi
-    known=$(sed -n 's/^\([0-9][0-9]*\)\(;.*\)\{{0,1\}}$/\1/p' <<< "$said")
-    [[ $known =~ ^[0-9]+$ ]] || known=$(queued) || known=$(shown)
+    known=$(answered "$said") || known=$(queued) || known=$(shown)
     [ -n "$known" ] || {{ printf 'no id in what it said: %s\n' "$said" >&2; exit {_IN_DOUBT}; }}
 }}
 once() {{

@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-from tokenstorm.cluster.scheduler import JobState, Outcome
+from tokenstorm.cluster.pending import why_pending
+from tokenstorm.cluster.scheduler import JobState, Outcome, Sent
 
 from .recipes import Probe, Resources
 from .replicas import Replica
@@ -75,6 +76,16 @@ class Service:
         return self.status in ENDED
 
     @property
+    def job_name(self) -> str:
+        """Unique, so that its job is found, and never submitted twice."""
+        return f"tokenstorm-{self.id}"
+
+    @property
+    def sent(self) -> Sent:
+        """What tells its job from another that has its id."""
+        return Sent(self.job_name, self.created_at.timestamp())
+
+    @property
     def path(self) -> PurePosixPath:
         """Its folder on the cluster."""
         return PurePosixPath(self.folder)
@@ -89,8 +100,9 @@ def advance(
     if job.phase == "ended":
         return _end(service, job, replicas, now)
     if job.phase == "pending":  # the first time, or again after it was put back into the queue
+        reason = why_pending(job, (now - service.created_at).total_seconds())
         return replace(
-            service, status="pending", reason=job.reason, nodes=(), started_at=None, ready_at=None, stopping=False
+            service, status="pending", reason=reason, nodes=(), started_at=None, ready_at=None, stopping=False
         )
     return _run(replace(service, nodes=job.nodes, started_at=service.started_at or now), replicas, now, ran_seconds)
 

@@ -192,7 +192,7 @@ class ServiceOrchestrator:
             if service.job_id is None:  # its job is learnt by submitting it once more: that is what makes it safe
                 service = await self._submit(service)
             assert service.job_id is not None
-            await self.site.scheduler.cancel(service.job_id)
+            await self.site.scheduler.cancel(service.job_id, service.sent)
             current = self._services[service_id]
             if current.ended:
                 return current
@@ -237,7 +237,8 @@ class ServiceOrchestrator:
                     await self._settle(service_id)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
         async with _noting(trouble):
-            states = await self.site.scheduler.states(watched.keys()) if watched else {}
+            sent = {job: service.sent for job, service in watched.items()}
+            states = await self.site.scheduler.states(watched.keys(), sent) if watched else {}
             looks = (self._look_at(watched[job].id, state, trouble) for job, state in states.items() if job in watched)
             await asyncio.gather(*looks)
         self._trouble = trouble[0] if trouble else None
@@ -278,7 +279,7 @@ class ServiceOrchestrator:
         if service is None:  # it was refused meanwhile
             return
         if service.stopping and service.job_id:
-            await self.site.scheduler.cancel(service.job_id)
+            await self.site.scheduler.cancel(service.job_id, service.sent)
             self._put(replace(service, stopping=False))
         elif service.job_id is None and not service.ended:
             try:
@@ -340,7 +341,7 @@ class ServiceOrchestrator:
     def _job(self, service: Service, python: str) -> Job:
         resources = service.resources
         job = Job(
-            name=f"tokenstorm-{service.id}",
+            name=service.job_name,
             command=(python, "-m", "tokenstorm.node", service.folder),
             folder=PurePosixPath(service.folder),
             kind=_kind(resources),

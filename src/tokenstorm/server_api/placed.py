@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import Job
+from tokenstorm.cluster.scheduler import Job, Sent, state_of
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.site import Site
@@ -68,6 +68,10 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str | None = None
     schema: int = 1
 
+    @property
+    def sent(self) -> Sent:
+        return Sent(f"tokenstorm-orchestrator-{self.name}")
+
 
 class PlacedOrchestrator:
     """The orchestrator of a site whose profile places it on the cluster. `recipes` are texts, by file name."""
@@ -110,7 +114,7 @@ class PlacedOrchestrator:
         if start is None:
             return
         if start.job_id:
-            await self._site.scheduler.cancel(start.job_id)
+            await self._site.scheduler.cancel(start.job_id, start.sent)
         elif start.placement == "login":
             await self._to_process(start, "kill -TERM")
         self.lost()
@@ -160,7 +164,7 @@ class PlacedOrchestrator:
             return await self._to_process(start, "kill -0") != 0
         if start.job_id is None:  # it may have been submitted: doing it again under the same name tells
             return True
-        state = (await self._site.scheduler.states([start.job_id])).get(start.job_id)
+        state = await state_of(self._site.scheduler, start.job_id, start.sent)
         return state is not None and state.phase == "ended"
 
     async def _to_process(self, start: _Start, what: str) -> int:
@@ -198,7 +202,7 @@ class PlacedOrchestrator:
             await shell.put(folder / "recipes" / file, text.encode())
         await self._write(start)
         job = Job(
-            name=f"tokenstorm-orchestrator-{name}",
+            name=start.sent.name,
             command=(python, "-m", "tokenstorm", "orchestrator", "--placed", str(folder)),
             folder=folder,
             time_limit_minutes=profile.orchestrator.time_limit,
@@ -228,7 +232,7 @@ class PlacedOrchestrator:
         where = f"see {self._home / start.name}"
         if start.job_id is None:
             return f"the orchestrator does not answer yet: try again, or {where}"
-        state = (await self._site.scheduler.states([start.job_id])).get(start.job_id)
+        state = await state_of(self._site.scheduler, start.job_id, start.sent)
         why = f" ({state.reason})" if state and state.reason else ""
         phase = state.phase if state else "not listed yet"
         return f"the orchestrator's job {start.job_id} is {phase}{why} and does not answer yet: try again, or {where}"
