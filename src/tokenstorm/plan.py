@@ -4,48 +4,32 @@ A plan is complete: the same plan gives the same requests at the same offsets, o
 ranks. Plans that differ only in their run id give the same arrivals and prompts, but other salts. Secrets are not part of it.
 """
 
-import math
-import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, PlanError
+from tokenstorm.load import (
+    DEFAULT_SECONDS,
+    Arrival,
+    Count,
+    Length,
+    Load,
+    Misfit,
+    Positive,
+    Seed,
+    Strict,
+    load_error,
+    make,
+)
 from tokenstorm.written import OtherVersion, refuse_later_version, refuse_other_version
 
 SCHEMA: Literal[1] = 1
-
-Positive = Annotated[float, Meta(gt=0, le=1e9)]
-NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
-Count = Annotated[int, Meta(ge=1, le=2**31)]
-
-
-class Misfit(ValueError):
-    """A part of a plan that makes no sense; `field` and `also` are as in `UsageError`, seen from that part.
-
-    msgspec makes a `ValidationError` of it, which knows the place of the part in the plan.
-    """
-
-    def __init__(self, message: str, field: str = "", also: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.field = field
-        self.also = also
-
-
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a plan: unknown fields are refused, floats are finite."""
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, float) and not math.isfinite(value):
-                message = f"must be a finite number, not {value}"
-                raise Misfit(message, name)
 
 
 class Target(Strict, frozen=True, kw_only=True):
@@ -53,72 +37,6 @@ class Target(Strict, frozen=True, kw_only=True):
 
     replica: str
     url: str
-
-
-class Ramp(Strict, frozen=True, kw_only=True):
-    """A rate that changes linearly over the measured window, in requests per second."""
-
-    from_rps: NotNegative
-    to_rps: NotNegative
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.from_rps + self.to_rps <= 0:
-            message = "`from_rps` and `to_rps` cannot both be 0: nothing would be sent"
-            raise Misfit(message)
-
-
-class Stage(Strict, frozen=True, kw_only=True):
-    """A rate held for some seconds; 0 is a pause."""
-
-    rps: NotNegative
-    seconds: Positive
-
-
-class Arrival(Strict, frozen=True, kw_only=True):
-    """How arrivals are spread in time around the asked rate.
-
-    `burstiness` is the shape of the gamma distribution of the gaps: 1 is Poisson, below 1 is burstier.
-    """
-
-    kind: Literal["constant", "poisson", "gamma"] = "constant"
-    burstiness: Annotated[float, Meta(ge=0.01, le=1e6)] = 1.0
-    ramp: Ramp | None = None
-    stages: Annotated[tuple[Stage, ...], Meta(min_length=1)] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ramp and self.stages:
-            message = "give `ramp` or `stages`, not both"
-            raise Misfit(message, also=["ramp", "stages"])
-        if self.stages and not any(stage.rps for stage in self.stages):
-            message = "`stages` need one `rps` above 0: nothing would be sent"
-            raise Misfit(message, also=["stages"])
-        if self.kind != "gamma" and self.burstiness != 1:
-            message = f"`burstiness` belongs to kind `gamma`, not `{self.kind}`"
-            raise Misfit(message, also=["burstiness"])
-
-
-class Length(Strict, frozen=True, kw_only=True):
-    """How long a synthetic prompt is: `n` (fixed), `low` to `high` (uniform), or `mean` and `stddev` (normal)."""
-
-    kind: Literal["fixed", "uniform", "normal"] = "fixed"
-    n: Count | None = None
-    low: Count | None = None
-    high: Count | None = None
-    mean: Positive | None = None
-    stddev: NotNegative | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        needed = {"fixed": ("n",), "uniform": ("low", "high"), "normal": ("mean", "stddev")}[self.kind]
-        for name in ("n", "low", "high", "mean", "stddev"):
-            if (getattr(self, name) is None) == (name in needed):
-                message = f"a `{self.kind}` length takes {' and '.join(f'`{field}`' for field in needed)}, nothing else"
-                raise Misfit(message)
-        if self.low is not None and self.high is not None and self.low > self.high:
-            message = f"`low` ({self.low}) is above `high` ({self.high})"
-            raise Misfit(message)
 
 
 class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"):
@@ -158,8 +76,8 @@ class Synthetic(Strict, frozen=True, kw_only=True, tag="synthetic", tag_field="k
 Prompts = PromptList | PromptFile | Synthetic
 
 
-class Plan(Strict, frozen=True, kw_only=True):
-    """One run. Seconds are seconds; rates are requests per second of the whole group.
+class Plan(Load, frozen=True, kw_only=True):
+    """One run: a load of which nothing is open any more, whom it is sent to, and how.
 
     `requests_per_second` None without a ramp or stages is a closed loop. The run ends by `duration_seconds` or when
     `request_count` measured requests were sent, whichever comes first. `ranks` are processes; `launch` is the argv
@@ -171,75 +89,27 @@ class Plan(Strict, frozen=True, kw_only=True):
     tokenstorm: str = __version__
     run_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     group_id: int | None = None
-    name: str = ""
-    labels: dict[str, str] = {}
 
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
-    endpoint: Literal["chat", "completions"] = "chat"
-    model: str | None = None
-    stream: bool = True
-    max_tokens: Count = 100
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
-    ignore_eos: bool = False
-    extra_body: dict[str, Any] = {}
     prompts: Prompts
-    unique_prompts: bool = False
-
-    num_clients: Count
-    requests_per_second: Positive | None = None
     arrival: Arrival = Arrival()
-    think_time_seconds: NotNegative = 0.0
-    ramp_seconds: NotNegative = 1.0
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-    warmup_seconds: NotNegative = 0.0
-    duration_seconds: Positive | None = 60.0
-    request_count: Count | None = None
-    drain_seconds: NotNegative = 30.0
-    request_timeout_seconds: Positive = 120.0
+    seed: Seed
+    duration_seconds: Positive | None = DEFAULT_SECONDS
 
     ranks: Count = 1
     launch: tuple[str, ...] = ()
     host: str = "127.0.0.1"
-    start: Literal["auto", "manual"] = "auto"
-    hold_seconds: Positive = 600.0
     barrier_seconds: Positive = 60.0
     record_chunks: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        shaped = self.arrival.ramp or self.arrival.stages
-        if shaped and self.requests_per_second is not None:
-            message = "the rates of `arrival` are given as well: leave one of the two out"
-            raise Misfit(message, "requests_per_second", ["arrival"])
-        if self.closed_loop and self.arrival != Arrival():
-            message = f"the kind `{self.arrival.kind}` needs `requests_per_second`"
-            raise Misfit(message, "arrival", ["requests_per_second"])
-        if not self.closed_loop and self.think_time_seconds:
-            message = "belongs to a closed loop: arrivals at a rate do not wait for answers"
-            raise Misfit(message, "think_time_seconds")
-        if self.arrival.stages:
-            total = math.fsum(stage.seconds for stage in self.arrival.stages)
-            if self.duration_seconds is None or not math.isclose(total, self.duration_seconds):
-                message = f"must be what the `stages` add up to: {total:g}"
-                raise Misfit(message, "duration_seconds", ["arrival.stages"])
-        if self.arrival.ramp and self.duration_seconds is None:
-            message = "a `ramp` needs `duration_seconds`"
-            raise Misfit(message, "arrival", ["arrival.ramp", "duration_seconds"])
+        if self.duration_seconds is None and self.arrival.stages:
+            message = f"must be what the `stages` add up to: {self.measured_seconds:g}"
+            raise Misfit(message, "duration_seconds", ["arrival.stages"])
         if self.duration_seconds is None and self.request_count is None:
             message = "give `duration_seconds` or `request_count`: the run would never end"
             raise Misfit(message, "duration_seconds", ["duration_seconds", "request_count"])
-        if self.ranks > self.num_clients:
-            message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
-            raise Misfit(message, "ranks", ["num_clients"])
-        if self.prompts_are_tokens and self.endpoint == "chat":
-            message = 'must be "completions" for prompts of token ids: chat takes text'
-            raise Misfit(message, "endpoint")
-
-    @property
-    def closed_loop(self) -> bool:
-        """Whether each client sends when its last answer ended, instead of at a rate."""
-        return self.requests_per_second is None and not (self.arrival.ramp or self.arrival.stages)
+        super().__post_init__()
 
     @property
     def prompts_are_tokens(self) -> bool:
@@ -266,10 +136,16 @@ def new_run_id() -> str:
 
 def make_plan(fields: Mapping[str, object]) -> Plan:
     """Build and check a plan from plain values; a `PlanError` names the field that is wrong."""
-    try:
-        return msgspec.convert(fields, Plan)
-    except msgspec.ValidationError as error:
-        raise _plan_error(error) from None
+    return make(fields, Plan)
+
+
+def plan_of(load: Load, **settled: object) -> Plan:
+    """The plan that carries a load out, with what the load leaves open. Raises `PlanError`.
+
+    `settled` are the fields that a load has not, and `seed` or `ranks` where they are open.
+    """
+    fields = {name: getattr(load, name) for name in Load.__struct_fields__}
+    return make_plan(fields | {"arrival": load.spread, "duration_seconds": load.measured_seconds} | settled)
 
 
 def read_plan(path: Path) -> Plan:
@@ -295,8 +171,8 @@ def _decode_plan(data: bytes, where: str) -> Plan:
     try:
         return msgspec.json.decode(data, type=Plan)
     except msgspec.ValidationError as error:
-        refuse_later_version(data, where, str(_plan_error(error)))
-        message = f"{where}: {_plan_error(error)}"
+        refuse_later_version(data, where, str(load_error(error)))
+        message = f"{where}: {load_error(error)}"
         raise PlanError(message) from None
     except NOT_JSON as error:
         message = f"{where} is not JSON: {error}"
@@ -305,31 +181,14 @@ def _decode_plan(data: bytes, where: str) -> Plan:
 
 def encode_plan(plan: Plan) -> bytes:
     """The plan as `plan.json` holds it."""
-    return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(listed(plan)), indent=2) + b"\n"
 
 
-_BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
-_UNKNOWN, _MISSING = "Object contains unknown field ", "Object missing required field "
+_FIRST = ("schema", "tokenstorm", "run_id", "group_id", "name", "labels", "targets")
+_LAST = ("start", "hold_seconds", "barrier_seconds", "record_chunks")
 
 
-def _plan_error(error: msgspec.ValidationError) -> PlanError:
-    """What msgspec, or a part of the plan itself, found; msgspec tells the place at the end of its text."""
-    what, _, place = str(error).rpartition(" - at `$")
-    what, place = (what, place.rstrip("`").lstrip(".")) if what else (place, "")
-    if isinstance(misfit := error.__cause__, Misfit):
-        also = [_joined(place, field) for field in misfit.also]
-        return PlanError(str(misfit), _joined(place, misfit.field) or None, also)
-    for beginning, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "it is missing")):
-        if what.startswith(beginning):
-            name = what.removeprefix(beginning).strip("`")
-            return PlanError(said, _joined(place, name))
-    if what == "Invalid enum value 2" and place == "schema":
-        what = "Another version of tokenstorm wrote this: it must be 1"
-    if bound := re.fullmatch(r"Expected `(?:int|float)` (>=|<=|>|<) (-?[\d.e+]+)", what):
-        what = f"Must be {_BOUNDS[bound[1]]} {float(bound[2]):g}"
-    what = what.replace("Expected `str` of length >= 1", "Must not be empty")
-    return PlanError(f"{what[0].lower()}{what[1:]}", place or None)
-
-
-def _joined(place: str, field: str) -> str:
-    return ".".join(filter(None, (place, field)))
+def listed(plan: Plan) -> dict[str, object]:
+    """A plan's fields in the order in which people read them: what names the run first, how it is started last."""
+    between = [name for name in plan.__struct_fields__ if name not in {*_FIRST, *_LAST}]
+    return {name: getattr(plan, name) for name in (*_FIRST, *between, *_LAST)}

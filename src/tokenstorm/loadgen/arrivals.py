@@ -15,7 +15,8 @@ from itertools import accumulate, count
 from math import fsum, inf, log1p, sqrt
 from operator import neg
 
-from tokenstorm.plan import Arrival, Plan
+from tokenstorm.load import Arrival
+from tokenstorm.plan import Plan
 
 MOST_ARRIVALS = 2**53
 """Floats count no further."""

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from tokenstorm.errors import PlanError
+from tokenstorm.load import Length
 from tokenstorm.loadgen.promptfile import Prompt, parse_prompts, read_file
 from tokenstorm.loadgen.words import WORDS
-from tokenstorm.plan import Length, Plan, PromptFile, PromptList, Synthetic
+from tokenstorm.plan import Plan, PromptFile, PromptList, Synthetic
 
 __all__ = ["Prompt", "PromptSource", "load_prompts", "mix", "prompt_file"]
 

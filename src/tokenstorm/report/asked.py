@@ -4,7 +4,8 @@ import shlex
 
 import msgspec
 
-from tokenstorm.plan import Arrival, Length, Plan, PromptFile, PromptList, Synthetic, Target
+from tokenstorm.load import Arrival, Length
+from tokenstorm.plan import Plan, PromptFile, PromptList, Synthetic, Target, listed
 
 MOST_SHOWN = 20
 """Of prompts, stages and targets."""
@@ -42,7 +43,7 @@ _NAMES = {
 
 def asked_for(plan: Plan) -> list[tuple[str, str]]:
     """Every field of a plan, in its order."""
-    fields = {name: _in_words(getattr(plan, name)) for name in plan.__struct_fields__}
+    fields = {name: _in_words(value) for name, value in listed(plan).items()}
     fields["requests_per_second"] = _rate(plan)
     return [(_NAMES.get(name, name.replace("_", " ").capitalize()), text) for name, text in fields.items()]
 

@@ -1,0 +1,302 @@
+"""What load to send: each field with its default, its bounds, its documentation and its option, once.
+
+A `Plan` is a load with all that was left open settled; the request for a group is a load for a service. OpenAPI, the
+options of the command line and the arguments of the SDK are made from the fields here.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from tokenstorm.errors import PlanError
+
+T = TypeVar("T")
+
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
+Count = Annotated[int, Meta(ge=1, le=2**31)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Meta(max_length=512)]
+
+DEFAULT_SECONDS = 60.0
+"""The measured window where nothing else ends the run."""
+
+
+class Misfit(ValueError):
+    """A part of a load that makes no sense; `field` and `also` are as in `UsageError`, seen from that part.
+
+    msgspec makes a `ValidationError` of it, which knows the place of the part in the whole.
+    """
+
+    def __init__(self, message: str, field: str = "", also: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.field = field
+        self.also = also
+
+
+class Option(msgspec.Struct, frozen=True):
+    """How a field is typed on the command line: as `name`, in a section of `--help`.
+
+    `metavar` stands for the value in the help. `default` is taken where the field itself has none.
+    """
+
+    name: str
+    metavar: str | None = None
+    section: Literal["load", "requests", "where and when"] = "load"
+    default: int | None = None
+
+
+def doc(text: str, option: Option | None = None, *examples: object) -> Meta:
+    """What a field means, and how it is typed."""
+    return Meta(description=text, examples=[*examples] or None, extra={"option": option} if option else None)
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a load: unknown fields are refused, floats are finite."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                message = f"must be a finite number, not {value}"
+                raise Misfit(message, name)
+
+
+class Ramp(Strict, frozen=True, kw_only=True):
+    """A rate that changes linearly over the measured window, in requests per second."""
+
+    from_rps: NotNegative
+    to_rps: NotNegative
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.from_rps + self.to_rps <= 0:
+            message = "`from_rps` and `to_rps` cannot both be 0: nothing would be sent"
+            raise Misfit(message)
+
+
+class Stage(Strict, frozen=True, kw_only=True):
+    """A rate held for some seconds; 0 is a pause."""
+
+    rps: NotNegative
+    seconds: Positive
+
+
+Kind = Literal["constant", "poisson", "gamma"]
+
+
+class Arrival(Strict, frozen=True, kw_only=True):
+    """How arrivals are spread around the rate; `ramp` or `stages` take the place of `requests_per_second`."""
+
+    kind: Kind = "constant"
+    burstiness: Annotated[float, Meta(ge=0.01, le=1e6), doc("Of gamma arrivals: 1 is Poisson, less is burstier")] = 1.0
+    ramp: Ramp | None = None
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=1000)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ramp and self.stages:
+            message = "give `ramp` or `stages`, not both"
+            raise Misfit(message, also=["ramp", "stages"])
+        if self.stages and not any(stage.rps for stage in self.stages):
+            message = "`stages` need one `rps` above 0: nothing would be sent"
+            raise Misfit(message, also=["stages"])
+        if self.kind != "gamma" and self.burstiness != 1:
+            message = f"`burstiness` belongs to kind `gamma`, not `{self.kind}`"
+            raise Misfit(message, also=["burstiness"])
+
+
+class Length(Strict, frozen=True, kw_only=True):
+    """How long a prompt is: `n`, or `low` to `high` (uniform), or `mean` and `stddev` (normal)."""
+
+    kind: Literal["fixed", "uniform", "normal"] = "fixed"
+    n: Count | None = None
+    low: Count | None = None
+    high: Count | None = None
+    mean: Positive | None = None
+    stddev: NotNegative | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        needed = {"fixed": ("n",), "uniform": ("low", "high"), "normal": ("mean", "stddev")}[self.kind]
+        for name in ("n", "low", "high", "mean", "stddev"):
+            if (getattr(self, name) is None) == (name in needed):
+                message = f"a `{self.kind}` length takes {' and '.join(f'`{field}`' for field in needed)}, nothing else"
+                raise Misfit(message)
+        if self.low is not None and self.high is not None and self.low > self.high:
+            message = f"`low` ({self.low}) is above `high` ({self.high})"
+            raise Misfit(message)
+
+
+class Load(Strict, frozen=True, kw_only=True):
+    """What to send, and how its arrivals are spread. Seconds are seconds; rates are requests per second of all clients.
+
+    What is None is open: whoever carries the load out settles it.
+    """
+
+    name: Annotated[Text, doc("Shown with the group and its results", Option("--name", "TEXT", "where and when"))] = ""
+    labels: Annotated[
+        dict[Text, Text],
+        Meta(max_length=64),
+        doc("Shown likewise", Option("--label", "KEY=VALUE", "where and when"), {"team": "hpc"}),
+    ] = {}
+
+    endpoint: Annotated[
+        Literal["chat", "completions"],
+        doc("Which operation of the service is called", Option("--endpoint", None, "requests")),
+    ] = "chat"
+    model: Annotated[
+        Text | None, doc("The first one that the service names", Option("--model", "NAME", "requests"))
+    ] = None
+    stream: Annotated[bool, doc("Answers come token by token", Option("--stream", None, "requests"))] = True
+    max_tokens: Annotated[Count, doc("Of each answer", Option("--max-tokens", "N", "requests"))] = 100
+    temperature: Annotated[
+        float, Meta(ge=0, le=2), doc("How varied answers are", Option("--temperature", "T", "requests"))
+    ] = 0.7
+    ignore_eos: Annotated[bool, doc("Ask for exactly `max_tokens`", Option("--ignore-eos", None, "requests"))] = False
+    extra_body: Annotated[
+        dict[str, Any],
+        doc("More fields of each request's body; null takes one out", Option("--extra-body", "JSON", "requests")),
+    ] = {}
+    prompts: object = None
+    """A plan has them in one form, the request for a group in another: each declares its own."""
+    unique_prompts: Annotated[
+        bool, doc("Salt each request's prompt, so that no prefix cache helps", Option("--unique", None, "requests"))
+    ] = False
+
+    num_clients: Annotated[Count, doc("Requests in flight at most", Option("--num-clients", "N", default=10))]
+    requests_per_second: Annotated[
+        Positive | None,
+        doc(
+            "Of all clients together; without it each client sends when its last answer ended",
+            Option("--requests-per-second", "R"),
+        ),
+    ] = None
+    arrival: Annotated[Kind | Arrival, doc("How arrivals spread", Option("--arrival"))] = "constant"
+    think_time_seconds: Annotated[
+        NotNegative, doc("Closed loop: from an answer to the client's next request", Option("--think-time", "S"))
+    ] = 0.0
+    ramp_seconds: Annotated[
+        NotNegative, doc("Closed loop: over how long the clients start", Option("--ramp-seconds", "S"))
+    ] = 1.0
+    seed: Annotated[
+        Seed | None, doc("Repeats arrivals and prompts, but no salts (random, recorded)", Option("--seed", "N"))
+    ] = None
+
+    warmup_seconds: Annotated[NotNegative, doc("Sent, but not counted", Option("--warmup", "S"))] = 0.0
+    duration_seconds: Annotated[
+        Positive | None,
+        doc(
+            "Of the measured window. 60, or what the `stages` add up to, or none with `request_count`",
+            Option("--duration", "S"),
+        ),
+    ] = None
+    request_count: Annotated[
+        Count | None, doc("End after so many measured requests", Option("--request-count", "N"))
+    ] = None
+    drain_seconds: Annotated[NotNegative, doc("How long the last answers are waited for", Option("--drain", "S"))] = (
+        30.0
+    )
+    request_timeout_seconds: Annotated[Positive, doc("What a request may take", Option("--timeout", "S"))] = 120.0
+
+    ranks: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        doc("Processes that send (the fewest that carry the load)", Option("--ranks", "N")),
+    ] = None
+    start: Annotated[
+        Literal["auto", "manual"],
+        doc("`manual` waits, ready to send, for POST …/run", Option("--start", None, "where and when")),
+    ] = "auto"
+    hold_seconds: Annotated[
+        float, Meta(gt=0, le=30 * 86400), doc("How long `manual` waits", Option("--hold", "S", "where and when"))
+    ] = 600.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arrival = self.spread
+        if (arrival.ramp or arrival.stages) and self.requests_per_second is not None:
+            message = "the rates of `arrival` are given as well: leave one of the two out"
+            raise Misfit(message, "requests_per_second", ["arrival"])
+        if self.closed_loop and arrival != Arrival():
+            message = f"the kind `{arrival.kind}` needs `requests_per_second`"
+            raise Misfit(message, "arrival", ["requests_per_second"])
+        if not self.closed_loop and self.think_time_seconds:
+            message = "belongs to a closed loop: arrivals at a rate do not wait for answers"
+            raise Misfit(message, "think_time_seconds")
+        if arrival.stages and self.duration_seconds is not None:
+            total = math.fsum(stage.seconds for stage in arrival.stages)
+            if not math.isclose(total, self.duration_seconds):
+                message = f"must be what the `stages` add up to: {total:g}"
+                raise Misfit(message, "duration_seconds", ["arrival.stages"])
+        if arrival.ramp and self.measured_seconds is None:
+            message = "a `ramp` needs `duration_seconds`"
+            raise Misfit(message, "arrival", ["arrival.ramp", "duration_seconds"])
+        if self.ranks is not None and self.ranks > self.num_clients:
+            message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
+            raise Misfit(message, "ranks", ["num_clients"])
+        if self.prompts_are_tokens and self.endpoint == "chat":
+            message = 'must be "completions" for prompts of token ids: chat takes text'
+            raise Misfit(message, "endpoint")
+
+    @property
+    def spread(self) -> Arrival:
+        """The arrivals, where only their kind is given too."""
+        return self.arrival if isinstance(self.arrival, Arrival) else Arrival(kind=self.arrival)
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether each client sends when its last answer ended, instead of at a rate."""
+        return self.requests_per_second is None and not (self.spread.ramp or self.spread.stages)
+
+    @property
+    def prompts_are_tokens(self) -> bool:
+        """Whether prompts are lists of token ids."""
+        return False
+
+    @property
+    def measured_seconds(self) -> float | None:
+        """The measured window, with its default; None when only the count of requests ends it."""
+        if self.duration_seconds is not None:
+            return self.duration_seconds
+        if self.spread.stages:
+            return math.fsum(stage.seconds for stage in self.spread.stages)
+        return None if self.request_count is not None else DEFAULT_SECONDS
+
+
+def make(fields: Mapping[str, object], kind: type[T]) -> T:
+    """Build and check a load of some kind from plain values; a `PlanError` names the field that is wrong."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise load_error(error) from None
+
+
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+_UNKNOWN, _MISSING = "Object contains unknown field ", "Object missing required field "
+
+
+def load_error(error: msgspec.ValidationError) -> PlanError:
+    """What msgspec, or a part of the load itself, found; msgspec tells the place at the end of its text."""
+    what, _, place = str(error).rpartition(" - at `$")
+    what, place = (what, place.rstrip("`").lstrip(".")) if what else (place, "")
+    if isinstance(misfit := error.__cause__, Misfit):
+        also = [_joined(place, field) for field in misfit.also]
+        return PlanError(str(misfit), _joined(place, misfit.field) or None, also)
+    for beginning, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "it is missing")):
+        if what.startswith(beginning):
+            name = what.removeprefix(beginning).strip("`")
+            return PlanError(said, _joined(place, name))
+    if what == "Invalid enum value 2" and place == "schema":
+        what = "Another version of tokenstorm wrote this: it must be 1"
+    if bound := re.fullmatch(r"Expected `(?:int|float)` (>=|<=|>|<) (-?[\d.e+]+)", what):
+        what = f"Must be {_BOUNDS[bound[1]]} {float(bound[2]):g}"
+    what = what.replace("Expected `str` of length >= 1", "Must not be empty")
+    return PlanError(f"{what[0].lower()}{what[1:]}", place or None)
+
+
+def _joined(place: str, field: str) -> str:
+    return ".".join(filter(None, (place, field)))
