@@ -83,8 +83,11 @@ class Run:
 
     def timeline(self) -> list[dict[str, Any]]:
         """Every second."""
-        path = self.root / "timeline.jsonl"
-        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        try:
+            content = (self.root / "timeline.jsonl").read_bytes()
+        except FileNotFoundError:  # it begins anew when the load does
+            content = b""
+        return [json.loads(line) for line in content.splitlines()]
 
     @property
     def stderr(self) -> str:

@@ -47,6 +47,8 @@ class Driven:
     lines: list[Result]
     window: Window
     path: Path
+    stood_still: Callable[[int], bool]
+    """Whether the loop stood still at a moment: also a busy machine takes a rank off its core."""
 
     @property
     def unsent(self) -> list[Result]:
@@ -118,7 +120,9 @@ def drive(folder: Path, some: Plan, during: Callable[[Rank, Standstill], None] |
             await over.wait()
         live, _ = rank.take_live()
         assert writer.close(20).lost_lines == 0
-        return Driven(rank.total, live, list(read_results(path, pytest.fail)), rank.window, path)
+        return Driven(
+            rank.total, live, list(read_results(path, pytest.fail)), rank.window, path, rank._standstills.hold
+        )
 
     return uvloop.run(main())
 
@@ -156,8 +160,10 @@ def test_an_answer_that_is_read_just_after_the_end_charges_nothing_to_the_genera
     some = load(service, requests_per_second=100.0, num_clients=10, duration_seconds=0.5)
     driven = drive(tmp_path, some, during)
     assert driven.tally.counts.sent == driven.tally.counts.succeeded == 10
-    assert [line.slot_free for line in driven.unsent] == [None] * 40
-    assert (driven.tally.overslept, driven.tally.waited) == (0, 40)
+    asleep = [line.scheduled for line in driven.unsent if driven.stood_still(line.scheduled)]
+    assert all(at < 495 * MS for at in asleep)  # the machine's own, before ours
+    assert [line.scheduled for line in driven.unsent if line.slot_free is not None] == asleep
+    assert (driven.tally.overslept, driven.tally.waited) == (len(asleep), 40 - len(asleep))
     lag = driven.tally.histograms["send_lag"].maximum
     assert lag is not None
     assert lag < 300 * MS  # the seconds that others waited are nobody's send lag
