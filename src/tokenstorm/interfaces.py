@@ -58,6 +58,11 @@ def local_address(network: str) -> str:
     return found[0]
 
 
+def interface_of(address: str) -> str:
+    """The name of the interface that has an address of this machine; nothing where none has."""
+    return next((name.partition(":")[0] for name, found in addresses() if found == address), "")
+
+
 def in_url(address: str) -> str:
     """An address as a URL has it: in brackets where it has colons."""
     return f"[{address}]" if ":" in address else address

@@ -124,6 +124,7 @@ def test_an_engine_is_published_once_it_answers_with_its_key(stage: Stage) -> No
         "pid": found["pid"],
         "status": "running",
         "reason": "",
+        "nodes": [NODE],
     }
     assert alive(found["pid"])
     assert service.answers() == 200

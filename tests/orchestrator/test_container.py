@@ -88,7 +88,8 @@ def test_braces_in_a_path_of_the_profile_are_no_placeholders(tmp_path: Path) -> 
     there = profile(container=Container(runtime="apptainer", images=PurePosixPath("/{port}")))
     made = launch("vllm-cpu", there)
     (tmp_path / "service.json").write_bytes(service_json(made))
-    words = read_service(tmp_path).words(0, 8123, tmp_path / "key")
+    service = read_service(tmp_path)
+    words = service.words(service.values(0, 8123, tmp_path / "key"))
     assert "/{port}/vllm-cpu.sif" in words
     assert words[words.index("--port") + 1] == "8123"
 

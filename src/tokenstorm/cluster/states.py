@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tokenstorm.cluster.hostlist import expand
 from tokenstorm.cluster.scheduler import JobId, JobState, Outcome
+from tokenstorm.hostlist import expand
 
 OUTCOMES: dict[str, Outcome] = {
     "COMPLETED": "completed",

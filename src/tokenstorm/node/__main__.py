@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,19 +12,20 @@ from msgspec.structs import replace
 from tokenstorm.errors import UsageError
 from tokenstorm.interfaces import local_address, node_name
 from tokenstorm.node.keeper import Slot, start_keeper
+from tokenstorm.node.parts import parts_here
 from tokenstorm.node.replica import Place, Replica
 from tokenstorm.node.service import Service, read_service
+from tokenstorm.node.spanning import HeadPart, WorkerPart
 from tokenstorm.runs import write_atomically
 
 TERMINATED = 128 + signal.SIGTERM
 
 
 async def run(folder: Path, keeper: int) -> int:
-    """All replicas of this node. Returns 1 when they all ended, and what a shell says of TERM when that ended them."""
+    """All replicas of this node, or its parts of them. Returns 1 when they all ended, and what a shell says of TERM when that ended them."""
     service = read_service(folder)
     service = replace(service, host=local_address(service.host))
-    replicas = _replicas(service, folder, node_name(), keeper)
-    tasks = [asyncio.create_task(replica.run()) for replica in replicas]
+    tasks = [asyncio.create_task(one.run()) for one in _engines(service, folder, node_name(), keeper)]
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,12 +44,19 @@ async def run(folder: Path, keeper: int) -> int:
     return TERMINATED
 
 
-def _replicas(service: Service, folder: Path, node: str, keeper: int) -> list[Replica]:
+def _engines(service: Service, folder: Path, node: str, keeper: int) -> list[Replica] | list[HeadPart | WorkerPart]:
     key_file = Path(service.api_key_file or folder / f"api_key.{node}")
     if service.wants_key_file() and service.api_key_file is None:
         write_atomically(key_file, service.api_key.encode(), mode=0o600)
-    places = [Place(folder, node, index) for index in range(service.replicas_per_node)]
-    return [Replica(service, place, key_file, Slot(keeper, place.index)) for place in places]
+    if service.parts is None:
+        places = [Place(folder, node, index) for index in range(service.replicas_per_node)]
+        return [Replica(service, place, key_file, Slot(keeper, place.index)) for place in places]
+    return [
+        (WorkerPart if part.rank else HeadPart)(
+            service, Place(folder, node, part.index), part, key_file, Slot(keeper, part.index)
+        )
+        for part in parts_here(service, os.environ, node)
+    ]
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenstorm.node.keeper import Slot
+from tokenstorm.runs import signal_name
 
 LEAVE_SECONDS = 5.0
 """How long an engine has after TERM, before KILL. Shorter than what the scheduler gives us."""
@@ -58,6 +59,24 @@ async def stop(process: subprocess.Popen[bytes], slot: Slot) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     slot.forget()
+
+
+def not_started(error: OSError) -> str:
+    """Why an engine could not be started, in words."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"cannot start the engine: {where}{error.strerror}"
+
+
+def how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    """By itself or by a signal, in words."""
+    code = process.returncode
+    return f"the engine ended with status {code}" if code >= 0 else f"the engine was killed by {signal_name(-code)}"
+
+
+def said(log: Path, secret: str) -> str:
+    """What an engine said last, as the end of a sentence, without its secret; nothing if it was silent."""
+    words = last_words(log).replace(secret, "…")
+    return f"; the last it said: {words}" if words else ""
 
 
 def last_words(log: Path) -> str:

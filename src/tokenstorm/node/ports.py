@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,16 @@ def reserve(port: int) -> socket.socket | None:
         mark.close()
         return None
     return mark
+
+
+def take(host: str, candidates: Iterable[int]) -> tuple[int, socket.socket] | None:
+    """Reserve the first of some ports that nobody has; None when all are taken."""
+    for port in candidates:
+        if (mark := reserve(port)) is not None:
+            if is_free(host, port):
+                return port, mark
+            mark.close()
+    return None
 
 
 def is_free(host: str, port: int) -> bool:

@@ -5,6 +5,7 @@ import secrets
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,8 @@ from typing import Literal
 from tokenstorm.errors import UsageError
 from tokenstorm.node import engine, ports
 from tokenstorm.node.keeper import Slot
+from tokenstorm.node.parts import STOPPED, Failed
 from tokenstorm.node.service import LAST_PORT, Published, Service, publish
-from tokenstorm.runs import signal_name
 
 POLL_SECONDS = 0.1
 PORTS_TRIED = 1000
@@ -22,10 +23,6 @@ CLASHES = 20
 _DENIED = (401, 403)
 
 Found = Literal["running", "clash"]
-
-
-class Failed(Exception):
-    """The replica will not run; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,19 @@ class Place:
 class Replica:
     """Starts an engine, moves on to another port at a clash, and follows it to its end."""
 
-    def __init__(self, service: Service, place: Place, api_key_file: Path, slot: Slot) -> None:
+    def __init__(
+        self,
+        service: Service,
+        place: Place,
+        api_key_file: Path,
+        slot: Slot,
+        *,
+        values: Mapping[str, str] | None = None,
+        nodes: tuple[str, ...] = (),
+    ) -> None:
+        """`values` are further placeholders, and `nodes` those of an engine that spans several."""
+        self._values = values or {}
+        self._nodes = nodes or (place.node,)
         self._service = service
         self._place = place
         self._api_key_file = api_key_file
@@ -61,19 +70,27 @@ class Replica:
 
     async def run(self) -> None:
         """Until the engine ended, which is always a failure: it is meant to stay. Cancelling ends the engine."""
-        reason = "the service was stopped"
+        reason = STOPPED
+        try:
+            reason = await self.follow()
+        finally:
+            await self.end(reason)
+
+    async def follow(self) -> str:
+        """Start the engine and follow it. Returns why it ended or will not run."""
         try:
             await self._reach_running()
             self._publish("running")
-            reason = await self._end()
+            return await self._end()
         except (Failed, UsageError) as error:
-            reason = str(error)
+            return str(error)
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            reason = f"cannot start the engine: {where}{error.strerror}"
-        finally:
-            await self._leave()
-            self._publish("failed", reason)
+            return engine.not_started(error)
+
+    async def end(self, reason: str) -> None:
+        """End the engine, and tell why."""
+        await self._leave()
+        self._publish("failed", reason)
 
     async def _reach_running(self) -> None:
         deadline = time.monotonic() + self._service.ready_seconds
@@ -96,20 +113,17 @@ class Replica:
 
     def _take(self, port: int) -> bool:
         """Reserve a port among ourselves, if nobody listens there."""
-        mark = ports.reserve(port)
-        if mark is None:
+        taken = ports.take(self._service.host, (port,))
+        if taken is None:
             return False
-        if not ports.is_free(self._service.host, port):
-            mark.close()
-            return False
-        self._reserved, self._port = mark, port
+        self._port, self._reserved = taken
         return True
 
     def _start(self) -> None:
         index = self._place.index
-        command = self._service.words(index, self._port, self._api_key_file)
-        environment = self._service.engine_environment(index)
-        self._process = engine.start(command, environment, self._place.log, self._slot)
+        values = {**self._values, **self._service.values(index, self._port, self._api_key_file)}
+        environment = self._service.engine_environment(index, values)
+        self._process = engine.start(self._service.words(values), environment, self._place.log, self._slot)
 
     async def _settle(self, deadline: float) -> Found:
         """Wait until the engine is ready, or somebody else has its port. Raises `Failed`."""
@@ -175,6 +189,7 @@ class Replica:
             pid=self._process.pid if self._process else None,
             status=status,
             reason=reason,
+            nodes=self._nodes,
         )
         publish(self._place.folder, published)
 
@@ -184,10 +199,7 @@ class Replica:
         return self._process
 
     def _how_it_ended(self) -> str:
-        code = self._running.returncode
-        how = f"ended with status {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
-        return f"the engine {how}{self._said()}"
+        return f"{engine.how_it_ended(self._running)}{self._said()}"
 
     def _said(self) -> str:
-        words = engine.last_words(self._place.log).replace(self._service.api_key, "…")
-        return f"; the last it said: {words}" if words else ""
+        return engine.said(self._place.log, self._service.api_key)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,10 +10,11 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm.errors import NOT_JSON, UsageError
+from tokenstorm.interfaces import interface_of
 from tokenstorm.runs import write_atomically
 
 LAST_PORT = 65535
-_PLACEHOLDER = re.compile(r"\{(port|host|index|api_key_file)\}")
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +24,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     or `auto`. The words at the positions `literal` hold such text because a user typed it, and stay as they are. `api_key_file` is
     where the key lies already, in the form that the engine wants; without it, it is written there for `{api_key_file}`.
     `host` is an address, or a network of which each node has one (see `interfaces.local_address`).
+
+    An engine that spans nodes has `parts`: one on each of so many nodes, or all of them `together` on one machine. Those
+    that are not its head run `worker_command`. `node_environment` holds placeholders as the commands do.
     """
 
     schema: Literal[1]
@@ -33,6 +38,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     command: Annotated[tuple[str, ...], Meta(min_length=1)]
     literal: tuple[int, ...] = ()
     environment: dict[str, str] = {}
+    node_environment: dict[str, str] = {}
+    parts: Annotated[int, Meta(ge=1)] | None = None
+    together: bool = False
+    worker_command: tuple[str, ...] = ()
+    worker_literal: tuple[int, ...] = ()
     api_key_env: str | None = None
     api_key_file: str | None = None
     gpus_per_replica: Annotated[int, Meta(ge=0)] | None = None
@@ -43,21 +53,24 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Service({self.service_id!r})"  # it holds a key
 
-    def words(self, index: int, port: int, api_key_file: Path) -> list[str]:
-        """The argv of one replica. Other braces stay as they are."""
-        values = {"port": str(port), "host": self.host, "index": str(index), "api_key_file": str(api_key_file)}
-        return [
-            word if number in self.literal else _PLACEHOLDER.sub(lambda found: values[found[1]], word)
-            for number, word in enumerate(self.command)
-        ]
+    def values(self, index: int, port: int, api_key_file: Path) -> dict[str, str]:
+        """What the placeholders of each replica stand for."""
+        known = {"port": str(port), "host": self.host, "index": str(index), "api_key_file": str(api_key_file)}
+        return {**known, "interface": interface_of(self.host)}
+
+    def words(self, values: Mapping[str, str], *, worker: bool = False) -> list[str]:
+        """The argv of one replica, or of a part of one that is not its head. Other braces stay as they are."""
+        command, literal = (self.worker_command, self.worker_literal) if worker else (self.command, self.literal)
+        return [word if number in literal else _filled(word, values) for number, word in enumerate(command)]
 
     def wants_key_file(self) -> bool:
         """Whether its engines read their key from a file."""
         return any("{api_key_file}" in word for number, word in enumerate(self.command) if number not in self.literal)
 
-    def engine_environment(self, index: int) -> dict[str, str]:
+    def engine_environment(self, index: int, values: Mapping[str, str]) -> dict[str, str]:
         """The environment of one replica, with its key and its GPUs. Raises `UsageError` when there are too few."""
         environment = {**os.environ, **self.environment}
+        environment |= {name: _filled(text, values) for name, text in self.node_environment.items()}
         if self.api_key_env:
             environment[self.api_key_env] = self.api_key
         if self.gpus_per_replica:
@@ -80,16 +93,21 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         return mine
 
 
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
+
+
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """`replica.<node>.<index>.json`: where a replica listens and how it does."""
+    """`replica.<node>.<index>.json`: where a replica listens and how it does. `nodes` are those of its parts, its head's first."""
 
     replica: str
     node: str
     host: str
-    port: int
+    port: int | None
     pid: int | None
     status: Literal["starting", "running", "failed"]
     reason: str = ""
+    nodes: tuple[str, ...] = ()
     schema: int = 1
 
 
@@ -110,3 +128,8 @@ def publish(folder: Path, published: Published) -> None:
     """Make it known, at once and whole, to whoever can read the folder as this user."""
     path = folder / f"replica.{published.replica}.json"
     write_atomically(path, msgspec.json.encode(published), mode=0o600)
+
+
+def unpublish(folder: Path, replica: str) -> None:
+    """Take back what was published: somebody else tells it now."""
+    (folder / f"replica.{replica}.json").unlink(missing_ok=True)

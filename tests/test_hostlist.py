@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenstorm.cluster.hostlist import expand
+from tokenstorm.hostlist import expand
 
 
 @pytest.mark.parametrize(
