@@ -35,10 +35,10 @@ class Login:
 
 
 @contextlib.contextmanager
-def sshd(home: Path, more: str = "", sftp: str = "internal-sftp") -> Iterator[Login]:
+def sshd(home: Path, more: str = "", sftp: str | None = "internal-sftp") -> Iterator[Login]:
     """Run an sshd as Debian ships it (MaxSessions 10), with its keys and known_hosts in `home`; `more` configures it.
 
-    `sftp` is the command of its SFTP subsystem.
+    `sftp` is the command of its SFTP subsystem; None for a server without one.
     """
     assert SSHD is not None
     home.mkdir()
@@ -52,7 +52,8 @@ def sshd(home: Path, more: str = "", sftp: str = "internal-sftp") -> Iterator[Lo
     (home / "conf").write_text(
         f"{more}"  # sshd takes what it reads first
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {home}/authorized\n"
-        f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\nSubsystem sftp {sftp}\n"
+        f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nUseDNS no\nMaxSessions 10\n"
+        f"{f'Subsystem sftp {sftp}' if sftp else ''}\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "conf"], stderr=subprocess.DEVNULL)

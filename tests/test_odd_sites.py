@@ -88,6 +88,8 @@ SITES = [
     Odd("an unknown id without a word", "scancel", '[[ $* != *--user* ]] || real "$@"', a_job_that_is_cancelled_ends),
     Odd("scancel talks", "scancel", 'echo "scancel: Terminating job" >&2; real "$@"', a_job_that_is_cancelled_ends),
     Odd("an sftp-server that logs", "sftp", "echo 'sftp-server starts' >&2; real", files_come_and_go),
+    Odd("a start-up file that prints", "sftp", "echo Welcome; real", files_come_and_go),
+    Odd("an sftp-server that ends", "sftp", "exit 1", files_come_and_go),
 ]
 
 

@@ -9,7 +9,8 @@
     ├── ApiError               an API refused a call, or did not answer; carries its problem document
     └── ClusterError           where jobs run, something went wrong
         ├── Unreachable        the machine cannot be reached: nothing was done
-        │   └── NoNodeFree     all nodes are busy, and nothing is known to be wrong
+        │   ├── NoNodeFree     all nodes are busy, and nothing is known to be wrong
+        │   └── RefusedFile    it does not do with a file what it was asked to
         ├── Unconfirmed        it was lost on the way: what was asked for happened, or did not
         ├── CommandFailed      a command there ended badly; carries argv, status and what it said
         └── RefusedJob         the scheduler does not take this job
@@ -96,6 +97,10 @@ class Unreachable(ClusterError):
 
 class NoNodeFree(Unreachable):
     """No node was free in time; nothing is known to be wrong."""
+
+
+class RefusedFile(Unreachable):
+    """The machine does not do with a file what it was asked to; the message has its own words."""
 
 
 class Unconfirmed(ClusterError):

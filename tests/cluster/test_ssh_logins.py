@@ -15,7 +15,8 @@ import pytest
 
 from passwords import conversation, site
 from sshd import MISSING, SSHD, Kind, Login, sshd
-from tokenstorm.cluster.ssh import Ask, BackOff, SSHManager
+from tokenstorm.cluster.backoff import BackOff
+from tokenstorm.cluster.ssh import Ask, SSHManager
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
 from waiting import finish, until

@@ -16,12 +16,13 @@ from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit,
 from tokenstorm.cluster.hold import Say, keys, probe_job, submitted, written
 from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
+from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
 from tokenstorm.cluster.site import make_base, open_shell, site_over
 from tokenstorm.cluster.slurm import directives
 from tokenstorm.cluster.ssh import Ask
 from tokenstorm.config import Profile
-from tokenstorm.errors import NoNodeFree, RefusedJob, TokenstormError, Unreachable
+from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormError, Unreachable
 
 
 def _to_nobody(line: str) -> None:
@@ -123,7 +124,7 @@ async def _base_path(visit: Visit) -> Finding:
     try:
         await shell.put(visit.folder / "from-login", b"login")
         await shell.get(visit.folder / "from-login")
-    except Unreachable as error:
+    except RefusedFile as error:
         return "failed", f"{error}; choose another base_path, or see its quota and who owns it"
     text = 'stat -c "%a %U" -- "$1"; id -un'
     done = await shell.run(["sh", "-c", text, "sh", str(profile.base_path)])
@@ -135,7 +136,8 @@ async def _base_path(visit: Visit) -> Finding:
         )
     if mode != "700":
         return "warning", f"{profile.base_path} has mode {mode}: others may look into it; chmod 700 {profile.base_path}"
-    return "ok", f"{profile.base_path} can be written and is this user's alone"
+    by = f"; files go by commands: {shell.no_sftp}" if isinstance(shell, Remote) and shell.no_sftp else ""
+    return "ok", f"{profile.base_path} can be written and is this user's alone{by}"
 
 
 async def _cpu(visit: Visit) -> Finding:

@@ -17,7 +17,7 @@ from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell, Streams
 from tokenstorm.config import Profile
-from tokenstorm.errors import CommandFailed, RefusedJob, Unconfirmed, Unreachable, UsageError
+from tokenstorm.errors import CommandFailed, RefusedFile, RefusedJob, Unconfirmed, UsageError
 
 KILL_AFTER_SECONDS = 10.0
 """How long a job has after TERM, before KILL."""
@@ -225,7 +225,7 @@ def _told(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         message = f"{what}: {error.strerror}"
-        raise Unreachable(message) from error
+        raise RefusedFile(message) from error
 
 
 def _make(folder: Path) -> None:

@@ -22,8 +22,9 @@ from contextlib import asynccontextmanager
 from math import ceil
 from pathlib import Path
 
+from tokenstorm.cluster.backoff import BackOff
 from tokenstorm.cluster.reach import CONNECT_SECONDS
-from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, BackOff, about_a_refusal, about_its_key
+from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, about_a_refusal, about_its_key
 from tokenstorm.cluster.tty import restore
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError

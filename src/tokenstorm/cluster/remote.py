@@ -20,6 +20,7 @@ from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.reach import CONNECT_SECONDS, LostEarly, Reach, pair
 from tokenstorm.cluster.relay import hung_up
 from tokenstorm.cluster.shell import Output, Streams
+from tokenstorm.cluster.transfer import ByCommands, Leftovers
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 
 SESSIONS = 8
@@ -57,6 +58,10 @@ class Remote(ABC):
         self._lost = lost
         self._closed: tuple[type[Exception], ...] = (*lost, RuntimeError)  # uvloop's, for a pipe that is closed
         self._sessions = asyncio.Semaphore(SESSIONS)
+        self._left = Leftovers()
+        self._by_commands = ByCommands(self.run, host, self._left)
+        self.no_sftp = ""
+        """Why files go by commands where they might go by SFTP; empty where they do, or may yet."""
         self._carrying: set[asyncio.Task[None]] = set()
         self.reach = Reach(self.login, self._forward, self._talk, lost, inside)
 
@@ -146,17 +151,17 @@ class Remote(ABC):
     async def open_unix_connection(self, path: PurePosixPath) -> Streams:
         return await self._twice(lambda: self.reach.open_unix(path))
 
-    @abstractmethod
-    async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None: ...
+    async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
+        await self._by_commands.put(path, data, mode)
 
-    @abstractmethod
-    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes: ...
+    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
+        return await self._by_commands.get(path, offset, limit)
 
-    @abstractmethod
-    async def list(self, path: PurePosixPath) -> list[str]: ...
+    async def list(self, path: PurePosixPath) -> list[str]:
+        return await self._by_commands.list(path)
 
-    @abstractmethod
-    async def remove(self, path: PurePosixPath) -> None: ...
+    async def remove(self, path: PurePosixPath) -> None:
+        await self._by_commands.remove(path)
 
     async def close(self) -> None:
         await self.reach.close()

@@ -6,11 +6,7 @@ without it a frozen server would hang every command for ever. Every method has a
 
 import asyncio
 import contextlib
-import posixpath
-import secrets
-import stat
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
@@ -18,53 +14,22 @@ from typing import TypeVar
 
 import asyncssh
 
+from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
 from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden, LostEarly
 from tokenstorm.cluster.remote import AGAIN_SECONDS, NoRoom, Remote, Session
+from tokenstorm.cluster.sftp import BySftp, NoSftp, told_apart
 from tokenstorm.cluster.shell import Streams
+from tokenstorm.cluster.transfer import Files
 from tokenstorm.config import Ssh
-from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
+from tokenstorm.errors import Unreachable, UsageError
 
 PORT = 22
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
 TYPING_SECONDS = 180.0
-TRANSFER_SECONDS, SLOWEST_BYTES_PER_SECOND = 60.0, 100_000
-BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""How long after a failed login the next one is tried, by the number of failures."""
-REFUSED_SECONDS = (10.0, 60.0, 240.0, 600.0)
-"""The same after one that was refused: sites ban those who try again and again."""
-_LOST = (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 
 T = TypeVar("T")
 Ask = Callable[[str, bool], str]
 """Asks the user: the prompt, and whether what is typed is shown. It blocks, and is called in a thread."""
-
-
-class BackOff:
-    """When a login may be tried again, and why the last one failed."""
-
-    def __init__(self, seconds: Sequence[float], clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._clock = seconds, clock
-        self._failed = self._refused = 0
-        self._not_before = 0.0
-        self._why = ""
-
-    def check(self) -> None:
-        """Raises `Unreachable` while it is too early."""
-        if self._clock() < self._not_before:
-            raise Unreachable(self._why)
-
-    def failed(self, why: str, *, refused: bool = False) -> Unreachable:
-        """Note a failure; the error to raise."""
-        count, steps = (self._refused, REFUSED_SECONDS) if refused else (self._failed, self._seconds)
-        self._not_before = self._clock() + steps[min(count, len(steps) - 1)]
-        self._failed += 1
-        self._refused += refused
-        self._why = why
-        return Unreachable(why)
-
-    def succeeded(self) -> None:
-        """Forget it all."""
-        self._failed = self._refused = 0
 
 
 async def typed(ask: Ask, prompt: str, shown: bool) -> str:  # noqa: FBT001 - as SSH servers say it of each prompt
@@ -139,7 +104,8 @@ class SSHManager(Remote):
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
         self._back_off = BackOff(back_off_seconds)
-        self._left: set[str] = set()
+        self._by_sftp = BySftp(self._sftp, self._said, self._left)
+        self.no_sftp = ""
 
     async def login(self) -> None:
         await self._connected()
@@ -185,48 +151,27 @@ class SSHManager(Remote):
         return await self._carried(reader, writer, end)
 
     async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
-        """A transfer that was cut leaves at most a file with a temporary name, which the next one removes."""
-        temporary = str(path.parent / f".{path.name}.{secrets.token_hex(6)}")
-        seconds = TRANSFER_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
-        async with self._files(f"cannot write {path}", changing=True, seconds=seconds) as files:
-            for left in tuple(self._left):
-                with contextlib.suppress(asyncssh.SFTPNoSuchFile):
-                    await files.remove(left)
-                self._left.discard(left)
-            await _make(files, str(path.parent))
-            try:
-                attributes = asyncssh.SFTPAttrs(permissions=0o600)
-                async with files.open(temporary, "wb", attributes) as file:
-                    await file.write(data)
-                await files.chmod(temporary, mode)
-                await files.posix_rename(temporary, str(path))
-            except BaseException as error:
-                self._left.add(temporary)
-                with contextlib.suppress(asyncssh.SFTPError):
-                    if isinstance(error, asyncssh.SFTPError):
-                        await files.remove(temporary)
-                        self._left.discard(temporary)
-                raise
+        await self._moved(lambda files: files.put(path, data, mode))
 
     async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
-        async with self._files(f"cannot read {path}") as files, files.open(str(path), "rb") as file:
-            return _bytes(await file.read(-1 if limit is None else limit, offset))
+        return await self._moved(lambda files: files.get(path, offset, limit))
 
     async def list(self, path: PurePosixPath) -> list[str]:
-        try:
-            async with self._files(f"cannot list {path}") as files:
-                return sorted(str(name) for name in await files.listdir(str(path)) if name not in {".", ".."})
-        except FileNotFoundError:
-            return []
+        return await self._moved(lambda files: files.list(path))
 
     async def remove(self, path: PurePosixPath) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            async with self._files(f"cannot remove {path}", changing=True) as files:
-                kind = (await files.lstat(str(path))).permissions or 0
-                if stat.S_ISDIR(kind):
-                    await files.rmtree(str(path))
-                else:
-                    await files.remove(str(path))
+        await self._moved(lambda files: files.remove(path))
+
+    async def _moved(self, work: Callable[[Files], Awaitable[T]]) -> T:
+        """By SFTP, until a command could do what it could not; from then on by commands."""
+        if self.no_sftp:
+            return await work(self._by_commands)
+        try:
+            return await work(self._by_sftp)
+        except NoSftp as error:
+            done = await work(self._by_commands)
+            self.no_sftp = str(error)
+            return done
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -326,39 +271,23 @@ class SSHManager(Remote):
             name = f"[{name}]:{there.port}"
         return about_its_key(file, f"{name} {key.export_public_key('openssh').decode().strip()}", key.get_fingerprint())
 
-    @contextlib.asynccontextmanager
-    async def _files(
-        self, what: str, *, changing: bool = False, seconds: float = TRANSFER_SECONDS
-    ) -> AsyncIterator[asyncssh.SFTPClient]:
-        """An SFTP session, with its errors as ours. Whether something happened is unknown where it was to change."""
-        opened = False
-        await self.login()
-        try:
-            async with asyncio.timeout(seconds), self._sessions, await self._sftp() as files:
-                opened = changing
-                yield files
-        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
-            raise FileNotFoundError(f"{what}: {error.reason}") from error  # noqa: EM102
-        except TimeoutError:
-            message = self._said(f"{what} in {seconds:.0f} s")
-            raise (Unconfirmed if opened else Unreachable)(message) from None
-        except (OSError, asyncssh.Error) as error:
-            lost = opened and (isinstance(error, _LOST) or not isinstance(error, asyncssh.SFTPError))
-            why = (
-                f"{error} (is the disk full, or a quota used up?)" if isinstance(error, asyncssh.SFTPFailure) else error
-            )
-            raise (Unconfirmed if lost else Unreachable)(self._said(f"{what}: {why}")) from error
-
-    async def _sftp(self) -> asyncssh.SFTPClient:
+    @asynccontextmanager
+    async def _sftp(self) -> AsyncIterator[asyncssh.SFTPClient]:
         """Waits for others to end where the server has no room for one more session."""
-        while True:
-            connection = await self._connected()
-            try:
-                return await _opened(connection.start_sftp_client(), asyncssh.SFTPClient.exit)
-            except asyncssh.ChannelOpenError:
-                if connection.is_closed():
-                    raise
-            await asyncio.sleep(AGAIN_SECONDS)
+        async with self._sessions:
+            while True:
+                connection = await self._connected()
+                try:
+                    async with told_apart(connection):
+                        async with asyncio.timeout(CONNECT_SECONDS):
+                            files = await _opened(connection.start_sftp_client(), asyncssh.SFTPClient.exit)
+                        async with files:
+                            yield files
+                            return
+                except asyncssh.ChannelOpenError:
+                    if connection.is_closed():
+                        raise
+                await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _opened(opening: Awaitable[T], close: Callable[[T], object]) -> T:
@@ -412,18 +341,3 @@ async def _agent_has(public: bytes) -> bool:
             await agent.wait_closed()
     except (OSError, ValueError, asyncssh.Error):
         return False
-
-
-async def _make(files: asyncssh.SFTPClient, folder: str) -> None:
-    """Make a folder, and those above it that are missing, for this user alone."""
-    if await files.isdir(folder):
-        return
-    if (above := posixpath.dirname(folder)) != folder:
-        await _make(files, above)
-    with contextlib.suppress(asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):  # another was quicker
-        await files.mkdir(folder, asyncssh.SFTPAttrs(permissions=0o700))
-
-
-def _bytes(data: object) -> bytes:
-    assert isinstance(data, bytes)
-    return data
