@@ -9,12 +9,15 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tokenstorm.node import words
 from tokenstorm.node.keeper import Slot
 from tokenstorm.runs import signal_name
 
 LEAVE_SECONDS = 5.0
 """How long an engine has after TERM, before KILL. Shorter than what the scheduler gives us."""
 PROBE_SECONDS = 5.0
+LOOKED_AT = 65536
+"""Bytes of a log's end that are searched for what an engine said last."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -75,20 +78,21 @@ def how_it_ended(process: subprocess.Popen[bytes]) -> str:
 
 def said(log: Path, secret: str) -> str:
     """What an engine said last, as the end of a sentence, without its secret; nothing if it was silent."""
-    words = last_words(log).replace(secret, "…")
-    return f"; the last it said: {words}" if words else ""
+    told = last_words(log, secret)
+    return f"; the last it said: {told}" if told else ""
 
 
-def last_words(log: Path) -> str:
-    """The last line that an engine said, for whoever wants to know why it ended."""
+def last_words(log: Path, secret: str) -> str:
+    """What an engine said last, without its secret."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 2000))
-            lines = file.read().decode(errors="replace").split("\n")
+            begin = max(0, log.stat().st_size - LOOKED_AT)
+            file.seek(begin)
+            text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1] if said else ""
+    text = text[len(secret) :] if begin else text  # it may begin with a part of the secret
+    return words.last_words(text.replace(secret, "…"))
 
 
 async def ask(host: str, port: int, path: str, key: str | None) -> int | None:
