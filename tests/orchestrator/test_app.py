@@ -193,7 +193,7 @@ def test_logs_are_read_on_from_where_they_ended(tmp_path: Path) -> None:
 def test_recipes_tell_what_can_be_changed(tmp_path: Path) -> None:
     async def test(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
         listed = (await api.get("/recipes")).json()
-        assert listed["count"] == len(listed["recipes"]) == 7
+        assert listed["count"] == len(listed["recipes"]) == 9
         recipe = (await api.get("/recipes/inference/vllm-replicas")).json()
         assert (recipe["resources"]["gpu"], recipe["resources"]["replicas_per_node"]) == (4, 4)
         by_name: dict[str, Any] = {parameter["name"]: parameter for parameter in recipe["parameters"]}

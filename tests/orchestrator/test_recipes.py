@@ -44,8 +44,9 @@ def wrong(text: str) -> str:
     return str(caught.value)
 
 
-def test_seven_recipes_are_shipped_and_all_can_be_started_as_they_are() -> None:
-    names = ["llama-cpp", "sglang", "sim-replicas", "sim-single-node", "vllm-cpu", "vllm-replicas", "vllm-single-node"]
+def test_nine_recipes_are_shipped_and_all_can_be_started_as_they_are() -> None:
+    names = ["llama-cpp", "sglang", "sglang-multi-node", "sim-replicas", "sim-single-node", "vllm-cpu"]
+    names += ["vllm-multi-node", "vllm-replicas", "vllm-single-node"]
     assert list(RECIPES.by_name) == [f"inference/{name}" for name in names]
     for name in names:
         command = prepared(name).command
@@ -54,14 +55,14 @@ def test_seven_recipes_are_shipped_and_all_can_be_started_as_they_are() -> None:
 
 
 def test_a_recipe_that_is_not_there_is_answered_with_those_that_are() -> None:
-    with pytest.raises(Unknown, match=r"inference/sglang, inference/sim-replicas"):
+    with pytest.raises(Unknown, match=r"inference/sglang, inference/sglang-multi-node"):
         RECIPES.get("inference/nothing")
 
 
 def test_the_replicas_of_a_node_are_its_gpus_by_those_of_a_replica() -> None:
-    assert (prepared("vllm-replicas").resources.replicas, prepared("vllm-replicas").total_replicas) == (4, 4)
+    assert (prepared("vllm-replicas").resources.replicas, prepared("vllm-replicas").resources.total_replicas) == (4, 4)
     halves = prepared("vllm-replicas", resources={"nodes": 3, "gpu": 8, "gpu_per_replica": 2})
-    assert (halves.resources.replicas, halves.total_replicas) == (4, 12)
+    assert (halves.resources.replicas, halves.resources.total_replicas) == (4, 12)
     assert halves.command[halves.command.index("--tensor-parallel-size") + 1] == "2"
 
 
@@ -173,7 +174,7 @@ def test_what_was_typed_reaches_argv_and_environment_as_typed(typed: str) -> Non
 
 def test_a_simulated_engine_stands_in_with_as_many_replicas_and_says_so() -> None:
     launch = simulated(prepared("vllm-replicas", model="big"), "/py", "this machine has no GPU")
-    assert (launch.engine, launch.model, launch.total_replicas) == ("simulated", "big", 4)
+    assert (launch.engine, launch.model, launch.resources.total_replicas) == ("simulated", "big", 4)
     assert (launch.resources.gpu, launch.resources.is_group) == (0, True)
     assert launch.command[:3] == ("/py", "-m", "tokenstorm.simulator")
     assert "no GPU for vllm" in launch.note
@@ -189,7 +190,7 @@ def test_a_simulated_engine_stands_in_with_as_many_replicas_and_says_so() -> Non
         ("engine: vllm", "engine: vllm\nengine: x", 3, "the key `engine` is there twice"),
         ("engine: vllm", "engine: vllm\n1: x", 3, "a key must be text, not '1'"),
         ("  - serve", "  - 17", 5, "must be words of text, not 17"),
-        ("  - serve", '  - "{modle}"', 5, "names `{modle}`: there are api_key_file, host, index, model, port"),
+        ("  - serve", '  - "{modle}"', 5, "names `{modle}`: there are api_key_file, head, head_port, host, index"),
         ("  - serve", '  - "{api_key_file}"', 5, "needs an `api_key` with a `file`"),
         ("  - serve", '  - "{profile.model_dir}"', 5, "may be missing: write it as {if: profile.model_dir"),
         ("  - serve", "  - {if: nothing, words: [x]}", 5, "`command.0.if` names 'nothing'"),

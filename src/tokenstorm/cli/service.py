@@ -184,7 +184,8 @@ def _show_recipe(recipe: Recipe) -> None:
             ("", recipe.description),
             ("engine", recipe.engine),
             ("nodes", resources.nodes),
-            ("replicas per node", resources.replicas_per_node),
+            ("replicas per node", None if resources.nodes_per_replica else resources.replicas_per_node),
+            ("nodes per replica", resources.nodes_per_replica),
             ("GPUs per node", resources.gpu),
             ("time limit", f"{resources.time_limit} min"),
         ]
@@ -228,9 +229,12 @@ def _show(service: Service, *, as_json: bool) -> None:
         ]
     )
     if isinstance(service, ServiceGroup) and service.node_jobs:
-        rows = [(one.id, one.status, one.endpoint, one.reason) for job in service.node_jobs for one in job.replicas]
+        replicas = [one for job in service.node_jobs for one in job.replicas]
         show_text("")
-        show_table(("REPLICA", "STATUS", "ENDPOINT", ""), rows)
+        show_table(
+            ("REPLICA", "STATUS", "NODES", "ENDPOINT", ""),
+            [(one.id, one.status, one.nodes, one.endpoint, one.reason) for one in replicas],
+        )
 
 
 def _config(text: str | None, settings: Sequence[str]) -> dict[str, Any]:

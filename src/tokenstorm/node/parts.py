@@ -75,9 +75,9 @@ def parts_here(service: Service, environment: Mapping[str, str], node: str) -> l
     assert service.parts, "the service has parts"
     run = f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_RESTART_COUNT', '0')}"
     if service.together:
-        numbers = [divmod(number, service.parts) for number in range(service.replicas_per_node * service.parts)]
-        nodes = (node,) * service.parts
-        return [Part(engine, rank, service.parts, index, nodes, run) for index, (engine, rank) in enumerate(numbers)]
+        places = [(engine, rank) for rank in range(service.parts) for engine in range(service.replicas_per_node)]
+        nodes = (node,) * service.parts  # heads first, so that they have the numbers of the replicas
+        return [Part(engine, rank, service.parts, index, nodes, run) for index, (engine, rank) in enumerate(places)]
     number = environment.get("SLURM_NODEID", "")
     if not number.isdecimal():
         message = (

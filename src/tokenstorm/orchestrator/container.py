@@ -4,7 +4,7 @@ Variables, the API key among them, reach the engine through the environment, whi
 the command line. What the recipe sets is said in the runtime's own way too, so that it wins over what the image sets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -31,13 +31,25 @@ def contained(launch: Launch, profile: Profile, folder: PurePosixPath) -> Launch
     gpu = ["--nv"] if launch.resources.gpu else []
     prefix = [runtime, "exec", *gpu, *_binds(there), str(image)]
     environment = {**_OWN_PYTHON, **launch.environment}
-    said = {f"{_PREFIX[runtime]}{name}": value for name, value in environment.items()}
+    later = launch.node_environment
     return replace(
         launch,
         command=(*prefix, *launch.command),
-        literal=(*range(len(prefix)), *(number + len(prefix) for number in launch.literal)),
-        environment={**environment, **said},
+        literal=_behind(prefix, launch.literal),
+        worker_command=(*prefix, *launch.worker_command) if launch.worker_command else (),
+        worker_literal=_behind(prefix, launch.worker_literal) if launch.worker_command else (),
+        environment={**environment, **_said(environment, runtime)},
+        node_environment={**later, **_said(later, runtime)},
     )
+
+
+def _behind(prefix: Sequence[str], literal: Sequence[int]) -> tuple[int, ...]:
+    """The positions of literal words behind a prefix, whose own words are literal, too."""
+    return (*range(len(prefix)), *(number + len(prefix) for number in literal))
+
+
+def _said(environment: Mapping[str, str], runtime: str) -> dict[str, str]:
+    return {f"{_PREFIX[runtime]}{name}": value for name, value in environment.items()}
 
 
 def image_path(image: str, container: Container, profile: str) -> PurePosixPath:

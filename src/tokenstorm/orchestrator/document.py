@@ -60,6 +60,13 @@ class Section:
             raise wrong(self, key, f"must be a whole number from {least} to {most}, not {value!r}")
         return value
 
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise wrong(self, key, f"must be true or false, not {value!r}")
+        return value
+
     def number(self, key: str, default: float, *, least: float, most: float) -> float:
         """A finite number within bounds."""
         value = self.values.get(key, default)

@@ -10,6 +10,7 @@ from tokenstorm.errors import UsageError
 
 from .parameters import Parameter, Value, memory_mb, shown
 from .recipes import (
+    IS_WORKER,
     OF_THE_NODE,
     PLACEHOLDER,
     VARIABLE,
@@ -50,10 +51,11 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What runs as one service: on each of `resources.nodes` nodes, `resources.replicas` engines.
+    """What runs as one service: on each of `resources.nodes` nodes, `resources.replicas` engines or parts of them.
 
     `command` is an argv in which `{host}`, `{port}`, `{index}` and `{api_key_file}` are filled in where it starts, except
-    in the words at the positions `literal`: those hold such text because a user typed it.
+    in the words at the positions `literal`: those hold such text because a user typed it. An engine over several nodes has `parts`, on a node each or `together` on one machine, of
+    which all but the head run `worker_command`. `node_environment` is filled in as the commands are.
     """
 
     recipe_name: str
@@ -61,7 +63,12 @@ class Launch:
     model: str
     command: tuple[str, ...]
     literal: tuple[int, ...] = ()
+    worker_command: tuple[str, ...] = ()
+    worker_literal: tuple[int, ...] = ()
+    parts: int | None = None
+    together: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    node_environment: Mapping[str, str] = field(default_factory=dict)
     base_port: int
     resources: Resources
     probe: Probe
@@ -70,9 +77,9 @@ class Launch:
     note: str = ""
 
     @property
-    def total_replicas(self) -> int:
-        """Engines on all nodes."""
-        return self.resources.nodes * self.resources.replicas
+    def processes_per_node(self) -> int:
+        """Engines on one node, or parts of them."""
+        return self.resources.replicas * (self.parts or 1 if self.together else 1)
 
 
 def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) -> Launch:
@@ -85,14 +92,21 @@ def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) ->
     resources = _resources(recipe.resources, _mapping(config, "resources"))
     given = {name: _parameter(parameter, config) for name, parameter in recipe.parameters.items()}
     values: dict[str, Value] = {**given, **_of_profile(settings), **_of_resources(resources)}
-    command, literal = _command(recipe.command, values)
+    command, literal = _command(recipe.command, {**values, IS_WORKER: False})
+    parts = resources.nodes_per_engine
+    worker_command, worker_literal = _command(recipe.command, {**values, IS_WORKER: True}) if parts else ((), ())
+    environment, node_environment = _environment(recipe, _mapping(config, "environment"), values)
     return Launch(
         recipe_name=recipe.name,
         engine=recipe.engine,
         model=_filled(recipe.model, values),
         command=command,
         literal=literal,
-        environment=_environment(recipe, _mapping(config, "environment"), values),
+        worker_command=worker_command,
+        worker_literal=worker_literal,
+        parts=parts,
+        environment=environment,
+        node_environment=node_environment,
         base_port=recipe.base_port,
         resources=resources,
         probe=recipe.probe,
@@ -105,19 +119,25 @@ def simulated(launch: Launch, python: str, why: str) -> Launch:
     """The same service by the simulator, where there is no GPU for the engine, which is `why`. It says so."""
     words = ["--host", "{host}", "--port", "{port}", "--model", launch.model, "--api-key-env", _SIMULATOR_KEY]
     command = (python, "-m", "tokenstorm.simulator", *words)
-    replicas = launch.resources.replicas
+    resources = with_one_node_each(launch.resources)
+    replicas = resources.replicas
     return replace(
         launch,
         engine=SIMULATED,
         command=command,
         literal=(command.index("--model") + 1,) if _looks_filled(launch.model) else (),
+        worker_command=(),
+        worker_literal=(),
+        parts=None,
+        together=False,
+        node_environment={},
         resources=replace(
-            launch.resources,
+            resources,
             cpu=replicas,
             memory_mb=None,
             gpu=0,
             gpu_per_replica=None,
-            replicas_per_node=replicas if launch.resources.is_group else None,
+            replicas_per_node=replicas if resources.is_group else None,
         ),
         probe=Probe(),
         image=None,
@@ -125,6 +145,36 @@ def simulated(launch: Launch, python: str, why: str) -> Launch:
         note=f"{why} for {launch.engine}: a simulated engine answers for {launch.model}, "
         "and its numbers speak of no real engine",
     )
+
+
+def with_one_node_each(resources: Resources) -> Resources:
+    """The same engines, where none spans nodes: one on each of as many nodes as there are engines."""
+    if not resources.spans_nodes:
+        return resources
+    engines = resources.total_replicas
+    each = 1 if resources.is_group else None
+    return replace(resources, nodes=engines, spans_nodes=False, nodes_per_replica=None, replicas_per_node=each)
+
+
+def on_one_machine(launch: Launch) -> Launch:
+    """The same service where there is one machine: parts of an engine that spans nodes are processes beside each other.
+
+    Raises ConfigError for other services that want several nodes.
+    """
+    resources = launch.resources
+    if launch.parts is None:
+        if resources.nodes > 1:
+            raise ConfigError(field="config.resources.nodes", message="must be 1: this profile has one machine")
+        return launch
+    here = replace(
+        with_one_node_each(resources),
+        nodes=1,
+        cpu=resources.cpu * resources.nodes,
+        memory_mb=resources.memory_mb and resources.memory_mb * resources.nodes,
+        gpu=resources.gpu * resources.nodes,
+        replicas_per_node=resources.total_replicas if resources.is_group else None,
+    )
+    return replace(launch, resources=here, together=True)
 
 
 def service_file(launch: Launch, service_id: str, api_key: str, host: str, folder: PurePosixPath) -> dict[str, object]:
@@ -138,10 +188,15 @@ def service_file(launch: Launch, service_id: str, api_key: str, host: str, folde
         "host": host,
         "command": list(launch.command),
         "literal": list(launch.literal),
+        "worker_command": list(launch.worker_command),
+        "worker_literal": list(launch.worker_literal),
+        "parts": launch.parts,
+        "together": launch.together,
         "environment": dict(launch.environment),
+        "node_environment": dict(launch.node_environment),
         "api_key_env": launch.key.variable,
         "api_key_file": str(folder / launch.key.file) if launch.key.file else None,
-        "gpus_per_replica": launch.resources.gpu // launch.resources.replicas,
+        "gpus_per_replica": launch.resources.gpu // launch.processes_per_node,
         "health_path": launch.probe.path,
         "models_path": launch.probe.models_path,
         "ready_seconds": launch.probe.timeout_seconds,
@@ -164,7 +219,7 @@ def _parameter(parameter: Parameter, config: Mapping[str, object]) -> Value:
 
 def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
     least = {"nodes": 1, "cpu": 1, "gpu": 0, "time_limit": 1}
-    least |= {name: 1 for name in ("gpu_per_replica", "replicas_per_node") if getattr(defaults, name) is not None}
+    least |= {name: 1 for name in _PER_REPLICA if getattr(defaults, name) is not None}
     valid = sorted((*least, "memory"))
     changed: dict[str, int | None] = {}
     for name, value in given.items():
@@ -183,11 +238,12 @@ def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
         else:
             changed[name] = value
     resources = replace(defaults, **changed)  # type: ignore[arg-type]
-    if complaint := unfit(resources):
-        raise ConfigError(field="config.resources.gpu", message=complaint)
+    if found := unfit(resources):
+        raise ConfigError(field=f"config.resources.{found[0]}", message=found[1])
     return resources
 
 
+_PER_REPLICA = ("gpu_per_replica", "replicas_per_node", "nodes_per_replica")
 _MOST = {
     "nodes": 10_000,
     "cpu": 10_000,
@@ -195,6 +251,7 @@ _MOST = {
     "time_limit": 1_000_000,
     "gpu_per_replica": 64,
     "replicas_per_node": 64,
+    "nodes_per_replica": 10_000,
 }
 
 
@@ -213,6 +270,8 @@ def _of_resources(resources: Resources) -> dict[str, Value]:
         "resources.cpu": resources.cpu,
         "resources.gpu": max(resources.gpu, 1),
         "resources.gpu_per_replica": resources.gpu_per_replica or 1,
+        "resources.gpu_total": max(resources.gpu, 1) * (resources.nodes_per_engine or 1),
+        "nnodes": resources.nodes_per_engine or 1,
     }
 
 
@@ -231,12 +290,18 @@ def _command(entries: tuple[Words, ...], values: Mapping[str, Value]) -> tuple[t
     return tuple(command), tuple(literal)
 
 
-def _environment(recipe: Recipe, given: Mapping[str, object], values: Mapping[str, Value]) -> dict[str, str]:
-    """The recipe's variables, less those that name what is not set, and the user's, of which null takes one away."""
+def _environment(
+    recipe: Recipe, given: Mapping[str, object], values: Mapping[str, Value]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The recipe's variables, less those that name what is not set, and the user's, of which null takes one away.
+
+    Those that are filled in where the engine starts come apart, as the second.
+    """
+    later = {name: text for name, text in recipe.environment.items() if _looks_filled(text)}
     found = {
         name: _filled(text, values)
         for name, text in recipe.environment.items()
-        if not any(values[used] is None for used in PLACEHOLDER.findall(text))
+        if name not in later and not any(values[used] is None for used in PLACEHOLDER.findall(text))
     }
     for name, value in given.items():
         where = f"config.environment.{name}"
@@ -244,11 +309,11 @@ def _environment(recipe: Recipe, given: Mapping[str, object], values: Mapping[st
             raise ConfigError(field=where, message="is no name for a variable: use letters, digits and _")
         if name in (recipe.key.variable, _SIMULATOR_KEY):
             raise ConfigError(field=where, message="is the API key, which tokenstorm makes itself: leave it out")
-        if value is None:
-            found.pop(name, None)
-        else:
+        found.pop(name, None)
+        later.pop(name, None)
+        if value is not None:
             found[name] = _variable(where, value)
-    return found
+    return found, later
 
 
 def _variable(where: str, value: object) -> str:

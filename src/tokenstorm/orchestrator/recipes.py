@@ -15,11 +15,17 @@ from .parameters import KINDS, Parameter, memory_mb
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?)\}")
-OF_THE_NODE = frozenset(("host", "port", "index", "api_key_file"))
+OF_THE_NODE = frozenset(("host", "port", "index", "api_key_file", "interface", "head", "head_port", "node_rank"))
 """Placeholders that get their value where the replica is started."""
+IS_WORKER = "is_worker"
+"""The condition of words for the parts of an engine that are not its head."""
+OF_SEVERAL_NODES = frozenset(("head", "head_port", "node_rank", "nnodes", IS_WORKER))
+"""What only an engine over several nodes has."""
 OF_THE_PROFILE = frozenset(("profile.model_dir", "profile.hf_home", "profile.offline", "profile.python"))
-OF_THE_RESOURCES = frozenset(("resources.nodes", "resources.cpu", "resources.gpu", "resources.gpu_per_replica"))
-RESERVED = frozenset(("environment", "resources", "api_key", *OF_THE_NODE))
+OF_THE_RESOURCES = frozenset(
+    ("resources.nodes", "resources.cpu", "resources.gpu", "resources.gpu_per_replica", "resources.gpu_total", "nnodes")
+)
+RESERVED = frozenset(("environment", "resources", "api_key", *OF_THE_NODE, *OF_SEVERAL_NODES))
 """What no parameter may be called."""
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
@@ -35,7 +41,10 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a service needs, on each of its nodes. The time limit is in minutes."""
+    """What a service needs, on each of its nodes. The time limit is in minutes.
+
+    An engine takes a node or less, or where it `spans_nodes` all of them, or in a group `nodes_per_replica`.
+    """
 
     nodes: int = 1
     cpu: int = 1
@@ -44,10 +53,22 @@ class Resources:
     time_limit: int = 60
     gpu_per_replica: int | None = None
     replicas_per_node: int | None = None
+    nodes_per_replica: int | None = None
+    spans_nodes: bool = False
+
+    @property
+    def nodes_per_engine(self) -> int | None:
+        """On how many nodes one engine runs; None for engines that need no other node than their own."""
+        return self.nodes_per_replica or (self.nodes if self.spans_nodes else None)
+
+    @property
+    def total_replicas(self) -> int:
+        """Engines on all nodes."""
+        return self.nodes // self.nodes_per_engine if self.nodes_per_engine else self.nodes * self.replicas
 
     @property
     def replicas(self) -> int:
-        """Engines on one node."""
+        """Engines on one node, or parts of them."""
         if self.gpu_per_replica:
             return self.gpu // self.gpu_per_replica
         return self.replicas_per_node or 1
@@ -55,7 +76,7 @@ class Resources:
     @property
     def is_group(self) -> bool:
         """Whether the recipe is one for replicas."""
-        return self.gpu_per_replica is not None or self.replicas_per_node is not None
+        return any(each is not None for each in (self.gpu_per_replica, self.replicas_per_node, self.nodes_per_replica))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +175,7 @@ def make_recipe(document: Document) -> Recipe:
         image=top.matching("image", r"/?[A-Za-z0-9][A-Za-z0-9._/-]*", "vllm.sif") if "image" in top.values else None,
         file=document.file,
     )
+    _check_span(top, recipe)
     used = " ".join(word for words in recipe.command for word in (*words.words, *words.otherwise))
     if "{port}" not in used or "{host}" not in used:
         raise wrong(top, "command", "must hold `{host}` and `{port}`, where the engine has to listen")
@@ -164,7 +186,16 @@ def make_recipe(document: Document) -> Recipe:
 
 _KEYS = (
     *("name", "description", "engine", "model", "command", "environment", "ports", "base_port", "gpu_per_replica"),
-    *("replicas_per_node", "resources", "readiness", "api_key", "parameters", "image"),
+    *(
+        "replicas_per_node",
+        "nodes_per_replica",
+        "spans_nodes",
+        "resources",
+        "readiness",
+        "api_key",
+        "parameters",
+        "image",
+    ),
 )
 _RESOURCE_KEYS = ("nodes", "cpu", "memory", "gpu", "time_limit")
 
@@ -218,6 +249,7 @@ def _words(
         entry = {"words": [entry]}
     part = section(top.document, ("command", number), entry, ("if", "words", "else"), ("words",))
     condition = part.text("if") if "if" in part.values else None
+    names = names | {IS_WORKER}
     if condition is not None and condition not in names:
         raise wrong(part, "if", f"names {condition!r}: there are {', '.join(sorted(names))}")
     if condition is None and "else" in part.values:
@@ -240,7 +272,7 @@ def _complaint(
 ) -> str | None:
     """What is wrong with the placeholders of one word, where the parameter `given` is known to be there."""
     used = PLACEHOLDER.findall(word)
-    valid = names | OF_THE_NODE
+    valid = (names | OF_THE_NODE) - {IS_WORKER}
     for name in used:
         if name not in valid:
             return f"{word!r} names `{{{name}}}`: there are {', '.join(sorted(valid))}"
@@ -262,9 +294,12 @@ def _environment(top: Section, names: frozenset[str], key: KeyDelivery) -> dict[
     for name in part.values:
         if not re.fullmatch(VARIABLE, name) or name == key.variable:
             raise wrong(part, name, "is no name for a variable here")
-        for used in PLACEHOLDER.findall(part.text(name)):
-            if used not in names:
-                raise wrong(part, name, f"names `{{{used}}}`: there are {', '.join(sorted(names))}")
+        used = frozenset(PLACEHOLDER.findall(part.text(name)))
+        valid = names | OF_THE_NODE - ({"api_key_file"} if not key.file else set())
+        if unknown := sorted(used - valid):
+            raise wrong(part, name, f"names `{{{unknown[0]}}}`: there are {', '.join(sorted(valid))}")
+        if used & OF_THE_NODE and used - OF_THE_NODE:
+            raise wrong(part, name, f"mixes {', '.join(sorted(OF_THE_NODE))} with other placeholders: make two of it")
     return {name: part.text(name) for name in part.values}
 
 
@@ -284,8 +319,8 @@ def _resources(top: Section) -> Resources:
     except ValueError as error:
         raise wrong(part, "memory", str(error)) from None
     given = {
-        name: top.integer(name, 1, least=1, most=64)
-        for name in ("gpu_per_replica", "replicas_per_node")
+        name: top.integer(name, 1, least=1, most=most)
+        for name, most in (("gpu_per_replica", 64), ("replicas_per_node", 64), ("nodes_per_replica", 10_000))
         if name in top.values
     }
     resources = Resources(
@@ -294,23 +329,45 @@ def _resources(top: Section) -> Resources:
         memory_mb=memory,
         gpu=part.integer("gpu", 0, least=0, most=64),
         time_limit=part.integer("time_limit", 60, least=1, most=1_000_000),
+        spans_nodes=top.boolean("spans_nodes", default="nodes_per_replica" in given),
         **given,
     )
     if resources.is_group != ("base_port" in top.values):
-        raise wrong(top, "base_port", "belongs to replicas, with `gpu_per_replica` or `replicas_per_node`")
-    if complaint := unfit(resources):
-        raise wrong(part, "gpu", complaint)
+        kinds = "`gpu_per_replica`, `replicas_per_node` or `nodes_per_replica`"
+        raise wrong(top, "base_port", f"belongs to replicas, with {kinds}")
+    if found := unfit(resources):
+        raise wrong(part, *found)
     return resources
 
 
-def unfit(resources: Resources) -> str | None:
-    """Why replicas and GPUs do not go together, if they do not."""
-    each = resources.gpu_per_replica
+def unfit(resources: Resources) -> tuple[str, str] | None:
+    """The key and the complaint where replicas, nodes and GPUs do not go together."""
+    each, nodes = resources.gpu_per_replica, resources.nodes_per_replica
+    if nodes and not resources.spans_nodes:
+        return "nodes", "are shared out by nodes_per_replica, which an engine that does not span nodes cannot have"
+    if resources.spans_nodes and (each or resources.replicas_per_node):
+        return "nodes", "are taken whole by engines that span them: leave out gpu_per_replica and replicas_per_node"
+    if nodes and resources.nodes % nodes:
+        return "nodes", f"must be a multiple of nodes_per_replica ({nodes}), not {resources.nodes}"
     if each and (resources.gpu < each or resources.gpu % each):
-        return f"must be a multiple of gpu_per_replica ({each}), not {resources.gpu}"
+        return "gpu", f"must be a multiple of gpu_per_replica ({each}), not {resources.gpu}"
     if each and resources.replicas_per_node:
-        return "decides with gpu_per_replica how many replicas there are: leave out replicas_per_node"
+        return "gpu", "decides with gpu_per_replica how many replicas there are: leave out replicas_per_node"
     return None
+
+
+def _check_span(top: Section, recipe: Recipe) -> None:
+    """Whether a recipe says how the parts of an engine meet, and only one that spans nodes does."""
+    texts = [word for words in recipe.command for word in (*words.words, *words.otherwise)]
+    used = {name for text in (*texts, *recipe.environment.values()) for name in PLACEHOLDER.findall(text)}
+    used |= {words.condition for words in recipe.command if words.condition}
+    found = sorted(used & OF_SEVERAL_NODES)
+    if found and not recipe.resources.spans_nodes:
+        raise wrong(
+            top, "command", f"uses {', '.join(found)}, which engines over several nodes have: set `spans_nodes`"
+        )
+    if recipe.resources.spans_nodes and not {"head", "node_rank"} & used:
+        raise wrong(top, "command", "must tell each part of the engine its place: name `{head}` or `{node_rank}`")
 
 
 def _probe(top: Section) -> Probe:

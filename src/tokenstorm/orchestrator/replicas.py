@@ -8,7 +8,10 @@ ReplicaStatus = Literal["pending", "starting", "running", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """Where an engine listens, and how it does. `host` and `port` are None until its node has published them."""
+    """Where an engine listens, and how it does. `host` and `port` are None until its node has published them.
+
+    `nodes` are all on which it runs, the one that listens first.
+    """
 
     id: str
     service_id: str
@@ -18,6 +21,7 @@ class Replica:
     port: int | None = None
     models: tuple[str, ...] = ()
     reason: str = ""
+    nodes: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
 
     @property

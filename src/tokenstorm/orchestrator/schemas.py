@@ -116,11 +116,15 @@ class ReplicaInfo(BaseModel):
     status: ReplicaStatus
     endpoint: str | None = Field(examples=["http://10.0.0.7:8001"])
     models: list[str] = Field(examples=[[_MODEL]])
+    nodes: list[str] = Field(
+        description="Where it runs, the node that listens first; several for an engine that spans them",
+        examples=[["mel2103"]],
+    )
     reason: str = Field(description="Why it does not answer", examples=[""])
 
 
 class NodeJob(BaseModel):
-    """The part of a group's job that runs on one node."""
+    """The part of a group's job that runs on one node. An engine over several nodes stands with the one that listens."""
 
     job_id: str | None = Field(examples=["481516"])
     node: str = Field(examples=["mel2103"])
@@ -162,6 +166,9 @@ class ResourcesInfo(BaseModel):
     time_limit: int = Field(description="Minutes", examples=[120])
     gpu_per_replica: int | None = Field(examples=[1])
     replicas_per_node: int = Field(examples=[4])
+    nodes_per_replica: int | None = Field(
+        description="On how many nodes one engine runs; null for engines within a node", examples=[None]
+    )
 
 
 class RecipeInfo(BaseModel):
@@ -234,7 +241,10 @@ def service_info(service: Service, replicas: tuple[Replica, ...]) -> ServiceInfo
 
 def group_info(service: Service, replicas: tuple[Replica, ...]) -> GroupInfo:
     """A group as it is shown: replicas that their node has not published yet are pending."""
-    by_node: dict[str, list[ReplicaInfo]] = {node: [] for node in service.nodes} if not service.ended else {}
+    each = service.resources.nodes_per_engine or 1
+    engines = () if service.ended else range(0, len(service.nodes), each)
+    nodes_of = {service.nodes[first]: list(service.nodes[first : first + each]) for first in engines}
+    by_node: dict[str, list[ReplicaInfo]] = {node: [] for node in nodes_of}
     for replica in replicas:
         by_node.setdefault(replica.node, []).append(_replica_info(replica))
     if len(by_node) > service.resources.nodes:  # the scheduler and the nodes do not agree on the nodes' names
@@ -243,7 +253,15 @@ def group_info(service: Service, replicas: tuple[Replica, ...]) -> GroupInfo:
         known = {replica.id for replica in found}
         names = [name for index in range(service.resources.replicas) if (name := f"{node}.{index}") not in known]
         found += [
-            ReplicaInfo(id=name, port=None, status="pending", endpoint=None, models=[], reason="")
+            ReplicaInfo(
+                id=name,
+                port=None,
+                status="pending",
+                endpoint=None,
+                models=[],
+                nodes=nodes_of.get(node, [node]),
+                reason="",
+            )
             for name in names[: service.resources.replicas - len(found)]
         ]
     jobs = [NodeJob(job_id=service.job_id, node=node, replicas=found) for node, found in by_node.items()]
@@ -265,6 +283,7 @@ def recipe_info(recipe: Recipe) -> RecipeInfo:
             time_limit=resources.time_limit,
             gpu_per_replica=resources.gpu_per_replica,
             replicas_per_node=resources.replicas,
+            nodes_per_replica=resources.nodes_per_engine,
         ),
         environment=dict(recipe.environment),
         parameters=[
@@ -289,6 +308,7 @@ def _replica_info(replica: Replica) -> ReplicaInfo:
         status=replica.status,
         endpoint=replica.url,
         models=list(replica.models),
+        nodes=list(replica.nodes),
         reason=replica.reason,
     )
 

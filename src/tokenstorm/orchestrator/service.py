@@ -68,7 +68,7 @@ class Service:
     @property
     def total_replicas(self) -> int:
         """Engines on all its nodes."""
-        return self.resources.nodes * self.resources.replicas
+        return self.resources.total_replicas
 
     @property
     def ended(self) -> bool:

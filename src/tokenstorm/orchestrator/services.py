@@ -21,7 +21,7 @@ from tokenstorm.interfaces import ANY_NETWORK
 
 from .container import contained
 from .exposition import merge
-from .launch import ConfigError, Launch, prepare, service_file, simulated
+from .launch import Launch, on_one_machine, prepare, service_file, simulated
 from .logs import read_logs
 from .recipes import Recipes, Resources
 from .replicas import Replica
@@ -296,8 +296,7 @@ class ServiceOrchestrator:
         if profile.scheduler != "local":
             python = await self._python(_kind(launch.resources))
             return prepare(recipe, config, profile.model_copy(update={"python": python}))
-        if launch.resources.nodes > 1:
-            raise ConfigError(field="config.resources.nodes", message="must be 1: this profile has one machine")
+        launch = on_one_machine(launch)
         if needs_gpu and not self.site.has_gpu:
             return simulated(launch, profile.python, "this machine has no GPU")
         return launch

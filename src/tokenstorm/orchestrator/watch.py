@@ -33,6 +33,7 @@ class Published(msgspec.Struct, frozen=True):
     port: int | None = None
     status: Literal["pending", "starting", "running", "failed"] = "starting"
     reason: str | None = None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Watch:
             host=published.host,
             port=published.port,
             reason=published.reason or "",
+            nodes=published.nodes or (published.node,),
             api_key=service.api_key,
         )
         if published.status == "running" and replica.url:

@@ -36,13 +36,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine of a group; `status` is pending, starting, running or failed."""
+    """One engine of a group; `status` is pending, starting, running or failed. It listens on the first of its `nodes`."""
 
     id: str
     status: str
     port: int | None = None
     endpoint: str | None = None
     models: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -103,6 +104,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     time_limit: int = 60
     gpu_per_replica: int | None = None
     replicas_per_node: int = 1
+    nodes_per_replica: int | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
