@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from grouplab import profile
+from tokenstorm.cluster.directives import slurm_name
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.cluster.slurm import Slurm, slurm_name
+from tokenstorm.cluster.slurm import Slurm
 
 T = TypeVar("T")
 SECONDS = 60.0

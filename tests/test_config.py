@@ -91,6 +91,31 @@ def test_what_jobs_of_this_machine_have_no_use_for_is_refused_by_its_name(tmp_pa
         "--clusters=other",
         "--cluster other",
         "-Mother",
+        "--time=5",
+        "--time 5",
+        "-t5",
+        "--tim 5",
+        "-Qt5",
+        "--licenses=a --time-min=5",
+        "-J name",
+        "--job=name",
+        "--err=x",
+        "-N 2",
+        "--nodes=2",
+        "-n4",
+        "--tasks-per-node=2",
+        "--chdir=/",
+        "-D /",
+        "--signal=TERM",
+        "--pars",
+        "--export=ALL",
+        "--requeue",
+        "--no-req",
+        "--account=a",
+        "-pgpu",
+        "--qos x",
+        "-Cgpu",
+        "--reserv=x",
     ],
 )
 def test_an_option_of_sbatch_that_each_job_has_of_its_own_is_refused(tmp_path: Path, line: str) -> None:
@@ -111,10 +136,71 @@ def test_an_option_of_sbatch_that_looks_like_one_of_those_is_taken(tmp_path: Pat
         "--exclude=n1",
         "--nodelist=n[2-3]",
         '--comment="--output=x"',
-        "-t 30",
+        "--mail-type=FAIL -Q",
+        "--comment -t5",
+        "--gres-flags=enforce-binding",
+        "--hint=nomultithread",
+        "--threads-per-core=1",
+        "--a-plugin-of-the-site=1",
+        "-x n4",
+        "-s",
+        "--exclusive",
     ]
     text = CLUSTER.replace("[profiles.there]\n", f"[profiles.there]\nsbatch = {lines}\n")
     assert configured(tmp_path, text).profile("there").sbatch == tuple(lines)
+
+
+def test_an_option_that_would_change_what_jobs_ask_for_names_the_key_that_lifts_it(tmp_path: Path) -> None:
+    def lines(*more: str) -> str:
+        return CLUSTER.replace("[profiles.there]\n", "[profiles.there]\n" + "\n".join(more) + "\n")
+
+    for option, key in (("--mem=0", "memory_request"), ("-c 4", "cpu_request"), ("-G4", "gpu_request")):
+        with pytest.raises(UsageError, match=rf'sbatch: {option.split()[0]} would override .* set {key} = "none"'):
+            configured(tmp_path, lines(f'sbatch = ["{option}"]'))
+        assert configured(tmp_path, lines(f'sbatch = ["{option}"]', f'{key} = "none"')).profile().sbatch == (option,)
+    with pytest.raises(UsageError, match="sbatch: --gres=gpu:4 would override"):
+        configured(tmp_path, lines('sbatch = ["--gres=gpu:4"]'))
+    with pytest.raises(UsageError, match=r'sbatch: --gres would take the GPUs away: .* gpu_request = "gpus-per-node"'):
+        configured(tmp_path, lines('sbatch = ["--gres=disk:4"]'))
+    configured(tmp_path, lines('sbatch = ["--gres=disk:4"]', 'gpu_request = "gpus-per-node"'))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('gpu_type = "a100"\ngpu_request = "none"', "gpu_type: is not asked for with gpu_request"),
+        ('memory_request = "mem-per-gpu"', "memory_request: is by GPU, and these jobs have no GPU"),
+        ('cpu_request = "cpus-per-gpu"', "cpu_request: is by GPU, and these jobs have no GPU"),
+        ('gpu.cpu_request = "cpus-per-gpu"\ngpu.gpu_request = "none"', "gpu.cpu_request: is by GPU, and gpu_request"),
+        ('cpu.memory_request = "mem-per-cpu"\ncpu.cpu_request = "none"', "cpu.memory_request: is by CPU"),
+        ('gpu.partition = "a"\npartitions.gpu = "b"', "gpu.partition and partitions.gpu are the same key"),
+        ('gpu.sbatch = ["--time=5"]', "gpu.sbatch: --time=5 is tokenstorm's own"),
+        ('gpu.colour = "red"', "gpu.colour: no such key; there is account, constraint"),
+        ("gpu.time_limit = 0", "gpu.time_limit: Input should be greater than or equal to 1"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named(tmp_path: Path, lines: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        configured(tmp_path, f'[profiles.x]\nscheduler = "slurm"\nbase_path = "/x"\n{lines}')
+    assert f"config.toml: profiles.x{'.' if said.startswith('gpu.') and ': no such' in said else ''}" in str(
+        caught.value
+    )
+    assert said in str(caught.value)
+
+
+def test_a_kind_of_job_says_what_differs_and_a_variable_overrides_that(tmp_path: Path) -> None:
+    text = CLUSTER.replace("[profiles.there.ssh]", '[profiles.there.gpu]\nqos = "boost"\n\n[profiles.there.ssh]')
+    variables = {"TOKENSTORM_GPU_ACCOUNT": "g", "TOKENSTORM_GPU_PROLOGUE": "module load a\nmodule load b"}
+    profile = configured(tmp_path, text, **variables).profile()
+    gpu, cpu = profile.of("gpu"), profile.of("cpu")
+    assert (gpu.qos, gpu.account, gpu.partition, gpu.python) == ("boost", "g", "gpu", "python3.11")
+    assert (cpu.qos, cpu.account, cpu.partition, cpu.python) == ("default", "p200000", "cpu", "python3.11")
+    assert gpu.prologue == ("module load a", "module load b")
+    assert [profile.key("gpu", name) for name in ("qos", "python", "partition")] == [
+        "gpu.qos",
+        "python",
+        "partitions.gpu",
+    ]
 
 
 def test_every_key_of_the_design_is_known(tmp_path: Path) -> None:
@@ -201,7 +287,8 @@ def test_the_manual_shows_every_key_and_its_example_is_right(tmp_path: Path) -> 
     from tokenstorm.config import Profile  # noqa: PLC0415
     from tokenstorm.config.file import keys_of  # noqa: PLC0415 - the table of keys is no part of the interface
 
-    missing = [".".join(path) for path in keys_of(Profile) if f"`{'.'.join(path)}`" not in manual]
+    paths = [path[1:] if path[0] in {"cpu", "gpu"} else path for path in keys_of(Profile)]
+    missing = [".".join(path) for path in paths if f"`{'.'.join(path)}`" not in manual]
     assert not missing
 
 

@@ -11,10 +11,11 @@ import pytest
 from grouplab import Counting, profile
 from slurmjobs import NO_ACCOUNTING, NO_DATABASE, TELLING, accounting, job, only, output, until, use, wrapped
 from slurmlab import configured
+from tokenstorm.cluster.directives import directives
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.slurm import Slurm, directives
+from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.cluster.states import OUTCOMES, PENDING
 from tokenstorm.config import Profile
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError

@@ -25,7 +25,7 @@ def deploy(args: argparse.Namespace) -> int:
 async def _deploy(profile: Profile, *, tidy: bool) -> tuple[dict[Kind, str], list[str]]:
     """The Python for each kind of job, and the old environments that were removed."""
     site = await open_site(profile, asking())
-    kinds: list[Kind] = ["cpu", "gpu"] if profile.partitions.gpu else ["cpu"]
+    kinds: list[Kind] = ["cpu", "gpu"] if profile.offers_gpus else ["cpu"]
     try:
         pythons = {kind: await put_there(site, tell_progress, kind) for kind in kinds}
         removed = await prune(site, pythons.values()) if tidy else []

@@ -47,7 +47,7 @@ class SlurmClientDispatcher:
 
     async def python(self) -> str:
         """What runs the load generator there; it is deployed where it is missing."""
-        return str(await self._deployment.python()) if self._deployment else self._site.profile.python
+        return str(await self._deployment.python()) if self._deployment else self._site.profile.of("cpu").python
 
     async def check_dataset(self, name: str) -> dict[str, object]:
         """The `prompts` of a plan for a dataset. Raises `UsageError` for one that is not there, or cannot be used."""
@@ -116,7 +116,7 @@ class SlurmClientDispatcher:
         folder = self.folder(group.run_id)
         return Job(
             name=group.job_name,
-            command=(self._site.profile.python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
+            command=(self._site.profile.of("cpu").python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
             folder=folder,
             nodes=request.nodes,
             tasks_per_node=-(-ranks // request.nodes) + LAUNCHERS_CORE,

@@ -294,12 +294,16 @@ class GroupRequest(Strict):
     @property
     def minutes(self) -> int:
         """The job's time limit."""
+        return self.limit(UNKNOWN_LENGTH_MINUTES)
+
+    def limit(self, unknown_minutes: int) -> int:
+        """The job's time limit in minutes; that of a run whose length nobody can tell is given."""
         if self.time_limit is not None:
             return self.time_limit
         needed = self.seconds_needed
         if needed is None:
             hold = self.hold_seconds if self.start == "manual" else 0.0
-            return UNKNOWN_LENGTH_MINUTES + math.ceil(hold / 60)
+            return unknown_minutes + math.ceil(hold / 60)
         return math.ceil(needed / 60)
 
     def plan_fields(self) -> dict[str, object]:

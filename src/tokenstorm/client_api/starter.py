@@ -12,7 +12,7 @@ from tokenstorm.client_api import group as states
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
-from tokenstorm.client_api.schemas import GroupRequest
+from tokenstorm.client_api.schemas import UNKNOWN_LENGTH_MINUTES, GroupRequest
 from tokenstorm.client_api.services import ENDED, Access, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
@@ -35,7 +35,8 @@ class Starter:
         if request.dataset is not None:
             await self._manager.dispatcher.check_dataset(request.dataset)
         seed = secrets.randbits(48) if request.seed is None else request.seed
-        request = request.model_copy(update={"seed": seed, "time_limit": request.minutes})
+        minutes = request.limit(self._manager.site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES)
+        request = request.model_copy(update={"seed": seed, "time_limit": minutes})
         api_key = request.api_key.get_secret_value() if request.api_key else None
         run_id, created_at = new_run_id(), states.now()
 

@@ -96,18 +96,18 @@ async def deploy(site: Site, say: Say, kind: Kind = "cpu") -> PurePosixPath:
     """
     if _is_this(site):
         return PurePosixPath(site.profile.python)
-    which = await bundle_for(site)
+    which, python = await bundle_for(site), site.profile.of(kind).python
     say(f"asking {where(site, kind)} for its platform and Python")
     async with hold(site, kind, say=say, idle_seconds=DOWNLOAD_SECONDS + 60) as node:
-        target = await ask(site, node, which)
+        target = await ask(site, node, which, kind)
         if target.code == which.code:
-            say(f"{site.profile.python} there runs this version already")
-            answer = {"python": site.profile.python}
+            say(f"{python} there runs this version already")
+            answer = {"python": python}
         else:
-            check(site, target)
+            check(site, target, kind)
             environment = site.profile.base_path / "deploy" / f"{which.name}-{target.name}"
             if not await _is_whole(site, environment):
-                await _make(site, node, which, target, environment, say=say)
+                await _make(site, node, which, target, environment, say=say, kind=kind)
             answer = {"python": str(environment / "bin" / "python"), "environment": str(environment)}
         await site.shell.put(_answer_file(site, which, kind), msgspec.json.encode(answer))
     return PurePosixPath(answer["python"])
@@ -118,30 +118,34 @@ async def bundle_for(site: Site) -> Bundle:
     return await asyncio.to_thread(bundle, services=site.profile.orchestrator.placement != "local")
 
 
-async def ask(site: Site, node: Node, which: Bundle) -> Target:
-    """What `profile.python` is on a node. Raises UsageError when it is not there."""
-    return msgspec.convert(await _bare(site, node, "ask", which.imports), Target)
+async def ask(site: Site, node: Node, which: Bundle, kind: Kind = "cpu") -> Target:
+    """What the profile's `python` for that kind of job is on a node. Raises UsageError when it is not there."""
+    return msgspec.convert(await _bare(site, kind, node, "ask", which.imports), Target)
 
 
-def check(site: Site, target: Target) -> None:
+def check(site: Site, target: Target, kind: Kind = "cpu") -> None:
     """Raises UsageError for a Python on which this version cannot be deployed."""
-    key = f"profiles.{site.profile.name}.python"
+    jobs = site.profile.of(kind)
+    name = f"profiles.{jobs.name}"
+    key = f"{name}.{jobs.key(kind, 'python')}"
     least = ".".join(map(str, OLDEST))
     if target.version[:2] < OLDEST or target.implementation != "cpython":
         message = (
-            f"{key}: {site.profile.python} is {target.implementation} {target.python} on {target.node}, and CPython {least} "
-            f"or newer is needed: name another, or load a module with it in profiles.{site.profile.name}.prologue"
+            f"{key}: {jobs.python} is {target.implementation} {target.python} on {target.node}, and CPython {least} "
+            f"or newer is needed: name another, or load a module with it in {name}.{jobs.key(kind, 'prologue')}"
         )
         raise UsageError(message)
     if target.missing:
         message = (
-            f"{key}: {site.profile.python} on {target.node} lacks {' and '.join(target.missing)}, with which the "
+            f"{key}: {jobs.python} on {target.node} lacks {' and '.join(target.missing)}, with which the "
             "environment is made: name a Python that has them (most modules have; Debian's is in python3-venv)"
         )
         raise UsageError(message)
 
 
-async def _make(site: Site, node: Node, which: Bundle, target: Target, environment: PurePosixPath, *, say: Say) -> None:
+async def _make(
+    site: Site, node: Node, which: Bundle, target: Target, environment: PurePosixPath, *, say: Say, kind: Kind
+) -> None:
     say(f"getting the wheels for Python {target.python} on {target.machine}, {target.libc} {target.libc_version}")
     files = await asyncio.to_thread(wheels, which, target, data_home() / "wheels")
     temporary = environment.parent / f".new-{secrets.token_hex(8)}"
@@ -150,7 +154,7 @@ async def _make(site: Site, node: Node, which: Bundle, target: Target, environme
         for name, data in files.items():
             await site.shell.put(temporary / "wheels" / name, data)
         say(f"making the environment on {target.node}")
-        done = await _bare(site, node, "build", which.imports, str(temporary), str(environment), *files)
+        done = await _bare(site, kind, node, "build", which.imports, str(temporary), str(environment), *files)
     except BaseException:  # what is left, if this fails too, is removed by a later deploy
         with contextlib.suppress(ClusterError):
             await site.shell.remove(temporary)
@@ -163,27 +167,29 @@ async def _make(site: Site, node: Node, which: Bundle, target: Target, environme
     say(f"deployed: {environment}" if done["won"] else f"deployed by another at the same time: {environment}")
 
 
-async def _bare(site: Site, node: Node, *arguments: str) -> Mapping[str, object]:
+async def _bare(site: Site, kind: Kind, node: Node, *arguments: str) -> Mapping[str, object]:
     """What the script for a bare Python answers."""
+    jobs = site.profile.of(kind)
+    key, prologue = (f"profiles.{jobs.name}.{jobs.key(kind, name)}" for name in ("python", "prologue"))
     source = await asyncio.to_thread(_SOURCE.read_text, "utf-8")
-    done = await node.run([site.profile.python, "-c", source, *arguments], seconds=BUILD_SECONDS)
+    done = await node.run([jobs.python, "-c", source, *arguments], seconds=BUILD_SECONDS)
     for line in reversed(done.stdout.decode(errors="replace").splitlines()):
         if line.startswith(bare.MARK):
             return msgspec.json.decode(line.removeprefix(bare.MARK), type=dict[str, object])
     if done.status == _NOT_FOUND:
         message = (
-            f"profiles.{site.profile.name}.python: {site.profile.python} is not to be found on {node.name}: name "
-            f"another, or load a module with it in profiles.{site.profile.name}.prologue"
+            f"{key}: {jobs.python} is not to be found on {node.name}: name "
+            f"another, or load a module with it in {prologue}"
         )
         raise UsageError(message)
     if arguments[0] == "ask":
         said = done.stderr.decode(errors="replace").strip()[-200:]
         message = (
-            f"profiles.{site.profile.name}.python: {site.profile.python} on {node.name} is no Python that answers (status "
+            f"{key}: {jobs.python} on {node.name} is no Python that answers (status "
             f"{done.status}{': ' if said else ''}{said}): name another"
         )
         raise UsageError(message)
-    raise CommandFailed([site.profile.python, arguments[0]], done.status, b"", done.stderr)
+    raise CommandFailed([jobs.python, arguments[0]], done.status, b"", done.stderr)
 
 
 async def _is_whole(site: Site, environment: PurePosixPath) -> bool:
@@ -206,11 +212,11 @@ def _is_this(site: Site) -> bool:
 
 def _answer_file(site: Site, which: Bundle, kind: Kind) -> PurePosixPath:
     """Another Python, prologue or partition is another question."""
-    profile = site.profile
+    profile = site.profile.of(kind)
     asked = [
         profile.python,
         *profile.prologue,
-        str(getattr(profile.partitions, kind)),
+        str(profile.partition),
         str(profile.account),
         str(profile.qos),
         str(profile.constraint),

@@ -13,13 +13,13 @@ from dataclasses import replace
 from time import monotonic
 
 from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit, clean
+from tokenstorm.cluster.directives import directives
 from tokenstorm.cluster.hold import Say, keys, probe_job, submitted, written
 from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
 from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
 from tokenstorm.cluster.site import make_base, open_shell, site_over
-from tokenstorm.cluster.slurm import directives
 from tokenstorm.cluster.ssh import Ask
 from tokenstorm.config import Profile
 from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormError, Unreachable
@@ -147,8 +147,8 @@ async def _cpu(visit: Visit) -> Finding:
 
 
 async def _gpu(visit: Visit) -> Finding:
-    if visit.site.profile.partitions.gpu is None:
-        return "skipped", "the profile has no partitions.gpu: recipes that need a GPU cannot run"
+    if not visit.site.profile.offers_gpus:
+        return "skipped", "the profile has no partitions.gpu and no table `gpu`: recipes that need a GPU cannot run"
     return await _taken(visit, probe_job("gpu", visit.site.profile.base_path))
 
 

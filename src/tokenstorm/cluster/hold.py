@@ -128,14 +128,13 @@ def where(site: Site, kind: Kind) -> str:
     """The nodes for a kind of job, in words."""
     if site.profile.scheduler == "local":
         return "this machine"
-    partition = getattr(site.profile.partitions, kind)
+    partition = site.profile.of(kind).partition
     return f"partition {partition}" if partition else "the default partition"
 
 
 def keys(profile: Profile, kind: Kind) -> str:
     """Which keys of a profile decide what nodes its jobs get."""
-    given = [name for name in ("account", "qos", "constraint", "reservation", "sbatch") if getattr(profile, name)]
-    return f"see {', '.join([f'partitions.{kind}', *given])} in profiles.{profile.name}"
+    return f"see {', '.join(profile.key(kind, name) for name in profile.given(kind))} in profiles.{profile.name}"
 
 
 async def written(site: Site, path: PurePosixPath) -> str:

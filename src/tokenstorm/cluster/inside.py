@@ -17,4 +17,16 @@ echo "there is no Python on the node: $*" >&2; exit 1"""
 
 def beside_a_job(profile: Profile) -> tuple[str, ...]:
     """The command that runs the relay there, for the login node. It fails while no job of ours runs."""
-    return ("bash", "-c", _BESIDE, "bash", "sh", "-c", _ANY_PYTHON, SOURCE, "python3", profile.python)
+    return (
+        "bash",
+        "-c",
+        _BESIDE,
+        "bash",
+        "sh",
+        "-c",
+        _ANY_PYTHON,
+        SOURCE,
+        "python3",
+        profile.of("cpu").python,
+        profile.of("gpu").python,
+    )

@@ -62,14 +62,14 @@ async def _python(visit: Visit) -> Finding:
     if target.code is None:
         check(visit.site, target)
     platform = f"{target.machine}, {target.libc} {target.libc_version}"
-    return "ok", f"{visit.site.profile.python} is Python {target.python} on {platform}"
+    return "ok", f"{visit.site.profile.of('cpu').python} is Python {target.python} on {platform}"
 
 
 async def _code(visit: Visit) -> Finding:
     assert visit.target, "this check is after that of Python"
     visit.python = await deployed(visit.site)
     if visit.python is None and visit.target.code == (await bundle_for(visit.site)).code:
-        visit.python = PurePosixPath(visit.site.profile.python)
+        visit.python = PurePosixPath(visit.site.profile.of("cpu").python)
     if visit.python is None:
         name = visit.site.profile.name
         return "warning", f"not there yet: the first group deploys it, or `tokenstorm deploy --profile {name}` does now"
@@ -85,7 +85,7 @@ async def _container(visit: Visit) -> Finding:
     runtime, images = visit.site.profile.container.runtime, visit.site.profile.container.images
     if runtime == "none":
         return "skipped", "the profile has no container.runtime: engines run as they are installed on the nodes"
-    kind = visit.needs.kind if visit.needs else "gpu" if visit.site.profile.partitions.gpu else "cpu"
+    kind = visit.needs.kind if visit.needs else "gpu" if visit.site.profile.offers_gpus else "cpu"
     done = await (await visit.node(kind)).run([runtime, "--version"])
     if done.status:
         on, key = where(visit.site, kind), f"profiles.{visit.site.profile.name}"

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
+from tokenstorm.config import Kind
+
+__all__ = ["Job", "JobId", "JobState", "Kind", "Outcome", "Scheduler"]
+
 JobId = str
-Kind = Literal["cpu", "gpu"]
-"""Which partition a job is for."""
 Outcome = Literal["completed", "failed", "cancelled", "timeout", "node_fail", "preempted", "out_of_memory", "lost"]
 
 
@@ -17,7 +19,7 @@ class Job:
 
     `name` is unique: a job is looked for by it before it is submitted a second time. `command` is an argv, run once, on
     the first node, in `folder`, where `script.sh`, `stdout.log` and `stderr.log` lie too. Secrets are not in
-    `environment` but in files of the folder. `kind` picks the partition. `tasks` is how many there are on all nodes
+    `environment` but in files of the folder. `kind` picks what the profile says of such jobs: their partition, account and so on. `tasks` is how many there are on all nodes
     together, where that is not `tasks_per_node` on each of them.
     """
 

@@ -25,11 +25,12 @@ def render(job: Job, profile: Profile, *, first: Iterable[str] = ()) -> str:
     if not job.command:
         message = f"the job {job.name!r} has no command"
         raise UsageError(message)
+    jobs = profile.of(job.kind)
     lines = ["#!/usr/bin/env bash", "umask 077", f"cd -- {_quoted(str(job.folder))} || exit 1"]
-    lines += [*first, *profile.prologue]
+    lines += [*first, *jobs.prologue]
     lines += [
         f"export {_name(name)}={_quoted(value)}"
-        for name, value in sorted({**profile.variables, **job.environment}.items())
+        for name, value in sorted({**jobs.variables, **job.environment}.items())
     ]
     lines.append(f"exec -- {words(job.command)}")
     return "\n".join(lines) + "\n"

@@ -50,7 +50,7 @@ def open_shell(profile: Profile, ask: Ask | None = None) -> Shell:
 def site_over(shell: Shell, profile: Profile) -> Site:
     """A profile whose shell is open and whose base path is there."""
     if profile.scheduler == "slurm":
-        return Site(profile, shell, Slurm(shell, profile), has_gpu=profile.partitions.gpu is not None)
+        return Site(profile, shell, Slurm(shell, profile), has_gpu=profile.offers_gpus)
     return Site(profile, shell, LocalScheduler(shell, profile), has_gpu=_has_gpu())
 
 

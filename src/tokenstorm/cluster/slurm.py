@@ -1,11 +1,11 @@
 """Slurm, over any `Shell`: jobs by `sbatch`, their states in one question, cancelled by id."""
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping
 from time import monotonic
 
 from tokenstorm.cluster import submission
+from tokenstorm.cluster.directives import directives, slurm_name
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell
@@ -48,9 +48,7 @@ told=$?
 exit "$told"
 """
 _NOT_THERE = frozenset((126, 127))
-_PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
-_READ_AS_IT_IS = re.compile(r"[\w./:,=@%+-]+", re.ASCII)
 
 States = dict[JobId, JobState]
 
@@ -68,8 +66,9 @@ class Slurm:
         self._unlisted: dict[JobId, float] = {}
 
     def fan_out(self, job: Job) -> tuple[str, ...]:
-        cpus = f"--cpus-per-task={job.cpus_per_task}"
-        argv = ("srun", "--export=ALL", cpus, "--kill-on-bad-exit=0", "--no-kill", "--wait=0")
+        asked = self._profile.of(job.kind).cpu_request != "none"
+        cpus = (f"--cpus-per-task={job.cpus_per_task}",) if asked else ()
+        argv = ("srun", "--export=ALL", *cpus, "--kill-on-bad-exit=0", "--no-kill", "--wait=0")
         if job.tasks is None:
             return argv
         spread = (f"--nodes={min(job.nodes, job.tasks)}", f"--ntasks={job.tasks}", "--distribution=cyclic")
@@ -139,53 +138,6 @@ class Slurm:
         """Run it, and have its output begin on a line of its own, after what this user's start-up files may say."""
         lines = f"{CLEAN}export TZ=UTC0\necho\n{text}"
         return await self._shell.run(["bash", "-c", lines, "bash", *arguments], timeout=timeout)
-
-
-def slurm_name(name: str) -> str:
-    """A name that Slurm takes as it is; one it would not is told by its hash."""
-    return name if _PLAIN.fullmatch(name) else "ts-" + hashlib.sha256(name.encode()).hexdigest()[:32]
-
-
-def directives(job: Job, profile: Profile) -> list[str]:
-    """The `#SBATCH` lines of a job."""
-    folder = str(job.folder).replace("%", "%%")
-    options = {
-        "job-name": slurm_name(job.name),
-        "account": profile.account,
-        "partition": getattr(profile.partitions, job.kind),
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "reservation": profile.reservation,
-        "nodes": job.nodes,
-        "ntasks-per-node": job.tasks_per_node,
-        "cpus-per-task": job.cpus_per_task,
-        "mem": f"{job.memory_mb}M" if job.memory_mb else None,
-        "gres": f"gpu:{job.gpus_per_node}" if job.gpus_per_node else None,
-        "time": job.time_limit_minutes,
-        "signal": f"B:TERM@{job.signal_lead_seconds}",
-        "exclude": ",".join(job.not_on) or None,
-        "output": f"{folder}/stdout.log",
-        "error": f"{folder}/stderr.log",
-        "open-mode": "append",  # what a second instance would cut off is the first one's
-    }
-    lines = [f"#SBATCH --{key}={_quoted(str(value))}" for key, value in options.items() if value is not None]
-    if job.exclusive:
-        lines.append("#SBATCH --exclusive")
-    lines += [f"#SBATCH {line}" for line in profile.sbatch]
-    if "\\" in folder:
-        message = f"{folder} holds a backslash, by which sbatch would find its logs elsewhere: choose another base_path"
-        raise UsageError(message)
-    if any(len(line.splitlines()) != 1 for line in lines):
-        message = f"the job {job.name!r} has a line break in its folder or its profile, which #SBATCH cannot hold"
-        raise UsageError(message)
-    return lines
-
-
-def _quoted(text: str) -> str:
-    """As sbatch reads the lines of a script: in quotes a backslash takes the meaning of what follows, and of nothing else."""
-    if _READ_AS_IT_IS.fullmatch(text):
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _ours(told: Mapping[JobId, Told], ids: Collection[JobId], sent: Mapping[JobId, Sent]) -> States:

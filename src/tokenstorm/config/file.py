@@ -163,13 +163,16 @@ def _overridden(table: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[
         place = result
         for step in above:
             place = place.setdefault(step, {})
-        place[key] = text if above else _lines(key, text)
+        place[key] = _value(known[variable], text)
     return result
 
 
-def _lines(key: str, text: str) -> object:
+def _value(path: tuple[str, ...], text: str) -> object:
     """The value of a list has an item on each line, that of a table a `NAME=VALUE`."""
-    kind = get_origin(Profile.model_fields[key].annotation)
+    table: type[Table] = Profile
+    for step in path[:-1]:
+        table = _table(table, step)
+    kind = get_origin(table.model_fields[path[-1]].annotation)
     if kind is tuple:
         return text.splitlines()
     if kind is Mapping:
@@ -183,9 +186,12 @@ def _reason(error: ErrorDetails) -> str:
         return str(error.get("ctx", {}).get("error", error["msg"]))  # a ValueError of ours, in its own words
     table: type[Table] = Profile
     for step in error["loc"][:-1]:
-        table = next(kind for kind in _types(table.model_fields[str(step)].annotation) if issubclass(kind, Table))
+        table = _table(table, str(step))
     return f"no such key; there is {', '.join(sorted(set(table.model_fields) - _NOT_OF_A_PROFILE))}"
 
 
-def _types(annotation: Any) -> tuple[type, ...]:
-    return tuple(kind for kind in get_args(annotation) or (annotation,) if isinstance(kind, type))
+def _table(table: type[Table], name: str) -> type[Table]:
+    """The kind of table that a key of another is."""
+    annotation = table.model_fields[name].annotation
+    kinds: tuple[type, ...] = get_args(annotation) or (annotation,)
+    return next(kind for kind in kinds if issubclass(kind, Table))

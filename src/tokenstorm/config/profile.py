@@ -3,11 +3,14 @@
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tokenstorm.config.sbatch import refused
+from tokenstorm.config.sbatch import FORMS, overridden, refused, values
+
+Kind = Literal["cpu", "gpu"]
+"""What nodes a job is for."""
 
 
 class Table(BaseModel):
@@ -56,19 +59,52 @@ class Orchestrator(Table):
     time_limit: int = Field(default=480, ge=5)
 
 
-class Profile(Table):
-    """A place where jobs run. Paths are that machine's own."""
+class JobKeys(Table):
+    """What jobs ask of Slurm, and how they begin: a profile's own keys, and those of its tables `cpu` and `gpu`.
 
-    name: str
-    scheduler: Literal["local", "slurm"]
-    base_path: PurePosixPath
-    python: str
+    `time_limit` (minutes) and `cpus_per_gpu` are for jobs of which nobody says more. The three `…_request` say in which
+    form what a job asks for is written; the total is the same in each.
+    """
+
+    partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     reservation: str | None = None
     sbatch: tuple[str, ...] = ()
     prologue: tuple[str, ...] = ()
+    python: str = "python3"
+    time_limit: int | None = Field(default=None, ge=1, le=1_000_000)
+    cpus_per_gpu: int | None = Field(default=None, ge=1, le=10_000)
+    cpu_request: Literal["cpus-per-task", "cpus-per-gpu", "none"] = "cpus-per-task"
+    gpu_request: Literal["gres", "gpus-per-node", "gpus", "none"] = "gres"
+    gpu_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    memory_request: Literal["mem", "mem-per-cpu", "mem-per-gpu", "none"] = "mem"
+
+    @field_validator("sbatch")
+    @classmethod
+    def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        if complaint := next(filter(None, map(refused, lines)), None):
+            raise ValueError(complaint)
+        return lines
+
+    @field_validator("prologue")
+    @classmethod
+    def _no_nul(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        if any("\0" in line for line in lines):
+            message = "a line of a script cannot hold a NUL"
+            raise ValueError(message)
+        return lines
+
+
+class Profile(JobKeys):
+    """A place where jobs run. Paths are that machine's own."""
+
+    name: str
+    scheduler: Literal["local", "slurm"]
+    base_path: PurePosixPath
+    cpu: JobKeys = JobKeys()
+    gpu: JobKeys = JobKeys()
     interface: str | None = None
     model_dir: PurePosixPath | None = None
     hf_home: PurePosixPath | None = None
@@ -86,12 +122,11 @@ class Profile(Table):
         """What a scheduler has no use for is refused, rather than left unheeded."""
         if self.scheduler == "slurm":
             return self
-        given = {
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-            "reservation": self.reservation,
-            "sbatch": self.sbatch or None,
+        slurms = sorted(set(JobKeys.model_fields) - {"prologue", "python", "time_limit"})
+        given: dict[str, object] = {name: getattr(self, name) for name in slurms if name in self.model_fields_set}
+        given |= {
+            "cpu": self.cpu.model_fields_set or None,
+            "gpu": self.gpu.model_fields_set or None,
             "ssh.host": self.ssh.host,
             "partitions.cpu": self.partitions.cpu,
             "partitions.gpu": self.partitions.gpu,
@@ -103,6 +138,45 @@ class Profile(Table):
             )
             raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _forms_that_go_together(self) -> Self:
+        for kind in get_args(Kind):
+            jobs = self.of(kind)
+            if complaint := _contradiction(jobs, kind):
+                key, words = complaint
+                message = f"{self.key(kind, key)}: {words}"
+                raise ValueError(message)
+        for kind, old in (("cpu", self.partitions.cpu), ("gpu", self.partitions.gpu)):
+            new = getattr(self, kind).partition
+            if old is not None and new is not None and old != new:
+                message = f"{kind}.partition and partitions.{kind} are the same key: leave out one of them"
+                raise ValueError(message)
+        return self
+
+    def of(self, kind: Kind) -> "Profile":
+        """The profile as jobs of one kind have it: what its table for them says in place of its own keys."""
+        table: JobKeys = getattr(self, kind)
+        given = {name: getattr(table, name) for name in table.model_fields_set}
+        old = getattr(self.partitions, kind)
+        return self.model_copy(update={"partition": self.partition if old is None else old, **given})
+
+    def key(self, kind: Kind, name: str) -> str:
+        """Where the value of a key for jobs of one kind stands: such as `qos`, `gpu.qos`, `partitions.gpu`."""
+        if name in getattr(self, kind).model_fields_set:
+            return f"{kind}.{name}"
+        return f"partitions.{kind}" if name == "partition" and getattr(self.partitions, kind) is not None else name
+
+    def given(self, kind: Kind) -> list[str]:
+        """The keys that decide what nodes jobs of one kind get, where they stand; the partition's in any case."""
+        jobs = self.of(kind)
+        fields = JobKeys.model_fields
+        return ["partition", *(name for name in _OF_NODES if getattr(jobs, name) != fields[name].default)]
+
+    @property
+    def offers_gpus(self) -> bool:
+        """Whether it says anything of jobs that need a GPU."""
+        return self.partitions.gpu is not None or bool(self.gpu.model_fields_set)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -131,17 +205,35 @@ class Profile(Table):
             raise ValueError(message)
         return path
 
-    @field_validator("sbatch")
-    @classmethod
-    def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        if complaint := next(filter(None, map(refused, lines)), None):
-            raise ValueError(complaint)
-        return lines
 
-    @field_validator("prologue")
-    @classmethod
-    def _no_nul(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        if any("\0" in line for line in lines):
-            message = "a line of a script cannot hold a NUL"
-            raise ValueError(message)
-        return lines
+_OF_NODES = (
+    *("account", "qos", "constraint", "reservation", "sbatch"),
+    *("cpu_request", "gpu_request", "gpu_type", "memory_request"),
+)
+
+
+def _contradiction(jobs: Profile, kind: Kind) -> tuple[str, str] | None:
+    """The key that does not go with another, and why, for one kind of job."""
+    if kind == "cpu" or jobs.gpu_request == "none":
+        why = "these jobs have no GPU" if kind == "cpu" else 'gpu_request = "none" asks for none'
+        if jobs.cpu_request == "cpus-per-gpu":
+            return "cpu_request", f'is by GPU, and {why}: use "cpus-per-task", or set the key in the table `gpu` alone'
+        if jobs.memory_request == "mem-per-gpu":
+            return "memory_request", f'is by GPU, and {why}: use "mem", or set the key in the table `gpu` alone'
+    if jobs.gpu_request == "none" and jobs.gpu_type is not None:
+        return "gpu_type", 'is not asked for with gpu_request = "none": leave out one of them'
+    if jobs.cpu_request == "none" and jobs.memory_request == "mem-per-cpu":
+        return "memory_request", 'is by CPU, and cpu_request = "none" asks for none: use "mem"'
+    complaint = _overriding(jobs)
+    return ("sbatch", complaint) if complaint else None
+
+
+def _overriding(jobs: Profile) -> str | None:
+    """What is wrong with options of sbatch that are a profile's to give only where jobs do not ask themselves."""
+    asked = [key for key in FORMS if getattr(jobs, key) != "none"]
+    if found := overridden(jobs.sbatch, asked):
+        option, key = found
+        return f'{option} would override what each job asks for: leave it out, or set {key} = "none"'
+    if jobs.gpu_request == "gres" and values(jobs.sbatch, "gres"):
+        return '--gres would take the GPUs away: ask for them with gpu_request = "gpus-per-node"'
+    return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from tokenstorm.config import Profile
 from tokenstorm.errors import UsageError
 
 from .parameters import Parameter, Value, memory_mb, shown
@@ -113,6 +114,14 @@ def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) ->
         key=recipe.key,
         image=recipe.image,
     )
+
+
+def at_home(recipe: Recipe, profile: Profile) -> Recipe:
+    """The recipe with what the profile says of resources of which the user says nothing."""
+    wants = recipe.resources
+    jobs = profile.of("gpu" if wants.gpu else "cpu")
+    resources = replace(wants, time_limit=jobs.time_limit or wants.time_limit, cpus_per_gpu=jobs.cpus_per_gpu)
+    return replace(recipe, resources=resources)
 
 
 def simulated(launch: Launch, python: str, why: str) -> Launch:
@@ -237,6 +246,9 @@ def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
             )
         else:
             changed[name] = value
+    gpus = changed.get("gpu", defaults.gpu)
+    if defaults.cpus_per_gpu and gpus:
+        changed.setdefault("cpu", defaults.cpus_per_gpu * gpus)
     resources = replace(defaults, **changed)  # type: ignore[arg-type]
     if found := unfit(resources):
         raise ConfigError(field=f"config.resources.{found[0]}", message=found[1])

@@ -7,13 +7,13 @@ from tokenstorm.cluster.scheduler import Job
 from tokenstorm.config import Profile
 
 from .container import image_path
-from .launch import Launch, prepare, simulated
+from .launch import Launch, at_home, prepare, simulated
 from .recipes import Recipe
 
 
 def needs_of(recipe: Recipe, profile: Profile) -> Needs:
     """Its files below the profile's model_dir, and its image or the program that it starts. Raises UsageError."""
-    launch = prepare(recipe, {}, profile)
+    launch = prepare(at_home(recipe, profile), {}, profile)
     if profile.simulate and launch.resources.gpu:
         return Needs(recipe=recipe.name, job=_job(simulated(launch, profile.python, "")))
     models = profile.model_dir

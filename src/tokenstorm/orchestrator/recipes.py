@@ -44,6 +44,7 @@ class Resources:
     """What a service needs, on each of its nodes. The time limit is in minutes.
 
     An engine takes a node or less, or where it `spans_nodes` all of them, or in a group `nodes_per_replica`.
+    `cpus_per_gpu` is the profile's, and decides how many CPUs there are where the user does not.
     """
 
     nodes: int = 1
@@ -53,6 +54,7 @@ class Resources:
     time_limit: int = 60
     gpu_per_replica: int | None = None
     replicas_per_node: int | None = None
+    cpus_per_gpu: int | None = None
     nodes_per_replica: int | None = None
     spans_nodes: bool = False
 

@@ -21,7 +21,7 @@ from tokenstorm.interfaces import ANY_NETWORK
 
 from .container import contained
 from .exposition import merge
-from .launch import Launch, on_one_machine, prepare, service_file, simulated
+from .launch import Launch, at_home, on_one_machine, prepare, service_file, simulated
 from .logs import read_logs
 from .recipes import Recipes, Resources
 from .replicas import Replica
@@ -288,7 +288,8 @@ class ServiceOrchestrator:
                 self._put(replace(service, status="failed", reason=str(error), ended_at=self._clock.now()))
 
     async def _launch(self, recipe_name: str, config: Mapping[str, object]) -> Launch:
-        profile, recipe = self.site.profile, self.recipes.get(recipe_name)
+        profile = self.site.profile
+        recipe = at_home(self.recipes.get(recipe_name), profile)
         launch = prepare(recipe, config, profile)
         needs_gpu = launch.resources.gpu > 0
         if profile.simulate and needs_gpu:
@@ -335,7 +336,7 @@ class ServiceOrchestrator:
 
     async def _python(self, kind: Kind) -> str:
         """What runs our code on the nodes for that kind of job; it is deployed where it is missing."""
-        return str(await self._deployment.python(kind)) if self._deployment else self.site.profile.python
+        return str(await self._deployment.python(kind)) if self._deployment else self.site.profile.of(kind).python
 
     def _job(self, service: Service, python: str) -> Job:
         resources = service.resources

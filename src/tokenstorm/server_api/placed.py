@@ -189,14 +189,15 @@ class PlacedOrchestrator:
     async def _start(self, earlier: _Start | None) -> _Start:
         """Write all that it needs, then start it. What is submitted under one name is submitted once."""
         profile, shell = self._site.profile, self._site.shell
-        python = str(await self._deployment.python()) if self._deployment else profile.python
+        python = str(await self._deployment.python()) if self._deployment else profile.of("cpu").python
         placement = profile.orchestrator.placement
         assert placement != "local", "one that is here is not placed"
         unsure = earlier is not None and earlier.placement == placement == "job" and earlier.job_id is None
         name = earlier.name if earlier is not None and unsure else f"start-{secrets.token_hex(6)}"
         start, folder = _Start(name=name, placement=placement), self._home / name
         there = profile.model_copy(update={"ssh": Ssh()})  # it is where it wants to be
-        await shell.put(folder / "profile.json", there.model_dump_json().encode())
+        # What a table for a kind of job leaves out is the profile's to say: it has to stay out.
+        await shell.put(folder / "profile.json", there.model_dump_json(exclude_unset=True).encode())
         await shell.put(folder / "token", secrets.token_urlsafe(32).encode())
         for file, text in self._recipes.items():
             await shell.put(folder / "recipes" / file, text.encode())
