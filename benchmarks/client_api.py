@@ -21,13 +21,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx
+import msgspec
 from msgspec.structs import replace
 
+from tokenstorm.api.groups import GroupRequest
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.app import create_app
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
-from tokenstorm.client_api.schemas import GroupRequest
 from tokenstorm.client_api.services import HttpServices
 from tokenstorm.client_api.store import GroupSecrets, Store
 from tokenstorm.cluster.site import open_site
@@ -155,7 +156,7 @@ def fill(folder: Path, count: int) -> None:
     """A store with so many groups that are over."""
     store = Store.open(folder / "client.db")
     asked = {"target_url": "http://127.0.0.1:9", "num_clients": 10, "prompts": ["What is deep learning?"] * 10}
-    request = GroupRequest.model_validate(asked)
+    request = msgspec.convert(asked, GroupRequest)
     for _ in range(count):
         run_id = new_run_id()
 
@@ -176,7 +177,7 @@ def fill(folder: Path, count: int) -> None:
             )
 
         secrets = GroupSecrets("secret")
-        added = store.add(make, request.model_dump_json().encode(), secrets, idempotency_key=None, fingerprint="")
+        added = store.add(make, msgspec.json.encode(request), secrets, idempotency_key=None, fingerprint="")
         store.save(states.stopped(replace(added, has_summary=True), "completed", ""))
     store.close()
 

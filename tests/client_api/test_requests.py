@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from groups import GROUPS, SMALL, Services, api
-from tokenstorm.client_api.schemas import GroupRequest, signal_lead
+from tokenstorm.api.groups import GroupRequest
+from tokenstorm.client_api.schemas import signal_lead
 from tokenstorm.client_api.services import ServiceInfo
+from tokenstorm.load import make
 from waiting import finish
 
 BASIC = {
@@ -121,7 +123,7 @@ def test_what_is_wrong_is_refused_with_its_field_named(field: str, changes: dict
     ],
 )
 def test_a_time_limit_that_is_not_given_holds_the_whole_run(fields: dict[str, Any], minutes: int) -> None:
-    assert GroupRequest.model_validate({**SMALL, **fields}).minutes == minutes
+    assert make({**SMALL, **fields}, GroupRequest).minutes == minutes
 
 
 def test_a_dataset_is_read_from_the_profiles_folder_and_pinned(tmp_path: Path) -> None:

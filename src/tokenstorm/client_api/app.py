@@ -25,7 +25,7 @@ from tokenstorm.client_api.group import ClientGroup, GroupStatus
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.results import results_routes
-from tokenstorm.client_api.schemas import GroupRequest, ObserverRequest, RunGroupsRequest, RunRequest
+from tokenstorm.client_api.schemas import ObserverRequest, RunGroupsRequest, RunRequest, TakenGroup
 from tokenstorm.web import Problem, new_app, problem, problems
 
 COMMON_START_SECONDS = 5.0
@@ -86,7 +86,7 @@ def _group_routes(manager: ClientManager) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("", status_code=201, summary="Create a group", responses=problems(400, 404, 409, 502, 504))
-    async def create(request: GroupRequest, idempotency_key: Key = None) -> Created:
+    async def create(request: TakenGroup, idempotency_key: Key = None) -> Created:
         """Checked as a whole before anything is done; submitted, or waiting for its service, when this answers."""
         group = await manager.create(request, idempotency_key)
         said = group.reason if group.job_id is None else f"submitted as job {group.job_id}"

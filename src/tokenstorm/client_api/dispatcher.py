@@ -8,8 +8,9 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from tokenstorm.api.groups import STARTUP_SECONDS, GroupRequest
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.schemas import STARTUP_SECONDS, GroupRequest, signal_lead
+from tokenstorm.client_api.schemas import signal_lead
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.deploy import Deployment
@@ -19,7 +20,7 @@ from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.loadgen.promptfile import parse_prompts
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
-from tokenstorm.plan import Plan, decode_plan, encode_plan, make_plan
+from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Target, decode_plan, encode_plan, plan_of
 
 CORES_PER_NODE = 32
 """What a compute node is taken to have at least, where ranks run on other machines than this."""
@@ -49,7 +50,7 @@ class SlurmClientDispatcher:
         """What runs the load generator there; it is deployed where it is missing."""
         return str(await self._deployment.python()) if self._deployment else self._site.profile.of("cpu").python
 
-    async def check_dataset(self, name: str) -> dict[str, object]:
+    async def check_dataset(self, name: str) -> PromptFile:
         """The `prompts` of a plan for a dataset. Raises `UsageError` for one that is not there, or cannot be used."""
         folder = self._site.profile.base_path / "datasets"
         try:
@@ -65,24 +66,28 @@ class SlurmClientDispatcher:
             message = f"{path} is a folder, or a file that must not be read: name a file of prompts"
             raise UsageError(message, "dataset") from None
         checksum = await asyncio.to_thread(_checked, data, folder / name)
-        return {"kind": "file", "path": str(folder / name), "sha256": checksum}
+        return PromptFile(path=str(folder / name), sha256=checksum)
 
     async def make_plan(self, group: ClientGroup, request: GroupRequest, access: Access) -> Plan:
         """The plan of a group whose service can be reached. Raises `UsageError`."""
-        fields = request.plan_fields() | {
-            "run_id": group.run_id,
-            "group_id": group.group_id,
-            "seed": request.seed,
-            "targets": [{"replica": replica, "url": url} for replica, url in access.endpoints],
-        }
-        if request.dataset is not None:
-            fields["prompts"] = await self.check_dataset(request.dataset)
         elsewhere = self._site.profile.scheduler != "local"
-        ranks = request.ranks or _ranks(make_plan(fields), request, elsewhere=elsewhere)
-        if elsewhere:
-            fields |= {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
-        launch = self._site.scheduler.fan_out(self._job(group, request, ranks))
-        return make_plan({**fields, "ranks": ranks, "launch": launch})
+        ranks = request.ranks or _ranks(request, elsewhere=elsewhere)
+        there = {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
+        return plan_of(
+            request,
+            run_id=group.run_id,
+            group_id=group.group_id,
+            targets=[Target(replica=replica, url=url) for replica, url in access.endpoints],
+            prompts=await self._prompts(request),
+            ranks=ranks,
+            launch=self._site.scheduler.fan_out(self._job(group, request, ranks)),
+            **(there if elsewhere else {}),
+        )
+
+    async def _prompts(self, request: GroupRequest) -> Prompts:
+        if request.dataset is not None:
+            return await self.check_dataset(request.dataset)
+        return request.synthetic.made_up if request.synthetic else PromptList(prompts=request.prompts or ())
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
         """Write the run folder. The plan comes last: where it is, all is."""
@@ -136,12 +141,12 @@ def _checked(data: bytes, path: PurePosixPath) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _ranks(plan: Plan, request: GroupRequest, *, elsewhere: bool) -> int:
+def _ranks(request: GroupRequest, *, elsewhere: bool) -> int:
     """The fewest that carry the load, and as many on each node; what a process may open is known of this machine alone."""
     cores = (CORES_PER_NODE - LAUNCHERS_CORE) * request.nodes if elsewhere else os.cpu_count() or 1
     files = None if elsewhere else open_files()
-    per_node = -(-fewest_ranks(plan, cores, files) // request.nodes)
-    return max(1, min(per_node, plan.num_clients // request.nodes)) * request.nodes
+    per_node = -(-fewest_ranks(request, cores, files) // request.nodes)
+    return max(1, min(per_node, request.num_clients // request.nodes)) * request.nodes
 
 
 def _engine_nodes(plan: Plan) -> tuple[str, ...]:

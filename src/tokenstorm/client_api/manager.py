@@ -19,6 +19,7 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
+from tokenstorm.api.groups import GroupRequest, shown_fields
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
@@ -31,7 +32,6 @@ from tokenstorm.client_api.observers import Observers
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import KeyUsed, NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.releases import latest_start, not_releasable
-from tokenstorm.client_api.schemas import GroupRequest
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.starter import Starter
 from tokenstorm.client_api.store import Store
@@ -415,8 +415,7 @@ class ClientManager:
 
 def _fingerprint(request: GroupRequest) -> str:
     """The same for the same request, API key included."""
-    key = request.api_key.get_secret_value() if request.api_key else ""
-    return states.digest(json.dumps(request.model_dump(mode="json", exclude={"api_key"}), sort_keys=True) + "\n" + key)
+    return states.digest(json.dumps(shown_fields(request), sort_keys=True) + "\n" + (request.api_key or ""))
 
 
 def _told(group: ClientGroup) -> bytes:

@@ -3,8 +3,8 @@
 import time
 from datetime import datetime
 
+from tokenstorm.api.groups import STARTUP_SECONDS
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.schemas import STARTUP_SECONDS
 
 _BEFORE_THE_START = frozenset(("", "starting", "holding"))
 

@@ -6,13 +6,14 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
+from tokenstorm.api.groups import UNKNOWN_LENGTH_MINUTES, GroupRequest, shown_fields
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
-from tokenstorm.client_api.schemas import UNKNOWN_LENGTH_MINUTES, GroupRequest
 from tokenstorm.client_api.services import ENDED, Access, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
@@ -36,8 +37,7 @@ class Starter:
             await self._manager.dispatcher.check_dataset(request.dataset)
         seed = secrets.randbits(48) if request.seed is None else request.seed
         minutes = request.limit(self._manager.site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES)
-        request = request.model_copy(update={"seed": seed, "time_limit": minutes})
-        api_key = request.api_key.get_secret_value() if request.api_key else None
+        request = replace(request, seed=seed, time_limit=minutes)
         run_id, created_at = new_run_id(), states.now()
 
         def make(group_id: int) -> ClientGroup:
@@ -60,8 +60,8 @@ class Starter:
 
         group = self._manager.store.add(
             make,
-            request.model_dump_json(exclude={"api_key"}).encode(),
-            GroupSecrets(secrets.token_urlsafe(32), api_key),
+            msgspec.json.encode(shown_fields(request)),
+            GroupSecrets(secrets.token_urlsafe(32), request.api_key),
             idempotency_key=key,
             fingerprint=fingerprint,
         )
@@ -118,7 +118,7 @@ class Starter:
             if group is None or group.stage not in {"waiting", "submitting"}:
                 return
             try:
-                request = GroupRequest.model_validate_json(self._manager.store.request(group_id))
+                request = msgspec.json.decode(self._manager.store.request(group_id), type=GroupRequest)
                 await self._try_to_submit(group, request)
             except Unconfirmed:
                 self._say(group_id, states.UNCONFIRMED)

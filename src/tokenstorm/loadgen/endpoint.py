@@ -108,14 +108,16 @@ def _without_operation(path: str) -> tuple[str, Operation | None]:
 
 def endpoints_of(plan: Plan) -> list[Endpoint]:
     """Where the plan's replicas listen. Raises `PlanError` for an address of another operation than the plan's."""
-    endpoints = []
-    for target in plan.targets:
-        endpoint = Endpoint.parse(target.url)
-        if endpoint.operation not in {None, plan.endpoint}:
-            message = (
-                f"{target.url} is the address of {endpoint.operation}, and the load is for {plan.endpoint}: "
-                f"say {endpoint.operation} here, or give the address without it"
-            )
-            raise PlanError(message, "endpoint")
-        endpoints.append(endpoint)
-    return endpoints
+    return [endpoint_for(target.url, plan.endpoint) for target in plan.targets]
+
+
+def endpoint_for(url: str, operation: Operation) -> Endpoint:
+    """Where the replica at that address listens. Raises `PlanError` where it is the address of another operation."""
+    endpoint = Endpoint.parse(url)
+    if endpoint.operation not in {None, operation}:
+        message = (
+            f"{url} is the address of {endpoint.operation}, and the load is for {operation}: "
+            f"say {endpoint.operation} here, or give the address without it"
+        )
+        raise PlanError(message, "endpoint")
+    return endpoint

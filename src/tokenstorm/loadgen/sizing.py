@@ -1,4 +1,4 @@
-"""How many ranks a plan needs, how many open files a rank may have, and how much room the lines take."""
+"""How many ranks a load needs, how many open files a rank may have, and how much room the lines take."""
 
 import math
 import os
@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 from tokenstorm.errors import RunError, UsageError
+from tokenstorm.load import Load
 from tokenstorm.loadgen.arrivals import count_end_ns, rate_in
 from tokenstorm.plan import Plan
 
@@ -23,31 +24,31 @@ CHUNK_BYTES = 10
 """The least that the time of a chunk takes in it."""
 
 
-def fewest_ranks(plan: Plan, cores: int, files: int | None = None) -> int:
+def fewest_ranks(load: Load, cores: int, files: int | None = None) -> int:
     """The fewest ranks that carry the load with cores to spare, at most one a core.
 
     There are more where the `files` that each process may open are too few for its clients. Raises `UsageError` where no
     number of ranks would do.
     """
-    tokens = plan.max_tokens if plan.stream else 1
-    rates = [plan.requests_per_second or 0.0]
-    if plan.arrival.ramp:
-        rates += [plan.arrival.ramp.from_rps, plan.arrival.ramp.to_rps]
-    rates += [stage.rps for stage in plan.arrival.stages or ()]
-    if plan.closed_loop:
-        rates.append(plan.num_clients * CLIENT_CHUNKS_PER_SECOND / tokens)
+    tokens = load.max_tokens if load.stream else 1
+    rates = [load.requests_per_second or 0.0]
+    if load.spread.ramp:
+        rates += [load.spread.ramp.from_rps, load.spread.ramp.to_rps]
+    rates += [stage.rps for stage in load.spread.stages or ()]
+    if load.closed_loop:
+        rates.append(load.num_clients * CLIENT_CHUNKS_PER_SECOND / tokens)
     busy = max(rates) * (REQUEST_SECONDS + tokens * CHUNK_SECONDS)
-    ranks = max(1, min(cores, plan.num_clients, int(busy / SHARE_OF_CORE) + 1))
+    ranks = max(1, min(cores, load.num_clients, int(busy / SHARE_OF_CORE) + 1))
     if files is None:
         return ranks
     room = files - SPARE_FILES  # of a rank for clients, and of the launcher for ranks
-    if room < 1 or plan.num_clients > room**2:
+    if room < 1 or load.num_clients > room**2:
         message = (
-            f"{plan.num_clients} clients are too many for any number of ranks, since a process may have {files} open files "
+            f"{load.num_clients} clients are too many for any number of ranks, since a process may have {files} open files "
             "here: use fewer clients, or raise `ulimit -n`"
         )
         raise UsageError(message)
-    return max(ranks, -(-plan.num_clients // room))
+    return max(ranks, -(-load.num_clients // room))
 
 
 def cores() -> int:

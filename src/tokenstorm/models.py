@@ -1,0 +1,99 @@
+"""Pydantic models of msgspec structs: by them FastAPI checks requests, and documents requests and answers."""
+
+from collections.abc import Mapping
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
+
+from tokenstorm.errors import UsageError
+from tokenstorm.load import make
+
+
+class Strict(BaseModel):
+    """Takes what is written and nothing else: no unknown fields, no text for numbers, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Taken:
+    """Makes a struct of an annotated parameter that is a request.
+
+    Pydantic looks at its fields one by one; then the struct at how they fit together. `first` are the fields that the
+    documentation lists first, `example` is a whole request.
+    """
+
+    def __init__(
+        self, kind: type[msgspec.Struct], first: tuple[str, ...] = (), example: Mapping[str, object] | None = None
+    ) -> None:
+        self._kind = kind
+        extra = {"json_schema_extra": {"examples": [example]}} if example else {}
+        fields = _fields(kind, Strict)
+        ordered: dict[str, Any] = {name: fields[name] for name in dict.fromkeys((*first, *fields))}
+        self._model = create_model(
+            kind.__name__, __base__=Strict, __doc__=kind.__doc__, __cls_kwargs__=extra, **ordered
+        )
+
+    def __get_pydantic_core_schema__(self, _kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._struct, handler.generate_schema(self._model))
+
+    def _struct(self, checked: BaseModel) -> object:
+        """Raises `ValidationError` for a field of the request itself, as pydantic does."""
+        try:
+            return make(checked.model_dump(), self._kind)
+        except UsageError as error:
+            field = (error.field or "").partition(".")[0].partition("[")[0]
+            what = PydanticCustomError("value_error", "{text}", {"text": error.message})
+            details = [InitErrorDetails(type=what, loc=(field,), input=None)]
+            raise ValidationError.from_exception_data(self._kind.__name__, details) from None
+
+
+@cache
+def model_of(kind: type[msgspec.Struct], base: type[BaseModel]) -> type[BaseModel]:
+    """The model of a struct and of those in it; its name and its docstring are the struct's."""
+    fields: dict[str, Any] = _fields(kind, base)
+    return create_model(kind.__name__, __base__=base, __doc__=kind.__doc__, **fields)
+
+
+def _fields(kind: type[msgspec.Struct], base: type[BaseModel]) -> dict[str, tuple[Any, Any]]:
+    """Type and default of each field."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: (_typed(hints[field.name], base), _default(field)) for field in msgspec.structs.fields(kind)}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.required:
+        return ...
+    made = field.default_factory is not msgspec.NODEFAULT
+    return field.default_factory() if made else field.default
+
+
+def _typed(hint: Any, base: type[BaseModel]) -> Any:
+    """A type of msgspec's as pydantic writes it."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return Annotated[(_typed(args[0], base), *map(_constraint, args[1:]))]
+    if origin in {Union, UnionType}:
+        return Union[tuple(_typed(arg, base) for arg in args)]  # noqa: UP007 - of as many as there are
+    if origin is tuple:  # of any length: JSON has lists
+        return list[_typed(args[0], base)]  # type: ignore[misc]
+    if origin is dict:
+        return dict[_typed(args[0], base), _typed(args[1], base)]  # type: ignore[misc]
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return model_of(hint, base)
+    return hint
+
+
+_SAME = ("gt", "ge", "lt", "le", "pattern", "min_length", "max_length", "description", "examples")
+
+
+def _constraint(meta: Meta) -> FieldInfo:
+    given = {name: value for name in _SAME if (value := getattr(meta, name)) is not None}
+    found: FieldInfo = Field(**given, json_schema_extra=meta.extra_json_schema)
+    return found
