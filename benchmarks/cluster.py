@@ -29,7 +29,7 @@ from running import Stage, compile_truthd
 from slurmlab import slurm_lab
 from tokenstorm.cluster.site import Site, open_site
 from tokenstorm.config import load_config
-from tokenstorm.loadgen.live import Group
+from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Done, Hello
 from tokenstorm.loadgen.ranks import Member, Ranks

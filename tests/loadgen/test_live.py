@@ -14,10 +14,10 @@ import uvloop
 
 from plans import plan
 from tokenstorm import __version__
-from tokenstorm.loadgen import process, ranks
-from tokenstorm.loadgen.live import Group
+from tokenstorm.loadgen import offset, ranks
+from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.messages import AnyMessage, Delta, Hello, Ready, Tell, send
-from tokenstorm.loadgen.process import EXCHANGES_KEPT, Clock
+from tokenstorm.loadgen.offset import EXCHANGES_KEPT, Clock
 from tokenstorm.loadgen.ranks import SILENT_SECONDS, Member, Ranks
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import DiskReport
@@ -140,7 +140,7 @@ def test_of_late_comparisons_of_clocks_the_quickest_way_there_and_the_quickest_w
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = monotonic_ns()
-    monkeypatch.setattr(process, "monotonic_ns", lambda: now)
+    monkeypatch.setattr(offset, "monotonic_ns", lambda: now)
     clock = Clock(same_machine=False)
     for there, back in ((90, 10), (10, 300), (50, 50)):  # the launcher's clock is 7000 ahead
         clock.learn(Tell(sent=now - there - back, now=now - back + 7000))

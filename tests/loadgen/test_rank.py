@@ -15,10 +15,11 @@ from held import Service
 from plans import plan
 from tokenstorm.loadgen.arrivals import scheduled_count
 from tokenstorm.loadgen.endpoint import Endpoint
+from tokenstorm.loadgen.messages import Live
 from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import load_prompts
-from tokenstorm.loadgen.rank import Live, Rank
+from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.rebuild import tally_of
@@ -107,13 +108,14 @@ def drive(folder: Path, some: Plan, during: Callable[[Rank, Standstill], None] |
             some,
             0,
             1,
+            started_at=monotonic_ns() + 50 * MS,
             requests=Requests(some, "m", endpoints, load_prompts(some), None),
             replicas=Replicas([target.replica for target in some.targets], pools),
             writer=writer,
             on_window_over=lambda: None,
             on_finished=over.set,
         )
-        rank.start(monotonic_ns() + 50 * MS)
+        rank.start()
         if during is not None:
             during(rank, Standstill(rank))
         async with asyncio.timeout(60):

@@ -6,6 +6,9 @@ from tokenstorm.loadgen.answers import Answer, Carrier
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.result import SCHEMA, Failure, Result
 
+FOLD_TURNS = 20
+FOLDED_AT_LEAST = 16
+
 
 class Sender(Protocol):
     """Who sent a request, and wants to know what became of it; see `Rank`."""
@@ -56,7 +59,7 @@ class Flight(Exchange):
             usage, warnings = None, warnings | {"usage"}
         if ignore_eos and failure is None and self.asked is not None and _is_short(answer, self.asked):
             warnings |= {"short"}
-        return Result(
+        return Result(  # by position: for so many names Python makes a dict at each call, which trebles its time
             SCHEMA,
             self.seq,
             rank,
@@ -86,6 +89,24 @@ class Flight(Exchange):
             sorted(warnings) or None,
             hidden_tokens=answer.hidden_tokens,
         )
+
+
+class Folds:
+    """Keeps long answers small: has each answer in flight fold itself now and then, a few at a time."""
+
+    def __init__(self) -> None:
+        self._left: list[Flight] = []
+        self._at_once = 0
+
+    def fold_some(self, in_flight: dict[int, Flight]) -> None:
+        """Fold the next few; all that are in flight have their turn within `FOLD_TURNS` calls."""
+        if not self._left:
+            self._left = list(in_flight.values())
+            self._at_once = max(FOLDED_AT_LEAST, len(self._left) // FOLD_TURNS + 1)
+        for flight in self._left[-self._at_once :]:
+            if flight.answer is not None:
+                flight.answer.fold()
+        del self._left[-self._at_once :]
 
 
 def _is_short(answer: Answer, asked: int) -> bool:

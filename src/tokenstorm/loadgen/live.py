@@ -1,20 +1,13 @@
-"""What the group is doing right now, put together from the deltas of its ranks."""
+"""What a launcher tells of its group while it runs: each second, and how far it is."""
 
-from collections import Counter
 from datetime import datetime
-from time import monotonic_ns
 from typing import Literal
 
 import msgspec
 
-from tokenstorm.loadgen.arrivals import clients_of, count_end_ns, rate_in
-from tokenstorm.loadgen.messages import Delta
-from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.summary import Environment
-from tokenstorm.metrics.tally import METRICS, Tally
-from tokenstorm.metrics.verdict import STALL_SECONDS, DiskReport
-from tokenstorm.plan import Plan
+from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.result import Number
 
 SCHEMA: Literal[1] = 1
@@ -111,134 +104,3 @@ class Event(msgspec.Struct, frozen=True):
 
     status: Status
     line: TimelineLine | None
-
-
-class Group:
-    """Adds up deltas. Memory does not grow with the length of the run."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.tally = Tally()
-        self.inter_chunk: dict[int, Histogram] = {}
-        self.last: dict[int, Delta] = {}
-        self.worst: dict[int, RankSecond] = {}
-        self.cpu_seconds: dict[int, float] = {}
-        self.sent_by: dict[int, int] = {}
-        self.stalled: dict[int, float] = {}
-        self.left_out: set[str] = set()
-        self._drained: dict[int, int] = {}
-        """The second in which each rank's window was over."""
-        self.recorded_at = 0
-        """When a rank last said that it gave lines to what was never sent, in nanoseconds of the monotonic clock."""
-        self.waited_below_cap = 0
-        self.scheduled = self.sent = self.succeeded = self.failed = self.unsent = self.output_tokens = 0
-        self._pending: list[tuple[int, Delta]] = []
-        self.line: TimelineLine | None = None
-
-    def add(self, rank: int, delta: Delta) -> None:
-        """Take in one second of one rank."""
-        self.last[rank] = delta
-        if delta.phase in {"draining", "finished"}:
-            self._drained.setdefault(rank, delta.second)
-        if delta.unsent:
-            self.recorded_at = monotonic_ns()
-        self.left_out |= set(delta.left_out)
-        self.worst[rank] = _worse(self.worst.get(rank), delta)
-        self.cpu_seconds[rank] = self.cpu_seconds.get(rank, 0.0) + delta.cpu
-        self.sent_by[rank] = self.sent_by.get(rank, 0) + delta.sent
-        if delta.loop_lag > STALL_SECONDS:
-            self.stalled[rank] = self.stalled.get(rank, 0.0) + delta.loop_lag
-        self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
-        self.tally.merge(delta.tally)
-        self._pending.append((rank, delta))
-
-    def phase_of(self, second: int, window_end: int | None) -> str:
-        """The phase that a second began in, by the clock, or by the ranks where they reach a count before `window_end`."""
-        at = second * 10**9
-        drained = self.last and all(self._drained.get(rank, second) < second for rank in self.last)
-        if drained or (window_end is not None and at >= window_end):
-            return "draining"
-        return "warmup" if at < self._plan.window_start_ns else "measured"
-
-    def target_of(self, second: int, window_end: int | None) -> float | None:
-        """The rate that was asked for in a second, on average over the part of it that the window had."""
-        ends = ((second + 1) * 10**9, window_end, count_end_ns(self._plan))
-        return rate_in(self._plan, second * 10**9, min(end for end in ends if end is not None))
-
-    @property
-    def pending(self) -> bool:
-        """Whether something came in that no line holds yet."""
-        return bool(self._pending)
-
-    def close(self, t: int, phase: str, target_rps: float | None) -> TimelineLine:
-        """The line for the second `t`, and for what came in too late for the line of its own second."""
-        due = [(rank, delta) for rank, delta in self._pending if delta.second <= t]
-        self._pending = [(rank, delta) for rank, delta in self._pending if delta.second > t]
-        deltas = [delta for _, delta in due]
-        latest = dict(due)
-        tally = Tally()
-        ranks: dict[int, RankSecond] = {}
-        for rank, delta in due:
-            tally.merge(delta.tally)
-            ranks[rank] = _worse(ranks.get(rank), delta)
-        waited_below_cap = self._waited_below_cap(due)
-        self.waited_below_cap += waited_below_cap
-        line = TimelineLine(
-            t=t,
-            phase=phase,
-            scheduled=sum(delta.scheduled for delta in deltas),
-            sent=sum(delta.sent for delta in deltas),
-            succeeded=sum(delta.succeeded for delta in deltas),
-            failed=sum(delta.failed for delta in deltas),
-            failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),
-            unsent=sum(delta.unsent for delta in deltas),
-            output_tokens=sum(delta.output_tokens for delta in deltas),
-            in_flight=sum(delta.in_flight for delta in latest.values()),
-            waiting=sum(delta.waiting for delta in latest.values()),
-            target_rps=target_rps,
-            waited_below_cap=waited_below_cap,
-            latency=Glance.of(tally.histograms["latency"]),
-            service_time=Glance.of(tally.histograms["service_time"]),
-            ttft=Glance.of(tally.histograms["ttft"]),
-            ranks={str(rank): second for rank, second in sorted(ranks.items())},
-            left_out=sorted(self.left_out),
-            histograms={name: tally.histograms[name] for name in METRICS if tally.histograms[name].count},
-        )
-        for name in ("scheduled", "sent", "succeeded", "failed", "unsent", "output_tokens"):
-            setattr(self, name, getattr(self, name) + getattr(line, name))
-        self.line = line
-        return line
-
-    def _waited_below_cap(self, due: list[tuple[int, Delta]]) -> int:
-        """Arrivals that waited in their rank in a second in which the ranks that reported were together below their cap."""
-        if self._plan.ranks == 1:
-            return 0
-        peaks, waited, caps = Counter[int](), Counter[int](), Counter[int]()
-        for rank, delta in due:
-            peaks[delta.second] += delta.peak
-            waited[delta.second] += delta.waited
-            caps[delta.second] += clients_of(self._plan, rank, self._plan.ranks)
-        return sum(waited[second] for second, peak in peaks.items() if peak < caps[second])
-
-    def gauges(self, phase: str, up: dict[int, bool], target_rps: float | None) -> Gauges:
-        """What `/metrics` shows beside the counters."""
-        line = self.line
-        return Gauges(
-            phase=phase,
-            in_flight=line.in_flight if line else 0,
-            target_rps=target_rps,
-            loop_lag=max((rank.loop_lag for rank in line.ranks.values()), default=0.0) if line else 0.0,
-            rank_up=up,
-        )
-
-
-def _worse(before: RankSecond | None, delta: Delta) -> RankSecond:
-    """The worse of what was and what came in; the disk's report speaks of the whole run so far."""
-    if before is None:
-        return RankSecond(delta.cpu, delta.loop_lag, delta.gc_pause, delta.disk)
-    return RankSecond(
-        max(before.cpu, delta.cpu),
-        max(before.loop_lag, delta.loop_lag),
-        max(before.gc_pause, delta.gc_pause),
-        delta.disk,
-    )

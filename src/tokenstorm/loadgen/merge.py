@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tokenstorm.loadgen.arrivals import window_end_of
-from tokenstorm.loadgen.live import Group
+from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.lost import tally_of_lost
 from tokenstorm.loadgen.messages import Done
 from tokenstorm.loadgen.ranks import Member, Ranks

@@ -11,6 +11,10 @@ from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.plan import Plan
 
+ADDRESS = "TOKENSTORM_LAUNCHER"
+SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
+PROTOCOL = "tokenstorm-rank"
+"""What a rank asks the launcher's port to switch to."""
 MAX_MESSAGE = 64_000_000
 _LENGTH = struct.Struct("!I")
 
@@ -74,6 +78,20 @@ class Start(Message, frozen=True):
 
     at: int
     service: Service
+
+
+class Live(msgspec.Struct):
+    """What happened since the last look; see `Delta` for the meanings."""
+
+    scheduled: int = 0
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    unsent: int = 0
+    output_tokens: int = 0
+    waited: int = 0
+    peak: int = 0
+    loop_lag: float = 0.0
 
 
 class Delta(Message, frozen=True):

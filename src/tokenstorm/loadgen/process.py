@@ -1,4 +1,4 @@
-"""The process around one rank: its link to the launcher, its clock, and what it costs.
+"""The process around one rank: its link to the launcher, and what it does at its word.
 
 Started as `python -m tokenstorm.loadgen rank` with the launcher's address and secret in the environment, so that
 neither stands on a command line.
@@ -7,25 +7,25 @@ neither stands on a command line.
 import asyncio
 import gc
 import os
-import resource
-import socket
-from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import monotonic_ns, process_time_ns
+from time import monotonic_ns
 from typing import Any, TypeVar
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
 from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.arrivals import needed_ahead
-from tokenstorm.loadgen.endpoint import endpoints_of
+from tokenstorm.loadgen.costs import Meter, Pauses
+from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.loadgen.messages import (
+    ADDRESS,
+    PROTOCOL,
+    SECRET,
     Abort,
     AnyMessage,
     Ask,
-    Delta,
-    Done,
     Drain,
     Hello,
     Ready,
@@ -36,86 +36,41 @@ from tokenstorm.loadgen.messages import (
     receive,
     send,
 )
+from tokenstorm.loadgen.offset import Clock, machine_clock
 from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.pool import Pool
-from tokenstorm.loadgen.prompts import load_prompts
+from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
+from tokenstorm.loadgen.reporter import Reporter
 from tokenstorm.loadgen.room import Room
 from tokenstorm.loadgen.sizing import allow_connections
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.program import ends
 
-ADDRESS = "TOKENSTORM_LAUNCHER"
-SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
-PROTOCOL = "tokenstorm-rank"
 FIRST_ASKS = 32
 ASK_PAUSE_SECONDS = 0.01
-EXCHANGES_KEPT = 32
-"""Clocks drift: what was exchanged longer ago than so many seconds does not count."""
 CLOSE_SECONDS = 5.0
 COLLECT_SECONDS = 0.2
 """What is kept free before the start, for a last garbage collection."""
+EARLY_SECONDS = 0.02
+"""A rank is started so long before the common start."""
 NEWS_SECONDS = 1.0
 """Who ends all processes of a job tells the launcher too, and a rank hears of it in this time."""
 
 M = TypeVar("M", bound=AnyMessage)
 
 
-def machine_clock() -> str:
-    """A name for this machine's monotonic clock: two processes with the same name read the same clock."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/time').readlink()}"
-    except OSError:
-        return socket.gethostname()
+@dataclass(frozen=True)
+class Gear:
+    """What a rank has at hand when it waits at the barrier."""
 
-
-class Pauses:
-    """Counts and times the garbage collections of this process."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total_ns = 0
-        self.longest_ns = 0
-        self._since = 0
-
-    def __call__(self, phase: str, _info: dict[str, int]) -> None:
-        if phase == "start":
-            self._since = monotonic_ns()
-        else:
-            took = monotonic_ns() - self._since
-            self.count += 1
-            self.total_ns += took
-            self.longest_ns = max(self.longest_ns, took)
-
-    def take_longest(self) -> int:
-        """The longest pause since the last call, in nanoseconds."""
-        longest, self.longest_ns = self.longest_ns, 0
-        return longest
-
-
-class Clock:
-    """What to add to this machine's monotonic clock to get the launcher's.
-
-    Of late exchanges the fastest way there and the fastest way back tell, be they of one exchange or not: delays that
-    vary hurt far less than in the fastest round trip.
-    """
-
-    def __init__(self, *, same_machine: bool) -> None:
-        self._same_machine = same_machine
-        self._heard: deque[tuple[int, int]] = deque(maxlen=EXCHANGES_KEPT)
-
-    def learn(self, tell: Tell) -> None:
-        """Take in the launcher's answer."""
-        self._heard.append((tell.now - tell.sent, monotonic_ns() - tell.now))
-
-    def read(self) -> tuple[int, int]:
-        """The offset, and how long a round trip took; both 0 on the launcher's machine."""
-        if self._same_machine:
-            return 0, 0
-        there, back = (min(ways) for ways in zip(*self._heard, strict=True))
-        return (there - back) // 2, there + back
+    welcome: Welcome
+    prompts: PromptSource
+    endpoints: list[Endpoint]
+    pools: list[Pool]
+    writer: LineWriter
+    clock: Clock
 
 
 class RankProcess:
@@ -124,70 +79,75 @@ class RankProcess:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._link = writer
-        self._pauses = Pauses()
         self._finished = asyncio.Event()
         self._rank: Rank | None = None
+        """The rank and its reporter are there from shortly before the common start on."""
+        self._reporter: Reporter | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._opening: asyncio.Future[list[object]] | None = None
+        self._clock_read = (0, 0)
+        """The offset and the round trip at the start."""
         self._drain_at: int | None = None
         self._told = self._deserted = self._terminating = False
         self._bug: BaseException | None = None
-        self._second = 0
-        self._cpu_mark = self._wall_mark = 0
 
     async def run(self) -> int:
         """Carry out what the launcher says, from hello to done."""
         for number in ends():
             asyncio.get_running_loop().add_signal_handler(number, self._terminated)
         hello = Hello(host=node_name(), pid=os.getpid(), version=__version__, clock=machine_clock())
-        send(self._link, hello)
+        self._say(hello)
         welcome = await self._expect(Welcome)
         try:
-            await self._prepare(welcome, same_machine=welcome.clock == hello.clock)
+            gear = await self._prepare(welcome, same_machine=welcome.clock == hello.clock)
         except (TokenstormError, OSError) as error:
-            send(self._link, Refused(reason=str(error)))
+            self._say(Refused(reason=str(error)))
             await self._link.drain()
             return 1
-        send(self._link, Ready())
+        self._say(Ready())
         self._ask()
         asyncio.get_running_loop().set_exception_handler(self._broke)
-        listening = asyncio.create_task(self._listen())
+        listening = asyncio.create_task(self._listen(gear))
         await self._finished.wait()
         listening.cancel()
         if self._starting is not None:
             self._starting.cancel()
-        await self._report()
+        await self._report(gear.writer)
         if self._bug is not None:
             raise self._bug
         return 0
 
-    async def _prepare(self, welcome: Welcome, *, same_machine: bool) -> None:
-        self._welcome = welcome
+    async def _prepare(self, welcome: Welcome, *, same_machine: bool) -> Gear:
         plan = welcome.plan
         share = -(-plan.num_clients // welcome.ranks)
         room = Room(allow_connections(share, len(plan.targets)))
-        self._prompts = load_prompts(plan)
-        self._endpoints = endpoints_of(plan)
-        self._pools = [Pool(endpoint, room=room) for endpoint in self._endpoints]
-        self._writer = LineWriter(Path(welcome.results))
-        self._writer.start()
-        self._clock = Clock(same_machine=same_machine)
+        prompts = load_prompts(plan)
+        endpoints = endpoints_of(plan)
+        pools = [Pool(endpoint, room=room) for endpoint in endpoints]
+        writer = LineWriter(Path(welcome.results))
+        writer.start()
+        clock = Clock(same_machine=same_machine)
         if not same_machine:
             asking = asyncio.create_task(self._ask_often())
             for _ in range(FIRST_ASKS):
-                self._clock.learn(await self._expect(Tell))
+                clock.learn(await self._expect(Tell))
             await asking
+        return Gear(welcome, prompts, endpoints, pools, writer, clock)
 
     async def _ask_often(self) -> None:
         """Not one after the other: what is far away would take long."""
         for _ in range(FIRST_ASKS):
-            send(self._link, Ask(sent=monotonic_ns()))
+            self._say(Ask(sent=monotonic_ns()))
             await asyncio.sleep(ASK_PAUSE_SECONDS)
 
     def _ask(self) -> None:
         """Compare clocks every second, from the barrier on."""
         if not self._finished.is_set():
-            send(self._link, Ask(sent=monotonic_ns()))
+            self._say(Ask(sent=monotonic_ns()))
             asyncio.get_running_loop().call_later(1.0, self._ask)
+
+    def _say(self, message: AnyMessage) -> None:
+        send(self._link, message)
 
     async def _expect(self, kind: type[M]) -> M:
         message = await receive(self._reader)
@@ -205,116 +165,80 @@ class RankProcess:
             self._bug = self._bug or error
             self._finished.set()
 
-    async def _listen(self) -> None:
+    async def _listen(self, gear: Gear) -> None:
         try:
-            await self._hear()
+            await self._hear(gear)
         except Exception as error:  # noqa: BLE001 - it is raised again in `run`
             self._bug = error
         finally:
             self._finished.set()
 
-    async def _hear(self) -> None:
+    async def _hear(self, gear: Gear) -> None:
         """Do what the launcher says until it is gone."""
         while True:
             message = await receive(self._reader)
+            rank = self._rank
             match message:
                 case Tell():
-                    self._clock.learn(message)
+                    gear.clock.learn(message)
                 case Start():
-                    self._starting = asyncio.create_task(self._start(message))
+                    self._starting = asyncio.create_task(self._start(gear, message))
                     self._starting.add_done_callback(self._started)
                 case Drain():
                     self._told, self._drain_at = True, message.at
-                    if self._rank:
-                        self._rank.drain(message.at)
-                case Abort() if self._rank:
+                    if rank is not None:
+                        rank.drain(message.at)
+                case Abort() if rank is not None:
                     self._told = True
-                    self._rank.abort()
+                    rank.abort()
                 case _:  # nobody is left who wants the numbers, or the run ends before it began
                     self._deserted = True
-                    if self._rank:
-                        self._rank.abort()
+                    if rank is not None:
+                        rank.abort()
                     return
 
-    async def _start(self, start: Start) -> None:
-        plan, welcome = self._welcome.plan, self._welcome
-        service = start.service
-        names = [target.replica for target in plan.targets]
+    async def _start(self, gear: Gear, start: Start) -> None:
+        welcome, service = gear.welcome, start.service
+        plan = welcome.plan
+        meter, pauses = Meter(), Pauses()
+        offset, _ = self._clock_read = gear.clock.read()
+        start_at = start.at - offset
         rank = Rank(
             plan,
             welcome.rank,
             welcome.ranks,
-            requests=Requests(plan, service.model, self._endpoints, self._prompts, service.api_key),
-            replicas=Replicas(names, self._pools),
-            writer=self._writer,
-            on_window_over=self._window_over,
-            on_finished=self._drained,
+            started_at=start_at,
+            requests=Requests(plan, service.model, gear.endpoints, gear.prompts, service.api_key),
+            replicas=Replicas([target.replica for target in plan.targets], gear.pools),
+            writer=gear.writer,
+            on_window_over=meter.stop_sending,
+            on_finished=partial(self._drained, meter),
         )
-        self._offset, self._round_trip = self._clock.read()
-        self.start_at = start.at - self._offset
-        await self._connect_ahead(needed_ahead(plan, welcome.rank, welcome.ranks))
+        await self._connect_ahead(gear.pools, needed_ahead(plan, welcome.rank, welcome.ranks), start_at)
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 1000)
-        gc.callbacks.append(self._pauses)
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, (self.start_at - monotonic_ns()) / 1e9 - 0.02))
+        gc.callbacks.append(pauses)
+        await asyncio.sleep(max(0.0, (start_at - monotonic_ns()) / 1e9 - EARLY_SECONDS))
+        disk, finished = gear.writer.report, self._finished
+        self._reporter = Reporter(rank, meter=meter, pauses=pauses, disk=disk, say=self._say, finished=finished)
         self._rank = rank
-        self._cpu_start = self._cpu_mark = process_time_ns()
-        self._wall_start = self._wall_mark = monotonic_ns()
-        rank.start(self.start_at)
+        meter.start()
+        rank.start()
         if self._drain_at is not None:
             rank.drain(self._drain_at)
-        loop.call_later(self._until_second(1), self._tell)
+        self._reporter.begin()
 
     def _started(self, starting: asyncio.Task[None]) -> None:
         if not starting.cancelled() and (error := starting.exception()):
             self._bug = self._bug or error
             self._finished.set()
 
-    async def _connect_ahead(self, connections: int) -> None:
+    async def _connect_ahead(self, pools: list[Pool], connections: int, start_at: int) -> None:
         """Open what the first second needs; what is not open by then shows in the requests."""
-        each, start = -(-connections // len(self._pools)), self.start_at
-        self._opening = asyncio.gather(*(pool.open(each, start) for pool in self._pools), return_exceptions=True)
-        await asyncio.wait([self._opening], timeout=max(0.0, (self.start_at - monotonic_ns()) / 1e9 - COLLECT_SECONDS))
-
-    def _until_second(self, second: int) -> float:
-        return max(0.0, (self.start_at + second * 1_000_000_000 - monotonic_ns()) / 1e9)
-
-    def _tell(self) -> None:
-        if self._finished.is_set():
-            return
-        self._send_delta()
-        asyncio.get_running_loop().call_later(self._until_second(self._second + 1), self._tell)
-
-    def _send_delta(self) -> None:
-        rank = self._rank
-        assert rank is not None
-        cpu, wall = process_time_ns(), monotonic_ns()
-        live, tally = rank.take_live()
-        delta = Delta(
-            second=self._second,
-            phase=rank.phase,
-            scheduled=live.scheduled,
-            sent=live.sent,
-            succeeded=live.succeeded,
-            failed=live.failed,
-            unsent=live.unsent,
-            output_tokens=live.output_tokens,
-            in_flight=rank.in_flight,
-            waiting=rank.waiting,
-            peak=live.peak,
-            waited=live.waited,
-            cpu=(cpu - self._cpu_mark) / max(1, wall - self._wall_mark),
-            loop_lag=live.loop_lag,
-            gc_pause=self._pauses.take_longest() / 1e9,
-            disk=self._writer.report(),
-            left_out=sorted(rank.replicas.was_left_out),
-            tally=tally,
-        )
-        self._cpu_mark, self._wall_mark = cpu, wall
-        self._second += 1
-        send(self._link, delta)
+        each = -(-connections // len(pools))
+        self._opening = asyncio.gather(*(pool.open(each, start_at) for pool in pools), return_exceptions=True)
+        await asyncio.wait([self._opening], timeout=max(0.0, (start_at - monotonic_ns()) / 1e9 - COLLECT_SECONDS))
 
     def _terminated(self) -> None:
         """Somebody ends this process: drain as far as it goes, and at a second signal end at once.
@@ -337,38 +261,20 @@ class RankProcess:
         asyncio.get_running_loop().call_later(NEWS_SECONDS, partial(end, at_once=self._terminating))
         self._terminating = True
 
-    def _window_over(self) -> None:
-        self._cpu_sending, self._wall_sending = process_time_ns() - self._cpu_start, monotonic_ns() - self._wall_start
-
-    def _drained(self) -> None:
-        self._cpu_end, self._wall_end = process_time_ns(), monotonic_ns()
+    def _drained(self, meter: Meter) -> None:
+        meter.stop()
         self._finished.set()
 
-    async def _report(self) -> None:
-        rank = self._rank
-        if rank is None:
-            self._writer.close(CLOSE_SECONDS)
+    async def _report(self, writer: LineWriter) -> None:
+        if self._reporter is None:
+            writer.close(CLOSE_SECONDS)
             return
-        rank.flush()
-        disk = await asyncio.to_thread(self._writer.close, CLOSE_SECONDS)
+        self._reporter.rank.flush()
+        disk = await asyncio.to_thread(writer.close, CLOSE_SECONDS)
         if self._deserted or self._bug is not None:
             return  # the launcher counts the lines
-        self._send_delta()
-        done = Done(
-            tally=rank.total,
-            window_end=rank.window.end,
-            cpu=self._cpu_sending / max(self._wall_sending, 1),
-            cpu_seconds=(self._cpu_end - self._cpu_start) / 1e9,
-            wall_seconds=(self._wall_end - self._wall_start) / 1e9,
-            start=self.start_at,
-            offset=self._offset,
-            round_trip=self._round_trip,
-            gc_pauses=self._pauses.count,
-            gc_seconds=self._pauses.total_ns / 1e9,
-            peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            disk=disk,
-        )
-        send(self._link, done)
+        offset, round_trip = self._clock_read
+        self._reporter.send_done(disk, offset=offset, round_trip=round_trip)
         try:
             await self._link.drain()
             self._link.close()

@@ -11,20 +11,22 @@ import msgspec
 from tokenstorm.loadgen.answers import Answer, Carrier, answer_for
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
-from tokenstorm.loadgen.flight import Flight
+from tokenstorm.loadgen.flight import Flight, Folds
+from tokenstorm.loadgen.messages import Live
 from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.standstills import STALL_NS, Standstills
+from tokenstorm.loadgen.unsent import unsent_lines
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
 from tokenstorm.plan import Plan
-from tokenstorm.result import CENSORED, SCHEMA, Result, Stretch
+from tokenstorm.result import CENSORED, Result
 
 TICK_SECONDS = 0.02
 TICK_NS = round(TICK_SECONDS * 1e9)
-SWEEP_TICKS = 20
-"""Within so many ticks every answer in flight is looked at."""
+FLUSH_TICKS = 10
+"""After so many ticks lines go to the writer, and connections that were idle for too long are closed."""
 
 BATCH = 64
 GAPS_AT_ONCE = 1000
@@ -38,23 +40,10 @@ Phase = Literal["warmup", "measured", "draining", "finished"]
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class Live(msgspec.Struct):
-    """What happened since the last look; see `Delta` for the meanings."""
-
-    scheduled: int = 0
-    sent: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    unsent: int = 0
-    output_tokens: int = 0
-    waited: int = 0
-    peak: int = 0
-    loop_lag: float = 0.0
-
-
 class Rank:
     """Drives one rank from the common start to the end of its drain.
 
+    `started_at` is the common start, in nanoseconds of this machine's monotonic clock; call `start` shortly before it.
     `on_window_over` is called once, when nothing is sent any more; `on_finished` once, at the end.
     """
 
@@ -64,6 +53,7 @@ class Rank:
         rank: int,
         ranks: int,
         *,
+        started_at: int,
         requests: Requests,
         replicas: Replicas,
         writer: LineWriter,
@@ -72,6 +62,7 @@ class Rank:
     ) -> None:
         self.plan = plan
         self.rank = rank
+        self.started_at = started_at
         self.clients = clients_of(plan, rank, ranks)
         self.window = Window(plan.window_start_ns, plan.window_end_ns)
         self.phase: Phase = "warmup"
@@ -89,23 +80,25 @@ class Rank:
         self._gaps: list[int] = []
         self._tally = Tally()
         self._live = Live()
-        self._sweep: list[Flight] = []
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop, self._pump)
+        self._standstills = Standstills(0)
+        self._folds = Folds()
+        self._next_tick = started_at
         self._ticks = 0
         self._timeout_ns = round(plan.request_timeout_seconds * 1e9)
+        self._close_timer: asyncio.TimerHandle | None = None
         self._drain_until: int | None = None
+        self._unsent: Iterator[Result] = iter(())
         self._counted = 0
         self._slept_through = 0
         """How many of those that wait fell due while the loop stood still."""
         self._all_recorded = False
 
-    def start(self, at: int) -> None:
-        """Begin; `at` is the common start, in nanoseconds of this machine's monotonic clock."""
-        self.started_at = at
-        self._loop = asyncio.get_running_loop()
-        self._alarm = Alarm(self._loop, self._pump)
-        self._close_timer: asyncio.TimerHandle | None = None
+    def start(self) -> None:
+        """Begin: from now on the loop must turn."""
         self._set_close_timer()
-        self._standstills = Standstills(self._now())
+        self._standstills.forget(self._now())
         self._set_tick(monotonic_ns())
         self._pump()
 
@@ -277,7 +270,14 @@ class Rank:
         self._counted = self._schedule.waiting
         self._live.waited += 0 if self._free else self._counted - self._slept_through
         self._on_window_over()
-        self._unsent = self._not_sent(now)
+        self._unsent = unsent_lines(
+            self._schedule,
+            self._standstills,
+            self.window,
+            rank=self.rank,
+            replicas=self.replicas.names,
+            idle_since=self._free[0] if self._free and now - self._free[0] > GRACE_NS else None,
+        )
         self._record_unsent()
 
     def _record_unsent(self) -> None:
@@ -296,28 +296,6 @@ class Rank:
             self._all_recorded = True
         self.flush()
         self._finish_if_over()
-
-    def _not_sent(self, now: int) -> Iterator[Result]:
-        """What the window had and nobody sent, and whose fault that was.
-
-        While the rank is up with its schedule no client is free as long as an arrival waits. So where one is free for longer
-        than a send needs, the rank had not come to any of these in time, and each found a client that stayed idle. While the
-        loop stood still nobody looked whether a client was free, so that what fell due then counts as having found one. Else
-        every client was busy to the end.
-        """
-        freed = self._free[0] if self._free and now - self._free[0] > GRACE_NS else None
-        for before, asleep in self._standstills.parts(self.window.start, self.window.end):
-            for seq, stride, size, first, last in self._schedule.rest(before):
-                yield Result(
-                    SCHEMA,
-                    seq,
-                    self.rank,
-                    self.replicas.names[seq % len(self.replicas.names)],
-                    self._phase_of(first),
-                    first,
-                    first if asleep else None if freed is None else max(first, freed),
-                    stretch=Stretch(size, stride, last) if size > 1 else None,
-                )
 
     def _censor(self, why: str) -> None:
         for flight in list(self._in_flight.values()):
@@ -343,9 +321,9 @@ class Rank:
                 flight.deadline += lag
         # only after a whole turn of the loop: by then it has read what lay in the sockets
         self._loop.call_soon(self._loop.call_soon, self._end_what_is_late, now)
-        self._fold_slice()
+        self._folds.fold_some(self._in_flight)
         self._ticks += 1
-        if self._ticks % (SWEEP_TICKS // 2) == 0:
+        if self._ticks % FLUSH_TICKS == 0:
             self.flush()
             for pool in self.replicas.pools:
                 pool.retire()
@@ -373,16 +351,6 @@ class Rank:
         if self._drain_until is not None and now - self.started_at > self._drain_until:
             self._censor("still in flight when the drain ended")
 
-    def _fold_slice(self) -> None:
-        """Keep long answers small, a few at a time."""
-        if not self._sweep:
-            self._sweep = list(self._in_flight.values())
-            self._slice = max(16, len(self._sweep) // SWEEP_TICKS + 1)
-        for flight in self._sweep[-self._slice :]:
-            if flight.answer is not None:
-                flight.answer.fold()
-        del self._sweep[-self._slice :]
-
     def _add_gaps(self, answer: Answer) -> None:
         """Many at a time are cheaper; too many at a time would hold up the loop."""
         self._gaps += answer.gaps
@@ -402,9 +370,6 @@ class Rank:
         elif flight.status is not None:
             self.replicas.answered(flight.replica)
 
-    def _phase_of(self, scheduled: int) -> Literal["warmup", "measured"]:
-        return "measured" if scheduled >= self.window.start else "warmup"
-
     def _result(self, flight: Flight) -> Result:
         answer = flight.answer
         failure = flight.failure
@@ -422,6 +387,6 @@ class Rank:
             ignore_eos=self.plan.ignore_eos,
             rank=self.rank,
             replica=self.replicas.names[flight.replica],
-            phase=self._phase_of(flight.scheduled),
+            phase=self.window.phase_of(flight.scheduled),
             start=self.started_at,
         )

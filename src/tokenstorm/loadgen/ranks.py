@@ -15,8 +15,10 @@ import msgspec
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError
-from tokenstorm.loadgen.live import Group
+from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.messages import (
+    ADDRESS,
+    SECRET,
     AnyMessage,
     Ask,
     Delta,
@@ -29,7 +31,7 @@ from tokenstorm.loadgen.messages import (
     receive,
     send,
 )
-from tokenstorm.loadgen.process import ADDRESS, SECRET, machine_clock
+from tokenstorm.loadgen.offset import machine_clock
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import RANKS_LOST_INVALID
 from tokenstorm.plan import Plan
@@ -78,7 +80,7 @@ class Ranks:
         self._paths = paths
         self._secret = secret
         self._group = group
-        self._attempt = 1 + max((attempt for _, attempt in paths.all_results()), default=-1)
+        self._attempt = 0
         self._processes: list[subprocess.Popen[bytes]] = []
         self._changed = asyncio.Event()
         self._refused: str | None = None
@@ -87,6 +89,7 @@ class Ranks:
 
     async def start(self, address: str) -> None:
         """Start the processes; they connect to `address`, where `accept` gets them."""
+        self._attempt = 1 + max((attempt for _, attempt in self._paths.all_results()), default=-1)
         environment = {**os.environ, ADDRESS: address, SECRET: self._secret}
         self._stderr = self._paths.stderr.open("ab")
         command = [*self._plan.launch, sys.executable, "-m", "tokenstorm.loadgen", "rank"]

@@ -73,6 +73,8 @@ class OpenLoop:
         self._alone = ALONE
         self._reached: int | None = None
         self.waiting = 0
+        self.next_at: int | None = None
+        self.exhausted = False
         self._advance()
 
     def fall_due(self) -> int:
@@ -137,7 +139,7 @@ class OpenLoop:
     def _advance(self) -> None:
         following = next(self._due, None)
         self.exhausted = following is None
-        self.next_at: int | None = None if following is None else following[1]
+        self.next_at = None if following is None else following[1]
 
 
 class ClosedLoop:
@@ -156,6 +158,7 @@ class ClosedLoop:
         if plan.request_count is not None:
             self._left = plan.request_count // ranks + (rank < plan.request_count % ranks)
         self.exhausted = self._left == 0
+        self.next_at: int | None = None
         self._look()
 
     @property
@@ -193,7 +196,7 @@ class ClosedLoop:
             self._look()
 
     def _look(self) -> None:
-        self.next_at: int | None = self._coming[0] if self._coming and not self.exhausted else None
+        self.next_at = self._coming[0] if self._coming and not self.exhausted else None
 
 
 def schedule_of(plan: Plan, rank: int, ranks: int) -> Schedule:

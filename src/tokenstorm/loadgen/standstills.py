@@ -16,6 +16,10 @@ class Standstills:
         self._edges: list[int] = []
         """Where each began and ended, in turn."""
 
+    def forget(self, now: int) -> None:
+        """Leave out what was before `now`."""
+        self._looked = now
+
     def look(self, now: int, due: int) -> None:
         """The loop turns at `now`; if it had turned all the time, it would have done something at `due`."""
         since = max(self._looked, due)

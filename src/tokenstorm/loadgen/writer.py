@@ -21,6 +21,7 @@ class LineWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._fd = -1
         self._queue: deque[tuple[bytes, int]] = deque()
         self._put = self._written = self._in_hand = 0  # each is changed by one thread alone
         self._wake = threading.Event()

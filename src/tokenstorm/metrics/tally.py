@@ -5,7 +5,7 @@ The same `Tally` is filled by the ranks while they run and by `tokenstorm report
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
@@ -76,6 +76,10 @@ class Window(msgspec.Struct, frozen=True):
     def holds(self, at: int | None) -> bool:
         """Whether an event lies inside."""
         return at is not None and self.start <= at and (self.end is None or at < self.end)
+
+    def phase_of(self, scheduled: int) -> Literal["warmup", "measured"]:
+        """The phase of a request that is meant to leave at `scheduled`."""
+        return "measured" if scheduled >= self.start else "warmup"
 
     def share(self, first: int | None, last: int | None) -> float:
         """The part of a stream of evenly spaced events from `first` to `last` that lies inside."""

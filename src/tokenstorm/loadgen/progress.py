@@ -1,0 +1,144 @@
+"""How far a group is: the launcher's own phase and clock, beside what its ranks told."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import monotonic_ns
+
+from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
+from tokenstorm.loadgen.group import Group
+from tokenstorm.loadgen.live import Glance, Status, TimelineLine
+from tokenstorm.loadgen.ranks import Member
+from tokenstorm.metrics.exposition import render
+from tokenstorm.metrics.summary import Environment
+from tokenstorm.plan import Plan
+
+SECOND_NS = 10**9
+SETTLE_SECONDS = 0.1
+"""So long after a second its line is written: by then the deltas of all ranks have come."""
+
+
+class Progress:
+    """What the launcher answers about its run at any moment.
+
+    `phase` is the launcher's; while it is "running", the phases of the ranks count. `start_at` is the common start on
+    this machine's monotonic clock and `window_end` the window's end counted from it, both in nanoseconds; None while
+    nobody knows. `second` is the first second that has no line yet. `late_seconds` and `environment` are as in `Status`.
+    """
+
+    def __init__(self, plan: Plan, group: Group, members: Mapping[int, Member]) -> None:
+        self.phase = "starting"
+        self.start_at: int | None = None
+        self.window_end = plan.window_end_ns
+        self.second = 0
+        self.late_seconds = 0.0
+        self.environment: Environment | None = None
+        self._plan = plan
+        self._group = group
+        self._members = members
+
+    @property
+    def group_phase(self) -> str:
+        """The phase of the group. A lost rank does not count."""
+        if self.phase != "running":
+            return self.phase
+        if not self._group.last:
+            return "warmup" if self._plan.warmup_seconds else "measured"
+        up = self._ranks_up()
+        phases = {delta.phase for rank, delta in self._group.last.items() if up[rank]}
+        return next((phase for phase in ("warmup", "measured", "draining") if phase in phases), "draining")
+
+    @property
+    def last_line(self) -> TimelineLine | None:
+        """The last second that was closed."""
+        return self._group.line
+
+    @property
+    def open_seconds(self) -> bool:
+        """Whether there is a second without a line, at the end of the run: one that began, or one with late news."""
+        return self.start_at is not None and (self._group.pending or self.second <= self._elapsed_ns() // SECOND_NS)
+
+    @property
+    def second_is_over(self) -> bool:
+        """Whether the second that is next to be closed is over."""
+        return self._elapsed_ns() > (self.second + 1) * SECOND_NS
+
+    def seconds_to_next_line(self) -> float:
+        """How long to wait until the next second can be closed; before the start, until the next look."""
+        if self.start_at is None:
+            return 1.0
+        return max(0.0, (self.start_at - monotonic_ns()) / 1e9 + self.second + 1 + SETTLE_SECONDS)
+
+    def close_second(self) -> TimelineLine:
+        """Make the line of the next second."""
+        second, end = self.second, self.window_end
+        self.second += 1
+        return self._group.close(second, self._group.phase_of(second, end), self._group.target_of(second, end))
+
+    def status(self, reason: str | None = None) -> Status:
+        """How far the group is; `reason` says why it failed."""
+        group, plan = self._group, self._plan
+        tally, line, elapsed = group.tally, group.line, self._elapsed_ns()
+        known = min(elapsed, self.second * SECOND_NS)  # the deltas of later seconds are not in yet
+        known = known if self.window_end is None else min(known, self.window_end)
+        seconds = max((known - plan.window_start_ns) / 1e9, 1e-9)
+        measuring = known > plan.window_start_ns
+        return Status(
+            at=datetime.now(UTC),
+            run_id=plan.run_id,
+            phase=self.group_phase,
+            reason=reason,
+            elapsed_seconds=elapsed / 1e9,
+            fraction=self._fraction(elapsed),
+            window_end_seconds=None if self.window_end is None else self.window_end / 1e9,
+            scheduled=group.scheduled,
+            sent=group.sent,
+            succeeded=group.succeeded,
+            failed=group.failed,
+            unsent=group.unsent,
+            in_flight=line.in_flight if line else 0,
+            waiting=line.waiting if line else 0,
+            requested_rps=self._target_rps(),
+            achieved_rps=tally.done_in_window / seconds if measuring else 0.0,
+            output_tokens_per_second=tally.output_tokens_in_window / seconds if measuring else 0.0,
+            latency=Glance.of(tally.histograms["latency"]),
+            service_time=Glance.of(tally.histograms["service_time"]),
+            ttft=Glance.of(tally.histograms["ttft"]),
+            ranks=plan.ranks,
+            ranks_up=sum(self._ranks_up().values()),
+            late_seconds=self.late_seconds,
+            opening=self._connections_opening(),
+            environment=self.environment,
+        )
+
+    def metrics(self) -> bytes:
+        """The Prometheus text of the group."""
+        plan = self._plan
+        group_id = plan.run_id if plan.group_id is None else str(plan.group_id)
+        gauges = self._group.gauges(self.group_phase, self._ranks_up(), self._target_rps())
+        return render(group_id, self._group.tally, gauges)
+
+    def _elapsed_ns(self) -> int:
+        return 0 if self.start_at is None else max(0, monotonic_ns() - self.start_at)
+
+    def _target_rps(self) -> float | None:
+        if self.phase != "running":
+            return None
+        now = self._elapsed_ns()
+        is_over = self.window_end is not None and now >= self.window_end
+        return 0.0 if is_over and not self._plan.closed_loop else rate_at(self._plan, now)
+
+    def _connections_opening(self) -> int:
+        """How many connections are being opened, between the barrier and the start."""
+        if self.start_at is None or monotonic_ns() >= self.start_at:
+            return 0
+        return sum(needed_ahead(self._plan, rank, self._plan.ranks) for rank in range(self._plan.ranks))
+
+    def _fraction(self, elapsed: int) -> float | None:
+        """How much of the run is over, by time or by count, whichever is further."""
+        end, count = self._plan.window_end_ns, self._plan.request_count
+        parts = [elapsed / end] if end else []
+        parts += [self._group.tally.counts.scheduled / count] if count else []
+        return min(1.0, max(parts))
+
+    def _ranks_up(self) -> dict[int, bool]:
+        return {rank: not member.lost for rank, member in self._members.items()}
