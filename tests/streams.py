@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tokenstorm.loadgen.answers import Stream
+from tokenstorm.loadgen.stream import Stream
 
 
 def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:

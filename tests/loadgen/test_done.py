@@ -9,10 +9,11 @@ import pytest
 
 from scripted import Serve, run, server
 from streams import chunk, sse
-from tokenstorm.loadgen.answers import Stream, Whole
+from tokenstorm.loadgen.answers import Whole
 from tokenstorm.loadgen.http import LARGEST_HEAD, Connection, Exchange, Receive
 from tokenstorm.loadgen.openai import explain
 from tokenstorm.loadgen.pool import Pool
+from tokenstorm.loadgen.stream import Stream
 from tokenstorm.result import Failure
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from streams import USAGE, chunk, read, sse
-from tokenstorm.loadgen.answers import Stream, Whole
+from tokenstorm.loadgen.answers import Whole
+from tokenstorm.loadgen.stream import Stream
 
 TEXT = sse(chunk({"content": "a"}))
 FINISH = sse(chunk({}, "stop"))

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from plans import plan as made
 from streams import USAGE, chunk, read, sse
 from tokenstorm.errors import PlanError, UsageError
-from tokenstorm.loadgen.answers import Stream, Whole
+from tokenstorm.loadgen.answers import Whole
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import load_prompts
+from tokenstorm.loadgen.stream import Stream
 
 
 def test_a_role_only_or_empty_first_chunk_is_no_token() -> None:

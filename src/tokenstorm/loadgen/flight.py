@@ -2,8 +2,9 @@
 
 from typing import Literal, Protocol
 
-from tokenstorm.loadgen.answers import Answer, Carrier
+from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
+from tokenstorm.loadgen.stream import Carrier
 from tokenstorm.result import SCHEMA, Failure, Result
 
 FOLD_TURNS = 20

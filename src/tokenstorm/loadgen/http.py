@@ -14,9 +14,8 @@ from time import monotonic_ns
 from typing import Protocol, cast
 
 import httptools
-import msgspec
 
-from tokenstorm.errors import NOT_JSON
+from tokenstorm.loadgen.endings import CHUNK_LINES, LARGEST_EXPECTED, NO_ENDINGS, endings_of
 from tokenstorm.result import INTERNAL, Failure
 
 RACE_NS = 1_000_000_000
@@ -32,11 +31,6 @@ FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
 TOLD_HEADERS = frozenset((b"content-encoding", b"location"))
 LARGEST_HEAD = 256 * 1024
 """Bytes without any of a body: headers of a sane server are far shorter, and the parser's time grows with their square."""
-
-MANY_TAILS = 64
-MANY_TEXTS = 4096
-LARGEST_EXPECTED = 2048
-"""Bytes of a read beyond which it is parsed, whatever is expected."""
 
 Receive = Callable[[bytes, int], None]
 """Takes a piece of body, and the time of its read."""
@@ -84,59 +78,6 @@ class Exchange:
             self.done = monotonic_ns()
             self.failure = Failure(kind, detail)
         self.ended()
-
-
-def _chunk_line(size: int) -> bytes:
-    """The first line of a read that is one whole chunk of `size` bytes in all; no chunk has 21 or 262, say."""
-    for digits in range(1, 4):
-        line = b"%x\r\n" % max(0, size - digits - 4)
-        if len(line) == digits + 2:
-            return line
-    return b"\0"
-
-
-_CHUNK_LINES = [_chunk_line(size) for size in range(LARGEST_EXPECTED)]
-
-
-_decode_text = msgspec.json.Decoder(str).decode
-
-
-class Endings:
-    """How events of one kind go on behind what is the same in all of them: a text, and then `tail`.
-
-    Tokens come again, so that most endings are `known`. Thousands of streams share one of these.
-    """
-
-    def __init__(self, tail: bytes) -> None:
-        self._tail = tail
-        self.known: set[bytes] = set()
-
-    def holds(self, ending: bytes) -> bool:
-        """Whether this is a text, not empty and part of a JSON string as it stands, and then the tail."""
-        text = ending.removesuffix(self._tail)
-        if len(text) == len(ending):
-            return False
-        try:
-            if not text or not _decode_text(b'"%b"' % text):
-                return False
-        except NOT_JSON:
-            return False
-        if len(self.known) > MANY_TEXTS:
-            self.known.clear()
-        self.known.add(ending)
-        return True
-
-
-_endings: dict[bytes, Endings] = {}
-_NO_ENDINGS = Endings(b"\0")
-
-
-def _endings_of(tail: bytes) -> Endings:
-    if len(_endings) > MANY_TAILS:
-        _endings.clear()
-    if (endings := _endings.get(tail)) is None:
-        endings = _endings[tail] = Endings(tail)
-    return endings
 
 
 class Home(Protocol):
@@ -194,8 +135,8 @@ class Connection(asyncio.Protocol):
         self.connected = self.idle_since = self.read_at = 0
         self._data = self._head = b""
         self._expected_below = self._head_at = self._text_at = self._bodiless = 0
-        self._endings = _NO_ENDINGS
-        self._known = _NO_ENDINGS.known
+        self._endings = NO_ENDINGS
+        self._known = NO_ENDINGS.known
         self._told: dict[bytes, bytes] = {}
         self._linger: asyncio.TimerHandle | None = None
         self._note: Callable[[int], None] = _nobody
@@ -207,7 +148,7 @@ class Connection(asyncio.Protocol):
             size < self._expected_below
             and data.startswith(self._head, self._head_at)
             and ((rest := data[self._text_at :]) in self._known or self._endings.holds(rest))
-            and data.startswith(_CHUNK_LINES[size])
+            and data.startswith(CHUNK_LINES[size])
         ):
             note = self._note
             note(now)
@@ -279,11 +220,11 @@ class Connection(asyncio.Protocol):
         data = self._data
         line = data[: data.find(b"\r\n") + 2]
         size = len(data)
-        if size < LARGEST_EXPECTED and line == _CHUNK_LINES[size] and data.endswith(tail + b"\r\n"):
+        if size < LARGEST_EXPECTED and line == CHUNK_LINES[size] and data.endswith(tail + b"\r\n"):
             self._head_at = len(line)
             self._text_at = len(line) + len(head)
             self._head = head
-            self._endings = _endings_of(tail + b"\r\n")
+            self._endings = endings_of(tail + b"\r\n")
             self._known = self._endings.known
             self._note = note
             self._expected_below = LARGEST_EXPECTED

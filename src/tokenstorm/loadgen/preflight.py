@@ -6,7 +6,7 @@ from time import monotonic_ns
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
-from tokenstorm.loadgen.answers import Answer, Whole, answer_for
+from tokenstorm.loadgen.answers import Answer, Whole
 from tokenstorm.loadgen.clock import wait_within
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
@@ -14,6 +14,7 @@ from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.openai import Requests, explain, request_head
 from tokenstorm.loadgen.pool import Pool, connect_failure
 from tokenstorm.loadgen.prompts import PromptSource
+from tokenstorm.loadgen.stream import answer_for
 from tokenstorm.plan import Plan, Target
 from tokenstorm.result import Failure
 

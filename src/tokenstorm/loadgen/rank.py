@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from tokenstorm.loadgen.answers import Answer, Carrier, answer_for
+from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.flight import Flight, Folds
@@ -17,6 +17,7 @@ from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.standstills import STALL_NS, Standstills
+from tokenstorm.loadgen.stream import Carrier, answer_for
 from tokenstorm.loadgen.unsent import unsent_lines
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
