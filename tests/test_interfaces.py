@@ -6,7 +6,8 @@ import pytest
 
 from tokenstorm import interfaces
 from tokenstorm.errors import UsageError
-from tokenstorm.interfaces import addresses, in_url, local_address
+from tokenstorm.hosts import in_url
+from tokenstorm.interfaces import addresses, local_address
 
 THERE = [("lo", "127.0.0.1"), ("ib0", "10.4.0.7"), ("eth0", "192.168.3.9"), ("ib0", "fd00::7")]
 

@@ -63,11 +63,6 @@ def interface_of(address: str) -> str:
     return next((name.partition(":")[0] for name, found in addresses() if found == address), "")
 
 
-def in_url(address: str) -> str:
-    """An address as a URL has it: in brackets where it has colons."""
-    return f"[{address}]" if ":" in address else address
-
-
 def addresses() -> list[Address]:
     """Every address of this machine that needs no zone, IPv4 before IPv6, in the order of the interfaces."""
     libc = ctypes.CDLL(None, use_errno=True)

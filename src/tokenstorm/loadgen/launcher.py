@@ -16,7 +16,8 @@ import msgspec
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError
-from tokenstorm.interfaces import in_url, local_address, node_name
+from tokenstorm.hosts import in_url
+from tokenstorm.interfaces import local_address, node_name
 from tokenstorm.loadgen.arrivals import mean_rate, needed_ahead
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.journal import Journal

@@ -12,6 +12,7 @@ from tokenstorm.loadgen.live import Event, Status, TimelineLine
 from tokenstorm.loadgen.messages import PROTOCOL
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.ranks import Ranks
+from tokenstorm.prometheus import MEDIA_TYPE
 
 COMMANDS = "`run`, `run <unix time>` (within hold_seconds), `stop` and `abort`"
 KEEP_ALIVE_SECONDS = 60.0
@@ -67,7 +68,7 @@ class Port:
             case "GET", "/status":
                 reply.send(200, msgspec.json.encode(self._progress.status()))
             case "GET", "/metrics":
-                reply.send(200, self._progress.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+                reply.send(200, self._progress.metrics(), MEDIA_TYPE)
             case "GET", "/timeline":
                 reply.send(200, msgspec.json.encode(self._progress.last_line))
             case "GET", "/events":

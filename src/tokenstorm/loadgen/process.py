@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
+from tokenstorm.hosts import split_address
 from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.arrivals import needed_ahead
 from tokenstorm.loadgen.costs import Meter, Pauses
@@ -285,9 +286,8 @@ class RankProcess:
 
 async def connect(address: str, secret: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open the link to the launcher. Raises RunError."""
-    host, _, port = address.rpartition(":")
     try:
-        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        reader, writer = await asyncio.open_connection(*split_address(address))
         writer.write(
             f"GET /rank HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n"
             f"authorization: Bearer {secret}\r\n\r\n".encode()

@@ -1,11 +1,10 @@
 """The group's Prometheus text."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import Tally
+from tokenstorm.prometheus import Labels, family, histogram
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 PHASES = ("starting", "holding", "warmup", "measured", "draining", "finished", "failed")
@@ -19,6 +18,7 @@ _HISTOGRAMS = {
     "client_send_lag_seconds": ("send_lag", "How late requests left by the load generator's fault"),
     "client_wait_seconds": ("client_wait", "How long arrivals waited for a free client"),
 }
+_ASKED_RATE = "The asked rate; absent in a closed loop and when nothing is sent"
 
 
 class Gauges(msgspec.Struct, frozen=True):
@@ -32,54 +32,34 @@ class Gauges(msgspec.Struct, frozen=True):
 
 
 def render(group_id: str, tally: Tally, gauges: Gauges) -> bytes:
-    """Prometheus text format 0.0.4 of a group; the warm-up is left out."""
-    label = f'group_id="{_escape(group_id)}"'
-    counts = tally.counts
-    lines: list[str] = []
-
-    def family(name: str, kind: str, text: str, samples: Sequence[tuple[str, float]]) -> None:
-        lines.extend((f"# HELP {name} {text}", f"# TYPE {name} {kind}"))
-        lines.extend(f"{name}{{{label}{more}}} {value}" for more, value in samples)
-
-    family("client_requests_total", "counter", "Requests sent", [("", counts.sent)])
-    failed = [(f',kind="{_escape(kind)}"', count) for kind, count in sorted(counts.failed_by_kind.items())]
-    family("client_requests_failed_total", "counter", "Requests that failed", failed)
-    family("client_requests_unsent_total", "counter", "Arrivals that were never sent", [("", counts.unsent)])
-    for name, (metric, text) in _HISTOGRAMS.items():
-        lines.extend((f"# HELP {name} {text}", f"# TYPE {name} histogram"))
-        lines.extend(_buckets(name, label, tally.histograms[metric]))
-    tokens = [(',kind="prompt"', tally.prompt_tokens), (',kind="output"', tally.output_tokens)]
-    family("client_tokens_total", "counter", "Tokens of successful requests", tokens)
-    family("client_in_flight", "gauge", "Requests in flight", [("", gauges.in_flight)])
-    rate = "client_target_requests_per_second"
-    family(
-        rate,
-        "gauge",
-        "The asked rate; absent in a closed loop and when nothing is sent",
-        [("", gauges.target_rps)] if gauges.target_rps is not None else [],
-    )
-    family("client_event_loop_lag_seconds", "gauge", "The longest in the last second", [("", gauges.loop_lag)])
-    phases = [(f',phase="{phase}"', int(phase == gauges.phase)) for phase in PHASES]
-    family("client_phase", "gauge", "1 for the present phase", phases)
-    up = [(f',rank="{rank}"', int(is_up)) for rank, is_up in sorted(gauges.rank_up.items())]
-    family("client_rank_up", "gauge", "Whether a rank is there", up)
-    return "\n".join([*lines, ""]).encode()
+    """The Prometheus text of a group; the warm-up is left out."""
+    group, counts = {"group_id": group_id}, tally.counts
+    failed = [({**group, "kind": kind}, count) for kind, count in sorted(counts.failed_by_kind.items())]
+    tokens = [({**group, "kind": "prompt"}, tally.prompt_tokens), ({**group, "kind": "output"}, tally.output_tokens)]
+    asked = [] if gauges.target_rps is None else [(group, gauges.target_rps)]
+    phases = [({**group, "phase": phase}, int(phase == gauges.phase)) for phase in PHASES]
+    up = [({**group, "rank": rank}, int(is_up)) for rank, is_up in sorted(gauges.rank_up.items())]
+    families = [
+        family("client_requests_total", "counter", "Requests sent", [(group, counts.sent)]),
+        family("client_requests_failed_total", "counter", "Requests that failed", failed),
+        family("client_requests_unsent_total", "counter", "Arrivals that were never sent", [(group, counts.unsent)]),
+        *(_seconds(name, text, group, tally.histograms[metric]) for name, (metric, text) in _HISTOGRAMS.items()),
+        family("client_tokens_total", "counter", "Tokens of successful requests", tokens),
+        family("client_in_flight", "gauge", "Requests in flight", [(group, gauges.in_flight)]),
+        family("client_target_requests_per_second", "gauge", _ASKED_RATE, asked),
+        family("client_event_loop_lag_seconds", "gauge", "The longest in the last second", [(group, gauges.loop_lag)]),
+        family("client_phase", "gauge", "1 for the present phase", phases),
+        family("client_rank_up", "gauge", "Whether a rank is there", up),
+    ]
+    return "".join(families).encode()
 
 
 def with_age(text: bytes, group_id: str, seconds: float) -> bytes:
     """The same with the age of its figures, in seconds: 0 where they come from the launcher itself."""
     name, help_ = "client_metrics_age_seconds", "How old these figures are: they may come from a file"
-    sample = f'{name}{{group_id="{_escape(group_id)}"}} {seconds:.1f}'
-    return text + f"# HELP {name} {help_}\n# TYPE {name} gauge\n{sample}\n".encode()
+    return text + family(name, "gauge", help_, [({"group_id": group_id}, round(seconds, 1))]).encode()
 
 
-def _buckets(name: str, label: str, histogram: Histogram) -> list[str]:
-    lines = [f'{name}_bucket{{{label},le="{bound}"}} {histogram.count_at_most(round(bound * 1e9))}' for bound in BOUNDS]
-    lines.append(f'{name}_bucket{{{label},le="+Inf"}} {histogram.count}')
-    lines.append(f"{name}_sum{{{label}}} {histogram.total / 1e9}")
-    lines.append(f"{name}_count{{{label}}} {histogram.count}")
-    return lines
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _seconds(name: str, text: str, labels: Labels, nanoseconds: Histogram) -> str:
+    buckets = [(bound, nanoseconds.count_at_most(round(bound * 1e9))) for bound in BOUNDS]
+    return histogram(name, text, labels, buckets, count=nanoseconds.count, total=nanoseconds.total / 1e9)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import uvloop
 
+from tokenstorm.hosts import in_url
 from tokenstorm.httpd import serve
 from tokenstorm.program import ends
 
@@ -78,11 +79,10 @@ async def _serve(args: argparse.Namespace, settings: Settings, faults: Faults, a
         advice = "choose another --host or --port (0 picks a free port)"
         print(f"error: cannot listen on {where}: {reason}; {advice}", file=sys.stderr)
         return 1
-    host = f"[{args.host}]" if ":" in args.host else args.host
     port = server.sockets[0].getsockname()[1]
     gc.freeze()  # what was imported need not be looked at again and again
     print(
-        f"serving {args.model} at http://{host}:{port} (simulated engine, preset {args.preset})",
+        f"serving {args.model} at http://{in_url(args.host)}:{port} (simulated engine, preset {args.preset})",
         flush=True,
     )
     await stop.wait()

@@ -2,6 +2,9 @@
 
 from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate
+
+from tokenstorm.prometheus import Labels, family, histogram
 
 __all__ = ["Histogram", "Metrics"]
 
@@ -34,13 +37,12 @@ class Histogram:
     def count(self) -> int:
         return sum(self._counts)
 
-    def lines(self, name: str, labels: str) -> list[str]:
-        out = []
-        running = 0
-        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
-            running += count
-            out.append(f'{name}_bucket{{{labels},le="{bound}"}} {running}')
-        return [*out, f"{name}_sum{{{labels}}} {self.total}", f"{name}_count{{{labels}}} {running}"]
+    def render(self, name: str, text: str, labels: Labels) -> str:
+        """Prometheus text."""
+        buckets = zip(
+            self._bounds, accumulate(self._counts), strict=False
+        )  # the last count is of what is beyond all bounds
+        return histogram(name, text, labels, buckets, count=self.count, total=self.total)
 
 
 class Metrics:
@@ -63,42 +65,28 @@ class Metrics:
 
     def render(self, model: str, *, running: int, waiting: int, kv_usage: float) -> str:
         """Prometheus text, each series labelled as vLLM labels it."""
-        name = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-        labels = f'engine="0",model_name="{name}"'
-        lines: list[str] = []
-
-        def family(metric: str, kind: str, text: str, samples: list[str]) -> None:
-            lines.extend((f"# HELP {metric} {text}", f"# TYPE {metric} {kind}", *samples))
-
-        def single(metric: str, kind: str, text: str, value: float) -> None:
-            family(metric, kind, text, [f"{metric}{{{labels}}} {value}"])
-
-        single("vllm:num_requests_running", "gauge", "Requests in the running batch.", running)
-        single("vllm:num_requests_waiting", "gauge", "Requests waiting to run.", waiting)
-        single("vllm:kv_cache_usage_perc", "gauge", "KV-cache usage, 1 is all of it.", kv_usage)
-        for metric, text, value in (
+        labels = {"engine": "0", "model_name": model}
+        faults = [({**labels, "kind": kind}, count) for kind, count in self.faults.items()]
+        ended = [({**labels, "finished_reason": reason}, count) for reason, count in self.finish_reasons.items()]
+        gauges = (
+            ("vllm:num_requests_running", "Requests in the running batch.", running),
+            ("vllm:num_requests_waiting", "Requests waiting to run.", waiting),
+            ("vllm:kv_cache_usage_perc", "KV-cache usage, 1 is all of it.", kv_usage),
+        )
+        counters = (
             ("vllm:num_preemptions_total", "Preempted requests.", self.preemptions),
             ("vllm:prompt_tokens_total", "Prompt tokens processed.", self.prompt_tokens),
             ("vllm:generation_tokens_total", "Tokens generated.", self.generation_tokens),
             ("simulator:late_seconds_total", "Time lost to a busy machine.", self.late_seconds),
-        ):
-            single(metric, "counter", text, value)
-        for metric, text, label, counts in (
-            (
-                "vllm:request_success_total",
-                "Ended requests.",
-                "finished_reason",
-                self.finish_reasons,
-            ),
-            ("simulator:faults_total", "Faults injected.", "kind", self.faults),
-        ):
-            samples = [f'{metric}{{{labels},{label}="{key}"}} {n}' for key, n in counts.items()]
-            family(metric, "counter", text, samples)
-        for metric, text, histogram in (
-            ("vllm:time_to_first_token_seconds", "Time to first token.", self.ttft),
-            ("vllm:inter_token_latency_seconds", "Time between two tokens.", self.inter_token),
-            ("vllm:e2e_request_latency_seconds", "Arrival to last token.", self.e2e),
-            ("vllm:request_queue_time_seconds", "Time spent waiting.", self.queue_time),
-        ):
-            family(metric, "histogram", text, histogram.lines(metric, labels))
-        return "\n".join(lines) + "\n"
+        )
+        families = [
+            *(family(name, "gauge", text, [(labels, value)]) for name, text, value in gauges),
+            *(family(name, "counter", text, [(labels, value)]) for name, text, value in counters),
+            family("vllm:request_success_total", "counter", "Ended requests.", ended),
+            family("simulator:faults_total", "counter", "Faults injected.", faults),
+            self.ttft.render("vllm:time_to_first_token_seconds", "Time to first token.", labels),
+            self.inter_token.render("vllm:inter_token_latency_seconds", "Time between two tokens.", labels),
+            self.e2e.render("vllm:e2e_request_latency_seconds", "Arrival to last token.", labels),
+            self.queue_time.render("vllm:request_queue_time_seconds", "Time spent waiting.", labels),
+        ]
+        return "".join(families)

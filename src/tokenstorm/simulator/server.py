@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from tokenstorm.httpd import Reply, Request
+from tokenstorm.prometheus import MEDIA_TYPE
 
 from .answers import Answer, Label, StreamedAnswer, WholeAnswer, output_length
 from .driver import Driver
@@ -103,7 +104,7 @@ class SimulatedEngine:
             waiting=len(engine.waiting),
             kv_usage=engine.kv_usage,
         )
-        reply.send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+        reply.send(200, text.encode(), MEDIA_TYPE)
 
     def _models(self, _request: Request, reply: Reply) -> None:
         card = {
