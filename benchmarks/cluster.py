@@ -33,9 +33,9 @@ from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Done, Hello
 from tokenstorm.loadgen.ranks import Member, Ranks
-from tokenstorm.metrics.summary import Environment, Run, summarize
+from tokenstorm.metrics.summarize import Run, summarize
+from tokenstorm.metrics.summary import Environment, RankReport
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
-from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.plan import make_plan
 from tokenstorm.runs import RunPaths
 
@@ -94,20 +94,19 @@ def _last_words() -> Done:
     tally = Tally(counts=Counts(scheduled=EACH, sent=EACH, succeeded=EACH))
     for name in METRICS:
         tally.histograms[name].record_many([int(random.lognormvariate(17, 1.5)) for _ in range(EACH)])
-    return Done(
-        tally=tally,
-        window_end=60 * 10**9,
+    report = RankReport(
+        rank=0,
         cpu=0.1,
         cpu_seconds=6.0,
         wall_seconds=60.0,
-        start=10**15,
-        offset=12345,
-        round_trip=100_000,
         gc_pauses=1,
         gc_seconds=0.01,
-        peak_memory=50_000_000,
-        disk=DiskReport(),
+        peak_memory_bytes=50_000_000,
+        start_monotonic_ns=10**15,
+        clock_offset_ns=12345,
+        clock_round_trip_ns=100_000,
     )
+    return Done(tally=tally, window_end=60 * 10**9, report=report)
 
 
 async def running(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from time import monotonic_ns
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import uvloop
@@ -16,11 +16,11 @@ from plans import plan
 from tokenstorm import __version__
 from tokenstorm.loadgen import offset, ranks
 from tokenstorm.loadgen.group import Group
-from tokenstorm.loadgen.messages import AnyMessage, Delta, Hello, Ready, Tell, send
+from tokenstorm.loadgen.messages import AnyMessage, Delta, Hello, Live, Ready, Tell, send
 from tokenstorm.loadgen.offset import EXCHANGES_KEPT, Clock
 from tokenstorm.loadgen.ranks import SILENT_SECONDS, Member, Ranks
+from tokenstorm.metrics.summary import DiskReport
 from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import DiskReport
 from tokenstorm.runs import RunPaths
 from waiting import until
 
@@ -28,21 +28,17 @@ PLAN = plan(ranks=2, requests_per_second=10.0)
 
 
 def second(*, peak: int, waited: int) -> Delta:
-    counts: dict[str, Any] = dict.fromkeys(
-        ("scheduled", "sent", "succeeded", "failed", "unsent", "output_tokens", "in_flight", "waiting"), 0
-    )
     return Delta(
         second=0,
         phase="measured",
-        peak=peak,
-        waited=waited,
+        live=Live(peak=peak, waited=waited),
+        in_flight=0,
+        waiting=0,
         cpu=0.1,
-        loop_lag=0.0,
         gc_pause=0.0,
         disk=DiskReport(),
         left_out=[],
         tally=Tally(),
-        **counts,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
+from tokenstorm.metrics.summarize import Run, summarize
+from tokenstorm.metrics.summary import Environment, RankReport, Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan, make_plan
 from tokenstorm.report.html import summary_page

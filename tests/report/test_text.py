@@ -9,7 +9,8 @@ from plans import TWO_REPLICAS
 from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
-from tokenstorm.metrics.summary import Environment, PromptStock, RankReport, Run, Summary, summarize
+from tokenstorm.metrics.summarize import Run, summarize
+from tokenstorm.metrics.summary import Environment, PromptStock, RankReport, Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.report.text import duration, live_line, prompts_used, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result

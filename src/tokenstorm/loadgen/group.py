@@ -3,12 +3,14 @@
 from collections import Counter
 from time import monotonic_ns
 
+from msgspec.structs import asdict
+
 from tokenstorm.loadgen.arrivals import clients_of, count_end_ns, rate_in
 from tokenstorm.loadgen.live import Glance, RankSecond, TimelineLine
 from tokenstorm.loadgen.messages import Delta
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.tally import METRICS, Tally
+from tokenstorm.metrics.tally import METRICS, Tally, Work
 from tokenstorm.metrics.verdict import STALL_SECONDS
 from tokenstorm.plan import Plan
 
@@ -31,7 +33,8 @@ class Group:
         self.recorded_at = 0
         """When a rank last said that it gave lines to what was never sent, in nanoseconds of the monotonic clock."""
         self.waited_below_cap = 0
-        self.scheduled = self.sent = self.succeeded = self.failed = self.unsent = self.output_tokens = 0
+        self.total = Work()
+        """What the lines so far add up to."""
         self._pending: list[tuple[int, Delta]] = []
         self.line: TimelineLine | None = None
 
@@ -40,14 +43,14 @@ class Group:
         self.last[rank] = delta
         if delta.phase in {"draining", "finished"}:
             self._drained.setdefault(rank, delta.second)
-        if delta.unsent:
+        if delta.live.unsent:
             self.recorded_at = monotonic_ns()
         self.left_out |= set(delta.left_out)
         self.worst[rank] = _worse(self.worst.get(rank), delta)
         self.cpu_seconds[rank] = self.cpu_seconds.get(rank, 0.0) + delta.cpu
-        self.sent_by[rank] = self.sent_by.get(rank, 0) + delta.sent
-        if delta.loop_lag > STALL_SECONDS:
-            self.stalled[rank] = self.stalled.get(rank, 0.0) + delta.loop_lag
+        self.sent_by[rank] = self.sent_by.get(rank, 0) + delta.live.sent
+        if delta.live.loop_lag > STALL_SECONDS:
+            self.stalled[rank] = self.stalled.get(rank, 0.0) + delta.live.loop_lag
         self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
         self.tally.merge(delta.tally)
         self._pending.append((rank, delta))
@@ -74,25 +77,20 @@ class Group:
         """The line for the second `t`, and for what came in too late for the line of its own second."""
         due = [(rank, delta) for rank, delta in self._pending if delta.second <= t]
         self._pending = [(rank, delta) for rank, delta in self._pending if delta.second > t]
-        deltas = [delta for _, delta in due]
         latest = dict(due)
-        tally = Tally()
+        work, tally = Work(), Tally()
         ranks: dict[int, RankSecond] = {}
         for rank, delta in due:
+            work.include(delta.live)
             tally.merge(delta.tally)
             ranks[rank] = _worse(ranks.get(rank), delta)
         waited_below_cap = self._waited_below_cap(due)
         self.waited_below_cap += waited_below_cap
         line = TimelineLine(
+            **asdict(work),
             t=t,
             phase=phase,
-            scheduled=sum(delta.scheduled for delta in deltas),
-            sent=sum(delta.sent for delta in deltas),
-            succeeded=sum(delta.succeeded for delta in deltas),
-            failed=sum(delta.failed for delta in deltas),
             failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),
-            unsent=sum(delta.unsent for delta in deltas),
-            output_tokens=sum(delta.output_tokens for delta in deltas),
             in_flight=sum(delta.in_flight for delta in latest.values()),
             waiting=sum(delta.waiting for delta in latest.values()),
             target_rps=target_rps,
@@ -104,8 +102,7 @@ class Group:
             left_out=sorted(self.left_out),
             histograms={name: tally.histograms[name] for name in METRICS if tally.histograms[name].count},
         )
-        for name in ("scheduled", "sent", "succeeded", "failed", "unsent", "output_tokens"):
-            setattr(self, name, getattr(self, name) + getattr(line, name))
+        self.total.include(work)
         self.line = line
         return line
 
@@ -115,8 +112,8 @@ class Group:
             return 0
         peaks, waited, caps = Counter[int](), Counter[int](), Counter[int]()
         for rank, delta in due:
-            peaks[delta.second] += delta.peak
-            waited[delta.second] += delta.waited
+            peaks[delta.second] += delta.live.peak
+            waited[delta.second] += delta.live.waited
             caps[delta.second] += clients_of(self._plan, rank, self._plan.ranks)
         return sum(waited[second] for second, peak in peaks.items() if peak < caps[second])
 
@@ -135,10 +132,10 @@ class Group:
 def _worse(before: RankSecond | None, delta: Delta) -> RankSecond:
     """The worse of what was and what came in; the disk's report speaks of the whole run so far."""
     if before is None:
-        return RankSecond(delta.cpu, delta.loop_lag, delta.gc_pause, delta.disk)
+        return RankSecond(delta.cpu, delta.live.loop_lag, delta.gc_pause, delta.disk)
     return RankSecond(
         max(before.cpu, delta.cpu),
-        max(before.loop_lag, delta.loop_lag),
+        max(before.loop_lag, delta.live.loop_lag),
         max(before.gc_pause, delta.gc_pause),
         delta.disk,
     )

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from tokenstorm.loadgen.arrivals import window_end_of
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.lost import tally_of_lost
-from tokenstorm.loadgen.messages import Done
 from tokenstorm.loadgen.ranks import Member, Ranks
-from tokenstorm.metrics.summary import RankReport
+from tokenstorm.metrics.summary import DiskReport, RankReport
 from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import DiskReport, Missing
+from tokenstorm.metrics.verdict import Missing
 from tokenstorm.plan import Plan
 
 
@@ -39,7 +40,7 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
     for rank in range(plan.ranks):
         member = ranks.members.get(rank)
         if member is not None and member.done is not None:
-            reports.append(_report(member.done, member, group))
+            reports.append(member.done.report)
             continue
         told = group.sent_by.get(rank, 0)
         lost, missing = tally_of_lost(ranks.results_of(rank), plan, rank, end, told, skip=unread.append)
@@ -48,37 +49,15 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
         unsent += missing
         total.merge(lost)
         reports.append(_lost(rank, member, group))
+    reports = [_with_standstills(report, group) for report in reports]
     whole = Missing(unread, len(unread) / max(1, total.counts.scheduled + total.warmup.scheduled))
     return Merged(total, end, reports, unsent, cut_short=window_end != plan.window_end_ns, missing=whole)
-
-
-def _report(done: Done, member: Member, group: Group) -> RankReport:
-    worst = group.worst.get(member.rank)
-    return RankReport(
-        rank=member.rank,
-        host=member.hello.host,
-        pid=member.hello.pid,
-        cpu=done.cpu,
-        cpu_seconds=done.cpu_seconds,
-        wall_seconds=done.wall_seconds,
-        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
-        stalled_seconds=group.stalled.get(member.rank, 0.0),
-        gc_pauses=done.gc_pauses,
-        gc_seconds=done.gc_seconds,
-        gc_longest_seconds=worst.gc_pause if worst else 0.0,
-        peak_memory_bytes=done.peak_memory,
-        disk=done.disk,
-        start_monotonic_ns=done.start,
-        clock_offset_ns=done.offset,
-        clock_round_trip_ns=done.round_trip,
-    )
 
 
 def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
     if member is None:
         return RankReport(rank=rank, lost="it never came")
-    worst = group.worst.get(rank)
-    last = group.last.get(rank)
+    worst, last = group.worst.get(rank), group.last.get(rank)
     return RankReport(
         rank=rank,
         host=member.hello.host,
@@ -86,8 +65,18 @@ def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
         lost=member.lost or "it never reported",
         told_sent=group.sent_by.get(rank, 0),
         cpu=group.cpu_seconds.get(rank, 0.0) / (last.second + 1) if last else 0.0,
-        loop_lag_max_seconds=worst.loop_lag if worst else 0.0,
-        stalled_seconds=group.stalled.get(rank, 0.0),
-        gc_longest_seconds=worst.gc_pause if worst else 0.0,
         disk=worst.disk if worst else DiskReport(),
+    )
+
+
+def _with_standstills(report: RankReport, group: Group) -> RankReport:
+    """Add what only the deltas of a rank tell."""
+    worst = group.worst.get(report.rank)
+    if worst is None:
+        return report
+    return replace(
+        report,
+        loop_lag_max_seconds=worst.loop_lag,
+        stalled_seconds=group.stalled.get(report.rank, 0.0),
+        gc_longest_seconds=worst.gc_pause,
     )

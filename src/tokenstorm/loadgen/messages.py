@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
-from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.metrics.summary import DiskReport, RankReport
+from tokenstorm.metrics.tally import Tally, Work
 from tokenstorm.plan import Plan
 
 ADDRESS = "TOKENSTORM_LAUNCHER"
@@ -80,15 +80,13 @@ class Start(Message, frozen=True):
     service: Service
 
 
-class Live(msgspec.Struct):
-    """What happened since the last look; see `Delta` for the meanings."""
+class Live(Work):
+    """What a rank did since the last look, warm-up included.
 
-    scheduled: int = 0
-    sent: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    unsent: int = 0
-    output_tokens: int = 0
+    `waited` counts the measured arrivals that had to wait for a client; `peak` is the most requests in flight, `loop_lag`
+    the longest in seconds.
+    """
+
     waited: int = 0
     peak: int = 0
     loop_lag: float = 0.0
@@ -97,25 +95,16 @@ class Live(msgspec.Struct):
 class Delta(Message, frozen=True):
     """Rank → launcher, every second: what happened since the last one.
 
-    `second` counts from the common start. `scheduled` to `output_tokens` count events of that second, warm-up
-    included; `tally` holds the requests that finished. `peak` is the most requests in flight; `cpu` the share of a
-    core; `loop_lag`, `gc_pause` the longest in seconds; `waited` the measured arrivals that had to wait for a client.
+    `second` counts from the common start; `tally` holds the requests that finished. `cpu` is the share of a core, and
+    `gc_pause` the longest in seconds.
     """
 
     second: int
     phase: str
-    scheduled: int
-    sent: int
-    succeeded: int
-    failed: int
-    unsent: int
-    output_tokens: int
+    live: Live
     in_flight: int
     waiting: int
-    peak: int
-    waited: int
     cpu: float
-    loop_lag: float
     gc_pause: float
     disk: DiskReport
     left_out: list[str]
@@ -133,26 +122,15 @@ class Abort(Message, frozen=True):
 
 
 class Done(Message, frozen=True):
-    """Rank → launcher, last: everything this rank did.
+    """Rank → launcher, last: everything this rank did, and its report, but for what the deltas tell.
 
     `window_end` is where its measured window ended, in nanoseconds from the common start, None when that was only when
-    the count was reached. `cpu` is the CPU time from start to drain over that time, `cpu_seconds` and `wall_seconds` go
-    on to the end of the drain; `start` is the common start on this rank's clock; `offset` what was added to this rank's
-    clock to get the launcher's, and `round_trip` how well that was known, all in nanoseconds; `peak_memory` is in bytes.
+    the count was reached.
     """
 
     tally: Tally
     window_end: int | None
-    cpu: float
-    cpu_seconds: float
-    wall_seconds: float
-    start: int
-    offset: int
-    round_trip: int
-    gc_pauses: int
-    gc_seconds: float
-    peak_memory: int
-    disk: DiskReport
+    report: RankReport
 
 
 AnyMessage = Hello | Welcome | Ask | Tell | Ready | Refused | Start | Delta | Drain | Abort | Done

@@ -10,6 +10,7 @@ from tokenstorm.loadgen.live import Glance, Status, TimelineLine
 from tokenstorm.loadgen.ranks import Member
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.summary import Environment
+from tokenstorm.metrics.tally import Outcomes
 from tokenstorm.plan import Plan
 
 SECOND_NS = 10**9
@@ -90,11 +91,7 @@ class Progress:
             elapsed_seconds=elapsed / 1e9,
             fraction=self._fraction(elapsed),
             window_end_seconds=None if self.window_end is None else self.window_end / 1e9,
-            scheduled=group.scheduled,
-            sent=group.sent,
-            succeeded=group.succeeded,
-            failed=group.failed,
-            unsent=group.unsent,
+            **{name: getattr(group.total, name) for name in Outcomes.__struct_fields__},
             in_flight=line.in_flight if line else 0,
             waiting=line.waiting if line else 0,
             requested_rps=self._target_rps(),

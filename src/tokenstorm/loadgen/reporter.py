@@ -1,14 +1,16 @@
 """What a rank tells the launcher of its run: a `Delta` each second, and `Done` at the end."""
 
 import asyncio
+import os
 import resource
 from collections.abc import Callable
 from time import monotonic_ns
 
+from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.costs import Meter, Pauses
 from tokenstorm.loadgen.messages import AnyMessage, Delta, Done
 from tokenstorm.loadgen.rank import Rank
-from tokenstorm.metrics.verdict import DiskReport
+from tokenstorm.metrics.summary import DiskReport, RankReport
 
 
 class Reporter:
@@ -45,18 +47,10 @@ class Reporter:
         delta = Delta(
             second=self._second,
             phase=rank.phase,
-            scheduled=live.scheduled,
-            sent=live.sent,
-            succeeded=live.succeeded,
-            failed=live.failed,
-            unsent=live.unsent,
-            output_tokens=live.output_tokens,
+            live=live,
             in_flight=rank.in_flight,
             waiting=rank.waiting,
-            peak=live.peak,
-            waited=live.waited,
             cpu=cpu,
-            loop_lag=live.loop_lag,
             gc_pause=self._pauses.take_longest() / 1e9,
             disk=self._disk(),
             left_out=sorted(rank.replicas.was_left_out),
@@ -66,24 +60,25 @@ class Reporter:
         self._say(delta)
 
     def send_done(self, disk: DiskReport, *, offset: int, round_trip: int) -> None:
-        """Send the last delta, and everything this rank did; `offset` and `round_trip` are as in `Done`."""
+        """Send the last delta, and everything this rank did; `offset` and `round_trip` are the clock's, in nanoseconds."""
         self.send_delta()
-        sending, whole = self._meter.sending, self._meter.whole
-        done = Done(
-            tally=self.rank.total,
-            window_end=self.rank.window.end,
-            cpu=sending.share,
+        rank, whole = self.rank, self._meter.whole
+        report = RankReport(
+            rank=rank.rank,
+            host=node_name(),
+            pid=os.getpid(),
+            cpu=self._meter.sending.share,
             cpu_seconds=whole.cpu / 1e9,
             wall_seconds=whole.wall / 1e9,
-            start=self.rank.started_at,
-            offset=offset,
-            round_trip=round_trip,
             gc_pauses=self._pauses.count,
             gc_seconds=self._pauses.total_ns / 1e9,
-            peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             disk=disk,
+            start_monotonic_ns=rank.started_at,
+            clock_offset_ns=offset,
+            clock_round_trip_ns=round_trip,
         )
-        self._say(done)
+        self._say(Done(tally=rank.total, window_end=rank.window.end, report=report))
 
     def _next(self) -> None:
         if not self._finished.is_set():

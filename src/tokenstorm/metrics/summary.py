@@ -1,26 +1,55 @@
-"""The numbers at the end of a run, from one `Tally` and what is known about the ranks."""
+"""The numbers at the end of a run, as files and APIs have them."""
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.tally import METRICS, Counts, Tally
-from tokenstorm.metrics.verdict import DiskReport, Evidence, Missing, Outcome, Verdict, judge
+from tokenstorm.metrics.tally import Counts
 from tokenstorm.plan import Plan
-from tokenstorm.result import CENSORED, EXHAUSTED, INTERNAL
 
 SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
-CPU_SECONDS = 1.0
-"""A share of a core is judged from so many seconds on."""
-SAMPLES_BEYOND = 10
-"""A percentile is said to rest on enough samples when so many lie beyond it: 1000 for p99, 10000 for p99.9."""
 
-_SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
+State = Literal["valid", "suspect", "invalid"]
+Outcome = Literal["completed", "cancelled", "cut off", "running"]
+"""How a run ended: as planned, by somebody's wish, or without a summary of its own."""
 
 
-N = TypeVar("N", int, float)
+class DiskReport(msgspec.Struct, frozen=True):
+    """How the disk did: the slowest write in seconds, how often one was slow, lines that never got there, and why.
+
+    `written_bytes` is the least that the file of result lines has: whoever sees less of it has to look again.
+    """
+
+    slowest_seconds: float = 0.0
+    stalls: int = 0
+    lost_lines: int = 0
+    error: str | None = None
+    written_bytes: int = 0
+
+    def merge(self, other: "DiskReport") -> "DiskReport":
+        """Both disks taken together."""
+        return DiskReport(
+            slowest_seconds=max(self.slowest_seconds, other.slowest_seconds),
+            stalls=self.stalls + other.stalls,
+            lost_lines=self.lost_lines + other.lost_lines,
+            error=self.error or other.error,
+            written_bytes=self.written_bytes + other.written_bytes,
+        )
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """One thing that is wrong: a code for programs, a sentence for people."""
+
+    code: str
+    text: str
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`valid`, or what to hold against the numbers."""
+
+    state: State
+    reasons: list[Reason]
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +113,11 @@ class ReplicaReport(msgspec.Struct, frozen=True):
 class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     """One rank: where it ran, what it cost between start and drain, and how its clock stood to the launcher's.
 
-    `stalled_seconds` adds up the times in which its event loop stood still, the longest of each second. A lost one had
-    told of `told_sent` requests; those without a line were in flight.
+    `cpu` is the CPU time from start to drain over that time, `cpu_seconds` and `wall_seconds` go on to the end of the
+    drain. `loop_lag_max_seconds`, `gc_longest_seconds` and `stalled_seconds` come from the deltas; the last adds up the
+    times in which its event loop stood still, the longest of each second. `start_monotonic_ns` is the common start on
+    this rank's clock, `clock_offset_ns` what was added to that clock to get the launcher's, and `clock_round_trip_ns` how
+    well that was known. A lost one had told of `told_sent` requests; those without a line were in flight.
     """
 
     rank: int
@@ -155,8 +187,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """`summary.json`. Counts, rates, tokens and metrics speak of the measured window.
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a summary but the verdict. Counts, rates, tokens and metrics speak of the measured window.
 
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
     failed request for each kind.
@@ -181,157 +213,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ranks: list[RankReport]
     client: ClientReport
     environment: Environment
+
+
+class Summary(Figures, frozen=True, kw_only=True):
+    """`summary.json`."""
+
     verdict: Verdict
-
-
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a summary needs beside the tally. `window_end` is in nanoseconds from the common start."""
-
-    plan: Plan
-    outcome: Outcome
-    window_end: int
-    requested_rps: float | None
-    started_at: str | None
-    ended_at: str | None
-    ranks: list[RankReport]
-    waited_below_cap: int
-    unsent_by_lost_ranks: int
-    left_out: list[str]
-    environment: Environment
-    missing: Missing = Missing()
-
-
-def summarize(run: Run, tally: Tally) -> Summary:
-    """Put the numbers together and judge them."""
-    plan, counts = run.plan, tally.counts
-    metrics = {f"{name}_seconds": metric(tally.histograms[name], *_missing(name, counts)) for name in METRICS}
-    client = _client(run, tally)
-    return Summary(
-        run_id=plan.run_id,
-        group_id=plan.group_id,
-        plan=plan,
-        outcome=run.outcome,
-        started_at=run.started_at,
-        ended_at=run.ended_at,
-        clock={str(report.rank): Clock(report.start_monotonic_ns, report.clock_offset_ns) for report in run.ranks},
-        counts=counts,
-        windows=Windows(plan.window_start_ns / 1e9, run.window_end / 1e9, tally.warmup),
-        rates=_rates(run, tally),
-        metrics=metrics,
-        tokens=Tokens(_known(tally.prompt_tokens, tally), _output(tally.output_tokens, tally), _source(tally)),
-        warnings=dict(sorted(tally.warnings.items())),
-        failures={kind: words for kind, words in sorted(tally.failures.items()) if kind != CENSORED},
-        replicas={
-            target.replica: ReplicaReport(
-                target.url, tally.replicas.get(target.replica, Counts()), target.replica in run.left_out
-            )
-            for target in plan.targets
-        },
-        ranks=run.ranks,
-        client=client,
-        environment=run.environment,
-        verdict=judge(
-            Evidence(
-                scheduled=counts.scheduled,
-                sent=counts.sent,
-                succeeded=counts.succeeded,
-                failed=counts.failed,
-                censored=counts.censored,
-                unsent_by_generator=client.not_sent_by_generator,
-                capped=max(0, tally.waited - run.waited_below_cap),
-                waited_below_cap=run.waited_below_cap,
-                send_lag_p99=metrics["send_lag_seconds"].p99,
-                cpu={report.rank: report.cpu for report in run.ranks if report.wall_seconds >= CPU_SECONDS},
-                stalled=max((report.stalled_seconds for report in run.ranks), default=0.0),
-                seconds=run.window_end / 1e9,
-                ranks=plan.ranks,
-                lost=[report.rank for report in run.ranks if report.lost],
-                chunks=tally.chunks,
-                coalesced=tally.coalesced,
-                internal=counts.failed_by_kind.get(INTERNAL, 0),
-                warnings=tally.warnings,
-                disk=client.disk,
-                left_out=run.left_out,
-                outcome=run.outcome,
-                missing=run.missing,
-            )
-        ),
-    )
-
-
-def metric(histogram: Histogram, missing: int, of: int) -> Metric:
-    """The figures of one histogram of nanoseconds; `missing` of `of` requests have no sample in it."""
-    share = missing / of if of else 0.0
-    values = {name: _seconds(histogram.quantile(q)) for name, q in QUANTILES.items()}
-    return Metric(
-        count=histogram.count,
-        mean=_seconds(histogram.mean()),
-        min=_seconds(histogram.minimum),
-        max=_seconds(histogram.maximum),
-        enough={name: histogram.count * (1 - q) >= SAMPLES_BEYOND - 1e-6 for name, q in QUANTILES.items()},
-        lower_bound={name: share > 1 - q for name, q in QUANTILES.items()},
-        **values,
-    )
-
-
-def _missing(name: str, counts: Counts) -> tuple[int, int]:
-    if name in _SEND_METRICS:
-        return counts.unsent, counts.scheduled
-    return counts.failed + counts.censored + counts.unsent, counts.scheduled
-
-
-def _rates(run: Run, tally: Tally) -> Rates:
-    seconds = max((run.window_end - run.plan.window_start_ns) / 1e9, 1e-9)
-    return Rates(
-        requested_rps=run.requested_rps,
-        achieved_rps=tally.done_in_window / seconds,
-        output_tokens_per_second=_output(tally.output_tokens_in_window / seconds, tally),
-        prompt_tokens_per_second=_known(tally.prompt_tokens_in_window / seconds, tally),
-    )
-
-
-def _known(value: N, tally: Tally) -> N | None:
-    """Some figure of prompt tokens, if anybody counted them: a prompt has one at least."""
-    return value if tally.prompt_tokens_in_window or tally.prompt_tokens else None
-
-
-def _output(value: N, tally: Tally) -> N | None:
-    """Some figure of output tokens, if anybody counted them."""
-    return value if tally.output_tokens_in_window or tally.token_sources else None
-
-
-def _client(run: Run, tally: Tally) -> ClientReport:
-    ranks = run.ranks
-    disk = DiskReport()
-    for report in ranks:
-        disk = disk.merge(report.disk)
-    return ClientReport(
-        cpu_max=max((report.cpu for report in ranks), default=0.0),
-        loop_lag_max_seconds=max((report.loop_lag_max_seconds for report in ranks), default=0.0),
-        gc_seconds=sum(report.gc_seconds for report in ranks),
-        gc_longest_seconds=max((report.gc_longest_seconds for report in ranks), default=0.0),
-        disk=disk,
-        waited=tally.waited,
-        waited_below_cap=run.waited_below_cap,
-        not_sent_by_generator=tally.overslept
-        + run.unsent_by_lost_ranks
-        + tally.counts.failed_by_kind.get(EXHAUSTED, 0),
-        chunks=tally.chunks,
-        coalesced=tally.coalesced,
-    )
-
-
-def _source(tally: Tally) -> Literal["usage", "chunks", "mixed"] | None:
-    match sorted(tally.token_sources):
-        case []:
-            return None
-        case ["usage"]:
-            return "usage"
-        case ["chunks"]:
-            return "chunks"
-        case _:
-            return "mixed"
-
-
-def _seconds(nanoseconds: float | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / 1e9

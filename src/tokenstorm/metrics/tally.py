@@ -29,14 +29,29 @@ REQUEST_METRICS = (
 METRICS = (*REQUEST_METRICS, "inter_chunk")
 
 
-class Counts(msgspec.Struct):
-    """How scheduled requests ended: `scheduled = sent + unsent`, `sent = succeeded + failed + censored`."""
+class Outcomes(msgspec.Struct):
+    """How many scheduled requests were sent or not, and how many of those that were sent succeeded or failed so far."""
 
     scheduled: int = 0
     sent: int = 0
     succeeded: int = 0
     failed: int = 0
     unsent: int = 0
+
+
+class Work(Outcomes):
+    """What was done in some time: requests, and the tokens of the answers that ended."""
+
+    output_tokens: int = 0
+
+    def include(self, other: "Work") -> None:
+        """Add another's work to this."""
+        _add(self, other, Work.__struct_fields__)
+
+
+class Counts(Outcomes):
+    """How scheduled requests ended: `scheduled = sent + unsent`, `sent = succeeded + failed + censored`."""
+
     censored: int = 0
     resent: int = 0
     failed_by_kind: dict[str, int] = {}
@@ -62,8 +77,7 @@ class Counts(msgspec.Struct):
 
     def merge(self, other: Self) -> None:
         """Add another's counts to these."""
-        for name in ("scheduled", "sent", "succeeded", "failed", "unsent", "censored", "resent"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        _add(self, other, _COUNTS)
         self.failed_by_kind = dict(Counter(self.failed_by_kind) + Counter(other.failed_by_kind))
 
 
@@ -157,8 +171,7 @@ class Tally(msgspec.Struct):
             self.replicas.setdefault(replica, Counts()).merge(counts)
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        _add(self, other, _SUMS)
         self.token_sources = dict(Counter(self.token_sources) + Counter(other.token_sources))
         self.warnings = dict(Counter(self.warnings) + Counter(other.warnings))
         for kind, words in other.failures.items():
@@ -230,3 +243,9 @@ _SUMS = (
     "waited",
     "overslept",
 )
+_COUNTS = (*Outcomes.__struct_fields__, "censored", "resent")
+
+
+def _add(to: object, other: object, names: Iterable[str]) -> None:
+    for name in names:
+        setattr(to, name, getattr(to, name) + getattr(other, name))

@@ -10,7 +10,8 @@ from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
-from tokenstorm.metrics.summary import Environment, RankReport, Run, Summary, summarize
+from tokenstorm.metrics.summarize import Run, summarize
+from tokenstorm.metrics.summary import Environment, RankReport, Summary
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import STALL_SECONDS, Missing
 from tokenstorm.plan import Plan, read_plan

@@ -1,0 +1,163 @@
+"""A summary, from one `Tally` and what is known about the ranks."""
+
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec.structs import asdict
+
+from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.summary import (
+    QUANTILES,
+    ClientReport,
+    Clock,
+    DiskReport,
+    Environment,
+    Figures,
+    Metric,
+    Outcome,
+    RankReport,
+    Rates,
+    ReplicaReport,
+    Summary,
+    Tokens,
+    Windows,
+)
+from tokenstorm.metrics.tally import METRICS, Counts, Tally
+from tokenstorm.metrics.verdict import Missing, judge
+from tokenstorm.plan import Plan
+from tokenstorm.result import CENSORED, EXHAUSTED
+
+SAMPLES_BEYOND = 10
+"""A percentile is said to rest on enough samples when so many lie beyond it: 1000 for p99, 10000 for p99.9."""
+
+_SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
+
+
+N = TypeVar("N", int, float)
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What a summary needs beside the tally. `window_end` is in nanoseconds from the common start."""
+
+    plan: Plan
+    outcome: Outcome
+    window_end: int
+    requested_rps: float | None
+    started_at: str | None
+    ended_at: str | None
+    ranks: list[RankReport]
+    waited_below_cap: int
+    unsent_by_lost_ranks: int
+    left_out: list[str]
+    environment: Environment
+    missing: Missing = Missing()
+
+
+def summarize(run: Run, tally: Tally) -> Summary:
+    """Put the numbers together and judge them."""
+    plan, counts = run.plan, tally.counts
+    metrics = {f"{name}_seconds": metric(tally.histograms[name], *_missing(name, counts)) for name in METRICS}
+    figures = Figures(
+        run_id=plan.run_id,
+        group_id=plan.group_id,
+        plan=plan,
+        outcome=run.outcome,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        clock={str(report.rank): Clock(report.start_monotonic_ns, report.clock_offset_ns) for report in run.ranks},
+        counts=counts,
+        windows=Windows(plan.window_start_ns / 1e9, run.window_end / 1e9, tally.warmup),
+        rates=_rates(run, tally),
+        metrics=metrics,
+        tokens=Tokens(_known(tally.prompt_tokens, tally), _output(tally.output_tokens, tally), _source(tally)),
+        warnings=dict(sorted(tally.warnings.items())),
+        failures={kind: words for kind, words in sorted(tally.failures.items()) if kind != CENSORED},
+        replicas={
+            target.replica: ReplicaReport(
+                target.url, tally.replicas.get(target.replica, Counts()), target.replica in run.left_out
+            )
+            for target in plan.targets
+        },
+        ranks=run.ranks,
+        client=_client(run, tally),
+        environment=run.environment,
+    )
+    return Summary(**asdict(figures), verdict=judge(figures, run.missing))
+
+
+def metric(histogram: Histogram, missing: int, of: int) -> Metric:
+    """The figures of one histogram of nanoseconds; `missing` of `of` requests have no sample in it."""
+    share = missing / of if of else 0.0
+    values = {name: _seconds(histogram.quantile(q)) for name, q in QUANTILES.items()}
+    return Metric(
+        count=histogram.count,
+        mean=_seconds(histogram.mean()),
+        min=_seconds(histogram.minimum),
+        max=_seconds(histogram.maximum),
+        enough={name: histogram.count * (1 - q) >= SAMPLES_BEYOND - 1e-6 for name, q in QUANTILES.items()},
+        lower_bound={name: share > 1 - q for name, q in QUANTILES.items()},
+        **values,
+    )
+
+
+def _missing(name: str, counts: Counts) -> tuple[int, int]:
+    if name in _SEND_METRICS:
+        return counts.unsent, counts.scheduled
+    return counts.failed + counts.censored + counts.unsent, counts.scheduled
+
+
+def _rates(run: Run, tally: Tally) -> Rates:
+    seconds = max((run.window_end - run.plan.window_start_ns) / 1e9, 1e-9)
+    return Rates(
+        requested_rps=run.requested_rps,
+        achieved_rps=tally.done_in_window / seconds,
+        output_tokens_per_second=_output(tally.output_tokens_in_window / seconds, tally),
+        prompt_tokens_per_second=_known(tally.prompt_tokens_in_window / seconds, tally),
+    )
+
+
+def _known(value: N, tally: Tally) -> N | None:
+    """Some figure of prompt tokens, if anybody counted them: a prompt has one at least."""
+    return value if tally.prompt_tokens_in_window or tally.prompt_tokens else None
+
+
+def _output(value: N, tally: Tally) -> N | None:
+    """Some figure of output tokens, if anybody counted them."""
+    return value if tally.output_tokens_in_window or tally.token_sources else None
+
+
+def _client(run: Run, tally: Tally) -> ClientReport:
+    ranks = run.ranks
+    disk = DiskReport()
+    for report in ranks:
+        disk = disk.merge(report.disk)
+    return ClientReport(
+        cpu_max=max((report.cpu for report in ranks), default=0.0),
+        loop_lag_max_seconds=max((report.loop_lag_max_seconds for report in ranks), default=0.0),
+        gc_seconds=sum(report.gc_seconds for report in ranks),
+        gc_longest_seconds=max((report.gc_longest_seconds for report in ranks), default=0.0),
+        disk=disk,
+        waited=tally.waited,
+        waited_below_cap=run.waited_below_cap,
+        not_sent_by_generator=tally.overslept
+        + run.unsent_by_lost_ranks
+        + tally.counts.failed_by_kind.get(EXHAUSTED, 0),
+        chunks=tally.chunks,
+        coalesced=tally.coalesced,
+    )
+
+
+def _source(tally: Tally) -> Literal["usage", "chunks", "mixed"] | None:
+    match sorted(tally.token_sources):
+        case []:
+            return None
+        case ["usage"]:
+            return "usage"
+        case ["chunks"]:
+            return "chunks"
+        case _:
+            return "mixed"
+
+
+def _seconds(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
