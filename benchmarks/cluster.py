@@ -69,7 +69,7 @@ def merge_alone() -> None:
         for rank, message in enumerate(words):
             hello = Hello(host=f"n{rank}", pid=1, version="-", clock="-")
             member = ranks.members[rank] = Member(rank, hello, link)
-            ranks.hear(member, msgspec.msgpack.decode(message, type=Done))
+            ranks.handle(member, msgspec.msgpack.decode(message, type=Done))
         merged = merge_ranks(plan, ranks, group, plan.window_end_ns)
         run = Run(
             plan=plan,

@@ -16,7 +16,7 @@ from tokenstorm.errors import PreflightError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.openai import Requests
-from tokenstorm.loadgen.preflight import look
+from tokenstorm.loadgen.preflight import try_service
 from tokenstorm.loadgen.prompts import load_prompts
 from waiting import until
 
@@ -59,7 +59,7 @@ def looked(*answers: Answer, api_key: str | None = None, **fields: Any) -> Any:
                 **fields,
             )
             try:
-                return await look(plan, load_prompts(plan), api_key)
+                return await try_service(plan, load_prompts(plan), api_key)
             finally:
                 for server in servers:
                     server.close()
@@ -226,7 +226,7 @@ def test_an_answer_that_came_while_the_launcher_stood_still_is_read_before_it_is
 
     async def main() -> list[str]:
         asyncio.get_running_loop().add_reader(ours, stand_still)
-        looking = asyncio.create_task(look(some, load_prompts(some), None))
+        looking = asyncio.create_task(try_service(some, load_prompts(some), None))
         await until(lambda: service.asked)
         service.release()  # the version
         await until(lambda: service.asked)

@@ -1,4 +1,4 @@
-"""What one answer said, and when; and an answer in one piece."""
+"""An answer of an engine: what it says, and when. `Whole` is one that comes in one piece."""
 
 from tokenstorm.loadgen.events import (
     DETAIL_CHARACTERS,
@@ -18,7 +18,7 @@ from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.result import Failure, Warned
 
 LARGEST_EVENT = 64 * 1024 * 1024
-"""Bytes of one event, or of an answer in one piece, that are kept: what is longer fails its request."""
+"""A larger event, or a larger answer in one piece, fails its request."""
 
 
 class Answer:
@@ -34,7 +34,7 @@ class Answer:
     output_tokens: int | None = None
     reasoning_tokens = 0
     hidden_tokens: int | None = None
-    """Of the output tokens, those of a reasoning that the server counts and does not show."""
+    """Reasoning tokens that the server counts and does not show. They are part of the output tokens."""
     finish_reason: str | None = None
     server_id: str | None = None
     failure: Failure | None = None
@@ -48,14 +48,14 @@ class Answer:
         raise NotImplementedError
 
     def fold(self) -> None:
-        """Give up memory that grows with the answer; called now and then while it goes on."""
+        """Free memory that grows with the answer. It is called now and then while the answer goes on."""
 
     def finish(self, status: int) -> None:
         """The body is complete."""
         raise NotImplementedError
 
     def cut(self) -> None:
-        """The body ends here, unfinished."""
+        """The body ends here, incomplete."""
 
     def _warn(self, warning: Warned) -> None:
         self.warnings |= {warning}
@@ -77,7 +77,7 @@ class Answer:
                 self._fail("stream_error", words)
 
     def _count(self, usage: object) -> None:
-        """Take the counts of a usage; what is no count is told, and takes nothing back."""
+        """Take the counts of a usage. What is no count is noted as a warning; earlier counts stay."""
         members = usage if isinstance(usage, dict) else {"completion_tokens": usage}
         prompt, output = members.get("prompt_tokens"), members.get("completion_tokens")
         if prompt is not None:
@@ -96,7 +96,7 @@ class Answer:
         return count
 
     def _end(self, choice: Choice) -> bool:
-        """Take the finish reason and the error of a choice in; whether it has ended."""
+        """Take the finish reason and the error of a choice. Returns whether the choice has ended."""
         if choice.error:
             self._fail("stream_error", words_of(choice.error))
         finish, words = finish_of(choice.finish_reason)
@@ -106,7 +106,7 @@ class Answer:
         return finish is not None
 
     def _settle(self, *, thought: bool) -> None:
-        """Hold the usage against what came; `thought` tells whether reasoning was seen."""
+        """Compare the usage with what came. `thought` tells whether reasoning was seen."""
         if self.output_tokens is not None and self.output_tokens < self.chunks:
             self._warn("usage")
         if self.output_tokens == 0 and "no_token" not in self.warnings:  # for something that came it is no count
@@ -132,7 +132,7 @@ class Whole(Answer):
 
     @property
     def body(self) -> bytes:
-        """What came, up to the largest size that is kept."""
+        """What came, up to `LARGEST_EVENT` bytes."""
         return b"".join(self._pieces)
 
     def finish(self, status: int) -> None:

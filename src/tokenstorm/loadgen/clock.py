@@ -21,9 +21,9 @@ LOOK_SECONDS = 0.1
 
 
 async def wait_within(seconds: float, future: asyncio.Future[None]) -> None:
-    """Wait so long at most. Raises TimeoutError.
+    """Wait for `future`, at most this long. Raises TimeoutError.
 
-    Time in which this loop stood still does not count, and what came meanwhile is read before it is too late.
+    Time in which this loop stood still does not count: what came meanwhile is read before the time is up.
     """
     left = seconds
     while left > 0:
@@ -63,7 +63,7 @@ class Alarm:
             loop.add_reader(self._fd, self._wake)
 
     def set(self, at: int | None) -> None:
-        """Ring at `at`, instead of any time set before; None not at all. A time that is past rings at once."""
+        """Ring at `at` instead of any time set before; with None, do not ring. A past time rings at once."""
         if at == self._at:
             return
         self._at = at

@@ -1,4 +1,4 @@
-"""File work beside the event loop, in threads that nobody has to wait for: a file system that hangs delays no end."""
+"""File work in threads, so that a file system that hangs delays neither the event loop nor the end of the process."""
 
 import asyncio
 import threading
@@ -9,10 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def beside(work: Callable[[], T], seconds: float | None) -> T:
-    """Do `work` in a thread of its own, for at most `seconds` if given; raises what it raises, or TimeoutError (an OSError).
+async def run_in_thread(work: Callable[[], T], seconds: float | None) -> T:
+    """Run `work` in a daemon thread, for at most `seconds` if given. Raises what `work` raises, or TimeoutError (an OSError).
 
-    The loop's own threads would be waited for at the exit of the process, for as long as a file system hangs.
+    `asyncio.to_thread` would not do: at its exit the process waits for those threads, as long as a file system hangs.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()

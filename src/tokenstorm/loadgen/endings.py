@@ -1,4 +1,4 @@
-"""How reads that are one whole chunk begin and end, so that a chunk like the last one is known by comparing bytes."""
+"""Recognises a read that is one whole chunk like the last one, by comparing bytes."""
 
 import msgspec
 
@@ -7,11 +7,11 @@ from tokenstorm.errors import NOT_JSON
 MANY_TAILS = 64
 MANY_TEXTS = 4096
 LARGEST_EXPECTED = 2048
-"""Bytes of a read beyond which it is parsed, whatever is expected."""
+"""A larger read is always parsed, whatever is expected."""
 
 
 def _chunk_line(size: int) -> bytes:
-    """The first line of a read that is one whole chunk of `size` bytes in all; no chunk has 21 or 262, say."""
+    """The first line of a read that is one whole chunk of `size` bytes in all. No chunk has 21 or 262 bytes, for example."""
     for digits in range(1, 4):
         line = b"%x\r\n" % max(0, size - digits - 4)
         if len(line) == digits + 2:
@@ -27,9 +27,9 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 class Endings:
-    """How events of one kind go on behind what is the same in all of them: a text, and then `tail`.
+    """What follows the common start of similar events: a text, and then `tail`.
 
-    Tokens come again, so that most endings are `known`. Thousands of streams share one of these.
+    Tokens repeat, so most endings are `known`. Thousands of streams share one of these objects.
     """
 
     def __init__(self, tail: bytes) -> None:
@@ -37,7 +37,7 @@ class Endings:
         self.known: set[bytes] = set()
 
     def holds(self, ending: bytes) -> bool:
-        """Whether this is a text, not empty and part of a JSON string as it stands, and then the tail."""
+        """Whether this is a non-empty text that is valid inside a JSON string, and then the tail."""
         text = ending.removesuffix(self._tail)
         if len(text) == len(ending):
             return False

@@ -1,4 +1,4 @@
-"""Where a replica listens, from what a user calls its address."""
+"""Where a replica listens, read from the address that a user gives."""
 
 import re
 from typing import Literal, Self

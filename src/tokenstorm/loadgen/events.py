@@ -17,20 +17,20 @@ MOST_CHOICES = 1024
 LARGEST_COUNT = 2**24
 """Of tokens: no context is that long. Sums of counts stay below 2⁶⁴."""
 LONGEST_NUMBER = 300
-"""Digits: what is longer only passes through, and is 0 here."""
+"""Longer integers are read as 0: they only pass through."""
 
 GAVE_UP = ("error", "abort", "fail", "cancel", "timeout", "insufficient")
-"""Parts of the finish reasons of an answer that the engine did not bring to its end."""
+"""A finish reason that contains one of these means that the engine gave the answer up."""
 UNFINISHED = frozenset(("", "null"))
-"""Some servers say so of a choice that goes on."""
+"""Finish reasons that some servers send while a choice goes on."""
 
 _FINE = (0, 200, "0", "200", "ok", "success")
 """Codes and states that come with a message which is no error."""
 _WORDS = ("message", "msg", "error_msg", "errmsg", "error_message", "detail", "reason", "faultstring", "title")
-"""Where servers have their words."""
+"""Members in which servers put their message."""
 _CODES = ("code", "status", "status_code", "statuscode")
 _LABELS = frozenset(("type", "id", "index", "role", "format", "call_id", "status"))
-"""Members of a part that say what it is: no token generated them."""
+"""Members that describe a part. No token generated them."""
 _LABELS_OF_CHOICE = _LABELS | {"name"}
 _THOUGHTS = ("reason", "think", "thought", "cot")
 """Parts of the names of members that hold reasoning."""
@@ -48,7 +48,7 @@ class Choice(msgspec.Struct, gc=False):
 
     @property
     def bit(self) -> int:
-        """Which of the answers it is, as a bit of its own; who counts beyond all bounds shares the first one."""
+        """The bit of this choice. Numbers out of bounds share the first bit."""
         return 1 << self.index if isinstance(self.index, int) and 0 <= self.index < MOST_CHOICES else 1
 
     @property
@@ -107,7 +107,7 @@ def _bounded(digits: str) -> int:
 
 
 def says(value: object) -> bool:
-    """Whether something generated is in this: a text, parts with a text, a call of a tool."""
+    """Whether this holds anything generated: a text, parts with a text, a tool call."""
     if isinstance(value, str):
         return value != ""
     if isinstance(value, list):
@@ -139,7 +139,7 @@ def _is_thought(name: str) -> bool:
 
 
 def _without_thoughts(content: object) -> object:
-    """Parts of a content, as Mistral sends them, without those that are reasoning."""
+    """The parts of a content, as Mistral sends them, without reasoning."""
     if not isinstance(content, list):
         return content
     return [part for part in content if not (isinstance(part, dict) and _is_thought(str(part.get("type"))))]
@@ -168,10 +168,7 @@ def count_of(value: object) -> int | None:
 
 
 def error_in(data: bytes) -> str | None:
-    """The server's words where an object is an error, in any of the shapes that there are; None where it is none.
-
-    Raises ValueError for what is no JSON.
-    """
+    """The server's message if this object is an error, in any known shape; None if it is not. Raises ValueError for invalid JSON."""
     value = _read_any(data)
     if isinstance(value, list) and value:
         value = value[0]  # Gemini puts its error into a list
@@ -179,20 +176,20 @@ def error_in(data: bytes) -> str | None:
         return None
     members = {str(name).lower(): member for name, member in value.items()}
     if any(_names_an_error(name, member) for name, member in members.items()) or _is_bad(members):
-        return _words_among(members) or "an error without words"
+        return _best_message(members) or "an error without words"
     fine = any(members.get(code) in _FINE for code in _CODES)
     if "usage" not in members and not fine and any(isinstance(members.get(words), str) for words in _WORDS[:2]):
-        return _words_among(members) or None
+        return _best_message(members) or None
     return None
 
 
 def is_empty(data: bytes) -> bool:
-    """Whether some JSON says nothing at all, as heartbeats do."""
+    """Whether this JSON is empty, as heartbeats are."""
     return _read_any(data) in (None, {}, [], "")
 
 
 def refusal_in(data: bytes) -> str:
-    """The words of an answer whose status is an error; empty where they are not where servers have them."""
+    """The server's message in an answer with an error status; empty if there is none in the usual places."""
     try:
         value = _read_any(data)
     except ValueError:
@@ -221,8 +218,8 @@ def _is_bad(members: dict[str, Any]) -> bool:
 _BAD_CODES = frozenset(str(code) for code in range(400, 600))
 
 
-def _words_among(members: dict[str, Any]) -> str:
-    """The best words: those of the error itself, those beside it, or its code."""
+def _best_message(members: dict[str, Any]) -> str:
+    """The best message: that of the error itself, one beside it, or its code."""
     found = [words_of(member) for name, member in members.items() if _names_an_error(name, member)]
     found += [words_of(members[name]) for name in (*_WORDS, "errors", *_CODES) if members.get(name)]
     found = [words for words in found if words != "{}"]
@@ -230,7 +227,7 @@ def _words_among(members: dict[str, Any]) -> str:
 
 
 def words_of(value: object) -> str:
-    """What a server says in some member of an object, whatever its shape, such that it can be written down."""
+    """The message in a member of any shape, fit to be written to a file."""
     if isinstance(value, dict):
         value = next((value[name] for name in _WORDS if value.get(name)), value)
     if value is None:

@@ -1,4 +1,4 @@
-"""One request of the schedule on its way, and the line that it leaves."""
+"""One request of the schedule in flight, and its result line."""
 
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ FOLDED_AT_LEAST = 16
 
 
 class Sender(Protocol):
-    """Who sent a request, and wants to know what became of it; see `Rank`."""
+    """The sender of a request, which learns how it ended; see `Rank`."""
 
     def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer: ...
 
@@ -20,7 +20,7 @@ class Sender(Protocol):
 
 
 class Flight(Exchange):
-    """One request of the schedule on its way. `scheduled` and `slot_free` are nanoseconds from the common start."""
+    """One request of the schedule in flight. `scheduled` and `slot_free` are nanoseconds from the common start."""
 
     answer: Answer | None = None
     deadline: int
@@ -52,7 +52,7 @@ class Flight(Exchange):
         phase: Literal["warmup", "measured"],
         start: int,
     ) -> Result:
-        """What became of it; `start` is the common start, in nanoseconds of this machine's monotonic clock."""
+        """The result line; `start` is the common start, in nanoseconds of this machine's monotonic clock."""
         connected, done = self.connected, self.done
         chunk, token, content, last = answer.first_chunk, answer.first_token, answer.first_content, answer.last_token
         usage, warnings = answer.output_tokens, answer.warnings
@@ -93,14 +93,14 @@ class Flight(Exchange):
 
 
 class Folds:
-    """Keeps long answers small: has each answer in flight fold itself now and then, a few at a time."""
+    """Folds the answers in flight, a few at a time, so that long ones stay small."""
 
     def __init__(self) -> None:
         self._left: list[Flight] = []
         self._at_once = 0
 
     def fold_some(self, in_flight: dict[int, Flight]) -> None:
-        """Fold the next few; all that are in flight have their turn within `FOLD_TURNS` calls."""
+        """Fold the next few. Within `FOLD_TURNS` calls every answer in flight has its turn."""
         if not self._left:
             self._left = list(in_flight.values())
             self._at_once = max(FOLDED_AT_LEAST, len(self._left) // FOLD_TURNS + 1)
@@ -111,7 +111,7 @@ class Folds:
 
 
 def _is_short(answer: Answer, asked: int) -> bool:
-    """Whether an answer ended before the tokens that `ignore_eos` promised; chunks may hold several tokens each."""
+    """Whether an answer has fewer tokens than `ignore_eos` promised. A chunk may hold several tokens."""
     if answer.output_tokens is not None:
         return answer.output_tokens < asked
     return answer.finish_reason == "stop" and answer.chunks < asked

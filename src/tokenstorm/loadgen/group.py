@@ -29,12 +29,12 @@ class Group:
         self.stalled: dict[int, float] = {}
         self.left_out: set[str] = set()
         self._drained: dict[int, int] = {}
-        """The second in which each rank's window was over."""
+        """The second in which the window of each rank was over."""
         self.recorded_at = 0
-        """When a rank last said that it gave lines to what was never sent, in nanoseconds of the monotonic clock."""
+        """When a rank last reported unsent arrivals, in nanoseconds of the monotonic clock."""
         self.waited_below_cap = 0
         self.total = Work()
-        """What the lines so far add up to."""
+        """The sum of all lines so far."""
         self._pending: list[tuple[int, Delta]] = []
         self.line: TimelineLine | None = None
 
@@ -130,7 +130,7 @@ class Group:
 
 
 def _worse(before: RankSecond | None, delta: Delta) -> RankSecond:
-    """The worse of what was and what came in; the disk's report speaks of the whole run so far."""
+    """The worse of both. The disk's report is of the whole run so far, so the last one counts."""
     if before is None:
         return RankSecond(delta.cpu, delta.live.loop_lag, delta.gc_pause, delta.disk)
     return RankSecond(

@@ -1,10 +1,10 @@
-"""The wire: HTTP/1.1 over keep-alive connections, with one timestamp per read, taken at the read.
+"""The wire: HTTP/1.1 over keep-alive connections. Each read has one timestamp, taken at the read.
 
-Each piece of body is handed on at once, with the time of the read that brought it. Whoever takes them may tell the
-connection what it expects: then a read that is one whole chunk, and differs from the last only in a text, is known by
-comparing bytes. Such a read leaves the framing where it was, so that the parser need not see it.
+Each piece of body goes to its receiver at once, with the time of its read. The receiver may tell the connection what it
+expects next: a read that is one whole chunk, and differs from the last only in a text, is then recognised by comparing
+bytes. Such a read does not change the state of the framing, so the parser need not see it.
 
-Whatever a server sends is data: it fails its own request at worst, and never the process.
+Whatever a server sends is data: at worst it fails its own request, never the process.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ RACE_NS = 1_000_000_000
 """A reused connection that ends later than this after the send was not closed while idle."""
 
 IDLE_TOO_LONG = 408
-"""What some servers say on an idle connection before they close it; it may cross the next request on its way."""
+"""Some servers send this on an idle connection before they close it. It may cross the next request on its way."""
 
 LINGER_SECONDS = 0.001
-"""How long a connection whose answer is complete may take to end its framing: servers write the last chunk apart."""
+"""A connection whose answer is complete has this long to end its framing: servers write the last chunk separately."""
 
 FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
-TOLD_HEADERS = frozenset((b"content-encoding", b"location"))
+HINT_HEADERS = frozenset((b"content-encoding", b"location"))
 LARGEST_HEAD = 256 * 1024
-"""Bytes without any of a body: headers of a sane server are far shorter, and the parser's time grows with their square."""
+"""The most bytes without any body. Real headers are far shorter, and the parser's time grows with their square."""
 
 Receive = Callable[[bytes, int], None]
 """Takes a piece of body, and the time of its read."""
@@ -39,7 +39,7 @@ Receive = Callable[[bytes, int], None]
 class Exchange:
     """One request on the wire, and what came back. Times are `time.monotonic_ns()`.
 
-    Subclasses name in `began` who takes the body, and learn of the end, good or bad, in `ended`.
+    A subclass returns the receiver of the body from `began`, and learns from `ended` that the exchange is over, well or not.
     """
 
     request: bytes
@@ -50,13 +50,13 @@ class Exchange:
     failure: Failure | None = None
     resent: bool = False
     coding = ""
-    """How the body is coded, where the server says so although nobody asked for it."""
+    """The coding of the body, if the server names one. We never ask for any."""
     location = ""
-    """Where the server would rather be asked."""
+    """The address that the server redirects to."""
     carrier: "Connection | asyncio.Task[None] | None" = None
 
     def began(self, status: int) -> Receive:
-        """The answer has this status: who takes its body?"""
+        """The answer has this status. Returns the receiver of its body."""
         raise NotImplementedError
 
     def ended(self) -> None:
@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
         "_head",
         "_head_at",
         "_headers_done",
+        "_hints",
         "_known",
         "_linger",
         "_note",
@@ -110,7 +111,6 @@ class Connection(asyncio.Protocol):
         "_pool",
         "_receive",
         "_text_at",
-        "_told",
         "_transport",
         "_whole",
         "closed",
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._expected_below = self._head_at = self._text_at = self._bodiless = 0
         self._endings = NO_ENDINGS
         self._known = NO_ENDINGS.known
-        self._told: dict[bytes, bytes] = {}
+        self._hints: dict[bytes, bytes] = {}
         self._linger: asyncio.TimerHandle | None = None
         self._note: Callable[[int], None] = _nobody
 
@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
             self._wait_for_the_end()
 
     def _give_up(self, error: Exception) -> None:
-        """The parser could not go on: the answer is none, or taking it in failed by a fault of ours, which is told."""
+        """The parser stopped: the answer is not HTTP, or our own code failed on it, which is printed."""
         if isinstance(error, httptools.HttpParserCallbackError):
             cause = error.__context__ or error
             traceback.print_exception(cause)
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _wait_for_the_end(self) -> None:
-        """The answer is complete, its framing is not: what ends it at once saves the connection."""
+        """The answer is complete, its framing is not. If the framing ends soon, the connection can be used again."""
         if self.closed:
             self._stop_waiting()
         elif self._linger is None:
@@ -213,9 +213,9 @@ class Connection(asyncio.Protocol):
         self._receive(piece, self.read_at)
 
     def expect(self, head: bytes, tail: bytes, note: Callable[[int], None]) -> None:
-        """The piece just received was `head`, a text without quotes, and `tail`: of its like only `note` the times.
+        """The last piece was `head`, a text without quotes, and `tail`: of pieces like it, only `note` the times.
 
-        It ends with the next piece that is different, or did not come as one whole chunk in one read.
+        This ends with the next piece that differs, or that did not come as one whole chunk in one read.
         """
         data = self._data
         line = data[: data.find(b"\r\n") + 2]
@@ -271,7 +271,7 @@ class Connection(asyncio.Protocol):
         return not self.read_at and self._may_be_late(exchange)
 
     def _may_be_late(self, exchange: Exchange) -> bool:
-        """Whether what comes may speak of the time before this request: it was just sent on a reused connection."""
+        """Whether this may be about the time before this request, which was just sent on a reused connection."""
         return monotonic_ns() - exchange.sent < RACE_NS and not (self.fresh or exchange.resent)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -279,15 +279,15 @@ class Connection(asyncio.Protocol):
         if name in FRAMING_HEADERS:
             self._framed = True
             if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                self._told[b"content-encoding"] = value
-        elif name in TOLD_HEADERS and not self._headers_done:
-            self._told[name] = value
+                self._hints[b"content-encoding"] = value
+        elif name in HINT_HEADERS and not self._headers_done:
+            self._hints[name] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        exchange, told = self.exchange, self._told
-        if told:
-            self._told = {}
+        exchange, hints = self.exchange, self._hints
+        if hints:
+            self._hints = {}
         if 100 <= status < 200:  # noqa: PLR2004 - 1xx answers precede the real one
             return
         self._headers_done = True
@@ -299,9 +299,9 @@ class Connection(asyncio.Protocol):
             self._pool.resend(exchange)
         else:
             exchange.status = status
-            if told:
-                exchange.location = told.get(b"location", b"").decode("latin-1")
-                exchange.coding = told.get(b"content-encoding", b"").decode("latin-1")
+            if hints:
+                exchange.location = hints.get(b"location", b"").decode("latin-1")
+                exchange.coding = hints.get(b"content-encoding", b"").decode("latin-1")
             self._receive = exchange.began(status)
 
     def on_message_complete(self) -> None:
@@ -343,4 +343,4 @@ class Connection(asyncio.Protocol):
 
 
 def _nobody(*_: object) -> None:
-    """Takes what nobody asked for."""
+    """Receives what nobody asked for."""

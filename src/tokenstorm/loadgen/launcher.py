@@ -25,7 +25,7 @@ from tokenstorm.loadgen.live import Status
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.port import Port
-from tokenstorm.loadgen.preflight import EngineFacts, look
+from tokenstorm.loadgen.preflight import EngineFacts, try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
@@ -38,9 +38,9 @@ from tokenstorm.runs import RunPaths, make_private, write_atomically
 
 NOTICE_SECONDS = 0.5
 CONNECT_SECONDS = 0.0005
-"""What a rank takes for a connection, on a machine that does other things too: five times the CPU that it costs."""
+"""Seconds a rank needs for each connection on a busy machine: five times the CPU time of one."""
 SILENCE_SECONDS = 1.0
-"""A start that is further away than this is told of."""
+"""A start further away than this is announced on the live line."""
 DRAIN_NOTICE_NS = 100_000_000
 """How far ahead an early end is announced, so that all ranks end their window at the same moment."""
 END_SLACK_SECONDS = 10.0
@@ -48,11 +48,11 @@ END_SLACK_SECONDS = 10.0
 FILES_EVERY = 2
 HOLD_CHECK_SECONDS = 0.2
 LATE_SECONDS = 0.1
-"""A group that starts so long after the moment for which it was released did not start with the others."""
+"""A group that starts more than this after its agreed start did not start with the others."""
 
 
 class NotWritten(RunError):
-    """The summary was made, and could not be written: here it is."""
+    """The summary was made and could not be written. It is in `summary`."""
 
     def __init__(self, message: str, summary: Summary) -> None:
         super().__init__(message)
@@ -124,7 +124,7 @@ class Launcher:
             await self._ranks.close()
 
     def stop(self) -> None:
-        """The first call ends the window and drains, a second one ends the run at once; what finished is kept."""
+        """The first call ends the window and drains; a second one ends the run at once. Finished requests are kept."""
         self._stops += 1
         progress = self._progress
         if progress.start_at is None or self._starting is None or not self._starting.done():
@@ -141,12 +141,12 @@ class Launcher:
             self._ranks.send(Abort())
 
     def interrupt(self) -> None:
-        """Somebody at the terminal pressed Ctrl-C: as `stop`, but in the drain the first one ends the run at once."""
+        """Handle Ctrl-C: as `stop`, but in the drain the first one ends the run at once."""
         for _ in range(2 if self._progress.group_phase == "draining" and not self._stops else 1):
             self.stop()
 
     def obey(self, command: str) -> bool:
-        """Do what was said: `run`, `run <unix time>`, `stop` or `abort`. Returns False for anything else."""
+        """Carry out a command: `run`, `run <unix time>`, `stop` or `abort`. Returns False for anything else."""
         started = self._progress.start_at is not None
         match command.split():
             case ["run"] | ["run", _] if started and self.plan.start == "manual":
@@ -170,7 +170,7 @@ class Launcher:
         return bool(re.fullmatch(r"\d{1,12}(\.\d*)?", moment)) and float(moment) - time() <= self.plan.hold_seconds
 
     async def _start(self, address: str, prompts: PromptSource) -> Environment:
-        """Everything before the common start; `stop` ends it at any point."""
+        """Do everything before the common start; `stop` ends it at any point."""
         self._starting = asyncio.create_task(self._prepare(address, prompts))
         if self._stops:
             self._starting.cancel()
@@ -185,7 +185,7 @@ class Launcher:
 
     async def _prepare(self, address: str, prompts: PromptSource) -> Environment:
         await self._ranks.start(address)
-        service, facts, notes = await look(self.plan, prompts, self._api_key)
+        service, facts, notes = await try_service(self.plan, prompts, self._api_key)
         await self._ranks.ready(self.plan.barrier_seconds)
         await self._hold()
         if self._stops:
@@ -198,7 +198,7 @@ class Launcher:
         return environment
 
     async def _hold(self) -> None:
-        """Until `run` is said, and then until just before the start that it names."""
+        """Wait for the command `run`, and then until just before the start that it names."""
         if self.plan.start == "auto":
             return
         self._progress.phase = "holding"
@@ -215,11 +215,11 @@ class Launcher:
             await asyncio.sleep(min(left, HOLD_CHECK_SECONDS))
 
     def _notice_seconds(self) -> float:
-        """How long before the common start the ranks must know of it: they open their connections."""
+        """How long before the common start the ranks must know it, to open their connections."""
         return NOTICE_SECONDS + needed_ahead(self.plan, 0, self.plan.ranks) * CONNECT_SECONDS
 
     def _begin(self, service: Service) -> int:
-        """Name the common start to the ranks. Returns it."""
+        """Send the common start to the ranks. Returns it."""
         left = self._start_no_earlier - time()
         ahead = max(self._notice_seconds(), left)
         start_at = monotonic_ns() + round(ahead * 1e9)
@@ -234,7 +234,7 @@ class Launcher:
         return start_at
 
     async def _count_down(self, start_at: int) -> None:
-        """Until so shortly before the start that no news of a stop would reach the ranks in time."""
+        """Wait until a stop could not reach the ranks before the start any more."""
         await asyncio.sleep(max(0.0, (start_at - DRAIN_NOTICE_NS - monotonic_ns()) / 1e9))
         for path in (self.paths.timeline, self.paths.summary):  # of an earlier attempt, when the job starts anew
             path.unlink(missing_ok=True)
@@ -251,7 +251,7 @@ class Launcher:
         return (end - monotonic_ns()) / 1e9 + END_SLACK_SECONDS
 
     async def _watch(self) -> None:
-        """Each second: the timeline, those who follow it, the live line, the files."""
+        """Each second: write the timeline, inform followers, show the live line, write the files."""
         for turn in count():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), self._progress.seconds_to_next_line())
@@ -274,7 +274,7 @@ class Launcher:
                 self._on_second = None
 
     async def _end(self, watching: asyncio.Task[None]) -> None:
-        """The last of the timeline, when nobody else writes any more."""
+        """Finish the timeline, when nothing else writes any more."""
         self._over.set()
         await asyncio.wait([watching])
         await self._journal.end_turns()

@@ -1,4 +1,4 @@
-"""What a launcher tells of its group while it runs: each second, and how far it is."""
+"""What a launcher reports about its group while it runs: each second, and how far it is."""
 
 from datetime import datetime
 from typing import Literal
@@ -99,7 +99,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What GET /events says each second; the line comes without its histograms."""
+    """One line of GET /events, each second. The timeline line comes without its histograms."""
 
     status: Status
     line: TimelineLine | None

@@ -1,4 +1,4 @@
-"""A rank that was lost: what it did stands in its lines, what it did not do follows from the schedule."""
+"""A lost rank: its result lines show what it did, the schedule shows what it did not do."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the ranks of a group did, taken together: from their own reports, and from the lines of those that were lost."""
+"""The sum of what the ranks of a group did: from their reports, and from the result lines of lost ranks."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Merged:
 
 
 def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) -> Merged:
-    """Merge in any order of ranks. `window_end` is what the launcher said; where a rank heard it too late, its own counts."""
+    """Merge the ranks, in any order. `window_end` is what the launcher announced; a rank that heard it too late reports its own."""
     total, reports, unsent, unread = Tally(), [], 0, list[str]()
     reported = [member.done for member in ranks.members.values() if member.done]
     total.merge(ranks.total)
@@ -70,7 +70,7 @@ def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
 
 
 def _with_standstills(report: RankReport, group: Group) -> RankReport:
-    """Add what only the deltas of a rank tell."""
+    """Add what only the deltas of a rank contain."""
     worst = group.worst.get(report.rank)
     if worst is None:
         return report

@@ -1,4 +1,4 @@
-"""What ranks and launcher say to each other: msgpack, each message after its length in four bytes."""
+"""The messages between ranks and launcher: msgpack, each after its length in four bytes."""
 
 import asyncio
 import struct
@@ -14,7 +14,7 @@ from tokenstorm.plan import Plan
 ADDRESS = "TOKENSTORM_LAUNCHER"
 SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
 PROTOCOL = "tokenstorm-rank"
-"""What a rank asks the launcher's port to switch to."""
+"""The protocol that a rank asks the launcher's port to switch to."""
 MAX_MESSAGE = 64_000_000
 _LENGTH = struct.Struct("!I")
 
@@ -140,7 +140,7 @@ _decode: Callable[[bytes], AnyMessage] = msgspec.msgpack.Decoder(AnyMessage).dec
 
 
 def send(writer: asyncio.StreamWriter, message: AnyMessage) -> None:
-    """Queue a message; a broken connection shows at the reader."""
+    """Queue a message. A broken connection shows when reading."""
     if not writer.is_closing():
         data = _encode(message)
         writer.write(_LENGTH.pack(len(data)) + data)

@@ -1,4 +1,4 @@
-"""Requests to OpenAI's chat and completions, as bytes; and what a failed one is told with."""
+"""Requests to OpenAI's chat and completions, as bytes, and the explanation of a failed one."""
 
 from http import HTTPStatus
 from typing import Any
@@ -51,7 +51,7 @@ class Requests:
         return self._heads[replica] + b"preflight" + self._encode(self._prompts.preflight())[0]
 
     def asked(self, prompt: Prompt) -> int | None:
-        """How many tokens the request with this prompt asks for at most; None where `extra_body` took that out."""
+        """The most tokens that the request with this prompt asks for; None if `extra_body` removed that."""
         more = self._plan.extra_body
         asked = prompt.max_tokens or self._plan.max_tokens
         if more:
@@ -61,7 +61,7 @@ class Requests:
         return asked
 
     def redacted(self, failure: Failure) -> Failure:
-        """The same without the API key: some engines repeat it in their refusals."""
+        """The same failure without the API key: some engines repeat it in their refusals."""
         if self._api_key and self._api_key in failure.detail:
             return Failure(failure.kind, failure.detail.replace(self._api_key, "***"))
         return failure
@@ -108,7 +108,7 @@ def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
 
 
 def explain(failure: Failure, exchange: Exchange) -> Failure:
-    """The same with what the answer's head tells of it; no failure is left without words."""
+    """Add to a failure what the answer's head says about it. Every failure gets a message."""
     status = exchange.status or 0
     is_of_the_body = failure.kind in {"malformed", "truncated"} or failure.kind.startswith("http_")
     if exchange.coding not in {"", "identity"} and is_of_the_body:

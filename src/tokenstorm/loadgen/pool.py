@@ -20,9 +20,9 @@ OPENED_AT_ONCE = 64
 
 
 class Pool:
-    """The connections to one replica: the last one used is the first one used again.
+    """The connections to one replica. The last one used is the first one used again.
 
-    Pools that share a `room` close each other's idle connections where it is full.
+    Pools that share a `room` close each other's idle connections when it is full.
     """
 
     def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None, room: Room | None = None) -> None:
@@ -52,7 +52,7 @@ class Pool:
         self._send_fresh(exchange)
 
     def resend(self, exchange: Exchange) -> None:
-        """Once more, on a fresh connection, after a reused one turned out to be closed."""
+        """Send again, on a new connection, after a reused one turned out to be closed."""
         exchange.resent = True
         exchange.connected = None
         self._send_fresh(exchange)
@@ -78,10 +78,10 @@ class Pool:
                     self._addresses = [cast("str", address[0]) for *_, address in found]
 
     async def open(self, count: int, start: int | None = None) -> None:
-        """Have `count` idle connections ready, by `start` if given, which is when their idleness begins. Raises OSError.
+        """Open `count` idle connections, by `start` if given; their idle time begins then. Raises OSError.
 
-        What is not begun by then, or finds no room, is left out. Engines count from the end of an answer, so that waiting for a first request
-        makes no connection old.
+        Those that cannot be begun by then, or find no room, are left out. Engines count idle time from the end of an answer, so
+        waiting for a first request makes no connection old.
         """
         gate = asyncio.Semaphore(OPENED_AT_ONCE)
 

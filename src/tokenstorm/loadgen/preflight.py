@@ -1,4 +1,4 @@
-"""What the launcher asks the service before anything counts: its model, its version, and one request per replica."""
+"""What the launcher asks the service before the run: its model, its version, and one request per replica."""
 
 import asyncio
 from time import monotonic_ns
@@ -21,13 +21,13 @@ from tokenstorm.result import Failure
 ASK_SECONDS = 10.0
 OK = 200
 TOLERATED = frozenset((408, 425, 429))
-"""Refusals of the moment, not of the request."""
+"""Statuses that refuse for now, and not because of the request."""
 
 EngineFacts = dict[str, object]
 
 
 class _Fetch(Exchange):
-    """One request of the launcher: for a document, or (`stream` is given) for an answer, up to its first token if it streams."""
+    """One request of the launcher: for a document, or (if `stream` is given) for an answer, up to its first token if it streams."""
 
     def __init__(self, request: bytes, *, stream: bool | None = None) -> None:
         self.request = request
@@ -66,10 +66,10 @@ class _Fetch(Exchange):
         return failure and explain(failure, self)
 
 
-async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[Service, EngineFacts, list[str]]:
-    """Try the service: its model, each replica's version, and what is only worth a note.
+async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[Service, EngineFacts, list[str]]:
+    """Try the service. Returns its model and key, each replica's version, and notes about what is not quite right.
 
-    Raises `PreflightError` in the engine's own words when no replica answers, or one refuses the request.
+    Raises `PreflightError` with the engine's own message when no replica answers, or one refuses the request.
     """
     endpoints = endpoints_of(plan)
     pools = [Pool(endpoint) for endpoint in endpoints]
@@ -94,7 +94,7 @@ async def look(plan: Plan, prompts: PromptSource, api_key: str | None) -> tuple[
 
 
 def _redacted(words: str, api_key: str | None) -> str:
-    """Some engines repeat the key in their refusals."""
+    """The same text without the API key: some engines repeat it in their refusals."""
     return words.replace(api_key, "***") if api_key else words
 
 
@@ -103,14 +103,14 @@ def _pairs(plan: Plan, pools: list[Pool]) -> list[tuple[Target, Pool]]:
 
 
 class _Attempt(msgspec.Struct, frozen=True):
-    """Whether a replica answered at all, and what is to be said of it."""
+    """Whether a replica answered at all, and a note about it."""
 
     answered: bool
     note: str | None
 
 
 async def _try(plan: Plan, target: Target, pool: Pool, request: bytes, api_key: str | None) -> _Attempt:
-    """One request to one replica, left at its first token; a note where it was not answered well."""
+    """Send one request to one replica, and leave at the first token. A bad answer leaves a note."""
     fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=plan.stream)
     failure = fetch.trouble
     if failure is None:

@@ -1,7 +1,7 @@
-"""The process around one rank: its link to the launcher, and what it does at its word.
+"""The process around one rank: its link to the launcher, and how it carries out the launcher's messages.
 
-Started as `python -m tokenstorm.loadgen rank` with the launcher's address and secret in the environment, so that
-neither stands on a command line.
+It is started as `python -m tokenstorm.loadgen rank`. The launcher's address and secret are in the environment, so that
+neither is on a command line.
 """
 
 import asyncio
@@ -53,18 +53,18 @@ FIRST_ASKS = 32
 ASK_PAUSE_SECONDS = 0.01
 CLOSE_SECONDS = 5.0
 COLLECT_SECONDS = 0.2
-"""What is kept free before the start, for a last garbage collection."""
+"""Kept free before the start, for a last garbage collection."""
 EARLY_SECONDS = 0.02
-"""A rank is started so long before the common start."""
+"""A rank starts this long before the common start."""
 NEWS_SECONDS = 1.0
-"""Who ends all processes of a job tells the launcher too, and a rank hears of it in this time."""
+"""When all processes of a job are ended, the launcher's message reaches a rank within this time."""
 
 M = TypeVar("M", bound=AnyMessage)
 
 
 @dataclass(frozen=True)
 class Gear:
-    """What a rank has at hand when it waits at the barrier."""
+    """What a rank has ready when it waits at the barrier."""
 
     welcome: Welcome
     prompts: PromptSource
@@ -82,14 +82,14 @@ class RankProcess:
         self._link = writer
         self._finished = asyncio.Event()
         self._rank: Rank | None = None
-        """The rank and its reporter are there from shortly before the common start on."""
+        """The rank and its reporter exist from shortly before the common start."""
         self._reporter: Reporter | None = None
         self._starting: asyncio.Task[None] | None = None
         self._opening: asyncio.Future[list[object]] | None = None
         self._clock_read = (0, 0)
         """The offset and the round trip at the start."""
         self._drain_at: int | None = None
-        self._told = self._deserted = self._terminating = False
+        self._ends_in_order = self._deserted = self._terminating = False
         self._bug: BaseException | None = None
 
     async def run(self) -> int:
@@ -136,7 +136,7 @@ class RankProcess:
         return Gear(welcome, prompts, endpoints, pools, writer, clock)
 
     async def _ask_often(self) -> None:
-        """Not one after the other: what is far away would take long."""
+        """Send all at once: one after the other would take long over a slow link."""
         for _ in range(FIRST_ASKS):
             self._say(Ask(sent=monotonic_ns()))
             await asyncio.sleep(ASK_PAUSE_SECONDS)
@@ -168,13 +168,13 @@ class RankProcess:
 
     async def _listen(self, gear: Gear) -> None:
         try:
-            await self._hear(gear)
+            await self._obey(gear)
         except Exception as error:  # noqa: BLE001 - it is raised again in `run`
             self._bug = error
         finally:
             self._finished.set()
 
-    async def _hear(self, gear: Gear) -> None:
+    async def _obey(self, gear: Gear) -> None:
         """Do what the launcher says until it is gone."""
         while True:
             message = await receive(self._reader)
@@ -186,11 +186,11 @@ class RankProcess:
                     self._starting = asyncio.create_task(self._start(gear, message))
                     self._starting.add_done_callback(self._started)
                 case Drain():
-                    self._told, self._drain_at = True, message.at
+                    self._ends_in_order, self._drain_at = True, message.at
                     if rank is not None:
                         rank.drain(message.at)
                 case Abort() if rank is not None:
-                    self._told = True
+                    self._ends_in_order = True
                     rank.abort()
                 case _:  # nobody is left who wants the numbers, or the run ends before it began
                     self._deserted = True
@@ -236,20 +236,20 @@ class RankProcess:
             self._finished.set()
 
     async def _connect_ahead(self, pools: list[Pool], connections: int, start_at: int) -> None:
-        """Open what the first second needs; what is not open by then shows in the requests."""
+        """Open the connections that the first second needs. Those not open by then delay their requests, which shows."""
         each = -(-connections // len(pools))
         self._opening = asyncio.gather(*(pool.open(each, start_at) for pool in pools), return_exceptions=True)
         await asyncio.wait([self._opening], timeout=max(0.0, (start_at - monotonic_ns()) / 1e9 - COLLECT_SECONDS))
 
     def _terminated(self) -> None:
-        """Somebody ends this process: drain as far as it goes, and at a second signal end at once.
+        """Handle a signal to end: drain, and at a second signal end at once.
 
         Unless the launcher ends the run, this rank is lost.
         """
 
         def end(*, at_once: bool) -> None:
             rank = self._rank
-            if self._told:
+            if self._ends_in_order:
                 return
             self._deserted = self._deserted or rank is None or rank.phase in {"warmup", "measured"}
             if rank is None:

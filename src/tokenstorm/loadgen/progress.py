@@ -1,4 +1,4 @@
-"""How far a group is: the launcher's own phase and clock, beside what its ranks told."""
+"""How far a group is: the launcher's own phase and clock, and what its ranks reported."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from tokenstorm.plan import Plan
 
 SECOND_NS = 10**9
 SETTLE_SECONDS = 0.1
-"""So long after a second its line is written: by then the deltas of all ranks have come."""
+"""A second's line is written this long after its end: by then the deltas of all ranks have come."""
 
 
 class Progress:
@@ -55,7 +55,7 @@ class Progress:
 
     @property
     def open_seconds(self) -> bool:
-        """Whether there is a second without a line, at the end of the run: one that began, or one with late news."""
+        """Whether a second still needs its line at the end of the run: it began, or news of it came late."""
         return self.start_at is not None and (self._group.pending or self.second <= self._elapsed_ns() // SECOND_NS)
 
     @property

@@ -1,4 +1,4 @@
-"""What is asked: which prompt request `seq` gets depends on the plan's seed and `seq` alone, its salt also on the run."""
+"""The prompts. Which one request `seq` gets depends on the plan's seed and `seq` alone; its salt also on the run."""
 
 import hashlib
 import random
@@ -60,7 +60,7 @@ class PromptSource:
         return _begun(prompt, lambda text: words + text[len(words) :], salt, self._vocabulary)
 
     def count(self) -> tuple[int, int]:
-        """How many prompts the list or file has, and how many of them differ; none where each request's is made up."""
+        """How many prompts the list or file has, and how many of them differ; (0, 0) where each request's prompt is made up."""
         if isinstance(self._prompts, Synthetic):
             return 0, 0
         distinct = {(one.text, msgspec.json.encode(one.messages), one.max_tokens) for one in self._prompts}

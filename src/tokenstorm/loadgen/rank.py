@@ -27,14 +27,14 @@ from tokenstorm.result import CENSORED, Result
 TICK_SECONDS = 0.02
 TICK_NS = round(TICK_SECONDS * 1e9)
 FLUSH_TICKS = 10
-"""After so many ticks lines go to the writer, and connections that were idle for too long are closed."""
+"""After this many ticks lines go to the writer, and connections that were idle too long are closed."""
 
 BATCH = 64
 GAPS_AT_ONCE = 1000
 RECORD_NS = 2_000_000
-"""What was never sent is recorded for so long at a time; answers are read in between."""
+"""Unsent arrivals are recorded for this long at a time; answers are read in between."""
 GRACE_NS = 50_000_000
-"""An arrival that is due just before the window ends may leave so much later; after that it counts as unsent."""
+"""An arrival that is due just before the window ends may leave this much later. After that it counts as unsent."""
 
 Phase = Literal["warmup", "measured", "draining", "finished"]
 
@@ -75,7 +75,7 @@ class Rank:
         self._on_finished = on_finished
         self._schedule = schedule_of(plan, rank, ranks)
         self._free = deque([0] * self.clients)
-        """When each client that is free became so, in order: the schedule begins with all of them free."""
+        """When each free client became free, in order. At the start all are free."""
         self._in_flight: dict[int, Flight] = {}
         self._finished: list[Result] = []
         self._gaps: list[int] = []
@@ -93,7 +93,7 @@ class Rank:
         self._unsent: Iterator[Result] = iter(())
         self._counted = 0
         self._slept_through = 0
-        """How many of those that wait fell due while the loop stood still."""
+        """How many of the waiting arrivals fell due while the loop stood still."""
         self._all_recorded = False
 
     def start(self) -> None:
@@ -104,7 +104,7 @@ class Rank:
         self._pump()
 
     def drain(self, at: int) -> None:
-        """End the window at `at` (nanoseconds from the common start), or now if that is past, instead of when the plan says."""
+        """End the window at `at` (nanoseconds from the common start) instead of when the plan says; now, if `at` is past."""
         if self.phase in {"warmup", "measured"}:
             at = max(at, self._now())  # what was sent since then counts
             if self.window.end is None or at < self.window.end:
@@ -122,11 +122,11 @@ class Rank:
         self._censor("aborted")
 
     def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer:
-        """What will understand an answer with this status."""
+        """Make what reads an answer with this status."""
         return answer_for(status, carrier, stream=self.plan.stream, keep_times=self.plan.record_chunks)
 
     def ended(self, flight: Flight) -> None:
-        """Record what became of a request, and give its client the next one."""
+        """Record how a request ended, and give its client the next one."""
         self._in_flight.pop(flight.seq, None)
         result = self._result(flight)
         self._finished.append(result)
@@ -173,12 +173,12 @@ class Rank:
         return monotonic_ns() - self.started_at
 
     def _pump(self) -> None:
-        """Send what is due, as far as clients are free, and set the alarm for what is next.
+        """Send what is due, as far as clients are free, and set the alarm for the next.
 
-        After a batch the alarm rings at once, so that a rank that is behind goes on reading answers.
+        After a batch the alarm rings at once, so that a rank that is behind still reads answers.
         """
         schedule, now = self._schedule, self._now()
-        self._look(now)
+        self._notice_standstill(now)
         for _ in range(BATCH):
             if not self._is_due(now):
                 break
@@ -221,7 +221,7 @@ class Rank:
         self.replicas.pools[replica].send(flight)
 
     def _client_free(self, done: int, *, failed: bool) -> None:
-        """A client is free since `done`; from the window's end on that is of no use to any arrival."""
+        """Give the next arrival to a client that is free since `done`. From the window's end on, no arrival can use it."""
         schedule, end = self._schedule, self.window.end
         if self.phase in {"draining", "finished"}:
             self._finish_if_over()
@@ -259,11 +259,11 @@ class Rank:
                 self._close_window(now)
 
     def _close_window(self, now: int) -> None:
-        """No request is sent any more; those that waited for a client are unsent."""
+        """Stop sending. Arrivals that wait for a client are unsent."""
         if self.phase in {"draining", "finished"}:
             return
         self.phase = "draining"
-        self._look(now)
+        self._notice_standstill(now)
         self._alarm.close()
         if self._close_timer is not None:
             self._close_timer.cancel()
@@ -282,7 +282,7 @@ class Rank:
         self._record_unsent()
 
     def _record_unsent(self) -> None:
-        """Give what was not sent its lines, for a moment at a time."""
+        """Record unsent arrivals for a moment at a time."""
         until = monotonic_ns() + RECORD_NS
         for result in self._unsent:
             self._finished.append(result)
@@ -313,7 +313,7 @@ class Rank:
     def _tick(self) -> None:
         now = monotonic_ns()
         lag = now - self._next_tick
-        self._look(now - self.started_at)
+        self._notice_standstill(now - self.started_at)
         self._live.loop_lag = max(self._live.loop_lag, lag / 1e9)
         if self.phase == "warmup" and now - self.started_at >= self.window.start:
             self.phase = "measured"
@@ -335,13 +335,13 @@ class Rank:
         self._next_tick = now + TICK_NS
         self._loop.call_later(TICK_SECONDS, self._tick)
 
-    def _look(self, now: int) -> None:
+    def _notice_standstill(self, now: int) -> None:
         """Notice whether the loop stood still: the next tick, or the next arrival, was due long ago."""
         due, arrival = self._next_tick - self.started_at, self._schedule.next_at
         self._standstills.look(now, due if arrival is None else min(due, arrival))
 
     def _end_what_is_late(self, now: int) -> None:
-        """Fail what had its time by `now`, a moment before all that had come was read; censor what outlasted the drain."""
+        """Fail requests whose time was up at `now`, and censor what outlasted the drain. Everything that had come was read first."""
         late = []
         for flight in self._in_flight.values():  # in the order of sending, which is that of their deadlines
             if now < flight.deadline:
@@ -353,7 +353,7 @@ class Rank:
             self._censor("still in flight when the drain ended")
 
     def _add_gaps(self, answer: Answer) -> None:
-        """Many at a time are cheaper; too many at a time would hold up the loop."""
+        """Record gaps in batches: many at a time are cheaper, too many would hold up the loop."""
         self._gaps += answer.gaps
         if answer.older_gaps is not None:
             self._tally.histograms["inter_chunk"].merge(answer.older_gaps)

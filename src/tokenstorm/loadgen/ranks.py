@@ -1,4 +1,4 @@
-"""The ranks of a group as the launcher sees them: processes to start, links to talk over, and what becomes of them."""
+"""The ranks of a group as the launcher sees them: processes to start, links to talk over, and how each of them ends."""
 
 import asyncio
 import contextlib
@@ -38,15 +38,15 @@ from tokenstorm.plan import Plan
 from tokenstorm.runs import RunPaths
 
 SILENT_SECONDS = 30.0
-"""A rank that says nothing for so long during the run is lost."""
+"""A rank that is silent for this long during the run is lost."""
 LOOK_SECONDS = 0.2
 TAIL_BYTES = 2000
 LEAVE_SECONDS = 5.0
-"""What processes get to leave by themselves, and again after a TERM."""
+"""Processes have this long to leave by themselves, and again after a TERM."""
 
 
 _TAKEN = Tally()
-"""Stands in a report whose tally was added to the total."""
+"""Replaces the tally of a report once that is part of the total."""
 
 
 class Member:
@@ -70,7 +70,7 @@ class Member:
 class Ranks:
     """Starts the ranks and keeps in touch with them.
 
-    `total` is what those that reported did: their tallies are added up as they come, since a thousand take much room.
+    `total` is the sum of the tallies of all ranks that reported. Each is added when it comes: a thousand would take much room.
     """
 
     def __init__(self, plan: Plan, paths: RunPaths, secret: str, group: Group) -> None:
@@ -119,7 +119,7 @@ class Ranks:
         send(link, Welcome(rank=rank, ranks=self._plan.ranks, plan=self._plan, results=results, clock=machine_clock()))
         try:
             while (message := await receive(reader)) is not None:
-                self.hear(member, message)
+                self.handle(member, message)
         except ValueError as error:
             member.lost = f"it sent what is no message: {error}"
         if member.done is None and member.lost is None:
@@ -127,8 +127,8 @@ class Ranks:
         link.close()
         self._changed.set()
 
-    def hear(self, member: Member, message: AnyMessage) -> None:
-        """Take in what a rank says."""
+    def handle(self, member: Member, message: AnyMessage) -> None:
+        """Handle a message of a rank."""
         now = monotonic_ns()
         member.heard = monotonic()
         match message:
@@ -180,14 +180,14 @@ class Ranks:
             await self._change(LOOK_SECONDS)
 
     def check(self) -> None:
-        """While they are held: raises `RunError` when too few of those who were ready are still there."""
+        """Raise `RunError` if too few of the ranks that were ready are still there. Called while the group is held."""
         lost = [member for member in self.members.values() if member.lost]
         if len(lost) > RANKS_LOST_INVALID * self._plan.ranks:
             message = f"rank {lost[0].rank} was lost before the start: {lost[0].lost}{self._last_words()}"
             raise RunError(message)
 
     async def done(self, left: Callable[[], float | None]) -> None:
-        """Wait until every rank has reported or is lost; `left` tells the seconds until those still silent are."""
+        """Wait until every rank has reported or is lost. `left` returns the seconds until silent ranks are lost, None for no limit."""
         looked, slept = monotonic(), 0.0
         for member in self.members.values():
             member.heard = looked
@@ -207,7 +207,7 @@ class Ranks:
             await self._change(LOOK_SECONDS)
 
     def send(self, message: AnyMessage) -> None:
-        """Say something to every rank that is still there."""
+        """Send a message to every rank that is still there."""
         for member in self.members.values():
             if not member.over:
                 send(member.link, message)
@@ -222,7 +222,7 @@ class Ranks:
             self._stderr.close()
 
     def _reap(self) -> None:
-        """Whoever does not leave gets a TERM first: a launch command like srun then ends what it started elsewhere."""
+        """End processes that do not leave. TERM comes first: a launch command like srun then ends what it started elsewhere."""
         term = (subprocess.Popen.terminate,) if self._plan.launch else ()
         for end in (None, *term, subprocess.Popen.kill):
             deadline = monotonic() + LEAVE_SECONDS

@@ -1,4 +1,4 @@
-"""Which replica a request goes to: request n to replica n mod m; of one that refuses, in turn to each that does not."""
+"""Chooses the replica of a request: request n goes to replica n mod m; requests of one that refuses go to the others in turn."""
 
 from tokenstorm.loadgen.pool import Pool
 

@@ -1,4 +1,4 @@
-"""What a rank tells the launcher of its run: a `Delta` each second, and `Done` at the end."""
+"""What a rank sends to the launcher about its run: a `Delta` each second, and `Done` at the end."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from tokenstorm.metrics.summary import DiskReport, RankReport
 
 
 class Reporter:
-    """Tells of one rank until it is `finished`. `disk` says how its result lines get to disk."""
+    """Reports on one rank until it is `finished`. `disk` returns how its result lines get to disk."""
 
     def __init__(
         self,

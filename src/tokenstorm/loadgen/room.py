@@ -9,8 +9,8 @@ from tokenstorm.loadgen.http import Connection
 class Room:
     """Room for `most` connections, which the pools of a rank share.
 
-    Where it is full, a new connection takes the place of the one that was idle for longest, whichever replica that leads to.
-    Where none is idle, the new one is let in all the same: every client may have one.
+    When it is full, a new connection takes the place of the one that was idle for longest, of whichever replica. When none
+    is idle, the new one is let in all the same: every client may have one.
     """
 
     def __init__(self, most: float = math.inf) -> None:
@@ -25,7 +25,7 @@ class Room:
         return len(self._open) >= self._most
 
     async def enter(self, connection: Connection) -> None:
-        """Wait until the connection may be opened: where another has to go first, until its socket is closed."""
+        """Wait until the connection may be opened. If another has to close first, wait until its socket is closed."""
         full = self.full
         self._open.add(connection)
         if full and self._idle:

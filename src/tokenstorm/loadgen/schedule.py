@@ -14,9 +14,9 @@ FAILURE_PAUSE_NS = 100_000_000
 
 
 ALONE = 1000
-"""So many of the arrivals that a rank never sent have a line each; what is beyond them is told in stretches."""
+"""This many unsent arrivals of a rank have a line each. Further ones are recorded in stretches."""
 AT_ONCE = 2000
-"""Where the gaps are drawn, a stretch has so many arrivals at most: the loop goes on in between."""
+"""The most arrivals of a stretch whose gaps are drawn: the loop must go on in between."""
 
 
 class Arrivals(NamedTuple):
@@ -107,7 +107,7 @@ class OpenLoop:
         pass
 
     def _computed(self, before: int | None) -> Iterator[Arrivals]:
-        """What is left of constant arrivals, however many: where the taking stopped, arithmetic goes on."""
+        """The rest of constant arrivals, computed and not drawn, however many there are."""
         if self._reached is None and (found := self._next(None, 1)):
             self._reached = found[0][0]
         if self._reached is not None:
@@ -159,7 +159,7 @@ class ClosedLoop:
             self._left = plan.request_count // ranks + (rank < plan.request_count % ranks)
         self.exhausted = self._left == 0
         self.next_at: int | None = None
-        self._look()
+        self._set_next()
 
     @property
     def waiting(self) -> int:
@@ -171,7 +171,7 @@ class ClosedLoop:
         if self._left is not None and at >= self._window_start:
             self._left -= 1
             self.exhausted = self._left == 0
-        self._look()
+        self._set_next()
         return at
 
     def take(self) -> tuple[int, int]:
@@ -193,9 +193,9 @@ class ClosedLoop:
         at = done + (max(self._think, FAILURE_PAUSE_NS) if failed else self._think)
         if self._window_end is None or at < self._window_end:
             heappush(self._coming, at)
-            self._look()
+            self._set_next()
 
-    def _look(self) -> None:
+    def _set_next(self) -> None:
         self.next_at = self._coming[0] if self._coming and not self.exhausted else None
 
 

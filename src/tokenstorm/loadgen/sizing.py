@@ -13,15 +13,15 @@ from tokenstorm.plan import Plan
 FILES = resource.RLIMIT_NOFILE
 REQUEST_SECONDS = 60e-6
 CHUNK_SECONDS = 8e-6
-"""What a request and a chunk cost a rank, in CPU seconds; `benchmarks/` measures about half of it."""
+"""The CPU seconds that a request and a chunk cost a rank; `benchmarks/` measures about half of it."""
 CLIENT_CHUNKS_PER_SECOND = 50
-"""What one stream is taken to deliver, where the plan names no rate."""
+"""The assumed rate of one stream, if the plan names no rate."""
 SHARE_OF_CORE = 0.6
 SPARE_FILES = 64
 LINE_BYTES = 400
-"""The least that a request's line takes."""
+"""The least bytes of a request's line."""
 CHUNK_BYTES = 10
-"""The least that the time of a chunk takes in it."""
+"""The least bytes that the time of a chunk adds to it."""
 
 
 def fewest_ranks(load: Load, cores: int, files: int | None = None) -> int:
@@ -77,7 +77,7 @@ def bytes_of_lines(plan: Plan) -> int:
 
 
 def too_little_room(folder: Path, plan: Plan) -> str | None:
-    """Why the lines of a plan cannot all be written to a folder; None where they can, or nobody knows. Raises OSError."""
+    """Why a folder has no room for the lines of a plan; None if it has, or if nobody knows. Raises OSError."""
     needed, there = bytes_of_lines(plan), os.statvfs(folder)
     free = there.f_bavail * there.f_frsize
     if needed <= free or not there.f_blocks:  # some file systems tell nothing

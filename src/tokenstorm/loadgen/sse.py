@@ -12,7 +12,7 @@ SILENT_FIELDS = frozenset((b"id", b"retry"))
 DONE = b"[DONE]"
 """The data of OpenAI's last event."""
 LINE_COST = 64
-"""Bytes that a line takes beside its own."""
+"""Bytes that a line needs in memory beside its own."""
 
 UNKNOWN = b"?"
 """The type of a line that belongs to no field; `data` is then the line."""

@@ -1,4 +1,4 @@
-"""When a rank's loop is known to have stood still: what fell due meanwhile waited for the load generator."""
+"""When a rank's event loop stood still: what fell due meanwhile waited for the load generator."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ class Standstills:
         self._looked = now
 
     def look(self, now: int, due: int) -> None:
-        """The loop turns at `now`; if it had turned all the time, it would have done something at `due`."""
+        """Note that the loop turns at `now`. If it had turned all the time, it would have done something at `due`."""
         since = max(self._looked, due)
         self._looked = now
         if now - since > STALL_NS:
             self._edges += since, now
 
     def hold(self, at: int) -> bool:
-        """Whether the loop stood still at a moment."""
+        """Whether the loop stood still at this moment."""
         return bisect_right(self._edges, at) % 2 == 1
 
     def parts(self, start: int, end: int | None) -> Iterator[tuple[int | None, bool]]:

@@ -1,8 +1,8 @@
 """An answer as server-sent events.
 
-Most events of a stream differ only in the text they carry. `Stream` decodes one of them as JSON and tells the connection
-what surrounds its text: an event with the same beginning, the same end and a text that is part of a JSON string in
-between is the same event with another text, and only its time matters.
+Most events of a stream differ only in the text they carry. `Stream` decodes one of them as JSON, and tells the connection
+which bytes stand before and after its text. An event with the same bytes before and after, and part of a JSON string in
+between, is the same event with another text: only its time is recorded.
 """
 
 from array import array
@@ -55,13 +55,13 @@ class Stream(Answer):
     _skipped = b""
     _open = 0
     _ended = 0
-    """The choices that go on, and those that have ended: a bit each."""
+    """One bit for each choice that goes on (`_open`), and for each that has ended (`_ended`)."""
     _thought = False
     _is_stream = False
     _reader: EventReader | None = None
     """Made for the first piece that is not one whole event."""
     _unread: Whole | None = None
-    """All there was, until something shows that it is a stream."""
+    """What came before anything showed that it is a stream."""
 
     def __init__(self, carrier: Carrier | None = None, *, keep_times: bool = False) -> None:
         self.gaps = []
@@ -71,7 +71,7 @@ class Stream(Answer):
 
     @property
     def is_complete(self) -> bool:
-        """Whether what came proves that nothing is missing."""
+        """Whether what came proves that the answer is complete."""
         return self._is_done or self._ends_with_usage or (self._ended != 0 and self._open == 0)
 
     def fold(self) -> None:
@@ -92,7 +92,7 @@ class Stream(Answer):
             self._is_stream = True
             text = self._take(b"", data)
             if text and self._carrier is not None:
-                self._look_for_more(self._carrier, piece, text)
+                self._expect_more(self._carrier, piece, text)
         else:
             self._read(reader or EventReader(started=self._is_stream), piece)
 
@@ -129,13 +129,13 @@ class Stream(Answer):
             self._count_tokens()
 
     def _finish_now(self) -> None:
-        """The answer is complete, and what may still come on its connection is no part of it."""
+        """The answer is complete. What may still come on its connection is not part of it."""
         self._is_done = True
         if self._carrier is not None:
             self._carrier.answered()
 
     def _take_whole(self, whole: Whole, status: int) -> None:
-        """It was no stream, although one was asked for."""
+        """Read the body as one answer: the server did not stream."""
         whole.finish(status)
         self.failure, self.finish_reason, self.server_id = whole.failure, whole.finish_reason, whole.server_id
         self.prompt_tokens, self.output_tokens = whole.prompt_tokens, whole.output_tokens
@@ -154,10 +154,10 @@ class Stream(Answer):
             self._finish_now()
 
     def _take(self, kind: bytes, data: bytes) -> str:
-        """Take one event in; its text, where it had nothing else to say."""
+        """Take one event. Returns its text if that is all it says, else an empty string."""
         try:
             if kind == ERROR:
-                self._fail("stream_error", _words_in(data) or "an error without words")
+                self._fail("stream_error", _error_text(data) or "an error without words")
             elif kind == UNKNOWN:
                 self._take_line(data)
             elif data.startswith(b"{") or not self._says_no_json(data.strip()):
@@ -169,7 +169,7 @@ class Stream(Answer):
         return ""
 
     def _says_no_json(self, data: bytes) -> bool:
-        """The end, a heartbeat, or a comment that a proxy made data of."""
+        """Take data that is no JSON: `[DONE]`, a heartbeat, or a comment that a proxy turned into data."""
         if data == DONE:
             self._finish_now()
         elif not data or data.startswith(b":"):
@@ -179,8 +179,8 @@ class Stream(Answer):
         return True
 
     def _take_line(self, data: bytes) -> None:
-        """A line that belongs to no field: an error that a proxy appended, or nothing."""
-        words = _words_in(data) if data.startswith(b"{") else ""
+        """Take a line that belongs to no field: an error that a proxy appended, or nothing that counts."""
+        words = _error_text(data) if data.startswith(b"{") else ""
         if words and error_in(data) is not None:
             self._fail("stream_error", words)
         else:
@@ -221,8 +221,8 @@ class Stream(Answer):
         self._warn(warning)
         self._skipped = data[:DETAIL_CHARACTERS] or self._skipped
 
-    def _look_for_more(self, carrier: Carrier, piece: bytes, text: str) -> None:
-        """Expect events like this one, if it came alone in its piece: the same bytes before and after its text."""
+    def _expect_more(self, carrier: Carrier, piece: bytes, text: str) -> None:
+        """Tell the connection to expect events like this one, if it came alone in its piece."""
         if piece.count(b"data:") != 1 or not piece.startswith(b"data:"):
             return
         raw = text.encode(errors="replace")
@@ -243,7 +243,7 @@ class Stream(Answer):
         del times[:]
 
     def _apart(self, times: "array[int]") -> list[int]:
-        """The gaps between reads that carried tokens."""
+        """The gaps between reads that brought tokens."""
         earlier = times if self.last_token is None else array("q", [self.last_token, *times])
         gaps = list(map(sub, earlier[1:], earlier))
         if 0 in gaps:  # events of one read
@@ -254,7 +254,7 @@ class Stream(Answer):
 
 
 def answer_for(status: int, carrier: Carrier | None, *, stream: bool, keep_times: bool = False) -> Answer:
-    """What will understand an answer with this status; `stream` tells whether one was asked for."""
+    """Make what reads an answer with this status. `stream` tells whether a stream was asked for."""
     return Stream(carrier, keep_times=keep_times) if stream and is_success(status) else Whole()
 
 
@@ -263,7 +263,7 @@ def _tells_a_count(usage: dict[str, object]) -> bool:
     return count_of(usage.get("completion_tokens")) is not None
 
 
-def _words_in(data: bytes) -> str:
+def _error_text(data: bytes) -> str:
     """The server's words in an error, whatever its form."""
     try:
         words = error_in(data) or refusal_in(data)

@@ -1,4 +1,4 @@
-"""The lines of what the window had and nobody sent."""
+"""Result lines for arrivals that were never sent."""
 
 from collections.abc import Iterator
 
@@ -17,12 +17,12 @@ def unsent_lines(
     replicas: list[str],
     idle_since: int | None,
 ) -> Iterator[Result]:
-    """What of a window was never sent, and whose fault that was, with a line for each stretch. Times are from the common start.
+    """A result line for each stretch of unsent arrivals, which says whose fault it was. Times are from the common start.
 
-    While the rank is up with its schedule no client is free as long as an arrival waits. So where one is free for longer
-    than a send needs, since `idle_since`, the rank had not come to any of these in time, and each found a client that
-    stayed idle. While the loop stood still nobody looked whether a client was free, so that what fell due then counts as
-    having found one. Else every client was busy to the end.
+    A rank that is up with its schedule has no free client while an arrival waits. If a client is free for longer than a send
+    needs (since `idle_since`), the rank was late: each of these arrivals found an idle client. While the loop stood still
+    nobody checked for free clients, so what fell due then counts as having found one. Otherwise every client was busy to the
+    end, and `slot_free` is None.
     """
     for before, asleep in standstills.parts(window.start, window.end):
         for seq, stride, size, first, last in schedule.rest(before):

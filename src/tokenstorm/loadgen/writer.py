@@ -1,4 +1,4 @@
-"""Result lines go to disk in a thread of their own, so that the event loop never touches a file."""
+"""Writes result lines in a thread, so that the event loop never touches a file."""
 
 import os
 import threading
@@ -10,9 +10,9 @@ from tokenstorm.metrics.summary import DiskReport
 
 INTERVAL_SECONDS = 0.2
 WRITE_BYTES = 1_000_000
-"""One write: more would keep other threads from running while it is put together."""
+"""The size of one write. Joining more would keep other threads from running."""
 QUEUE_BYTES = 256_000_000
-"""What may wait for a stalled disk: about half a million lines. Beyond that, lines are lost and counted."""
+"""The most bytes that wait for a stalled disk: about half a million lines. Further lines are lost and counted."""
 STALL_NS = 500_000_000
 
 
@@ -45,7 +45,7 @@ class LineWriter:
         self._queue.append((block, lines))
 
     def close(self, timeout: float) -> DiskReport:
-        """Write what is queued, within `timeout` seconds; what does not get there is counted as lost."""
+        """Write what is queued, within `timeout` seconds. What does not get there is counted as lost."""
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)
@@ -53,7 +53,7 @@ class LineWriter:
         return self.report()
 
     def report(self) -> DiskReport:
-        """How the disk did so far, a write that is still going on included."""
+        """How the disk did so far, including a write that is still going on."""
         since = self._writing_since
         ongoing = monotonic_ns() - since if since else 0
         stalls = self._stalls + (ongoing > STALL_NS)
@@ -70,7 +70,7 @@ class LineWriter:
         os.close(self._fd)
 
     def _write_some(self) -> bool:
-        """Write a part of what is queued; whether all of that part got there."""
+        """Write a part of the queue. Returns whether all of that part got there."""
         taken: list[bytes] = []
         size = 0
         while self._queue and size < WRITE_BYTES:

@@ -22,7 +22,7 @@ _ASKED_RATE = "The asked rate; absent in a closed loop and when nothing is sent"
 
 
 class Gauges(msgspec.Struct, frozen=True):
-    """What is true at this moment."""
+    """What is true at this moment, beside the counts."""
 
     phase: str
     in_flight: int
@@ -55,7 +55,7 @@ def render(group_id: str, tally: Tally, gauges: Gauges) -> bytes:
 
 
 def with_age(text: bytes, group_id: str, seconds: float) -> bytes:
-    """The same with the age of its figures, in seconds: 0 where they come from the launcher itself."""
+    """Add the age of the figures, in seconds: 0 if they come from the launcher itself."""
     name, help_ = "client_metrics_age_seconds", "How old these figures are: they may come from a file"
     return text + family(name, "gauge", help_, [({"group_id": group_id}, round(seconds, 1))]).encode()
 

@@ -66,7 +66,7 @@ class Histogram(msgspec.Struct):
 
     @property
     def adds_up(self) -> bool:
-        """Whether its parts agree, as those of a damaged file may not."""
+        """Whether its parts agree. Those of a damaged file may not."""
         if self.minimum is None or self.maximum is None:
             return not (self.count or self.total or self.counts)
         return (

@@ -16,10 +16,10 @@ _PAGE = 1024
 def tally_of(
     results: Mapping[int, Path], plan: Plan, window_end: int | None, skip: Skip, *, latest: int = YEAR_NS
 ) -> Tally:
-    """What the result lines of some ranks add up to; inter-chunk times are not in them.
+    """The sum of the result lines of some ranks. Inter-chunk times are not in the lines.
 
-    Moments are nanoseconds from the common start; none can be after `latest`. A line that cannot be read or cannot be of
-    this rank and plan, or a file that cannot be read, costs no more than itself, and `skip` is told. Raises `OtherVersion`.
+    Moments are nanoseconds from the common start; none can be after `latest`. A line is left out if it cannot be read, or
+    cannot be of this rank and plan; so is a file that cannot be read. `skip` is called with the reason. Raises `OtherVersion`.
     """
     tally, window = Tally(), Window(plan.window_start_ns, window_end)
     for rank, path in results.items():
@@ -34,7 +34,7 @@ def tally_of(
 
 
 class _Stripe:
-    """What a plan gives to one rank: tells lines that cannot be of it, or that are there twice."""
+    """The share of a plan that one rank has. Finds lines that cannot be part of it, or are there twice."""
 
     def __init__(self, plan: Plan, rank: int, latest: int) -> None:
         self._rank = rank
@@ -75,7 +75,7 @@ class _Stripe:
 
 
 def _added(batch: list[Result], window: Window, path: Path, skip: Skip) -> Tally:
-    """What a batch adds up to; one by one where a line of it has impossible times."""
+    """The sum of a batch. If a line of it has impossible times, its lines are added one by one."""
     tally = Tally()
     try:
         tally.add(batch, window)

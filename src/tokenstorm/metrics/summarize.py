@@ -1,4 +1,4 @@
-"""A summary, from one `Tally` and what is known about the ranks."""
+"""Makes the summary from one `Tally` and what is known about the ranks."""
 
 from typing import Literal, TypeVar
 
@@ -28,7 +28,7 @@ from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED, EXHAUSTED
 
 SAMPLES_BEYOND = 10
-"""A percentile is said to rest on enough samples when so many lie beyond it: 1000 for p99, 10000 for p99.9."""
+"""A percentile has enough samples if this many lie beyond it: 1000 samples for p99, 10000 for p99.9."""
 
 _SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
 
@@ -37,7 +37,7 @@ N = TypeVar("N", int, float)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a summary needs beside the tally. `window_end` is in nanoseconds from the common start."""
+    """What a summary needs beside the tally. `window_end` is nanoseconds from the common start."""
 
     plan: Plan
     outcome: Outcome
@@ -117,12 +117,12 @@ def _rates(run: Run, tally: Tally) -> Rates:
 
 
 def _known(value: N, tally: Tally) -> N | None:
-    """Some figure of prompt tokens, if anybody counted them: a prompt has one at least."""
+    """`value` if anybody counted prompt tokens: a prompt has at least one."""
     return value if tally.prompt_tokens_in_window or tally.prompt_tokens else None
 
 
 def _output(value: N, tally: Tally) -> N | None:
-    """Some figure of output tokens, if anybody counted them."""
+    """`value` if anybody counted output tokens."""
     return value if tally.output_tokens_in_window or tally.token_sources else None
 
 

@@ -12,13 +12,13 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 
 State = Literal["valid", "suspect", "invalid"]
 Outcome = Literal["completed", "cancelled", "cut off", "running"]
-"""How a run ended: as planned, by somebody's wish, or without a summary of its own."""
+"""How a run ended: as planned, because somebody stopped it, or without a summary of its own."""
 
 
 class DiskReport(msgspec.Struct, frozen=True):
-    """How the disk did: the slowest write in seconds, how often one was slow, lines that never got there, and why.
+    """How the disk did: the slowest write in seconds, how many were slow, how many lines were lost, and why.
 
-    `written_bytes` is the least that the file of result lines has: whoever sees less of it has to look again.
+    The file of result lines has at least `written_bytes`; a reader that sees less has to look again.
     """
 
     slowest_seconds: float = 0.0
@@ -39,14 +39,14 @@ class DiskReport(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """One thing that is wrong: a code for programs, a sentence for people."""
+    """One problem: a code for programs, a sentence for people."""
 
     code: str
     text: str
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`valid`, or what to hold against the numbers."""
+    """Whether to trust the numbers, and the reasons why not."""
 
     state: State
     reasons: list[Reason]

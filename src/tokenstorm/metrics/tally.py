@@ -13,7 +13,7 @@ from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.result import Result
 
 WAIT_NS = 1_000_000
-"""An arrival that found no free client for longer than this is said to have waited."""
+"""An arrival counts as having waited if no client was free for longer than this."""
 
 REQUEST_METRICS = (
     "latency",
@@ -40,7 +40,7 @@ class Outcomes(msgspec.Struct):
 
 
 class Work(Outcomes):
-    """What was done in some time: requests, and the tokens of the answers that ended."""
+    """The work done in some time: requests, and the tokens of the answers that ended."""
 
     output_tokens: int = 0
 

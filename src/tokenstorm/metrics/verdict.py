@@ -1,6 +1,6 @@
-"""Whether the numbers can be trusted: the client accuses itself, in words.
+"""Whether the numbers can be trusted: the load generator finds its own faults, in words.
 
-The bounds stand here and nowhere else. A simulated engine is no fault.
+All bounds are here. A simulated engine is no fault.
 """
 
 import msgspec
@@ -13,24 +13,24 @@ SEND_LAG_SUSPECT, SEND_LAG_INVALID = 0.005, 0.050
 STALL_SECONDS = 0.050
 """An event loop that stood still for longer than this has read answers too late."""
 STALLED_SUSPECT, STALLED_INVALID = 0.01, 0.10
-"""Of the time from the common start to the end of the window, the seconds a rank stood still."""
+"""The share of the time, from the common start to the window's end, that a rank stood still."""
 CPU_SUSPECT, CPU_INVALID = 0.80, 0.95
 CPU_SECONDS = 1.0
-"""A share of a core is judged from so many seconds on."""
+"""A rank's CPU share counts if the rank ran for this many seconds."""
 FAILED_SUSPECT, FAILED_INVALID = 0.01, 0.10
 CENSORED_SUSPECT = 0.01
 RANKS_LOST_INVALID = 0.25
 WAITED_SUSPECT = 0.01
 COALESCED_SUSPECT = 0.05
 ODD_SUSPECT = 0.01
-"""Of the answers, those with a warning of one kind."""
+"""The share of answers with one kind of warning."""
 MISSING_INVALID = 0.05
-"""Of what a run wrote, the share that is not there any more."""
+"""The share of what a run wrote that is missing."""
 MISSING_SHOWN = 4
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """What a run wrote and is not there: the files and what is missing of them in words, and the share of the requests."""
+    """What a run wrote and is missing now: each file and what it lacks, in words, and the share of the requests."""
 
     words: list[str] = []
     share: float = 0.0
@@ -40,7 +40,7 @@ NOTHING_MISSING = Missing()
 
 
 def judge(figures: Figures, missing: Missing = NOTHING_MISSING) -> Verdict:
-    """Hold the figures of a run, and what is missing of its files, against the bounds."""
+    """Compare the figures of a run, and what is missing of its files, with the bounds."""
     found = [*_load(figures, missing), *_generator(figures), *_service(figures)]
     states = {state for state, _ in found}
     state: State = "invalid" if "invalid" in states else "suspect" if states else "valid"
@@ -82,7 +82,7 @@ def _load(figures: Figures, missing: Missing) -> _Found:
 
 
 def _generator(figures: Figures) -> _Found:
-    """Was the load generator up to it?"""
+    """Could the load generator keep up?"""
     found = [*_lateness(figures), *_ranks(figures)]
     sent, client = figures.counts.sent, figures.client
     if client.chunks and client.coalesced > COALESCED_SUSPECT * client.chunks:

@@ -86,10 +86,10 @@ def _again(
     tally, unsent = counted, 0
     if lost:
         there = {rank: path for rank, path in found.results.items() if rank not in lost}
-        tally = tally_of(there, plan, end, _told_before, latest=found.latest)
+        tally = tally_of(there, plan, end, _already_noted, latest=found.latest)
     for rank, told in lost.items():
         path = found.results.get(rank)
-        of_lost, missing = tally_of_lost(path, plan, rank, end, told, skip=_told_before, latest=found.latest)
+        of_lost, missing = tally_of_lost(path, plan, rank, end, told, skip=_already_noted, latest=found.latest)
         tally.merge(of_lost)
         unsent += missing
     below_cap = sum(line.waited_below_cap for line in timeline)
@@ -123,12 +123,12 @@ def _cut_off(
     tally, unsent, lost = Tally(), 0, set()
     for rank in range(plan.ranks):
         path = found.results.get(rank)
-        of_rank, missing = tally_of_lost(path, plan, rank, end, 0, skip=_told_before, latest=found.latest)
+        of_rank, missing = tally_of_lost(path, plan, rank, end, 0, skip=_already_noted, latest=found.latest)
         if missing and _silent(rank, timeline):
             lost.add(rank)
             unsent += missing
         else:
-            of_rank = tally_of_cut_off(path, plan, rank, end, skip=_told_before, latest=found.latest)
+            of_rank = tally_of_cut_off(path, plan, rank, end, skip=_already_noted, latest=found.latest)
         tally.merge(of_rank)
     return tally, Run(
         plan=plan,
@@ -224,5 +224,5 @@ def _if_readable(read: Callable[[RunPaths], T | None], paths: RunPaths, found: F
     return None
 
 
-def _told_before(_words: str) -> None:
+def _already_noted(_words: str) -> None:
     """Those lines were read before, and what is wrong with them is known."""
