@@ -63,7 +63,7 @@ def merge_alone() -> None:
     plan = make_plan({**fields, "num_clients": 10 * RANKS, "requests_per_second": EACH * RANKS / 60, "ranks": RANKS})
     with tempfile.TemporaryDirectory() as folder:
         group = Group(plan)
-        ranks = Ranks(plan, RunPaths(Path(folder)), "-", group)
+        ranks = Ranks(plan, RunPaths(Path(folder)), "-", group.add)
         link = Mock(spec=asyncio.StreamWriter)
         began = time.perf_counter()
         for rank, message in enumerate(words):

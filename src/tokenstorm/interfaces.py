@@ -1,9 +1,10 @@
-"""This machine's addresses: which one to listen on, where a profile names a network and not an address."""
+"""This machine: its name, its clock, and its addresses: which one to listen on where a profile names a network."""
 
 import ctypes
 import ipaddress
 import os
 import socket
+from pathlib import Path
 
 from tokenstorm.errors import UsageError
 
@@ -34,6 +35,15 @@ _Ifaddrs._fields_ = [
 def node_name() -> str:
     """This node's name: the one that Slurm gave it, which need not be what the machine calls itself."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def machine_clock() -> str:
+    """A name for this machine's monotonic clock: two processes with the same name read the same clock."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/time').readlink()}"
+    except OSError:
+        return socket.gethostname()
 
 
 def local_address(network: str) -> str:

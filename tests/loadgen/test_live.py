@@ -64,7 +64,7 @@ def lost_after(monkeypatch: pytest.MonkeyPatch, steps: list[float]) -> str | Non
 
     async def main() -> str | None:
         nonlocal now
-        everybody = Ranks(PLAN, cast("RunPaths", SimpleNamespace(all_results=dict)), "", Group(PLAN))
+        everybody = Ranks(PLAN, cast("RunPaths", SimpleNamespace(all_results=dict)), "", Group(PLAN).add)
         link = cast("asyncio.StreamWriter", SimpleNamespace(close=lambda: None))
         member = everybody.members[0] = Member(0, Hello("", 0, "", ""), link)
 
@@ -100,7 +100,7 @@ def test_a_launcher_that_was_stopped_at_the_barrier_hears_who_came_meanwhile(tmp
     """Both ranks are ready in time; the launcher stands still until long after the deadline, and reads it then."""
 
     async def main() -> None:
-        everybody = Ranks(PLAN, RunPaths(tmp_path), "", Group(PLAN))
+        everybody = Ranks(PLAN, RunPaths(tmp_path), "", Group(PLAN).add)
         server = await asyncio.start_server(everybody.accept, "127.0.0.1", 0)
         links = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(2)]
 

@@ -10,8 +10,7 @@ from tokenstorm.loadgen.live import Glance, RankSecond, TimelineLine
 from tokenstorm.loadgen.messages import Delta
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.tally import METRICS, Tally, Work
-from tokenstorm.metrics.verdict import STALL_SECONDS
+from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally, Work
 from tokenstorm.plan import Plan
 
 

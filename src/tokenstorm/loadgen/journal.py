@@ -9,7 +9,7 @@ import msgspec
 
 from tokenstorm.loadgen.disk import run_in_thread
 from tokenstorm.loadgen.live import TimelineLine
-from tokenstorm.loadgen.port import COMMANDS
+from tokenstorm.loadgen.messages import COMMANDS
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.runs import RunPaths, append, write_atomically

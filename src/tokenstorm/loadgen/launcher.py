@@ -77,9 +77,9 @@ class Launcher:
         self._on_second = on_second
         secret = secret or secrets.token_urlsafe(32)
         self._group = Group(plan)
-        self._ranks = Ranks(plan, paths, secret, self._group)
-        self._progress = Progress(plan, self._group, self._ranks.members)
-        self._port = Port(secret, self._progress, self._ranks, self.obey)
+        self._ranks = Ranks(plan, paths, secret, self._group.add)
+        self._progress = Progress(plan, self._group, self._ranks.up)
+        self._port = Port(secret, self._progress, accept=self._ranks.accept, obey=self.obey)
         self._journal = Journal(paths, self._progress, self.obey)
         self._starting: asyncio.Task[Environment] | None = None
         self._released = asyncio.Event()

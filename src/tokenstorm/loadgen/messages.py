@@ -15,6 +15,8 @@ ADDRESS = "TOKENSTORM_LAUNCHER"
 SECRET = "TOKENSTORM_SECRET"  # noqa: S105 - the name of a variable
 PROTOCOL = "tokenstorm-rank"
 """The protocol that a rank asks the launcher's port to switch to."""
+COMMANDS = "`run`, `run <unix time>` (within hold_seconds), `stop` and `abort`"
+"""What the launcher obeys, at its port and in its control file."""
 MAX_MESSAGE = 64_000_000
 _LENGTH = struct.Struct("!I")
 

@@ -1,23 +1,12 @@
 """How this machine's monotonic clock stands to the launcher's."""
 
-import socket
 from collections import deque
-from pathlib import Path
 from time import monotonic_ns
 
 from tokenstorm.loadgen.messages import Tell
 
 EXCHANGES_KEPT = 32
 """Clocks drift: what was exchanged longer ago than so many seconds does not count."""
-
-
-def machine_clock() -> str:
-    """A name for this machine's monotonic clock: two processes with the same name read the same clock."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/time').readlink()}"
-    except OSError:
-        return socket.gethostname()
 
 
 class Clock:

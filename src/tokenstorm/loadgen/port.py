@@ -2,29 +2,32 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 import msgspec
 
 from tokenstorm.errors import RunError
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.live import Event, Status, TimelineLine
-from tokenstorm.loadgen.messages import PROTOCOL
+from tokenstorm.loadgen.messages import COMMANDS, PROTOCOL
 from tokenstorm.loadgen.progress import Progress
-from tokenstorm.loadgen.ranks import Ranks
 from tokenstorm.prometheus import MEDIA_TYPE
 
-COMMANDS = "`run`, `run <unix time>` (within hold_seconds), `stop` and `abort`"
 KEEP_ALIVE_SECONDS = 60.0
+
+Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[object, object, None]]
 
 
 class Port:
-    """Answers requests about one run; `obey` carries out a command and returns False for one that it does not know."""
+    """Answers requests about one run.
 
-    def __init__(self, secret: str, progress: Progress, ranks: Ranks, obey: Callable[[str], bool]) -> None:
+    `accept` talks to a rank that connects; `obey` carries out a command and returns False for one that it does not know.
+    """
+
+    def __init__(self, secret: str, progress: Progress, *, accept: Accept, obey: Callable[[str], bool]) -> None:
         self._secret = secret
         self._progress = progress
-        self._ranks = ranks
+        self._accept = accept
         self._obey = obey
         self._followers: list[Reply] = []
 
@@ -64,7 +67,7 @@ class Port:
                 if request.headers.get("upgrade") != PROTOCOL:
                     reply.send(426, b'{"detail": "ranks connect here, with an upgrade"}')
                     return
-                reply.spawn(self._ranks.accept(*reply.upgrade(PROTOCOL)))
+                reply.spawn(self._accept(*reply.upgrade(PROTOCOL)))
             case "GET", "/status":
                 reply.send(200, msgspec.json.encode(self._progress.status()))
             case "GET", "/metrics":

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
 from tokenstorm.hosts import split_address
-from tokenstorm.interfaces import node_name
+from tokenstorm.interfaces import machine_clock, node_name
 from tokenstorm.loadgen.arrivals import needed_ahead
 from tokenstorm.loadgen.costs import Meter, Pauses
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
@@ -37,7 +37,7 @@ from tokenstorm.loadgen.messages import (
     receive,
     send,
 )
-from tokenstorm.loadgen.offset import Clock, machine_clock
+from tokenstorm.loadgen.offset import Clock
 from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts

@@ -1,13 +1,12 @@
 """How far a group is: the launcher's own phase and clock, and what its ranks reported."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic_ns
 
 from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.live import Glance, Status, TimelineLine
-from tokenstorm.loadgen.ranks import Member
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.summary import Environment
 from tokenstorm.metrics.tally import Outcomes
@@ -23,10 +22,10 @@ class Progress:
 
     `phase` is the launcher's; while it is "running", the phases of the ranks count. `start_at` is the common start on
     this machine's monotonic clock and `window_end` the window's end counted from it, both in nanoseconds; None while
-    nobody knows. `second` is the first second that has no line yet. `late_seconds` and `environment` are as in `Status`.
+    nobody knows. `second` is the first second that has no line yet. `ranks_up` returns which ranks are there. `late_seconds` and `environment` are as in `Status`.
     """
 
-    def __init__(self, plan: Plan, group: Group, members: Mapping[int, Member]) -> None:
+    def __init__(self, plan: Plan, group: Group, ranks_up: Callable[[], dict[int, bool]]) -> None:
         self.phase = "starting"
         self.start_at: int | None = None
         self.window_end = plan.window_end_ns
@@ -35,7 +34,7 @@ class Progress:
         self.environment: Environment | None = None
         self._plan = plan
         self._group = group
-        self._members = members
+        self._ranks_up = ranks_up
 
     @property
     def group_phase(self) -> str:
@@ -136,6 +135,3 @@ class Progress:
         parts = [elapsed / end] if end else []
         parts += [self._group.tally.counts.scheduled / count] if count else []
         return min(1.0, max(parts))
-
-    def _ranks_up(self) -> dict[int, bool]:
-        return {rank: not member.lost for rank, member in self._members.items()}

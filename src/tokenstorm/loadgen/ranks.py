@@ -15,7 +15,7 @@ import msgspec
 
 from tokenstorm import __version__
 from tokenstorm.errors import RunError
-from tokenstorm.loadgen.group import Group
+from tokenstorm.interfaces import machine_clock
 from tokenstorm.loadgen.messages import (
     ADDRESS,
     SECRET,
@@ -31,7 +31,6 @@ from tokenstorm.loadgen.messages import (
     receive,
     send,
 )
-from tokenstorm.loadgen.offset import machine_clock
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import RANKS_LOST_INVALID
 from tokenstorm.plan import Plan
@@ -68,18 +67,18 @@ class Member:
 
 
 class Ranks:
-    """Starts the ranks and keeps in touch with them.
+    """Starts the ranks and keeps in touch with them. `on_delta` is called with each rank's news of a second.
 
     `total` is the sum of the tallies of all ranks that reported. Each is added when it comes: a thousand would take much room.
     """
 
-    def __init__(self, plan: Plan, paths: RunPaths, secret: str, group: Group) -> None:
+    def __init__(self, plan: Plan, paths: RunPaths, secret: str, on_delta: Callable[[int, Delta], None]) -> None:
         self.members: dict[int, Member] = {}
         self.total = Tally()
         self._plan = plan
         self._paths = paths
         self._secret = secret
-        self._group = group
+        self._on_delta = on_delta
         self._attempt = 0
         self._processes: list[subprocess.Popen[bytes]] = []
         self._changed = asyncio.Event()
@@ -102,6 +101,10 @@ class Ranks:
                 message = f"cannot start the ranks with {command[0]!r}: {error.strerror}"
                 raise RunError(message) from None
             self._processes.append(process)
+
+    def up(self) -> dict[int, bool]:
+        """Which of the ranks that came are still there."""
+        return {rank: not member.lost for rank, member in self.members.items()}
 
     def results_of(self, rank: int) -> Path:
         """Where a rank writes its result lines."""
@@ -135,7 +138,7 @@ class Ranks:
             case Ask():
                 send(member.link, Tell(sent=message.sent, now=now))
             case Delta():
-                self._group.add(member.rank, message)
+                self._on_delta(member.rank, message)
             case Ready():
                 member.ready = True
                 self._changed.set()

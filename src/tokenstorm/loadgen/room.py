@@ -2,8 +2,13 @@
 
 import asyncio
 import math
+from typing import Protocol
 
-from tokenstorm.loadgen.http import Connection
+
+class Guest(Protocol):
+    """A connection, as far as the room knows it."""
+
+    def abandon(self) -> None: ...
 
 
 class Room:
@@ -15,16 +20,16 @@ class Room:
 
     def __init__(self, most: float = math.inf) -> None:
         self._most = most
-        self._open: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}
+        self._open: set[Guest] = set()
+        self._idle: dict[Guest, None] = {}
         """The one that is idle for longest comes first."""
-        self._leaving: dict[Connection, asyncio.Future[None]] = {}
+        self._leaving: dict[Guest, asyncio.Future[None]] = {}
 
     @property
     def full(self) -> bool:
         return len(self._open) >= self._most
 
-    async def enter(self, connection: Connection) -> None:
+    async def enter(self, connection: Guest) -> None:
         """Wait until the connection may be opened. If another has to close first, wait until its socket is closed."""
         full = self.full
         self._open.add(connection)
@@ -36,7 +41,7 @@ class Room:
             oldest.abandon()
             await gone
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Guest) -> None:
         """The connection is closed, or was never made."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
@@ -44,10 +49,10 @@ class Room:
         if gone is not None and not gone.done():
             gone.set_result(None)
 
-    def rest(self, connection: Connection) -> None:
+    def rest(self, connection: Guest) -> None:
         """The connection is idle from now on."""
         self._idle[connection] = None
 
-    def wake(self, connection: Connection) -> None:
+    def wake(self, connection: Guest) -> None:
         """The connection is used again."""
         self._idle.pop(connection, None)

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from tokenstorm.metrics.verdict import STALL_SECONDS
+from tokenstorm.metrics.tally import STALL_SECONDS
 
 STALL_NS = round(STALL_SECONDS * 1e9)
 

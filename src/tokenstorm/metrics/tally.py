@@ -14,6 +14,8 @@ from tokenstorm.result import Result
 
 WAIT_NS = 1_000_000
 """An arrival counts as having waited if no client was free for longer than this."""
+STALL_SECONDS = 0.050
+"""An event loop that stood still for longer than this has read answers too late."""
 
 REQUEST_METRICS = (
     "latency",

@@ -1,6 +1,6 @@
 """Whether the numbers can be trusted: the load generator finds its own faults, in words.
 
-All bounds are here. A simulated engine is no fault.
+All bounds of the verdict are here. A simulated engine is no fault.
 """
 
 import msgspec
@@ -10,8 +10,6 @@ from tokenstorm.result import INTERNAL
 
 SENT_SUSPECT, SENT_INVALID = 0.99, 0.95
 SEND_LAG_SUSPECT, SEND_LAG_INVALID = 0.005, 0.050
-STALL_SECONDS = 0.050
-"""An event loop that stood still for longer than this has read answers too late."""
 STALLED_SUSPECT, STALLED_INVALID = 0.01, 0.10
 """The share of the time, from the common start to the window's end, that a rank stood still."""
 CPU_SUSPECT, CPU_INVALID = 0.80, 0.95

@@ -12,8 +12,8 @@ from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Environment, RankReport, Summary
-from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import STALL_SECONDS, Missing
+from tokenstorm.metrics.tally import STALL_SECONDS, Tally
+from tokenstorm.metrics.verdict import Missing
 from tokenstorm.plan import Plan, read_plan
 from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of
 from tokenstorm.result import read_lines
