@@ -124,6 +124,8 @@ def test_an_engine_is_published_once_it_answers_with_its_key(stage: Stage) -> No
         "pid": found["pid"],
         "status": "running",
         "reason": "",
+        "run": ".0",
+        "ran_seconds": found["ran_seconds"],
         "nodes": [NODE],
     }
     assert alive(found["pid"])

@@ -11,18 +11,28 @@ from pathlib import Path
 
 from tokenstorm.node import words
 from tokenstorm.node.keeper import Slot
+from tokenstorm.node.log import Log
 from tokenstorm.runs import signal_name
 
 LEAVE_SECONDS = 5.0
 """How long an engine has after TERM, before KILL. Shorter than what the scheduler gives us."""
 PROBE_SECONDS = 5.0
+POLL_SECONDS = 0.1
+TOLD_SECONDS = 0.5
+"""How much later than its engine a wrapper may learn that both are to end."""
 LOOKED_AT = 65536
 """Bytes of a log's end that are searched for what an engine said last."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path, slot: Slot) -> subprocess.Popen[bytes]:
+class Engine(subprocess.Popen[bytes]):
+    """The process of an engine, and what keeps its log."""
+
+    log: Log
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], path: Path, slot: Slot) -> Engine:
     """Start an engine that ends when we do with all that it started, however we end. Raises OSError."""
     parent = os.getpid()
 
@@ -32,25 +42,34 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path, slo
             os._exit(1)
         slot.remember_me()
 
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = Log(path)
     try:
-        return subprocess.Popen(  # noqa: S603 - an argv from the service's own file
+        engine = Engine(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=handle,
-            stderr=handle,
+            stdout=log.pipe,
+            stderr=log.pipe,
             env=environment,
             process_group=0,
-            preexec_fn=end_with_us,  # noqa: PLW1509 - it takes no lock that a thread could hold
+            preexec_fn=end_with_us,
         )
     except OSError:
         slot.forget()
         raise
     finally:
-        os.close(handle)
+        os.close(log.pipe)
+    engine.log = log
+    return engine
 
 
-async def stop(process: subprocess.Popen[bytes], slot: Slot) -> None:
+async def ended(process: Engine) -> None:
+    """Wait until an engine ended by itself: whoever ends the job tells engines and wrapper at the same time."""
+    while process.poll() is None:  # noqa: ASYNC110 - another process sets no event
+        await asyncio.sleep(POLL_SECONDS)
+    await asyncio.sleep(TOLD_SECONDS)
+
+
+async def stop(process: Engine, slot: Slot) -> None:
     """TERM to an engine and its workers, KILL to what is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -62,6 +81,7 @@ async def stop(process: subprocess.Popen[bytes], slot: Slot) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     slot.forget()
+    await asyncio.to_thread(process.log.finish)
 
 
 def not_started(error: OSError) -> str:
@@ -70,7 +90,7 @@ def not_started(error: OSError) -> str:
     return f"cannot start the engine: {where}{error.strerror}"
 
 
-def how_it_ended(process: subprocess.Popen[bytes]) -> str:
+def how_it_ended(process: Engine) -> str:
     """By itself or by a signal, in words."""
     code = process.returncode
     return f"the engine ended with status {code}" if code >= 0 else f"the engine was killed by {signal_name(-code)}"

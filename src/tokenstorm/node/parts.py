@@ -15,7 +15,7 @@ import msgspec
 
 from tokenstorm.errors import NOT_JSON, UsageError
 from tokenstorm.hostlist import expand
-from tokenstorm.node.service import Service
+from tokenstorm.node.service import Service, run_of
 from tokenstorm.runs import write_atomically
 
 LOOK_SECONDS = 0.5
@@ -73,7 +73,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 def parts_here(service: Service, environment: Mapping[str, str], node: str) -> list[Part]:
     """The parts that run on this node: all where the service is `together` on one machine, else one. Raises UsageError."""
     assert service.parts, "the service has parts"
-    run = f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_RESTART_COUNT', '0')}"
+    run = run_of(environment)
     if service.together:
         places = [(engine, rank) for rank in range(service.parts) for engine in range(service.replicas_per_node)]
         nodes = (node,) * service.parts  # heads first, so that they have the numbers of the replicas

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from tokenstorm.errors import UsageError
 from tokenstorm.node import engine, ports
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.parts import STOPPED, Failed
-from tokenstorm.node.service import LAST_PORT, Published, Service, publish
+from tokenstorm.node.publishing import Publisher
+from tokenstorm.node.service import LAST_PORT, Published, Service
 
 POLL_SECONDS = 0.1
 PORTS_TRIED = 1000
@@ -64,7 +64,8 @@ class Replica:
         self._place = place
         self._api_key_file = api_key_file
         self._slot = slot
-        self._process: subprocess.Popen[bytes] | None = None
+        self._publisher = Publisher(place.folder)
+        self._process: engine.Engine | None = None
         self._reserved: socket.socket | None = None
         self._port = service.base_port
 
@@ -90,7 +91,8 @@ class Replica:
     async def end(self, reason: str) -> None:
         """End the engine, and tell why."""
         await self._leave()
-        self._publish("failed", reason)
+        self._publish("stopped" if reason == STOPPED else "failed", reason)
+        await self._publisher.finish()
 
     async def _reach_running(self) -> None:
         deadline = time.monotonic() + self._service.ready_seconds
@@ -129,6 +131,7 @@ class Replica:
         """Wait until the engine is ready, or somebody else has its port. Raises `Failed`."""
         while True:
             if self._running.poll() is not None:
+                await engine.ended(self._running)
                 await engine.stop(self._running, self._slot)  # what it had started may hold the port still
                 if not ports.is_free(self._service.host, self._port):
                     return "clash"  # somebody was quicker, and the engine said so and ended
@@ -167,8 +170,7 @@ class Replica:
         return await engine.ask(self._service.host, self._port, path, key)
 
     async def _end(self) -> str:
-        while self._running.poll() is None:  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(POLL_SECONDS)
+        await engine.ended(self._running)
         return self._how_it_ended()
 
     async def _leave(self) -> None:
@@ -180,7 +182,7 @@ class Replica:
             self._reserved.close()
             self._reserved = None
 
-    def _publish(self, status: Literal["starting", "running", "failed"], reason: str = "") -> None:
+    def _publish(self, status: Literal["starting", "running", "failed", "stopped"], reason: str = "") -> None:
         published = Published(
             replica=self._place.name,
             node=self._place.node,
@@ -191,10 +193,10 @@ class Replica:
             reason=reason,
             nodes=self._nodes,
         )
-        publish(self._place.folder, published)
+        self._publisher.publish(published)
 
     @property
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> engine.Engine:
         assert self._process is not None, "the engine was started"
         return self._process
 

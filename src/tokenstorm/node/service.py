@@ -98,16 +98,22 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """`replica.<node>.<index>.json`: where a replica listens and how it does. `nodes` are those of its parts, its head's first."""
+    """`replica.<node>.<index>.json`: where a replica listens and how it does. `nodes` are those of its parts, its head's first.
+
+    `stopped` is the end of one that was told to end; `ran_seconds` is how long its wrapper had run then. `run` names the run
+    of the job that this belongs to: one that is queued again has files of the run before in its folder.
+    """
 
     replica: str
     node: str
     host: str
     port: int | None
     pid: int | None
-    status: Literal["starting", "running", "failed"]
+    status: Literal["starting", "running", "failed", "stopped"]
     reason: str = ""
     nodes: tuple[str, ...] = ()
+    run: str = ""
+    ran_seconds: float | None = None
     schema: int = 1
 
 
@@ -122,6 +128,11 @@ def read_service(folder: Path) -> Service:
     except NOT_JSON as error:
         message = f"{path}: {error}"
         raise UsageError(message) from None
+
+
+def run_of(environment: Mapping[str, str]) -> str:
+    """The run of a job: its id, and how often Slurm has queued it again."""
+    return f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def publish(folder: Path, published: Published) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import secrets
 import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Literal
@@ -20,8 +19,9 @@ from tokenstorm.node import engine, ports
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.muster import Muster, Tie, join
 from tokenstorm.node.parts import STOPPED, Failed, Head, Part, find_head, publish_head
-from tokenstorm.node.replica import POLL_SECONDS, PORTS_TRIED, Place, Replica
-from tokenstorm.node.service import LAST_PORT, Published, Service, publish, unpublish
+from tokenstorm.node.publishing import Publisher
+from tokenstorm.node.replica import PORTS_TRIED, Place, Replica
+from tokenstorm.node.service import LAST_PORT, Published, Service
 
 HEAD_PORTS = range(29_600, 32_700, 10)
 """Where an engine's parts meet. Below the ports of outgoing connections; engines use some that follow theirs, too."""
@@ -113,8 +113,9 @@ class WorkerPart:
         self._part = part
         self._api_key_file = api_key_file
         self._slot = slot
+        self._publisher = Publisher(place.folder)
         self._tie: Tie | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: engine.Engine | None = None
         self._reserved: socket.socket | None = None
 
     async def run(self) -> None:
@@ -132,14 +133,15 @@ class WorkerPart:
             if self._reserved is not None:
                 self._reserved.close()
             if reason is not None and not (self._tie and await self._tie.tell(reason)):
-                self._publish("failed", reason)
+                self._publish("stopped" if reason == STOPPED else "failed", reason)
+            await self._publisher.finish()
 
     async def _follow(self) -> str | None:
         """Why this part ended by itself; None when the head said that the engine is over."""
         deadline = time.monotonic() + self._service.ready_seconds
         self._publish("starting", f"waits for the engine's head on {self._part.head}")
         head = await self._join(deadline)
-        unpublish(self._place.folder, self._place.name)
+        self._publisher.withdraw(self._place.name)
         if self._tie is None:
             return None
         self._process = self._start(head)
@@ -175,7 +177,7 @@ class WorkerPart:
             else:
                 return head
 
-    def _start(self, head: Head) -> subprocess.Popen[bytes]:
+    def _start(self, head: Head) -> engine.Engine:
         first = self._service.base_port
         taken = ports.take(self._service.host, range(first, min(first + PORTS_TRIED, LAST_PORT + 1)))
         if taken is None:
@@ -192,12 +194,11 @@ class WorkerPart:
         words = self._service.words(values, worker=True)
         return engine.start(words, environment, self._place.log, self._slot)
 
-    async def _ended(self, process: subprocess.Popen[bytes]) -> str:
-        while process.poll() is None:  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(POLL_SECONDS)
+    async def _ended(self, process: engine.Engine) -> str:
+        await engine.ended(process)
         return f"{engine.how_it_ended(process)}{engine.said(self._place.log, self._service.api_key)}"
 
-    def _publish(self, status: Literal["starting", "failed"], reason: str) -> None:
+    def _publish(self, status: Literal["starting", "failed", "stopped"], reason: str) -> None:
         published = Published(
             replica=self._place.name,
             node=self._place.node,
@@ -208,4 +209,4 @@ class WorkerPart:
             reason=reason,
             nodes=self._part.nodes,
         )
-        publish(self._place.folder, published)
+        self._publisher.publish(published)
