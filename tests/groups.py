@@ -73,6 +73,9 @@ class Jobs:
             raise self.refuse
         return self.by_name[job.name]
 
+    async def withdraw(self, job: Job) -> JobId | None:
+        return self.by_name.get(job.name)
+
     async def states(self, ids: Collection[JobId], sent: object = None) -> dict[JobId, JobState]:
         return {job: self.found[job] for job in ids}
 

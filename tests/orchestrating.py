@@ -32,6 +32,7 @@ class HandScheduler:
         self.submitted: list[Job] = []
         self.state: dict[JobId, JobState] = {}
         self.cancelled: list[JobId] = []
+        self.withdrawn: list[str] = []
         self.questions: list[set[JobId]] = []
         self.known_by: dict[JobId, Sent] = {}
         self.trouble: Exception | None = None
@@ -49,6 +50,11 @@ class HandScheduler:
         if self.trouble_after_submit:
             raise self.trouble_after_submit
         return self.jobs[job.name]
+
+    async def withdraw(self, job: Job) -> JobId | None:
+        self._raise()
+        self.withdrawn.append(job.name)
+        return self.jobs.get(job.name)
 
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         self._raise()

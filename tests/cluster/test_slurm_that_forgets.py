@@ -192,7 +192,7 @@ def test_a_submission_that_slurm_forgot_is_never_made_a_second_time(
 ) -> None:
     """Cancelled before its answer was seen: nothing in the folder but that an sbatch was begun."""
     _, cut, number = forgotten
-    monkeypatch.setattr("tokenstorm.cluster.submission.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("tokenstorm.cluster.submission.DOUBT_SECONDS", (0.0,))
     assert not (Path(cut.folder) / "job.id").exists()
     with pytest.raises(RefusedJob, match=r"is lost.*not submitted a second time"):
         site.use(lambda slurm: slurm.submit(cut), site.wrapped("without", sacct=NO_ACCOUNTING))

@@ -256,7 +256,6 @@ def test_the_users_variables_change_no_answer(slurm: Path, tmp_path: Path, monke
         "SCANCEL_STATE": "SUSPENDED",
         "SCANCEL_NAME": "nobodys",
         "SACCT_FORMAT": "user",
-        "SLURM_CLUSTERS": "elsewhere",
         "SBATCH_HOLD": "1",
         "SBATCH_ARRAY_INX": "1-3",
     }.items():
@@ -288,7 +287,7 @@ def test_a_submission_that_never_reached_slurm_is_made_when_it_is_repeated(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     one = job(tmp_path / "job", "sleep 600")
-    monkeypatch.setattr(submission, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(submission, "DOUBT_SECONDS", (0.0,))
 
     async def what(it: Slurm) -> None:
         with monkeypatch.context() as cut:
@@ -311,7 +310,7 @@ def test_a_submission_that_slurm_has_not_read_yet_is_not_made_a_second_time(
     controller = int((slurm.parent / "run" / "slurmctld.pid").read_text())
     status = Path(f"/proc/{controller}/status")
     port = next(int(line[14:]) for line in slurm.read_text().splitlines() if line.startswith("SlurmctldPort="))
-    monkeypatch.setattr(submission, "SETTLE_SECONDS", 2.0)
+    monkeypatch.setattr(submission, "DOUBT_SECONDS", (2.0,))
 
     async def what(it: Slurm) -> None:
         first = LocalShell()

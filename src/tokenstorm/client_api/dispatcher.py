@@ -116,6 +116,10 @@ class SlurmClientDispatcher:
             message = f"{error}; the engine's nodes ({', '.join(nodes)}) are left out: `colocate` lifts that"
             raise RefusedJob(message) from error
 
+    async def withdraw(self, group: ClientGroup, request: GroupRequest) -> JobId | None:
+        """See to it that its job is not submitted any more; the one that there is all the same, if any."""
+        return await self._site.scheduler.withdraw(self._job(group, request, request.nodes))
+
     def _job(self, group: ClientGroup, request: GroupRequest, ranks: int) -> Job:
         """The job by the profile's own Python, and not yet kept from any node."""
         folder = self.folder(group.run_id)

@@ -130,14 +130,14 @@ class Starter:
             await asyncio.sleep(pause)
 
     async def _try_to_submit(self, group: ClientGroup, request: GroupRequest) -> None:
+        if group.ending:
+            await self._withdraw(group, request)
+            return
         if not await self._manager.dispatcher.deployed():
             self._say(group.group_id, "this version of tokenstorm is being put on the cluster")
             await self._manager.dispatcher.python()
         if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
             await self._submit(group, request, Access(()))
-            return
-        if group.ending:  # nothing was submitted, and nothing is to be
-            await self._manager.give_up(group.group_id, "cancelled", "stopped before it started")
             return
         info, access = await self._find(request)
         current = self._manager.current(group.group_id)
@@ -148,6 +148,16 @@ class Starter:
             return
         engine = info.engine if info else None
         await self._submit(self._manager.change(states.submitting(current, engine)), request, access)
+
+    async def _withdraw(self, group: ClientGroup, request: GroupRequest) -> None:
+        """A group that is to end before its job is known: nothing more is submitted. A job that is there is followed to its end."""
+        submitting = group.stage == "submitting"
+        job_id = await self._manager.dispatcher.withdraw(group, request) if submitting else None
+        if job_id is None:
+            await self._manager.give_up(group.group_id, "cancelled", "stopped before it started")
+        else:
+            self._manager.change(states.submitted(self._manager.expect(group.group_id), job_id))
+            self._submitted()
 
     def _say(self, group_id: int, reason: str) -> None:
         """Why a group still waits."""

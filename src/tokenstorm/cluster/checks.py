@@ -7,14 +7,14 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from tokenstorm.cluster.bundle import Target
+from tokenstorm.cluster.clusters import prelude
 from tokenstorm.cluster.hold import Node, Say, hold
 from tokenstorm.cluster.scheduler import Job, Kind
 from tokenstorm.cluster.site import Site
+from tokenstorm.config import Profile
 from tokenstorm.errors import TokenstormError
 
-_CLEAN = (
-    'for name in ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@}; do [ "$name" = SLURM_CONF ] || unset "$name"; done; exec "$@"'
-)
+_RUN = 'name=$1; shift; exec "$name" ${M:+-M "$M"} "$@"'
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -90,6 +90,6 @@ class Step:
     only: Literal["slurm"] | None = None
 
 
-def clean(argv: Sequence[str]) -> list[str]:
-    """A command of Slurm's without the variables of a job that this may run in, which would be taken for options."""
-    return ["bash", "-c", _CLEAN, "bash", *argv]
+def clean(profile: Profile, argv: Sequence[str]) -> list[str]:
+    """A command of Slurm's for the profile's cluster, without the variables of a job that this may run in."""
+    return ["bash", "-c", prelude(profile.cluster) + _RUN, "bash", *argv]

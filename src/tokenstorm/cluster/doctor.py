@@ -103,7 +103,7 @@ async def _slurm(visit: Visit) -> Finding:
             f"no {', '.join(missing)} on the path of the login node: is this the login node of a Slurm cluster? "
             "Set the path in the file that a shell without a terminal reads (~/.bashrc)"
         )
-    answer = await visit.site.shell.run(clean(["sinfo", "--version"]))
+    answer = await visit.site.shell.run(clean(visit.site.profile, ["sinfo", "--version"]))
     version = answer.stdout.decode(errors="replace").strip() or "Slurm"
     try:
         await visit.site.scheduler.states(["1"])
@@ -111,7 +111,9 @@ async def _slurm(visit: Visit) -> Finding:
         return "failed", f"{version} is there, but {error}; ask the site whether Slurm is up"
     telling, silent = [name for name in _TELLING if name in there], ""
     if "sacct" in there:
-        asked = await visit.site.shell.run(clean(["timeout", "10", "sacct", "--noheader", "--jobs=1"]))
+        asked = await visit.site.shell.run(
+            ["timeout", "10", *clean(visit.site.profile, ["sacct", "--noheader", "--jobs=1"])]
+        )
         if asked.status:
             telling.remove("sacct")
             silent = f" (sacct: {asked.stderr.decode(errors='replace').strip() or 'no answer'})"
@@ -162,7 +164,7 @@ async def _recipe_job(visit: Visit) -> Finding:
 async def _accepted(visit: Visit, job: Job) -> Finding:
     """What `sbatch --test-only` says: of the options, of the nodes there are, and not of all limits."""
     lines = "\n".join(["#!/bin/sh", *directives(job, visit.site.profile), "true", ""])
-    done = await visit.site.shell.run(clean(["sbatch", "--test-only"]), stdin=lines.encode())
+    done = await visit.site.shell.run(clean(visit.site.profile, ["sbatch", "--test-only"]), stdin=lines.encode())
     said = (done.stderr or done.stdout).decode(errors="replace").strip()
     if done.status or _ACCEPTED not in said:
         return (

@@ -106,6 +106,8 @@ async def submitted(site: Site, job: Job) -> AsyncIterator[JobId]:
         yield job_id
     finally:
         with contextlib.suppress(ClusterError):
+            if job_id is None:
+                job_id = await site.scheduler.withdraw(job)
             if job_id is not None:
                 await _end(site, job_id, Sent(job.name))
             await site.shell.remove(job.folder)

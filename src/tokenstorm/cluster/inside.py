@@ -1,15 +1,15 @@
 """The relay beside one of our jobs: for sites whose login node reaches no compute node."""
 
+from tokenstorm.cluster.clusters import prelude
 from tokenstorm.cluster.reach import SOURCE
-from tokenstorm.cluster.slurm import CLEAN
 from tokenstorm.config import Profile
 
 # The job that goes on the longest: any node of the cluster is reached from each of them. The step takes none of its
 # memory and GPUs.
-_BESIDE = f"""{CLEAN}job=$(squeue --noheader --me --states=running --sort=-L --format='%i %j') || exit
+_BESIDE = """job=$(squeue ${M:+-M "$M"} --noheader --me --states=running --sort=-L --format='%i %j') || exit
 job=$(printf '%s\\n' "$job" | sed -n 's/^\\([0-9]*\\) *tokenstorm-.*/\\1/p' | head -n 1)
-[ -n "$job" ] || {{ echo "no job of tokenstorm's runs" >&2; exit 1; }}
-exec srun --quiet --overlap --jobid="$job" --nodes=1 --ntasks=1 --mem=0 --gres=none --input=0 --unbuffered "$@"
+[ -n "$job" ] || { echo "no job of tokenstorm's runs" >&2; exit 1; }
+exec srun ${M:+-M "$M"} --quiet --overlap --jobid="$job" --nodes=1 --ntasks=1 --mem=0 --gres=none --input=0 --unbuffered "$@"
 """
 _ANY_PYTHON = """for python; do if command -v "$python" >/dev/null; then exec "$python" -c "$0"; fi; done
 echo "there is no Python on the node: $*" >&2; exit 1"""
@@ -20,7 +20,7 @@ def beside_a_job(profile: Profile) -> tuple[str, ...]:
     return (
         "bash",
         "-c",
-        _BESIDE,
+        prelude(profile.cluster) + _BESIDE,
         "bash",
         "sh",
         "-c",

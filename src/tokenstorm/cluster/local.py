@@ -135,8 +135,8 @@ class LocalScheduler:
             )
             raise RefusedJob(message)
         script = render(job, self._profile).encode()
-        job_id = hashlib.sha256(job.name.encode()).hexdigest()[:16]
-        folder = JobFolder(self._jobs / job_id)
+        job_id = _id(job)
+        folder = self._folder(job_id)
         with _told(f"cannot read {folder.root}"):
             if await asyncio.to_thread(folder.supervisor):
                 return job_id
@@ -155,6 +155,12 @@ class LocalScheduler:
             raise CommandFailed(argv, done.status, done.stdout, done.stderr)
         return job_id
 
+    async def withdraw(self, job: Job) -> JobId | None:
+        job_id = _id(job)
+        with _told(f"cannot withdraw the job {job.name!r}"):
+            nobodys = await asyncio.to_thread(self._take_from_all, self._folder(job_id))
+        return None if nobodys else job_id
+
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         with _told(f"cannot read {self._jobs}"):
             return await asyncio.to_thread(lambda: {job: _state(self._folder(job)) for job in ids})
@@ -167,11 +173,18 @@ class LocalScheduler:
     def _folder(self, job: JobId) -> JobFolder:
         return JobFolder(self._jobs / job.replace("/", "_"))
 
+    def _take_from_all(self, folder: JobFolder) -> bool:
+        """Whether nobody had started it; now nobody can."""
+        _make(folder.root)
+        if not folder.claim(this_process()):
+            return False
+        folder.write_state(State(phase="ended", outcome="cancelled", reason="cancelled before it started"))
+        return True
+
     def _cancel(self, folder: JobFolder) -> None:
         if not folder.root.exists():
             return
-        if folder.claim(this_process()):  # nobody had started it, and now nobody can
-            folder.write_state(State(phase="ended", outcome="cancelled", reason="cancelled before it started"))
+        if self._take_from_all(folder):
             return
         supervisor = folder.supervisor()
         assert supervisor is not None, "a claim that failed means that somebody has it"
@@ -183,6 +196,10 @@ class LocalScheduler:
         elif not _over(folder):
             end(lambda: job_processes(supervisor, folder.mark), self._kill_after)
             folder.write_state(_lost())
+
+
+def _id(job: Job) -> JobId:
+    return hashlib.sha256(job.name.encode()).hexdigest()[:16]
 
 
 def _state(folder: JobFolder) -> JobState:

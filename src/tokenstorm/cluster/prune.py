@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from tokenstorm.cluster import bare
-from tokenstorm.cluster.checks import clean
+from tokenstorm.cluster.clusters import prelude
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import NOT_JSON, Unreachable
 
@@ -16,7 +16,7 @@ _PRUNE = r"""
 folder=$1 minutes=$2 whole=$3 queue=$4; shift 4
 cd -- "$folder" || exit
 jobs=
-[ -z "$queue" ] || jobs=$(squeue --noheader --me --format=%Z) || exit
+[ -z "$queue" ] || jobs=$(squeue ${M:+-M "$M"} --noheader --me --format=%Z) || exit
 text=$(cat /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' '\n'
     while read -r job; do [ ! -r "$job/script.sh" ] || cat -- "$job/script.sh"; done <<< "$jobs")
 for name; do
@@ -40,7 +40,7 @@ async def prune(site: Site, pythons: Collection[PurePosixPath]) -> list[str]:
     if not others:
         return []
     arguments = [str(folder), str(UNUSED_DAYS * 24 * 60), bare.WHOLE, queue, *others]
-    done = await site.shell.run(clean(["bash", "-c", _PRUNE, "bash", *arguments]), timeout=600)
+    done = await site.shell.run(["bash", "-c", prelude(site.profile.cluster) + _PRUNE, "bash", *arguments], timeout=600)
     if done.status:
         said = done.stderr.decode(errors="replace").strip()
         message = f"nothing was removed from {folder}, since it is not known what runs from there: {said}"

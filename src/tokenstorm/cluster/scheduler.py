@@ -72,6 +72,14 @@ class Scheduler(Protocol):
         """Submit a job whose folder is there. Safe to repeat: a job of that name that is known is not submitted again."""
         ...
 
+    async def withdraw(self, job: Job) -> JobId | None:
+        """Never submit that job from now on, though a submission of it may be under way. Safe to repeat.
+
+        The job that there is all the same, which goes on unless it is cancelled; None where there is none, and if one
+        comes to be after all it does nothing. Raises `Unconfirmed` while that is not known.
+        """
+        ...
+
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         """The states of all those jobs, in one question. A job that ended and left no trace is `lost`.
 

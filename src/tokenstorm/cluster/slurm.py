@@ -1,10 +1,10 @@
 """Slurm, over any `Shell`: jobs by `sbatch`, their states in one question, cancelled by id."""
 
-import re
 from collections.abc import Collection, Mapping
 from time import monotonic
 
 from tokenstorm.cluster import submission
+from tokenstorm.cluster.clusters import JOB, by_cluster, prelude
 from tokenstorm.cluster.directives import directives, slurm_name
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.script import render
@@ -22,33 +22,25 @@ CLOCKS_DIFFER_SECONDS = 86400.0
 """How far a user's clock may be ahead of Slurm's, or in another time zone than it says."""
 ACCOUNTING_SECONDS = 10.0
 """How long sacct is waited for: all other jobs wait with it, and for a slurmdbd that hangs it would wait 45 s by itself."""
-CLEAN = """for name in ${!S@}; do
-    case $name in
-        SLURM_CONF|SLURM_CONF_SERVER|SLURM_JWT|SLURM_SACK_*) ;;
-        SLURM_*|SBATCH_*|SRUN_*|SQUEUE_*|SACCT_*|SCANCEL_*|SCONTROL_*|SINFO_*) unset "$name" ;;
-    esac
-done
-"""
-"""Shell text that drops the variables which change what Slurm's commands answer; those that find it and log in stay."""
 # The script's own note, for when Slurm has forgotten the job already. A second job of the same folder ends at once.
 _CLAIM = (
-    f'(set -o noclobber; printf "%s\\n" "$SLURM_JOB_ID" > {submission.NOTE}) 2> /dev/null ||',
-    f'    [ "$(cat {submission.NOTE})" = "$SLURM_JOB_ID" ] ||',
-    f'    {{ echo "job $(cat {submission.NOTE}) has this folder" >&2; exit 1; }}',
+    "note=$SLURM_JOB_ID${SLURM_CLUSTER_NAME:+;$SLURM_CLUSTER_NAME}",
+    f'(set -o noclobber; printf "%s\\n" "$note" > {submission.NOTE}) 2> /dev/null ||',
+    f'    {{ IFS=\';\' read -r owner _ < {submission.NOTE}; [ "$owner" = "$SLURM_JOB_ID" ]; }} ||',
+    '    { echo "job $owner has this folder" >&2; exit 1; }',
 )
 # None tells of other users' jobs, whose names may hold what looks like a state. What may hold a `|` is the last column.
-_SQUEUE = "exec timeout 20 squeue --noheader --me --states=all --format='%i|%j|%V|%T|%N||%r'"
-_SCONTROL = 'set -o pipefail; for id; do echo "show job $id"; done | timeout 20 scontrol --oneliner'
-_SACCT = """exec timeout "$2" sacct --noheader --parsable2 --allocations --jobs="$1" \
+_SQUEUE = "exec timeout 20 squeue ${M:+-M \"$M\"} --noheader --me --states=all --format='%i|%j|%V|%T|%N||%r'"
+_SCONTROL = 'set -o pipefail; for id; do echo "show job $id"; done | timeout 20 scontrol ${M:+-M "$M"} --oneliner'
+_SACCT = """exec timeout "$2" sacct ${M:+-M "$M"} --noheader --parsable2 --allocations --jobs="$1" \
 --format=JobIDRaw,JobName,Submit,State,NodeList,ExitCode,Reason"""
 # By id and by name: some Slurms say nothing, and 0, of an id that they do not know.
-_SCANCEL = """scancel ${2:+--name="$2"} "$1"
+_SCANCEL = """scancel ${M:+-M "$M"} ${2:+--name="$2"} "$1"
 told=$?
-[ -z "$2" ] || scancel --user="$(id -un)" --name="$2" || exit
+[ -z "$2" ] || scancel ${M:+-M "$M"} --user="$(id -un)" --name="$2" || exit
 exit "$told"
 """
 _NOT_THERE = frozenset((126, 127))
-_NUMBER = re.compile(r"[0-9]+", re.ASCII)
 
 States = dict[JobId, JobState]
 
@@ -78,12 +70,16 @@ class Slurm:
         shebang, rest = render(job, self._profile, first=_CLAIM).split("\n", 1)
         text = "\n".join((shebang, *directives(job, self._profile), rest))
         await self._shell.put(job.folder / "script.sh", text.encode())
-        seconds = (f"{submission.LOCK_SECONDS:g}", f"{submission.SETTLE_SECONDS:g}")
-        arguments = (str(job.folder), slurm_name(job.name), *seconds)
-        done = await self._bash(submission.TEXT, *arguments, timeout=submission.SECONDS)
-        number = submission.job_of(done, job.name)
+        number = submission.job_of(await self._submission("submit", job), job.name)
         self._ended.pop(number, None)  # of a job that had the id before Slurm was set up anew
         return number
+
+    async def withdraw(self, job: Job) -> JobId | None:
+        return submission.left_of(await self._submission("withdraw", job), job.name)
+
+    async def _submission(self, what: submission.What, job: Job) -> Output:
+        arguments = submission.arguments(what, str(job.folder), slurm_name(job.name))
+        return await self._bash(submission.TEXT, *arguments, timeout=submission.SECONDS)
 
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> States:
         asked = [number for number in ids if number not in self._ended]
@@ -99,15 +95,16 @@ class Slurm:
         return {number: state for number in ids if (state := self._ended.get(number) or found.get(number))}
 
     async def cancel(self, job: JobId, sent: Sent | None = None) -> None:
-        if not _NUMBER.fullmatch(job):
+        found = JOB.fullmatch(job)
+        if not found:
             message = f"{job!r} is no id of a Slurm job"
             raise UsageError(message)
-        done = await self._bash(_SCANCEL, job, slurm_name(sent.name) if sent else "")
+        done = await self._bash(_SCANCEL, found[1], slurm_name(sent.name) if sent else "", cluster=found[2])
         if done.status == 0:
             return
         if _no_such_job(done):
-            found, _ = await self._ask([job], {job: sent} if sent else {})
-            if job not in found or found[job].outcome:
+            states, _ = await self._ask([job], {job: sent} if sent else {})
+            if job not in states or states[job].outcome:
                 return
         message = f"scancel {job}: {_said(done)}"
         raise Unreachable(message)
@@ -117,15 +114,28 @@ class Slurm:
 
         Raises `Unreachable` when none of the commands answers.
         """
-        listing = await self._bash(_SQUEUE)
+        told: States = {}
+        sure = True
+        for cluster, numbers in by_cluster(ids, self._profile.cluster).items():
+            known = {number: sent[job] for number, job in numbers.items() if job in sent}
+            found, all_answered = await self._ask_one(cluster, list(numbers), known)
+            told |= {numbers[number]: state for number, state in found.items()}
+            sure = sure and all_answered
+        return told, sure
+
+    async def _ask_one(
+        self, cluster: str | None, ids: list[str], sent: Mapping[str, Sent]
+    ) -> tuple[dict[str, JobState], bool]:
+        """The same of the jobs of one cluster, by their numbers."""
+        listing = await self._bash(_SQUEUE, cluster=cluster)
         found = _ours(of_table(listing.stdout), ids, sent)
         asked = [listing]
-        if unsure := [id_ for id_ in ids if _NUMBER.fullmatch(id_) and (id_ not in found or found[id_].outcome)]:
-            shown = await self._bash(_SCONTROL, *unsure)
+        if unsure := [number for number in ids if number not in found or found[number].outcome]:
+            shown = await self._bash(_SCONTROL, *unsure, cluster=cluster)
             found |= _ours(of_scontrol(shown.stdout), unsure, sent)
             asked += [shown] if listing.status else []  # squeue knows all that it knows
-        if gone := [id_ for id_ in unsure if id_ not in found]:
-            accounted = await self._bash(_SACCT, ",".join(gone), f"{ACCOUNTING_SECONDS:g}")
+        if gone := [number for number in unsure if number not in found]:
+            accounted = await self._bash(_SACCT, ",".join(gone), f"{ACCOUNTING_SECONDS:g}", cluster=cluster)
             found |= _ours(of_table(accounted.stdout), gone, sent)
             asked.append(accounted)
         answers = [_answers(done) for done in asked]
@@ -134,9 +144,9 @@ class Slurm:
             raise Unreachable(message)
         return found, False not in answers
 
-    async def _bash(self, text: str, *arguments: str, timeout: float = 60.0) -> Output:
+    async def _bash(self, text: str, *arguments: str, cluster: str | None = None, timeout: float = 60.0) -> Output:
         """Run it, and have its output begin on a line of its own, after what this user's start-up files may say."""
-        lines = f"{CLEAN}export TZ=UTC0\necho\n{text}"
+        lines = f"{prelude(cluster or self._profile.cluster)}export TZ=UTC0\necho\n{text}"
         return await self._shell.run(["bash", "-c", lines, "bash", *arguments], timeout=timeout)
 
 

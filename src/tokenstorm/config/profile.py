@@ -103,6 +103,7 @@ class Profile(JobKeys):
     name: str
     scheduler: Literal["local", "slurm"]
     base_path: PurePosixPath
+    cluster: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     cpu: JobKeys = JobKeys()
     gpu: JobKeys = JobKeys()
     interface: str | None = None
@@ -125,6 +126,7 @@ class Profile(JobKeys):
         slurms = sorted(set(JobKeys.model_fields) - {"prologue", "python", "time_limit"})
         given: dict[str, object] = {name: getattr(self, name) for name in slurms if name in self.model_fields_set}
         given |= {
+            "cluster": self.cluster,
             "cpu": self.cpu.model_fields_set or None,
             "gpu": self.gpu.model_fields_set or None,
             "ssh.host": self.ssh.host,
