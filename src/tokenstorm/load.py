@@ -41,16 +41,18 @@ class Misfit(ValueError):
 class Option(msgspec.Struct, frozen=True):
     """How a field is typed on the command line: as `name`, in a section of `--help`.
 
-    `metavar` stands for the value in the help. `default` is taken where the field itself has none.
+    `metavar` stands for the value in the help, which is the field's description unless `help` says it in the command line's
+    own words. `default` is taken where the field itself has none.
     """
 
     name: str
     metavar: str | None = None
     section: Literal["load", "requests", "where and when"] = "load"
     default: int | None = None
+    help: str | None = None
 
 
-def doc(text: str, option: Option | None = None, *examples: object) -> Meta:
+def doc(text: str | None, option: Option | None = None, *examples: object) -> Meta:
     """What a field means, and how it is typed."""
     return Meta(description=text, examples=[*examples] or None, extra={"option": option} if option else None)
 
@@ -93,9 +95,18 @@ class Arrival(Strict, frozen=True, kw_only=True):
     """How arrivals are spread around the rate; `ramp` or `stages` take the place of `requests_per_second`."""
 
     kind: Kind = "constant"
-    burstiness: Annotated[float, Meta(ge=0.01, le=1e6), doc("Of gamma arrivals: 1 is Poisson, less is burstier")] = 1.0
-    ramp: Ramp | None = None
-    stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=1000)] | None = None
+    burstiness: Annotated[
+        float,
+        Meta(ge=0.01, le=1e6),
+        doc("Of gamma arrivals: 1 is Poisson, less is burstier", Option("--burstiness", "K")),
+    ] = 1.0
+    ramp: Annotated[
+        Ramp | None, doc(None, Option("--ramp", "FROM:TO", help="a rate that changes linearly, as in 1:50"))
+    ] = None
+    stages: Annotated[
+        Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=1000)] | None,
+        doc(None, Option("--stages", "RATExS,…", help="rates and their seconds, as in 5x30,20x30")),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,7 +153,11 @@ class Load(Strict, frozen=True, kw_only=True):
     labels: Annotated[
         dict[Text, Text],
         Meta(max_length=64),
-        doc("Shown likewise", Option("--label", "KEY=VALUE", "where and when"), {"team": "hpc"}),
+        doc(
+            "Shown likewise",
+            Option("--label", "KEY=VALUE", "where and when", help="may be given again"),
+            {"team": "hpc"},
+        ),
     ] = {}
 
     endpoint: Annotated[
@@ -209,7 +224,10 @@ class Load(Strict, frozen=True, kw_only=True):
     ] = None
     start: Annotated[
         Literal["auto", "manual"],
-        doc("`manual` waits, ready to send, for POST …/run", Option("--start", None, "where and when")),
+        doc(
+            "`manual` waits, ready to send, for POST …/run",
+            Option("--start", None, "where and when", help="manual: wait for `group run`"),
+        ),
     ] = "auto"
     hold_seconds: Annotated[
         float, Meta(gt=0, le=30 * 86400), doc("How long `manual` waits", Option("--hold", "S", "where and when"))

@@ -1,6 +1,6 @@
 """Pydantic models of msgspec structs: by them FastAPI checks requests, and documents requests and answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -81,7 +81,7 @@ def _typed(hint: Any, base: type[BaseModel]) -> Any:
         return Annotated[(_typed(args[0], base), *map(_constraint, args[1:]))]
     if origin in {Union, UnionType}:
         return Union[tuple(_typed(arg, base) for arg in args)]  # noqa: UP007 - of as many as there are
-    if origin is tuple:  # of any length: JSON has lists
+    if origin in {tuple, Sequence}:  # of any length: JSON has lists
         return list[_typed(args[0], base)]  # type: ignore[misc]
     if origin is dict:
         return dict[_typed(args[0], base), _typed(args[1], base)]  # type: ignore[misc]

@@ -1,68 +1,40 @@
-"""From what was typed to a `Plan`: the options that `bench` and, later, `group create` share."""
+"""From what was typed to a load: the options that `bench` and `group create` share are made from the fields of `Load`."""
 
 import argparse
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec import NODEFAULT, inspect
 
+from tokenstorm.api.groups import GroupRequest
 from tokenstorm.errors import NOT_JSON, PlanError, UsageError
+from tokenstorm.load import Arrival, Load, Option, make
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
-from tokenstorm.plan import Plan, encode_plan, make_plan, new_run_id
+from tokenstorm.plan import Plan, new_run_id, plan_for
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
+_OF_PROMPTS = {
+    "prompts.length": "--synthetic-words or --synthetic-tokens",
+    "prompts": "--prompt",
+}
+"""Options that are more than a field."""
 
 
 def add_load_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what load to send; see `Plan` for their meanings."""
-    load = parser.add_argument_group("load")
-    load.add_argument("--num-clients", type=int, default=10, metavar="N", help="requests in flight at most (10)")
-    load.add_argument(
-        "--requests-per-second",
-        type=float,
-        metavar="R",
-        help="of all clients; without it each client sends when its last answer ended",
-    )
-    load.add_argument("--duration", type=float, metavar="S", help="seconds of the measured window (60)")
-    load.add_argument("--request-count", type=int, metavar="N", help="end after so many measured requests")
-    load.add_argument("--warmup", type=float, default=0.0, metavar="S", help="seconds sent but not counted (0)")
-    load.add_argument(
-        "--drain", type=float, default=30.0, metavar="S", help="seconds to wait for the last answers (30)"
-    )
-    load.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds a request may take (120)")
-    load.add_argument(
-        "--arrival",
-        choices=("constant", "poisson", "gamma"),
-        default="constant",
-        help="how arrivals are spread (constant)",
-    )
-    load.add_argument("--burstiness", type=float, metavar="K", help="of gamma arrivals: 1 is Poisson, less is burstier")
-    load.add_argument("--ramp", metavar="FROM:TO", help="a rate that changes linearly, as in 1:50")
-    load.add_argument("--stages", metavar="RATExS,…", help="rates and their seconds, as in 5x30,20x30")
-    load.add_argument(
-        "--think-time",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="closed loop: seconds between answer and next request (0)",
-    )
-    load.add_argument(
-        "--ramp-seconds", type=float, default=1.0, metavar="S", help="closed loop: over how long the clients start (1)"
-    )
-    load.add_argument("--seed", type=int, metavar="N", help="repeats arrivals and prompts (random, recorded)")
-    load.add_argument("--ranks", type=int, metavar="N", help="processes that send (the fewest that carry the load)")
-    request = parser.add_argument_group("requests")
-    request.add_argument("--endpoint", choices=("chat", "completions"), default="chat", help="(chat)")
-    request.add_argument("--model", help="(the first one the service names)")
-    request.add_argument("--max-tokens", type=int, default=100, metavar="N", help="(100)")
-    request.add_argument("--temperature", type=float, default=0.7, metavar="T", help="(0.7)")
-    request.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True, help="(--stream)")
-    request.add_argument("--ignore-eos", action="store_true", help="ask for exactly max-tokens")
-    request.add_argument("--extra-body", metavar="JSON", help="more fields of the body; null takes one out")
+    """The options that say what load to send."""
+    load, request = parser.add_argument_group("load"), parser.add_argument_group("requests")
+    for section in (load, request):
+        _add_options(section, Load)
+    _add_options(load, Arrival)
     request.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the API key")
     prompts = request.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given more than once")
@@ -76,99 +48,144 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
         "--synthetic-words", metavar="LENGTH", help="made-up text: 100, 50:200 (uniform) or 100~20 (normal)"
     )
     prompts.add_argument("--synthetic-tokens", metavar="LENGTH", help="made-up token ids, for --endpoint completions")
-    request.add_argument("--unique", action="store_true", help="salt each prompt, so that no prefix cache helps")
 
 
-_OPTION_OF = {
-    "warmup_seconds": "warmup",
-    "duration_seconds": "duration",
-    "drain_seconds": "drain",
-    "request_timeout_seconds": "timeout",
-    "think_time_seconds": "think-time",
-    "arrival.burstiness": "burstiness",
-    "arrival.ramp": "ramp",
-    "arrival.stages": "stages",
-    "prompts.prompts": "prompt",
-    "prompts.length": "synthetic-words or --synthetic-tokens",
-}
+def add_group_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """The options that say where and when a group sends its load, as a section that may get more."""
+    section = parser.add_argument_group("where and when")
+    _add_options(section, GroupRequest)
+    return section
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan that the options and the URLs ask for. Raises `UsageError` naming the option that is wrong."""
+def _add_options(section: "argparse._ArgumentGroup", kind: type[msgspec.Struct]) -> None:
+    """An option for each field of that section. One that is not typed is None: then the field's own default is taken."""
+    for field in _fields(kind):
+        option = _option_of(field)
+        if option is None or option.section != section.title:
+            continue
+        default = option.default if field.default is NODEFAULT else field.default
+        how: dict[str, Any] = {"dest": field.name, "default": None, "help": option.help or _help(field, default)}
+        match _plain(field.type):
+            case inspect.BoolType():
+                how["action"] = argparse.BooleanOptionalAction if default else "store_true"
+            case inspect.LiteralType(values=values):
+                how["choices"] = values
+            case inspect.DictType() if option.metavar == "KEY=VALUE":
+                how |= {"action": "append", "metavar": option.metavar}
+            case plain:
+                of_number = {inspect.IntType: int, inspect.FloatType: float}
+                how |= {"type": of_number.get(type(plain), str), "metavar": option.metavar}
+        section.add_argument(option.name, **how)
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
+    found = inspect.type_info(kind)
+    assert isinstance(found, inspect.StructType)
+    return found.fields
+
+
+def _option_of(field: inspect.Field) -> Option | None:
+    extra = field.type.extra if isinstance(field.type, inspect.Metadata) else None
+    option: Option | None = (extra or {}).get("option")
+    return option
+
+
+def _plain(kind: inspect.Type) -> inspect.Type:
+    """The type of what is typed, where None or a whole structure are taken too."""
+    if isinstance(kind, inspect.Metadata):
+        return _plain(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        plain = (one for one in kind.types if not isinstance(one, inspect.NoneType | inspect.StructType))
+        return _plain(next(plain, kind.types[0]))
+    return kind
+
+
+def _help(field: inspect.Field, default: object) -> str:
+    """The field's description in the terms of the command line, with its default."""
+    assert isinstance(field.type, inspect.Metadata), "a field with an option is annotated"
+    said = str((field.type.extra_json_schema or {})["description"])
+    words = re.sub(r"`(\w+)`", _in_help, f"{said[0].lower()}{said[1:]}")
+    if default is True:
+        return f"{words} (--{field.name})"
+    if default is None or default is False or default == "":
+        return words
+    unit = " s" if field.name.endswith("_seconds") else ""
+    return f"{words} ({default:g}{unit})" if isinstance(default, int | float) else f"{words} ({default})"
+
+
+def _in_help(name: re.Match[str]) -> str:
+    """The option for a field that a description names."""
+    return _options().get(name[1]) or _options().get(f"arrival.{name[1]}") or name[0]
+
+
+@cache
+def _options() -> dict[str, str]:
+    """The option for each field of a load, of its arrivals, and of a group's request."""
+    ours = {field.name: option.name for field in _fields(GroupRequest) if (option := _option_of(field))}
+    parts = {f"arrival.{field.name}": option.name for field in _fields(Arrival) if (option := _option_of(field))}
+    return {**parts, **ours, **_OF_PROMPTS}
+
+
+def _option(field: str) -> str:
+    """The option for a field of a load, or for a part of that field; the field's own name where there is no option."""
+    for known, option in _options().items():
+        if field == known or field.startswith((f"{known}.", f"{known}[")):
+            return option
+    return f"`{field}`"
+
+
+@contextmanager
+def by_options() -> Iterator[None]:
+    """What is wrong with a field is told by its option."""
     try:
-        return _plan_of(args)
+        yield
     except PlanError as error:
         raise UsageError(error.told(_option)) from None
 
 
-def _option(field: str) -> str:
-    """The option for a field of a plan, or for a part of that field; the field's own name where there is no option."""
-    for known, option in _OPTION_OF.items():
-        if field == known or field.startswith((f"{known}.", f"{known}[")):
-            return f"--{option}"
-    return f"--{field.replace('_', '-')}" if field in _SAME else f"`{field}`"
+def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
+    """The fields that were typed, and those for which the command line has a default. Raises `UsageError`."""
+    fields: dict[str, Any] = {}
+    for field in _fields(kind):
+        option = _option_of(field)
+        value = getattr(args, field.name, None)
+        if value is None and option and field.default is NODEFAULT:
+            value = option.default
+        if option and value is not None:
+            fields[field.name] = value
+    if "extra_body" in fields:
+        fields["extra_body"] = _extra_body(fields["extra_body"])
+    if "labels" in fields:
+        fields["labels"] = _labels(fields["labels"])
+    return fields | {"arrival": _arrival(args)}
 
 
-_SAME = frozenset(
-    (
-        "num_clients",
-        "requests_per_second",
-        "request_count",
-        "seed",
-        "ranks",
-        "max_tokens",
-        "temperature",
-        "arrival",
-        "endpoint",
-        "model",
-        "ramp_seconds",
-    )
-)
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan that the options and the URLs ask for. Raises `UsageError` naming the option that is wrong."""
+    with by_options():
+        load = make(load_fields(args, Load), Load)
+        plan = plan_for(
+            load,
+            run_id=new_run_id(),
+            targets=[{"replica": str(number), "url": url} for number, url in enumerate(args.url)],
+            prompts=typed_prompts(args),
+            seed=secrets.randbits(48) if load.seed is None else load.seed,
+            ranks=load.ranks or fewest_ranks(load, cores(), open_files()),
+            record_chunks=args.record_chunks,
+        )
+        endpoints_of(plan)
+    refuse_other_text(plan)
+    return plan
 
 
-def _plan_of(args: argparse.Namespace) -> Plan:
-    stages = None if args.stages is None else _stages(args.stages)
-    duration = args.duration
-    if duration is None and stages:
-        duration = sum(stage["seconds"] for stage in stages)
-    if duration is None and args.request_count is None:
-        duration = 60.0
-    fields: dict[str, object] = {
-        "run_id": new_run_id(),
-        "targets": [{"replica": str(number), "url": url} for number, url in enumerate(args.url)],
-        "endpoint": args.endpoint,
-        "model": args.model,
-        "stream": args.stream,
-        "max_tokens": args.max_tokens,
-        "temperature": args.temperature,
-        "ignore_eos": args.ignore_eos,
-        "extra_body": _extra_body(args.extra_body),
-        "prompts": _prompts(args),
-        "unique_prompts": args.unique,
-        "num_clients": args.num_clients,
-        "requests_per_second": args.requests_per_second,
-        "arrival": _arrival(args, stages),
-        "think_time_seconds": args.think_time,
-        "ramp_seconds": args.ramp_seconds,
-        "seed": secrets.randbits(48) if args.seed is None else args.seed,
-        "warmup_seconds": args.warmup,
-        "duration_seconds": duration,
-        "request_count": args.request_count,
-        "drain_seconds": args.drain,
-        "request_timeout_seconds": args.timeout,
-        "ranks": 1 if args.ranks is None else args.ranks,
-        "record_chunks": args.record_chunks,
-    }
-    plan = make_plan(fields)
-    endpoints_of(plan)
-    if args.ranks is None:
-        plan = make_plan({**fields, "ranks": fewest_ranks(plan, cores(), open_files())})
+def refuse_other_text(typed: object) -> None:
+    """Raises `UsageError` for what was typed in another encoding than UTF-8."""
     try:
-        encode_plan(plan)
+        msgspec.json.encode(typed)
     except UnicodeEncodeError as error:
         message = f"{error.object!r} is not UTF-8 text: put prompts of another encoding into a file, as UTF-8"
         raise UsageError(message) from None
-    return plan
 
 
 def api_key_of(args: argparse.Namespace) -> str | None:
@@ -182,8 +199,10 @@ def api_key_of(args: argparse.Namespace) -> str | None:
     return key
 
 
-def _arrival(args: argparse.Namespace, stages: list[dict[str, float]] | None) -> dict[str, object]:
-    arrival: dict[str, object] = {"kind": args.arrival, "stages": stages}
+def _arrival(args: argparse.Namespace) -> dict[str, object]:
+    arrival: dict[str, object] = {"kind": args.arrival or "constant"}
+    if args.stages is not None:
+        arrival["stages"] = _stages(args.stages)
     if args.burstiness is not None:
         arrival["burstiness"] = args.burstiness
     if args.ramp is not None:
@@ -215,9 +234,11 @@ def _number(option: str, text: str) -> float:
         raise UsageError(message) from None
 
 
-def _prompts(args: argparse.Namespace) -> object:
+def typed_prompts(args: argparse.Namespace) -> dict[str, Any]:
+    """The prompts that the options ask for, as a plan has them. Raises `UsageError`."""
     if args.prompts_file is not None:
-        return msgspec.to_builtins(prompt_file(args.prompts_file))
+        found: dict[str, Any] = msgspec.to_builtins(prompt_file(args.prompts_file))
+        return found
     if args.synthetic_words is not None:
         return {"kind": "synthetic", "unit": "words", "length": _length("--synthetic-words", args.synthetic_words)}
     if args.synthetic_tokens is not None:
@@ -236,11 +257,20 @@ def _length(option: str, text: str) -> dict[str, object]:
     raise UsageError(message)
 
 
-def _extra_body(text: str | None) -> object:
-    if text is None:
-        return {}
+def _extra_body(text: str) -> dict[str, object]:
     try:
         return msgspec.json.decode(text, type=dict[str, object])
     except NOT_JSON as error:
         message = f"--extra-body must be a JSON object: {error}"
         raise UsageError(message) from None
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    labels = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            message = f"--label {text!r} must look like KEY=VALUE"
+            raise UsageError(message)
+        labels[key] = value
+    return labels

@@ -139,7 +139,7 @@ def make_plan(fields: Mapping[str, object]) -> Plan:
     return make(fields, Plan)
 
 
-def plan_of(load: Load, **settled: object) -> Plan:
+def plan_for(load: Load, **settled: object) -> Plan:
     """The plan that carries a load out, with what the load leaves open. Raises `PlanError`.
 
     `settled` are the fields that a load has not, and `seed` or `ranks` where they are open.

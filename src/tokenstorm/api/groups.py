@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -73,7 +74,7 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         ),
     ]
     prompts: Annotated[
-        Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)] | None,
+        Annotated[Sequence[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)] | None,
         Meta(
             description=f"Taken in turn, in an order that the seed shuffles; {PROMPT_BYTES} bytes in all at most",
             examples=[["Write a poem about AI.", "What is deep learning?"]],

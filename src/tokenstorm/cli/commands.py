@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from tokenstorm.errors import RunError
-from tokenstorm.options import add_load_options
+from tokenstorm.options import add_group_options, add_load_options
 from tokenstorm.program import interrupts_leave
 
 if TYPE_CHECKING:
@@ -148,17 +148,7 @@ def _add_group(commands: "Commands") -> None:
     create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
     create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
     add_load_options(create)
-    where = create.add_argument_group("where and when")
-    where.add_argument("--dataset", metavar="NAME", help="prompts from a file of the profile's datasets")
-    where.add_argument("--time-limit", type=int, metavar="MIN", help="minutes of the job (what it needs)")
-    where.add_argument("--nodes", type=int, metavar="N", help="that send (1)")
-    where.add_argument("--start", choices=("auto", "manual"), help="manual: wait for `group run`")
-    where.add_argument("--hold", type=float, metavar="S", help="how long --start manual waits (600)")
-    where.add_argument("--via", choices=("direct", "orchestrator"), help="(direct)")
-    where.add_argument("--colocate", action="store_true", help="clients may run on the engine's nodes")
-    where.add_argument("--exclusive", action="store_true", help="no other job on the clients' nodes")
-    where.add_argument("--name", metavar="TEXT")
-    where.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given again")
+    where = add_group_options(create)
     where.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one group")
 
     show_all = _action(actions, "group", "list", "all groups")

@@ -1,24 +1,17 @@
-"""From the options of `group create` to a group's request, by way of a plan: what `bench` refuses is refused here too."""
+"""From the options of `group create` to a group's request: what `bench` refuses is refused here, the rest by the API."""
 
 import argparse
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
+from tokenstorm.api import groups
 from tokenstorm.errors import UsageError
+from tokenstorm.load import Load, make
 from tokenstorm.loadgen.promptfile import parse_prompts, read_file
-from tokenstorm.options import api_key_of, plan_of
-from tokenstorm.plan import Plan, PromptFile, PromptList
+from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, typed_prompts
 from tokenstorm.sdk import GroupRequest
-
-_SAME = (
-    "num_clients requests_per_second duration_seconds request_count unique_prompts max_tokens temperature "
-    "think_time_seconds ramp_seconds warmup_seconds drain_seconds request_timeout_seconds stream endpoint model "
-    "ignore_eos extra_body"
-)
-_NO_TARGET = "http://127.0.0.1"
-"""A plan needs one; a request has a service."""
 
 
 def request_of(args: argparse.Namespace) -> GroupRequest:
@@ -26,50 +19,28 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
     if (args.service_id is None) == (args.target_url is None):
         message = "name a SERVICE, as `tokenstorm service list` does, or give --target-url; one of them"
         raise UsageError(message)
-    plan = plan_of(argparse.Namespace(**vars(args) | {"url": [_NO_TARGET], "record_chunks": False}))
-    request = {name: getattr(plan, name) for name in _SAME.split()} | {
+    fields = load_fields(args, groups.GroupRequest)
+    with by_options():
+        load = make({name: value for name, value in fields.items() if name in Load.__struct_fields__}, Load)
+    sent = fields | msgspec.to_builtins(load) | _prompts(args)
+    sent |= {
+        "duration_seconds": load.measured_seconds,
         "service_id": args.service_id,
         "target_url": args.target_url,
-        "arrival": msgspec.to_builtins(plan.arrival),
-        "seed": args.seed,
-        "ranks": args.ranks,
         "api_key": api_key_of(args),
-        "dataset": args.dataset,
-        "time_limit": args.time_limit,
-        "nodes": args.nodes,
-        "start": args.start,
-        "hold_seconds": args.hold,
-        "via": args.via,
-        "colocate": args.colocate or None,
-        "exclusive": args.exclusive or None,
-        "name": args.name,
-        "labels": labels_of(args.label),
-        **_prompts(plan, args),
     }
-    return cast("GroupRequest", {name: value for name, value in request.items() if value is not None})
+    refuse_other_text(sent)
+    return {name: value for name, value in sent.items() if value is not None}
 
 
-def labels_of(texts: list[str]) -> dict[str, str]:
-    """KEY=VALUE pairs."""
-    labels = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            message = f"--label {text!r} must look like KEY=VALUE"
-            raise UsageError(message)
-        labels[key] = value
-    return labels
-
-
-def _prompts(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
-    match plan.prompts:
-        case PromptList(prompts=prompts):
-            return {"prompts": None if args.dataset and not args.prompt else prompts}
-        case PromptFile(path=path):
-            return {"prompts": _texts(Path(path))}
-        case synthetic:
-            length = {name: value for name, value in msgspec.to_builtins(synthetic.length).items() if value is not None}
-            return {"synthetic": {synthetic.unit: length}}
+def _prompts(args: argparse.Namespace) -> dict[str, Any]:
+    if args.prompts_file is not None:
+        return {"prompts": _texts(args.prompts_file)}
+    match typed_prompts(args):
+        case {"kind": "list", "prompts": prompts}:
+            return {} if args.dataset and not args.prompt else {"prompts": prompts}
+        case made_up:
+            return {"synthetic": {made_up["unit"]: made_up["length"]}}
 
 
 def _texts(path: Path) -> list[str]:

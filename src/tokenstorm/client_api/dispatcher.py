@@ -20,7 +20,7 @@ from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.loadgen.promptfile import parse_prompts
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
-from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Target, decode_plan, encode_plan, plan_of
+from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Target, decode_plan, encode_plan, plan_for
 
 CORES_PER_NODE = 32
 """What a compute node is taken to have at least, where ranks run on other machines than this."""
@@ -73,7 +73,7 @@ class SlurmClientDispatcher:
         elsewhere = self._site.profile.scheduler != "local"
         ranks = request.ranks or _ranks(request, elsewhere=elsewhere)
         there = {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
-        return plan_of(
+        return plan_for(
             request,
             run_id=group.run_id,
             group_id=group.group_id,
@@ -87,7 +87,7 @@ class SlurmClientDispatcher:
     async def _prompts(self, request: GroupRequest) -> Prompts:
         if request.dataset is not None:
             return await self.check_dataset(request.dataset)
-        return request.synthetic.made_up if request.synthetic else PromptList(prompts=request.prompts or ())
+        return request.synthetic.made_up if request.synthetic else PromptList(prompts=tuple(request.prompts or ()))
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
         """Write the run folder. The plan comes last: where it is, all is."""

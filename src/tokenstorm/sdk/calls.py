@@ -1,19 +1,22 @@
 """Every call of both APIs, described once: what is sent, and how the answer is read. No I/O."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from tokenstorm.api import groups
 from tokenstorm.errors import NOT_JSON, ApiError
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.sdk import answers
 from tokenstorm.sdk.answers import GroupStatus, ServiceStatus
 from tokenstorm.written import fault
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Api = Literal["server", "client"]
 Rows = Literal["jsonl", "csv", "parquet"]
@@ -38,44 +41,24 @@ class Call(Generic[T]):
     seconds: float = SECONDS
 
 
-class GroupRequest(TypedDict, total=False):
-    """What a group is created with: `docs/groups.md` has the meanings and what is taken when one is left out."""
+GroupRequest: TypeAlias = dict[str, Any]
+"""The arguments of `create_group`, to be handed on with `**`."""
 
-    service_id: str | int
-    target_url: str
-    num_clients: Required[int]
-    requests_per_second: float | None
-    duration_seconds: float
-    request_count: int
-    prompts: Sequence[str]
-    dataset: str
-    synthetic: Mapping[str, object]
-    unique_prompts: bool
-    max_tokens: int
-    temperature: float
-    time_limit: int
-    arrival: str | Mapping[str, object]
-    think_time_seconds: float
-    ramp_seconds: float
-    seed: int
-    warmup_seconds: float
-    drain_seconds: float
-    request_timeout_seconds: float
-    stream: bool
-    endpoint: Literal["chat", "completions"]
-    model: str
-    ignore_eos: bool
-    extra_body: Mapping[str, object]
-    api_key: str
-    nodes: int
-    ranks: int
-    start: Literal["auto", "manual"]
-    hold_seconds: float
-    via: Literal["direct", "orchestrator"]
-    colocate: bool
-    exclusive: bool
-    name: str
-    labels: Mapping[str, str]
+
+class _NewGroup(groups.GroupRequest, frozen=True, kw_only=True):
+    """What `create_group` takes."""
+
+    idempotency_key: str | None = None
+
+
+def _takes(fields: Callable[P, object]) -> Callable[[Callable[..., Call[T]]], Callable[P, Call[T]]]:
+    """A call that takes the fields of a struct. They are sent as they are given: it is the API that checks them."""
+
+    def described(call: Callable[..., Call[T]]) -> Callable[P, Call[T]]:
+        call.__signature__ = inspect.signature(fields)  # type: ignore[attr-defined]
+        return call
+
+    return described
 
 
 def create_service(recipe_name: str, config: Mapping[str, object] | None = None) -> Call[answers.Service]:
@@ -174,8 +157,12 @@ def get_orchestrator() -> Call[answers.OrchestratorAddress]:
     return Call("server", "GET", "/orchestrator/endpoint", _as(answers.OrchestratorAddress))
 
 
-def create_group(*, idempotency_key: str | None = None, **request: Unpack[GroupRequest]) -> Call[answers.Created]:
-    """Create a group of clients; the same request with the same key makes one group."""
+@_takes(_NewGroup)
+def create_group(*, idempotency_key: str | None = None, **request: object) -> Call[answers.Created]:
+    """Create a group of clients; the same request with the same key makes one group.
+
+    `docs/groups.md` has the meanings of its fields, and what is taken when one is left out.
+    """
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     read, seconds = _as(answers.Created), SUBMIT_SECONDS
     return Call("client", "POST", "/client-groups", read, body=request, headers=headers, seconds=seconds)
