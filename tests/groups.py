@@ -32,6 +32,7 @@ class Services:
     url: str = "http://127.0.0.1:9"
     api_key: str | None = None
     replica: str = "node.0"
+    nodes: tuple[str, ...] = ()
 
     async def find(self, service_id: str) -> ServiceInfo:
         if service_id not in self.known:
@@ -40,7 +41,7 @@ class Services:
         return self.known[service_id]
 
     async def access(self, service_id: str) -> Access:
-        return Access(((self.replica, self.url),), self.api_key)
+        return Access(((self.replica, self.url),), self.api_key, {self.replica: self.nodes})
 
     async def routed(self, service_id: str) -> Access:
         return Access((("orchestrator", f"{self.url}/api/v1/vllm/{service_id}"),))

@@ -33,10 +33,11 @@ SCHEMA: Literal[1] = 1
 
 
 class Target(Strict, frozen=True, kw_only=True):
-    """One replica of the service: its name in the results, and its base URL without `/v1`."""
+    """One replica of the service: its name in the results, its base URL without `/v1`, and its nodes where they are known."""
 
     replica: str
     url: str
+    nodes: tuple[str, ...] = ()
 
 
 class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"):

@@ -13,7 +13,10 @@ from tokenstorm.errors import Unknown, Unreachable
 
 ANSWERS: dict[str, tuple[int, Any]] = {
     "/api/v1/services/abc": (200, {"id": "abc", "status": "running", "engine": "simulated", "model": "m", "more": 1}),
-    "/api/v1/services/abc/access": (200, {"endpoints": [{"replica": "n1.0", "url": "http://n1:8001"}], "api_key": "k"}),
+    "/api/v1/services/abc/access": (
+        200,
+        {"endpoints": [{"replica": "n1.0", "url": "http://n1:8001", "nodes": ["n1", "n2"]}], "api_key": "k"},
+    ),
     "/api/v1/orchestrator/endpoint": (200, {"endpoint": "http://login:8000", "local_url": "http://127.0.0.1:8000"}),
     "/api/v1/services/a%2Fb": (404, {"detail": "there is no service 'a/b': there is abc"}),
     "/api/v1/services/busy": (502, {"detail": "the orchestrator is not reachable"}),
@@ -40,7 +43,7 @@ def ask(what: Callable[[HttpServices], Any]) -> Any:
 
 def test_a_service_its_engines_and_the_way_through_the_orchestrator_are_understood() -> None:
     assert ask(lambda it: it.find("abc")) == ServiceInfo(status="running", engine="simulated", model="m")
-    assert ask(lambda it: it.access("abc")) == Access((("n1.0", "http://n1:8001"),), "k")
+    assert ask(lambda it: it.access("abc")) == Access((("n1.0", "http://n1:8001"),), "k", {"n1.0": ("n1", "n2")})
     assert ask(lambda it: it.routed("abc")).endpoints == (("orchestrator", "http://login:8000/api/v1/vllm/abc"),)
 
 

@@ -80,15 +80,19 @@ async def the_same_from_the_lines(api: Groups, stage: Stage, info: dict[str, Any
         assert same(again[part], summary[part]), part
 
 
-@pytest.mark.parametrize(("colocate", "nodes"), [(False, {"n1", "n3", "n4"}), (True, {"n1", "n2", "n3", "n4"})])
+@pytest.mark.parametrize(
+    ("colocate", "engines", "nodes"),
+    [(False, (), {"n1", "n3", "n4"}), (True, (), {"n1", "n2", "n3", "n4"}), (False, ("n2", "n3"), {"n1", "n4"})],
+    ids=["apart", "colocated", "apart from an engine over two nodes"],
+)
 def test_clients_keep_off_the_engines_nodes_unless_they_may_share_them(
-    tmp_path: Path, stage: Stage, colocate: bool, nodes: set[str]
+    tmp_path: Path, stage: Stage, colocate: bool, engines: tuple[str, ...], nodes: set[str]
 ) -> None:
     engine = stage.simulate()
 
     async def work() -> None:
         async with groups(tmp_path, engine.url) as api:
-            api.services.replica = "n2.0"
+            api.services.replica, api.services.nodes = "n2.0", engines
             group = await api.create(colocate=colocate, nodes=len(nodes), ranks=len(nodes), duration_seconds=1.0)
             await api.stopped(group)
             summary = await api.summary(group)

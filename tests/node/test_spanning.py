@@ -276,6 +276,12 @@ def test_on_one_machine_all_parts_of_all_engines_run_together_with_their_share_o
     nodes.all_is_gone()
 
 
+def test_a_node_that_has_no_address_in_the_network_says_so_at_once(stage: Stage) -> None:
+    nodes = Nodes(stage, host="no-such-network").start(1)
+    assert nodes.ended(1) == [2]
+    assert "n2 has no address in the network 'no-such-network'" in nodes.published("n2.0")["reason"]
+
+
 def test_without_a_task_on_each_node_a_wrapper_says_what_it_lacks(nodes: Nodes) -> None:
     nodes.together()
     assert nodes.ended(0) == [2]

@@ -77,7 +77,10 @@ class SlurmClientDispatcher:
             request,
             run_id=group.run_id,
             group_id=group.group_id,
-            targets=[Target(replica=replica, url=url) for replica, url in access.endpoints],
+            targets=[
+                Target(replica=replica, url=url, nodes=access.nodes.get(replica, ()))
+                for replica, url in access.endpoints
+            ],
             prompts=await self._prompts(request),
             ranks=ranks,
             launch=self._site.scheduler.fan_out(self._job(group, request, ranks)),
@@ -154,5 +157,6 @@ def _ranks(request: GroupRequest, *, elsewhere: bool) -> int:
 
 
 def _engine_nodes(plan: Plan) -> tuple[str, ...]:
-    """The nodes of the engine, from the names of its replicas, `<node>.<index>`."""
-    return tuple(sorted({node for node, _, _ in (target.replica.rpartition(".") for target in plan.targets) if node}))
+    """The nodes of the engine, by what is known of its replicas, or by their names, `<node>.<index>`."""
+    nodes = (target.nodes or target.replica.rpartition(".")[:1] for target in plan.targets)
+    return tuple(sorted({node for one in nodes for node in one if node}))

@@ -1,5 +1,6 @@
 """What a group must know of the service it loads, asked of the Server API."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from urllib.parse import quote
@@ -28,10 +29,11 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class Access:
-    """What a client needs to talk to the engine: (replica, base URL) pairs, and the key."""
+    """What a client needs to talk to the engine: (replica, base URL) pairs, the key, and the nodes of replicas by name."""
 
     endpoints: tuple[tuple[str, str], ...]
     api_key: str | None = field(default=None, repr=False)
+    nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class ServiceDirectory(Protocol):
@@ -60,6 +62,7 @@ class _Service(msgspec.Struct):
 class _Endpoint(msgspec.Struct):
     replica: str
     url: str
+    nodes: tuple[str, ...] = ()
 
 
 class _Access(msgspec.Struct):
@@ -90,7 +93,8 @@ class HttpServices:
 
     async def access(self, service_id: str) -> Access:
         found = await self._get(f"/services/{quote(service_id, safe='')}/access", _Access)
-        return Access(tuple((endpoint.replica, endpoint.url) for endpoint in found.endpoints), found.api_key)
+        pairs = tuple((endpoint.replica, endpoint.url) for endpoint in found.endpoints)
+        return Access(pairs, found.api_key, {endpoint.replica: endpoint.nodes for endpoint in found.endpoints})
 
     async def routed(self, service_id: str) -> Access:
         found = await self._get("/orchestrator/endpoint", _Orchestrator)

@@ -13,8 +13,9 @@ from tokenstorm.errors import UsageError
 from tokenstorm.interfaces import local_address, node_name
 from tokenstorm.node.keeper import Slot, start_keeper
 from tokenstorm.node.parts import parts_here
+from tokenstorm.node.publishing import Publisher
 from tokenstorm.node.replica import Place, Replica
-from tokenstorm.node.service import Service, read_service
+from tokenstorm.node.service import Published, Service, read_service
 from tokenstorm.node.spanning import HeadPart, WorkerPart
 from tokenstorm.runs import write_atomically
 
@@ -23,9 +24,14 @@ TERMINATED = 128 + signal.SIGTERM
 
 async def run(folder: Path, keeper: int) -> int:
     """All replicas of this node, or its parts of them. Returns 1 when they all ended, and what a shell says of TERM when that ended them."""
-    service = read_service(folder)
-    service = replace(service, host=local_address(service.host))
-    tasks = [asyncio.create_task(one.run()) for one in _engines(service, folder, node_name(), keeper)]
+    service, node = read_service(folder), node_name()
+    try:
+        service = replace(service, host=local_address(service.host))
+        engines = _engines(service, folder, node, keeper)
+    except UsageError as error:  # whoever waits for this node's engines learns it at once
+        await _fail(folder, service, node, str(error))
+        raise
+    tasks = [asyncio.create_task(one.run()) for one in engines]
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,6 +48,16 @@ async def run(folder: Path, keeper: int) -> int:
         task.cancel()
     await asyncio.wait(tasks)
     return TERMINATED
+
+
+async def _fail(folder: Path, service: Service, node: str, reason: str) -> None:
+    publisher = Publisher(folder)
+    publisher.publish(
+        Published(
+            replica=f"{node}.0", node=node, host=service.host, port=None, pid=None, status="failed", reason=reason
+        )
+    )
+    await publisher.finish()
 
 
 def _engines(service: Service, folder: Path, node: str, keeper: int) -> list[Replica] | list[HeadPart | WorkerPart]:

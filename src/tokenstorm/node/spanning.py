@@ -19,7 +19,7 @@ from tokenstorm.node import engine, ports
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.muster import Muster, Tie, join
 from tokenstorm.node.parts import STOPPED, Failed, Head, Part, find_head, publish_head
-from tokenstorm.node.publishing import Publisher
+from tokenstorm.node.publishing import AGAIN_SECONDS, Publisher
 from tokenstorm.node.replica import PORTS_TRIED, Place, Replica
 from tokenstorm.node.service import LAST_PORT, Published, Service
 
@@ -79,13 +79,26 @@ class HeadPart:
             wrapper_port=await muster.open(self._service.host),
             secret=secret,
         )
+        announcing = asyncio.create_task(_announce(folder, self._part, head))
         try:
-            publish_head(folder, self._part, head)
             return await _until_a_part_ends(replica, muster)
         finally:
+            announcing.cancel()
+            await asyncio.wait((announcing,))
             muster.close()
             with contextlib.suppress(OSError):  # parts that come late then find out by not reaching it
                 publish_head(folder, self._part, replace(head, over=True))
+
+
+async def _announce(folder: Path, part: Part, head: Head) -> None:
+    """Say where the head is, as soon as the file system takes it."""
+    while True:
+        try:
+            publish_head(folder, part, head)
+        except OSError:
+            await asyncio.sleep(AGAIN_SECONDS)
+        else:
+            return
 
 
 async def _until_a_part_ends(replica: Replica, muster: Muster) -> str:

@@ -182,7 +182,11 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         """Addresses are those of the cluster. 409 with its `service_status` while no engine answers."""
         service = orchestrator.get(service_id)
         running = [replica for replica in orchestrator.replicas(service_id) if replica.status == "running"]
-        endpoints = [AccessEndpoint(replica=replica.id, url=replica.url) for replica in running if replica.url]
+        endpoints = [
+            AccessEndpoint(replica=replica.id, url=replica.url, nodes=list(replica.nodes))
+            for replica in running
+            if replica.url
+        ]
         if not endpoints:
             why = f": {service.reason}" if service.reason else ""
             detail = f"no engine of service {service_id} answers: it is {service.status}{why}"

@@ -194,6 +194,7 @@ class AccessEndpoint(BaseModel):
 
     replica: str = Field(examples=["mel2103.0"])
     url: str = Field(description="Without /v1", examples=["http://10.0.0.7:8001"])
+    nodes: list[str] = Field(description="Where it runs, the node that listens first", examples=[["mel2103"]])
 
 
 class AccessInfo(BaseModel):

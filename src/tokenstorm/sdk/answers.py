@@ -137,6 +137,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     replica: str
     url: str
+    nodes: tuple[str, ...] = ()
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
