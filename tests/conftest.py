@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.path.parent.name == "cluster" or item.path.stem in {"test_lab", "test_odd_sites", "test_placement"}:
             item.add_marker(pytest.mark.cluster)
         if item.path.parent.name == "cluster" and item.path.stem.startswith(
-            ("test_cuts", "test_group", "test_slurm", "test_sub")
+            ("test_cuts", "test_group", "test_service", "test_slurm", "test_sub")
         ):
             item.add_marker(pytest.mark.jobs)
         if {"stage", "lab"} & set(getattr(item, "fixturenames", ())):

@@ -195,12 +195,22 @@ class Cluster:
         found.port = server.sockets[0].getsockname()[1]
         return found
 
-    def publish(self, service: Service, index: int, engine: HandEngine | None, status: str, reason: str = "") -> None:
-        """What the wrapper on the node writes about a replica."""
+    def publish(
+        self,
+        service: Service,
+        index: int,
+        engine: HandEngine | None,
+        status: str,
+        reason: str = "",
+        *,
+        node: str = "n1",
+        **more: Any,
+    ) -> None:
+        """What the wrapper on a node writes about a replica."""
         port = engine.port if engine else None
-        content = {"schema": 1, "replica": f"n1.{index}", "node": "n1", "host": "127.0.0.1", "port": port, "pid": 1}
-        content |= {"status": status, "reason": reason}
-        self.shell.files[service.path / f"replica.n1.{index}.json"] = json.dumps(content).encode()
+        content = {"schema": 1, "replica": f"{node}.{index}", "node": node, "host": "127.0.0.1", "port": port, "pid": 1}
+        content |= {"status": status, "reason": reason, **more}
+        self.shell.files[service.path / f"replica.{node}.{index}.json"] = json.dumps(content).encode()
 
     async def ready(self, orchestrator: ServiceOrchestrator, service: Service) -> list[HandEngine]:
         """Bring a service to `running`."""

@@ -1,13 +1,20 @@
 """How a service that waits or ended says so: by its job, and by the last that its engines said."""
 
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrating import slurm, with_orchestrator
-from tokenstorm.cluster.scheduler import JobState, Sent
+from orchestrating import PENDING, RUNNING, HandScheduler, slurm, with_orchestrator
+from tokenstorm.cluster.scheduler import JobId, JobState, Sent
+from tokenstorm.errors import Unreachable
+from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 
+TOLD = JobState("ended", "failed", "NonZeroExitCode", 143, ("n1",))
+"""A job that ended since its wrappers were told to."""
 ONE = "inference/vllm-single-node"
 
 
@@ -49,3 +56,188 @@ def test_a_job_is_asked_for_by_its_name_and_when_it_was_submitted(tmp_path: Path
         assert cluster.scheduler.known_by == {service.job_id: Sent(job.name, service.created_at.timestamp())}
 
     with_orchestrator(cluster, test)
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+@pytest.mark.parametrize(
+    ("job", "told", "status"),
+    [
+        (TOLD, ("stopped", 4), "timeout"),
+        (TOLD, ("stopped", 2), "failed"),
+        (TOLD, ("failed", 4), "failed"),
+        (JobState("ended", "timeout", "TimeLimit", 0, ("n1",)), ("stopped", 4), "timeout"),
+        (JobState("ended", "cancelled", "", 143, ("n1",)), ("stopped", 4), "cancelled"),
+        (JobState("ended", "node_fail", "NodeDown", 1, ("n1",)), ("stopped", 4), "failed"),
+    ],
+    ids=["signal", "early", "crash", "limit", "cancelled", "node"],
+)
+def test_a_service_at_its_time_limit_ends_as_that_and_a_crash_near_it_as_one(
+    tmp_path: Path, was_ready: bool, job: JobState, told: tuple[str, int], status: str
+) -> None:
+    cluster, (how, minutes) = slurm(tmp_path), told
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {"resources": {"time_limit": 5}})
+        if was_ready:
+            await cluster.ready(orchestrator, service)
+        else:
+            cluster.put_job(service, RUNNING)
+            await orchestrator.look()
+        cluster.time.seconds += minutes * 60
+        cluster.publish(service, 0, None, how, "what it says", ran_seconds=minutes * 60.0)
+        if how == "stopped":
+            await orchestrator.look()  # the wrapper has said so, and Slurm not yet
+            assert orchestrator.get(service.id).status == ("running" if was_ready else "starting")
+        cluster.put_job(service, job)
+        await orchestrator.look()
+        ended = orchestrator.get(service.id)
+        assert ended.status == status
+        assert (ended.reason == "the job reached its time limit of 5 min") == (status == "timeout")
+
+    with_orchestrator(cluster, test)
+
+
+def test_a_time_limit_that_came_while_nobody_looked_is_one(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {"resources": {"time_limit": 60}})
+        cluster.publish(service, 0, None, "stopped", "the service was stopped", ran_seconds=3565.0)
+        cluster.put_job(service, TOLD)
+        await orchestrator.look()
+        assert orchestrator.get(service.id).status == "timeout"
+
+    with_orchestrator(cluster, test)
+
+
+@pytest.mark.parametrize("status", ["failed", "running", "starting"])
+@pytest.mark.parametrize("seen", [True, False], ids=["in the queue", "on another node"])
+def test_what_a_run_before_has_left_does_not_end_a_job_that_is_queued_again(
+    tmp_path: Path, status: str, seen: bool
+) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {})
+        (engine,) = await cluster.ready(orchestrator, service)
+        if seen:
+            engine.refuse = "reset"
+        cluster.publish(service, 0, engine, status, "the node went down")
+        if seen:
+            cluster.put_job(service, PENDING)
+            await orchestrator.look()
+        cluster.put_job(service, RUNNING if seen else JobState("running", nodes=("n2",)))
+        await orchestrator.look()
+        again = orchestrator.get(service.id)
+        assert again.status == ("configuring" if seen else "running")
+        assert orchestrator.replicas(service.id) == ()
+        cluster.publish(service, 0, None, "starting", "loads its model", node=again.nodes[0], run="7.1")
+        cluster.shell.files[service.path / "job.run.1"] = b""
+        await orchestrator.look()
+        (replica,) = orchestrator.replicas(service.id)
+        assert replica.reason == "loads its model"
+
+    with_orchestrator(cluster, test)
+
+
+def test_files_of_the_run_before_are_told_by_their_number(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {})
+        cluster.publish(service, 0, None, "failed", "the node went down", run="100.0")
+        cluster.shell.files[service.path / "job.run.1"] = b""
+        cluster.put_job(service, RUNNING)
+        await orchestrator.look()
+        assert orchestrator.get(service.id).status == "configuring"
+
+    with_orchestrator(cluster, test)
+
+
+def test_while_slurm_is_silent_engines_are_looked_at_and_the_reason_says_so(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        ready, loading, queued = [await orchestrator.create(ONE, {}) for _ in range(3)]
+        (engine,) = await cluster.ready(orchestrator, ready)
+        cluster.put_job(loading, RUNNING)
+        await orchestrator.look()
+        cluster.scheduler.trouble = Unreachable("Slurm does not answer: timed out")
+        cluster.time.seconds += 27
+        engine.refuse = "reset"
+        other = await cluster.engine(loading)
+        cluster.publish(loading, 0, other, "running")
+        await orchestrator.look()
+        assert orchestrator.get(loading.id).status == "running"
+        assert orchestrator.get(loading.id).reason == "Slurm has not answered for 20 s"
+        assert orchestrator.get(queued.id).reason == "Resources; Slurm has not answered for 20 s"
+        reason = orchestrator.get(ready.id).reason
+        assert reason.startswith("the engine does not answer; ")
+        assert reason.endswith("; Slurm has not answered for 20 s")
+
+        row = orchestrator.get(ready.id)
+        cluster.time.seconds += 2
+        await orchestrator.look()
+        assert orchestrator.get(ready.id) is row  # nothing is stored anew each second
+
+        cluster.publish(ready, 0, engine, "failed", "the engine was killed by SIGKILL")
+        await orchestrator.look()
+        assert orchestrator.get(ready.id).status == "failed"
+        assert "the engine was killed by SIGKILL" in orchestrator.get(ready.id).reason
+
+        cluster.scheduler.trouble = None
+        await orchestrator.look()
+        assert orchestrator.get(loading.id).reason == ""
+        assert orchestrator.get(queued.id).reason == "Resources"
+
+    with_orchestrator(cluster, test)
+
+
+class Hanging(HandScheduler):
+    """Does not even fail: its commands hang."""
+
+    hangs = False
+
+    async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
+        if self.hangs:
+            await asyncio.sleep(3600)
+        return await super().states(ids, sent)
+
+
+def test_a_slurm_that_hangs_keeps_nobody_from_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenstorm.orchestrator.jobs.PATIENCE_SECONDS", 0.01)
+    scheduler = Hanging()
+    cluster = replace(slurm(tmp_path), scheduler=scheduler)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {})
+        cluster.put_job(service, RUNNING)
+        await orchestrator.look()
+        scheduler.hangs = True
+        cluster.publish(service, 0, await cluster.engine(service), "running")
+        cluster.time.seconds += 130
+        await orchestrator.look()
+        now = orchestrator.get(service.id)
+        assert (now.status, now.reason) == ("running", "Slurm has not answered for 120 s")
+
+    with_orchestrator(cluster, test)
+
+
+def test_after_a_restart_engines_are_looked_at_although_slurm_is_silent(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+    services: list[Service] = []
+
+    async def first(orchestrator: ServiceOrchestrator) -> None:
+        services.append(await orchestrator.create(ONE, {}))
+        await cluster.ready(orchestrator, services[0])
+        cluster.publish(services[0], 0, None, "failed", "the engine ended with status 1")
+        cluster.scheduler.trouble = Unreachable("Slurm does not answer")
+
+    async def second(orchestrator: ServiceOrchestrator) -> None:
+        cluster.time.seconds += 60
+        await orchestrator.look()
+        assert orchestrator.get(services[0].id).status == "failed"
+        assert "the engine ended with status 1" in orchestrator.get(services[0].id).reason
+
+    with_orchestrator(cluster, first)
+    with_orchestrator(cluster, second)

@@ -29,7 +29,7 @@ def directives(job: Job, profile: Profile) -> list[str]:
         **_memory(job, jobs),
         **_gpus(job, jobs),
         "time": job.time_limit_minutes,
-        "signal": f"B:TERM@{job.signal_lead_seconds}",
+        "signal": f"{'B:' if job.signal_to == 'script' else ''}TERM@{job.signal_lead_seconds}",
         "exclude": ",".join(excluded) or None,
         "output": f"{folder}/stdout.log",
         "error": f"{folder}/stderr.log",

@@ -20,7 +20,8 @@ class Job:
     `name` is unique: a job is looked for by it before it is submitted a second time. `command` is an argv, run once, on
     the first node, in `folder`, where `script.sh`, `stdout.log` and `stderr.log` lie too. Secrets are not in
     `environment` but in files of the folder. `kind` picks what the profile says of such jobs: their partition, account and so on. `tasks` is how many there are on all nodes
-    together, where that is not `tasks_per_node` on each of them.
+    together, where that is not `tasks_per_node` on each of them. `signal_to` is who is told TERM ahead of the time limit:
+    what the script became, or what `fan_out` started, which ends what it started when it is told itself.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Job:
     gpus_per_node: int = 0
     time_limit_minutes: int = 60
     signal_lead_seconds: int = 90
+    signal_to: Literal["script", "tasks"] = "script"
     exclusive: bool = False
     not_on: tuple[str, ...] = ()
 

@@ -28,6 +28,7 @@ _CLAIM = (
     f'(set -o noclobber; printf "%s\\n" "$note" > {submission.NOTE}) 2> /dev/null ||',
     f'    {{ IFS=\';\' read -r owner _ < {submission.NOTE}; [ "$owner" = "$SLURM_JOB_ID" ]; }} ||',
     '    { echo "job $owner has this folder" >&2; exit 1; }',
+    '[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || : > "job.run.$SLURM_RESTART_COUNT"',
 )
 # None tells of other users' jobs, whose names may hold what looks like a state. What may hold a `|` is the last column.
 _SQUEUE = "exec timeout 20 squeue ${M:+-M \"$M\"} --noheader --me --states=all --format='%i|%j|%V|%T|%N||%r'"

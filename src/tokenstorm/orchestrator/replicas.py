@@ -10,7 +10,8 @@ ReplicaStatus = Literal["pending", "starting", "running", "failed"]
 class Replica:
     """Where an engine listens, and how it does. `host` and `port` are None until its node has published them.
 
-    `nodes` are all on which it runs, the one that listens first.
+    `nodes` are all on which it runs, the one that listens first. `over` is whether its node says that the engine ended;
+    `stopped_after` is how long its wrapper had run, in seconds, when it was told to end it.
     """
 
     id: str
@@ -22,6 +23,8 @@ class Replica:
     models: tuple[str, ...] = ()
     reason: str = ""
     nodes: tuple[str, ...] = ()
+    over: bool = False
+    stopped_after: float | None = None
     api_key: str | None = field(default=None, repr=False)
 
     @property

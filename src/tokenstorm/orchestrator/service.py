@@ -18,13 +18,18 @@ SIMULATED = "simulated"
 """The engine of a service that no real one answers for."""
 ENDED: frozenset[Status] = frozenset(("completed", "failed", "cancelled", "timeout"))
 
-_STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled", "timeout": "timeout"}
+LEAVE_SECONDS = 30
+"""How long before the time limit a service's job is told to end: engines have nothing to write then."""
+SIGNALLED_EARLY_SECONDS = 60
+"""How much earlier than asked for Slurm may tell a job that its limit comes."""
+
+_TERMINATED = 128 + 15
+_STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled"}
 _WORDS: dict[Outcome, str] = {
     "node_fail": "a node failed",
     "preempted": "the scheduler preempted the job",
     "out_of_memory": "the job ran out of memory",
     "lost": "the scheduler knows nothing of the job any more",
-    "timeout": "the job reached its time limit",
 }
 
 
@@ -91,12 +96,37 @@ class Service:
         return PurePosixPath(self.folder)
 
 
+def as_stored(service: Service) -> JobState | None:
+    """How its job stood when the service was stored, as far as that is known."""
+    return JobState("running", nodes=service.nodes) if service.started_at else None
+
+
 def advance(
-    service: Service, job: JobState, replicas: Sequence[Replica], *, now: datetime, ran_seconds: float
+    service: Service,
+    job: JobState,
+    replicas: Sequence[Replica],
+    *,
+    now: datetime,
+    ran_seconds: float,
+    silence: str = "",
 ) -> Service:
-    """The service after a look at its job and its replicas; `ran_seconds` is how long the job has been running."""
+    """The service after a look at its job and its replicas; `ran_seconds` is how long the job has been running.
+
+    `silence` says for how long the scheduler has not answered: `job` is then the last that it said.
+    """
     if service.ended:
         return service
+    moved = _advance(service, job, replicas, now, ran_seconds)
+    if not silence or moved.ended:
+        return moved
+    if len(replicas) == service.total_replicas and all(one.over and one.stopped_after is None for one in replicas):
+        return _give_up(moved, f"{moved.reason}; {silence}", now)  # their wrappers have ended, and so has the job
+    return replace(moved, reason="; ".join(filter(None, (moved.reason, silence))))
+
+
+def _advance(
+    service: Service, job: JobState, replicas: Sequence[Replica], now: datetime, ran_seconds: float
+) -> Service:
     if job.phase == "ended":
         return _end(service, job, replicas, now)
     if job.phase == "pending":  # the first time, or again after it was put back into the queue
@@ -113,7 +143,7 @@ def _run(service: Service, replicas: Sequence[Replica], now: datetime, ran_secon
     if service.ready_at or all_healthy:
         reason = "" if all_healthy else _unwell(service, replicas, healthy)
         return replace(service, status="running", reason=reason, ready_at=service.ready_at or now)
-    if any(replica.status == "failed" for replica in replicas):
+    if any(replica.status == "failed" and replica.stopped_after is None for replica in replicas):
         return _give_up(service, _unwell(service, replicas, healthy), now)
     if ran_seconds > service.probe.timeout_seconds:
         reason = f"not ready after {service.probe.timeout_seconds:g} s: {_unwell(service, replicas, healthy)}"
@@ -125,12 +155,24 @@ def _run(service: Service, replicas: Sequence[Replica], now: datetime, ran_secon
 
 def _end(service: Service, job: JobState, replicas: Sequence[Replica], now: datetime) -> Service:
     outcome = job.outcome or "lost"
+    if outcome == "timeout" or (outcome == "failed" and _reached_its_limit(service, job, replicas, now)):
+        reason = f"the job reached its time limit of {service.resources.time_limit} min"
+        return replace(service, status="timeout", reason=reason, ended_at=now, stopping=False)
     words = [job.reason or _WORDS.get(outcome, "")]
     words += [f"replica {replica.id}: {replica.reason}" for replica in replicas if replica.reason]
     if job.exit_code and not any(replica.reason for replica in replicas):
         words.append(f"the job ended with exit code {job.exit_code}: its log says why")
     status = _STATUS_OF.get(outcome, "failed")
     return replace(service, status=status, reason="; ".join(filter(None, words)), ended_at=now, stopping=False)
+
+
+def _reached_its_limit(service: Service, job: JobState, replicas: Sequence[Replica], now: datetime) -> bool:
+    """Whether the job was told to end, and had run so long that this was the signal ahead of its limit."""
+    stopped = [replica.stopped_after for replica in replicas if replica.stopped_after is not None]
+    if len(stopped) < len(replicas) or not (stopped or job.exit_code == _TERMINATED):
+        return False
+    seen = (now - service.started_at).total_seconds() if service.started_at else 0.0
+    return max([seen, *stopped]) >= service.resources.time_limit * 60 - LEAVE_SECONDS - SIGNALLED_EARLY_SECONDS
 
 
 def _give_up(service: Service, reason: str, now: datetime) -> Service:

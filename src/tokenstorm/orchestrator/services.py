@@ -14,18 +14,19 @@ import msgspec
 
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind
+from tokenstorm.cluster.scheduler import Job, JobId, Kind
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.interfaces import ANY_NETWORK
 
 from .container import contained
 from .exposition import merge
+from .jobs import Jobs, silence
 from .launch import Launch, at_home, on_one_machine, prepare, service_file, simulated
 from .logs import read_logs
 from .recipes import Recipes, Resources
 from .replicas import Replica
-from .service import Service, advance
+from .service import LEAVE_SECONDS, Service, advance, as_stored
 from .store import Store, open_store
 from .watch import Watch
 
@@ -37,8 +38,6 @@ EAGER_SECONDS = 0.25
 """The same while one of them is on its way to being ready, and something changed within the last…"""
 EAGER_FOR_SECONDS = 5.0
 METRICS_SECONDS = 10.0
-LEAVE_SECONDS = 30
-"""How long before the time limit a service's job is told to end: engines have nothing to write then."""
 
 
 def utc_now() -> datetime:
@@ -86,6 +85,7 @@ class ServiceOrchestrator:
         self._trouble: str | None = "the orchestrator has not been started"
         self._store_path = store_path
         self._clock = clock or Clock()
+        self._jobs = Jobs(site.scheduler, self._clock.monotonic)
         self._services: dict[str, Service] = {}
         self._live: dict[str, _Live] = {}
         self._store: Store | None = None
@@ -119,6 +119,7 @@ class ServiceOrchestrator:
         if watching:
             watching.cancel()
             await asyncio.wait((watching,))
+        await self._jobs.close()
         if self._client:
             await self._client.aclose()
         if self._store:
@@ -237,10 +238,9 @@ class ServiceOrchestrator:
                     await self._settle(service_id)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
         async with _noting(trouble):
-            sent = {job: service.sent for job, service in watched.items()}
-            states = await self.site.scheduler.states(watched.keys(), sent) if watched else {}
-            looks = (self._look_at(watched[job].id, state, trouble) for job, state in states.items() if job in watched)
-            await asyncio.gather(*looks)
+            await self._jobs.ask({job: service.sent for job, service in watched.items()})
+        async with _noting(trouble):
+            await asyncio.gather(*(self._look_at(service, trouble) for service in watched.values()))
         self._trouble = trouble[0] if trouble else None
 
     async def _watch(self) -> None:
@@ -257,11 +257,18 @@ class ServiceOrchestrator:
                 async with asyncio.timeout(EAGER_SECONDS if eager else LOOK_SECONDS):
                     await self._changed.wait()
 
-    async def _look_at(self, service_id: str, job: JobState, trouble: Trouble) -> None:
-        live = self._live[service_id]
-        if job.phase != "pending":
-            async with _noting(trouble):
-                await live.watch.look(self._services[service_id], self.site.shell, self._http)
+    async def _look_at(self, service: Service, trouble: Trouble) -> None:
+        service_id, live, silent = service.id, self._live[service.id], silence(self._jobs.silent_seconds)
+        job = self._jobs.of(service.job_id or "") or as_stored(service)
+        if job is None:  # nobody has told of it yet
+            if silent and silent != service.reason:
+                self._put(replace(service, reason=silent))
+            return
+        async with _noting(trouble):
+            if job.phase == "pending":
+                await live.watch.wait_for_a_run(service, self.site.shell)
+            else:
+                await live.watch.look(service, job.nodes, self.site.shell, self._http)
         if job.phase != "running":
             live.running_since = None
         elif live.running_since is None:
@@ -269,7 +276,7 @@ class ServiceOrchestrator:
         ran = 0.0 if live.running_since is None else self._clock.monotonic() - live.running_since
         service = self._services[service_id]  # as it is now: it may have been cancelled meanwhile
         replicas = tuple(live.watch.replicas.values())
-        moved = advance(service, job, replicas, now=self._clock.now(), ran_seconds=ran)
+        moved = advance(service, job, replicas, now=self._clock.now(), ran_seconds=ran, silence=silent)
         if moved != service:
             self._put(moved)
 
@@ -351,6 +358,7 @@ class ServiceOrchestrator:
             gpus_per_node=resources.gpu,
             time_limit_minutes=resources.time_limit,
             signal_lead_seconds=LEAVE_SECONDS,
+            signal_to="tasks",
         )
         return replace(job, command=(*self.site.scheduler.fan_out(job), *job.command))
 

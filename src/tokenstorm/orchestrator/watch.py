@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -22,6 +22,8 @@ LATE_AT_MOST = 3
 """So many health calls in a row a busy engine may let pass; a refusal counts at once."""
 
 _FILE = re.compile(r"replica\..+\.json")
+RUN = re.compile(r"job\.run\.([0-9]+)", re.ASCII)
+"""What a job that Slurm queued again leaves in its folder as it begins: how often it was."""
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -31,9 +33,16 @@ class Published(msgspec.Struct, frozen=True):
     node: str
     host: str | None = None
     port: int | None = None
-    status: Literal["pending", "starting", "running", "failed"] = "starting"
+    status: Literal["pending", "starting", "running", "failed", "stopped"] = "starting"
     reason: str | None = None
     nodes: tuple[str, ...] = ()
+    run: str = ""
+    ran_seconds: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the engine has ended."""
+        return self.status in {"failed", "stopped"}
 
 
 @dataclass
@@ -43,27 +52,44 @@ class Watch:
     replicas: dict[str, Replica] = field(default_factory=dict)
     _late: dict[str, int] = field(default_factory=dict)
     _was_well: set[str] = field(default_factory=set)
+    _before: dict[str, Published] | None = None
+    """What there was while the job was in the queue: a run of it that is over has left it."""
 
-    async def look(self, service: Service, shell: Shell, client: httpx.AsyncClient) -> None:
-        """Read what was published and ask every engine that listens. Raises what the shell raises."""
-        published = await _published(service, shell)
-        self.replicas = {name: replica for name, replica in self.replicas.items() if name in published}
+    async def look(self, service: Service, nodes: Sequence[str], shell: Shell, client: httpx.AsyncClient) -> None:
+        """Read what was published on the nodes of the job, and ask every engine that listens. Raises what the shell raises."""
+        self._before = self._before or {}
+        found = await _published(service, shell)
+        published = {name: one for name, one in found.items() if not nodes or one.node in nodes}
         await asyncio.gather(*(self._look_at(service, replica, client) for replica in published.values()))
+        self.replicas = {name: replica for name, replica in self.replicas.items() if name in published}
+
+    async def wait_for_a_run(self, service: Service, shell: Shell) -> None:
+        """The job is in the queue: what there is now is of a run before. Raises what the shell raises."""
+        if self._before is None or self.replicas:
+            self._before = await _published(service, shell)
+            self.replicas, self._late, self._was_well = {}, {}, set()
 
     async def _look_at(self, service: Service, published: Published, client: httpx.AsyncClient) -> None:
+        of_a_run_before = (self._before or {}).get(published.replica) == published
+        if of_a_run_before and published.status != "running":
+            return
         replica = Replica(
             id=published.replica,
             service_id=service.id,
             node=published.node,
-            status="failed" if published.status == "failed" else "starting",
+            status="failed" if published.over else "starting",
             host=published.host,
             port=published.port,
             reason=published.reason or "",
             nodes=published.nodes or (published.node,),
+            over=published.over,
+            stopped_after=(published.ran_seconds or 0.0) if published.status == "stopped" else None,
             api_key=service.api_key,
         )
         if published.status == "running" and replica.url:
             health = await ask(client, replica.url, service.api_key, service.probe, timeout=ASK_SECONDS)
+            if of_a_run_before and not health.well:
+                return
             replica = self._judged(replica, health)
         self.replicas[replica.id] = replica
 
@@ -78,9 +104,11 @@ class Watch:
         return replace(replica, status="failed" if replica.id in self._was_well else "starting", reason=health.reason)
 
 
-async def _published(service: Service, shell: Shell) -> Mapping[str, Published]:
+async def _published(service: Service, shell: Shell) -> dict[str, Published]:
+    """What this run of the job has published, by replica, as far as runs are told apart."""
     found = {}
-    for name in await shell.list(service.path):
+    names = await shell.list(service.path)
+    for name in names:
         if not _FILE.fullmatch(name):
             continue
         try:
@@ -92,4 +120,5 @@ async def _published(service: Service, shell: Shell) -> Mapping[str, Published]:
             reason = f"{service.path / name} is not as the node should have written it: {error}"
             one = Published(replica, replica.rpartition(".")[0], status="failed", reason=reason)
         found[one.replica] = one
-    return found
+    run = max([int(known[1]) for name in names if (known := RUN.fullmatch(name))], default=0)
+    return {name: one for name, one in found.items() if not one.run or one.run.endswith(f".{run}")}
