@@ -133,10 +133,12 @@ class HandClock:
 
 @dataclass
 class HandEngine:
-    """A real simulated engine that can be made to fail: `refuse` is a status, "reset" or "silence"."""
+    """A real simulated engine that can be made to fail: `refuse` is a status, "reset" or "silence"; `instead`, by path."""
 
     port: int
     refuse: int | str | None = None
+    instead: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -183,7 +185,10 @@ class Cluster:
         found = HandEngine(0)
 
         def handle(request: Request, reply: Reply) -> None:
-            if isinstance(found.refuse, int):
+            found.asked.append(request.path)
+            if request.path in found.instead:
+                reply.send(*found.instead[request.path])
+            elif isinstance(found.refuse, int):
                 reply.send(found.refuse)
             elif found.refuse == "reset":
                 reply.reset()

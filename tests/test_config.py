@@ -176,7 +176,7 @@ def test_an_option_that_would_change_what_jobs_ask_for_names_the_key_that_lifts_
         ('gpu.partition = "a"\npartitions.gpu = "b"', "gpu.partition and partitions.gpu are the same key"),
         ('gpu.sbatch = ["--time=5"]', "gpu.sbatch: --time=5 is tokenstorm's own"),
         ('gpu.colour = "red"', "gpu.colour: no such key; there is account, constraint"),
-        ("gpu.time_limit = 0", "gpu.time_limit: Input should be greater than or equal to 1"),
+        ("gpu.time_limit = 0", "gpu.time_limit: must be from 1 to 1000000 minutes, not 0"),
     ],
 )
 def test_keys_that_do_not_go_together_are_named(tmp_path: Path, lines: str, said: str) -> None:
@@ -228,6 +228,11 @@ def test_every_key_of_the_design_is_known(tmp_path: Path) -> None:
         ('[profiles.local]\nbase_path = "here"', "profiles.local.base_path: must be an absolute path, not 'here'"),
         ('[profiles.x]\nscheduler = "pbs"', "profiles.x.scheduler: Input should be 'local' or 'slurm'"),
         ('[profiles.local]\nprologue = "x"', "profiles.local.prologue: "),
+        ('[profiles.local.orchestrator]\ntime_limit = "a day"', "orchestrator.time_limit: must be minutes (90), or as"),
+        (
+            "[profiles.local.orchestrator]\ntime_limit = 4",
+            "orchestrator.time_limit: must be from 5 to 1000000 minutes, not 4",
+        ),
         ("[profiles", "not TOML: "),
     ],
 )
@@ -237,6 +242,14 @@ def test_what_is_wrong_is_named_by_file_and_key(tmp_path: Path, text: str, named
     assert str(caught.value).startswith(f"{tmp_path}/config.toml: ")
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["150", '"2:30:00"', "02:30:00", '"0-2:30"', '"150"'])
+def test_a_time_limit_is_minutes_or_a_time_as_slurm_has_it(tmp_path: Path, written: str) -> None:
+    text = f"[profiles.local.orchestrator]\ntime_limit = {written}"
+    assert configured(tmp_path, text).profile().orchestrator.time_limit == 150
+    told = configured(tmp_path, "", TOKENSTORM_ORCHESTRATOR_TIME_LIMIT=written.strip('"'))
+    assert told.profile().orchestrator.time_limit == 150
 
 
 def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:

@@ -400,6 +400,8 @@ def test_what_makes_no_sense_is_exit_code_2_and_one_line(start: Callable[..., Up
         ("group", "create", "s1", "--num-clients", "0"): "--num-clients",
         ("group", "create", "s1", "--num-clients", "1001"): "num_clients",
         ("group", "create", "s1", "--time-limit", "1"): "time_limit",
+        ("group", "create", "s1", "--time-limit", "0:01:00"): "time_limit",
+        ("group", "create", "s1", "--time-limit", "soon"): "--time-limit: must be minutes",
         ("group", "create", "s1", "--label", "x"): "--label",
         ("group", "run", "1", "--start-at", "soon"): "--start-at",
     }.items():

@@ -165,7 +165,11 @@ class Load(Strict, frozen=True, kw_only=True):
         doc("Which operation of the service is called", Option("--endpoint", None, "requests")),
     ] = "chat"
     model: Annotated[
-        Text | None, doc("The first one that the service names", Option("--model", "NAME", "requests"))
+        Text | None,
+        doc(
+            "The service's own; of an address, the first base model that is listed",
+            Option("--model", "NAME", "requests"),
+        ),
     ] = None
     stream: Annotated[bool, doc("Answers come token by token", Option("--stream", None, "requests"))] = True
     max_tokens: Annotated[Count, doc("Of each answer", Option("--max-tokens", "N", "requests"))] = 100

@@ -96,8 +96,9 @@ def _plain(kind: inspect.Type) -> inspect.Type:
     if isinstance(kind, inspect.Metadata):
         return _plain(kind.type)
     if isinstance(kind, inspect.UnionType):
-        plain = (one for one in kind.types if not isinstance(one, inspect.NoneType | inspect.StructType))
-        return _plain(next(plain, kind.types[0]))
+        plain = [_plain(one) for one in kind.types if not isinstance(one, inspect.NoneType | inspect.StructType)]
+        texts = [one for one in plain if isinstance(one, inspect.StrType)]  # what may be text is text
+        return next(iter((*texts, *plain)), kind.types[0])
     return kind
 
 

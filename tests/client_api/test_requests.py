@@ -75,6 +75,9 @@ def test_the_specifications_requests_are_taken_as_they_stand(request_: dict[str,
         ("endpoint", {"prompts": None, "synthetic": {"tokens": 5}, "endpoint": "chat"}),
         ("dataset", {"prompts": None, "dataset": "../../etc/passwd"}),
         ("time_limit", {"time_limit": 4}),
+        ("time_limit", {"time_limit": "4:00"}),
+        ("time_limit", {"time_limit": "soon"}),
+        ("time_limit", {"time_limit": True}),
         ("time_limit", {"time_limit": 10, "start": "manual", "hold_seconds": 600}),
         ("time_limit", {"time_limit": 5, "warmup_seconds": 1}),
         ("time_limit", {"time_limit": 3, "request_count": 600}),
@@ -115,6 +118,8 @@ def test_what_is_wrong_is_refused_with_its_field_named(field: str, changes: dict
     [
         ({}, 5),  # 120 to start + 60 + 30 to drain + 90 to end = 300 s
         ({"duration_seconds": 61}, 6),
+        ({"time_limit": "1:30:00"}, 90),
+        ({"time_limit": "1-0"}, 1440),
         ({"start": "manual", "hold_seconds": 600}, 15),
         ({"request_count": 600, "requests_per_second": 10}, 5),
         ({"request_count": 600}, 60),  # a closed loop: nobody can tell

@@ -75,6 +75,23 @@ def test_the_model_is_the_first_that_the_service_names_unless_the_plan_names_one
     assert looked(fine, model="mine")[0].model == "mine"
 
 
+def test_a_base_model_is_taken_before_an_adapter_that_is_listed_first() -> None:
+    def answer(request: Request, reply: Reply) -> None:
+        if request.path == "/v1/models":
+            reply.send(200, b'{"data": [{"id": "lora", "parent": "base"}, {"id": "base", "parent": null}]}')
+        else:
+            fine(request, reply)
+
+    assert looked(answer)[0].model == "base"
+
+
+def test_a_model_that_is_not_there_is_told_those_there_are() -> None:
+    with pytest.raises(PreflightError, match=r"no such model; 'mine' is not among its models, which are first, second"):
+        looked(refusing(404, "no such model"), model="mine")
+    with pytest.raises(PreflightError, match=r"too long$"):
+        looked(refusing(400, "too long"), model="second")
+
+
 def test_a_first_request_is_left_at_its_first_token() -> None:
     """The stream above never ends; the run would wait for it."""
     left = []

@@ -9,18 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from running import Stage, alive, fetch, free_port, wait_for
-
-NODE = socket.gethostname()
-KEY = "sk-of-this-service"
-SIMULATOR = [
-    sys.executable, "-m", "tokenstorm.simulator", "--preset", "fast",
-    "--host", "{host}", "--port", "{port}", "--api-key-env", "ENGINE_KEY",
-]  # fmt: skip
+from running import Stage, alive, free_port, wait_for
+from wrapped import KEY, NODE, Service
 
 OWN_ENGINE = """
 import http.server, sys, time
@@ -39,55 +32,6 @@ def serve(port):
     http.server.HTTPServer.allow_reuse_address = True
     http.server.HTTPServer(("127.0.0.1", port), Engine).serve_forever()
 """
-
-
-class Service:
-    """A service's folder, and the wrapper on it."""
-
-    def __init__(self, stage: Stage, name: str = "service", **fields: Any) -> None:
-        self.stage = stage
-        self.folder = stage.folder / name
-        self.folder.mkdir()
-        content = {
-            "schema": 1,
-            "service_id": name,
-            "api_key": KEY,
-            "replicas_per_node": 1,
-            "base_port": free_port(),
-            "host": "127.0.0.1",
-            "command": SIMULATOR,
-            "environment": {},
-            "api_key_env": "ENGINE_KEY",
-            "gpus_per_replica": None,
-            "health_path": "/health",
-            "models_path": "/v1/models",
-            "ready_seconds": 60,
-            **fields,
-        }
-        self.base_port = content["base_port"]
-        (self.folder / "service.json").write_text(json.dumps(content))
-
-    def start(self, **environment: str) -> "Service":
-        argv = [sys.executable, "-m", "tokenstorm.node", str(self.folder)]
-        self.process = self.stage.popen(argv, env=self.stage.environment(**environment))
-        return self
-
-    def published(self, index: int = 0) -> dict[str, Any]:
-        path = self.folder / f"replica.{NODE}.{index}.json"
-        content: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {"status": None}
-        return content
-
-    def reaches(self, status: str, index: int = 0) -> dict[str, Any]:
-        def there() -> dict[str, Any] | None:
-            found = self.published(index)
-            assert found["status"] in (status, "starting", "running", None), found
-            return found if found["status"] == status else None
-
-        return wait_for(there, f"replica {index} never was {status}")
-
-    def answers(self, index: int = 0) -> int:
-        found = self.published(index)
-        return fetch(f"http://{found['host']}:{found['port']}/v1/models", secret=KEY)[0]
 
 
 @contextmanager
@@ -233,7 +177,7 @@ def test_an_engine_that_wants_another_key_is_failed_and_ended(stage: Stage) -> N
 def test_an_engine_that_never_gets_ready_is_failed_and_ended(stage: Stage, engines: list[int]) -> None:
     service = Service(stage, command=engine_script(stage, "time.sleep(600)"), ready_seconds=0.5).start()
     engines.append(service.reaches("starting")["pid"])
-    assert service.reaches("failed")["reason"] == "it was not ready in 0.5 s"
+    assert service.reaches("failed")["reason"].startswith("it was not ready in 0.5 s: it does not listen on port")
     assert not alive(engines[0])
 
 

@@ -66,6 +66,12 @@ def test_the_replicas_of_a_node_are_its_gpus_by_those_of_a_replica() -> None:
     assert halves.command[halves.command.index("--tensor-parallel-size") + 1] == "2"
 
 
+@pytest.mark.parametrize("words", [["--served-model-name", "mine"], ["--served-model-name=mine", "--seed", "1"]])
+def test_the_model_is_the_name_that_the_engine_is_told_to_serve_it_under(words: list[str]) -> None:
+    assert prepared("vllm-single-node", model="/models/m", extra_args=words).model == "mine"
+    assert prepared("vllm-single-node", model="/models/m").model == "/models/m"
+
+
 def test_settings_of_the_profile_can_be_named() -> None:
     settings = SimpleNamespace(
         python="p", model_dir=PurePosixPath("/models"), hf_home=PurePosixPath("/hub"), offline=True
@@ -105,6 +111,13 @@ def test_no_key_is_ever_on_a_command_line(name: str) -> None:
         ({"resources": {"gpus": 1}}, "config.resources.gpus", "there are cpu, gpu, memory, nodes, time_limit"),
         ({"resources": {"gpu": -1}}, "config.resources.gpu", "from 0 to"),
         ({"resources": {"nodes": True}}, "config.resources.nodes", "whole number"),
+        (
+            {"resources": {"time_limit": "a day"}},
+            "config.resources.time_limit",
+            "minutes (90), or as Slurm has it: MM:SS",
+        ),
+        ({"resources": {"time_limit": True}}, "config.resources.time_limit", "must be minutes"),
+        ({"resources": {"time_limit": "0"}}, "config.resources.time_limit", "from 1 to 1000000 minutes"),
         ({"resources": {"memory": "lots"}}, "config.resources.memory", "64G"),
         ({"resources": []}, "config.resources", "must be an object"),
         ({"environment": {"A B": "x"}}, "config.environment.A B", "no name for a variable"),
@@ -207,6 +220,36 @@ def test_a_simulated_engine_stands_in_with_as_many_replicas_and_says_so() -> Non
             "multiple of gpu_per_replica (2)",
         ),
         ("ports: [9000]", "ports: [9000]\nresources:\n  cpu: 1\n  gpu: many", 13, "must be a whole number from 0"),
+        ("ports: [9000]", "ports: [9000]\nresources: {gpu: 010}", 11, "must be a whole number from 0 to 64, not '010'"),
+        ("ports: [9000]", "ports: [9000]\nresources: {cpu: 0x10}", 11, "whole number from 1 to 10000, not '0x10'"),
+        ("ports: [9000]", "ports: [9000]\nresources: {cpu: 1_000}", 11, "whole number from 1 to 10000, not '1_000'"),
+        ("ports: [9000]", "ports: [9000]\nresources: {cpu: 0o10}", 11, "whole number from 1 to 10000, not '0o10'"),
+        ("ports: [9000]", "ports: [9000]\nresources: {cpu: 1:30}", 11, "whole number from 1 to 10000, not '1:30'"),
+        ("ports: [9000]", "ports: [9000]\nresources: {cpu: 1e3}", 11, "whole number from 1 to 10000, not 1000.0"),
+        ("ports: [9000]", "ports: [9000]\nresources: {cpu: !!int '010'}", 11, "'010' is no plain integer"),
+        ("ports: [9000]", "ports: [9000]\nresources: {nodes: on}", 11, "whole number from 1 to 10000, not 'on'"),
+        ("ports: [9000]", "ports: [010]", 10, "from which a free one is looked for"),
+        (
+            "ports: [9000]",
+            "ports: [9000]\nresources: {time_limit: soon}",
+            11,
+            "`resources.time_limit` must be minutes (90)",
+        ),
+        (
+            "ports: [9000]",
+            "ports: [9000]\nresources: {time_limit: 1.5}",
+            11,
+            "`resources.time_limit` must be minutes (90)",
+        ),
+        ("ports: [9000]", "ports: [9000]\nresources: {time_limit: 0}", 11, "must be from 1 to 1000000 minutes, not 0"),
+        (
+            "ports: [9000]",
+            "ports: [9000]\nresources: {memory: 010}",
+            11,
+            "must be megabytes (64000), or a whole number with",
+        ),
+        ("ports: [9000]", "ports: [9000]\nresources: {memory: 1.5G}", 11, "with a unit: M, G or T (64G), not '1.5G'"),
+        ("ports: [9000]", "ports: [9000]\nreadiness: {generates: no}", 11, "must be true or false, not 'no'"),
         ("ports: [9000]", "ports: [9000]\nreadiness: {path: health}", 11, "begins with /"),
         ("ports: [9000]", "ports: [9000]\nenvironment: {A-B: x}", 11, "no name for a variable"),
         ("ports: [9000]", "ports: [9000]\nenvironment: {A: 1}", 11, "must be text, not 1"),
@@ -223,7 +266,7 @@ def test_a_simulated_engine_stands_in_with_as_many_replicas_and_says_so() -> Non
         ("engine: vllm", "engine: [", 4, "flow sequence"),
         ("engine: vllm", "engine: !!python/name:os.system x", 2, "could not determine a constructor"),
         ("engine: vllm", "engine: \x07", 2, "U+0007"),
-        ("engine: vllm", "engine: 2001-99-99", 2, "month must be in 1..12"),
+        ("engine: vllm", "engine: !!timestamp 2001-99-99", 2, "month must be in 1..12"),
         ("engine: vllm", "engine: &a [*a]", 2, "is nested too deeply"),
     ],
 )
@@ -237,6 +280,43 @@ def test_a_wrong_recipe_is_named_with_its_line(was: str, becomes: str, place: in
 @pytest.mark.parametrize("text", ["", "- a\n", "just text", "{}"])
 def test_a_file_that_is_no_recipe_at_all_is_refused(text: str) -> None:
     assert wrong(text).startswith("mine.yaml, line 1: ")
+
+
+@pytest.mark.parametrize(
+    ("written", "minutes"),
+    [
+        ("90", 90),
+        ("'90'", 90),
+        ("12:00:00", 720),
+        ("'12:00:00'", 720),
+        ("30:00", 30),
+        ("0:30", 1),
+        ("1-12", 36 * 60),
+        ("2-01:30", 49 * 60 + 30),
+        ("1-00:00:01", 24 * 60 + 1),
+    ],
+)
+def test_a_time_limit_is_minutes_or_a_time_as_slurm_has_it(written: str, minutes: int) -> None:
+    text = MINE.replace("ports: [9000]", f"ports: [9000]\nresources: {{time_limit: {written}}}")
+    assert make_recipe(parse_document(text, "mine.yaml")).resources.time_limit == minutes
+    given = written.strip("'")
+    launch = prepared("sim-single-node", resources={"time_limit": int(given) if given.isdigit() else given})
+    assert launch.resources.time_limit == minutes
+
+
+@pytest.mark.parametrize(
+    ("written", "megabytes"), [("64000", 64000), ("64G", 65536), ("64g", 65536), ("64GB", 65536), ("'512'", 512)]
+)
+def test_memory_is_megabytes_or_has_a_unit(written: str, megabytes: int) -> None:
+    text = MINE.replace("ports: [9000]", f"ports: [9000]\nresources: {{memory: {written}}}")
+    assert make_recipe(parse_document(text, "mine.yaml")).resources.memory_mb == megabytes
+
+
+def test_words_that_yaml_1_1_takes_for_something_else_are_text() -> None:
+    for word in ("yes", "off", "12:00:00", "010", "0x1F", "1_000", "2024-01-01"):
+        assert parse_document(f"a: {word}", "x").value == {"a": word}
+    for word, value in {"true": True, "null": None, "~": None, "-7": -7, "1e3": 1000.0, "0.5": 0.5, ".5": 0.5}.items():
+        assert parse_document(f"a: {word}", "x").value == {"a": value}
 
 
 def test_the_folder_that_is_named_last_wins(tmp_path: Path) -> None:

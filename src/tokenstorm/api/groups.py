@@ -13,6 +13,7 @@ from tokenstorm.errors import UsageError
 from tokenstorm.load import Count, Length, Load, Misfit, Option, Strict, Text, doc
 from tokenstorm.loadgen.endpoint import endpoint_for
 from tokenstorm.plan import Synthetic as MadeUp
+from tokenstorm.timelimit import minutes_between
 
 CLIENTS_PER_NODE = 1000
 STARTUP_SECONDS = 120
@@ -90,10 +91,11 @@ class GroupRequest(Load, frozen=True, kw_only=True):
     ] = None
     synthetic: Synthetic | None = None
     time_limit: Annotated[
-        Annotated[int, Meta(ge=1, le=10**8)] | None,
+        Annotated[int, Meta(ge=1, le=10**8)] | Annotated[str, Meta(max_length=32)] | None,
         doc(
-            "Minutes the job may take (what it needs): start-up, hold, warm-up, duration and drain",
-            Option("--time-limit", "MIN", _WHERE),
+            "Minutes the job may take (what it needs), or a time as Slurm has it (1:30:00): start-up, hold, warm-up, "
+            "duration and drain",
+            Option("--time-limit", "TIME", _WHERE),
         ),
     ] = None
     api_key: Annotated[
@@ -111,6 +113,8 @@ class GroupRequest(Load, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if isinstance(self.service_id, int):
             force_setattr(self, "service_id", str(self.service_id))
+        if isinstance(self.time_limit, str):
+            force_setattr(self, "time_limit", self._minutes(self.time_limit))
         self._names_service_and_prompts()
         if self.num_clients > (most := CLIENTS_PER_NODE * self.nodes):
             message = f"{self.num_clients} are more than the {most} that nodes={self.nodes} can hold"
@@ -124,7 +128,7 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         super().__post_init__()
         self._can_be_sent()
         needed = self.seconds_needed or self._seconds_around
-        if self.time_limit is not None and self.time_limit * 60 < needed:
+        if isinstance(self.time_limit, int) and self.time_limit * 60 < needed:
             parts = f"{STARTUP_SECONDS} s to start, warm-up, duration and drain, {SIGNAL_LEAD_SECONDS} s to end"
             hold = ", hold_seconds" if self.start == "manual" else ""
             message = f"it must be at least {math.ceil(needed / 60)} minutes: {parts}{hold}"
@@ -133,6 +137,13 @@ class GroupRequest(Load, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         shown = asdict(self) | ({"api_key": "***"} if self.api_key else {})
         return f"GroupRequest({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @staticmethod
+    def _minutes(text: str) -> int:
+        try:
+            return minutes_between(text, 1, 10**8)
+        except ValueError as error:
+            raise Misfit(str(error), "time_limit") from None
 
     def _names_service_and_prompts(self) -> None:
         if (self.service_id is None) == (self.target_url is None):
@@ -201,7 +212,7 @@ class GroupRequest(Load, frozen=True, kw_only=True):
 
     def limit(self, unknown_minutes: int) -> int:
         """The job's time limit in minutes; that of a run whose length nobody can tell is given."""
-        if self.time_limit is not None:
+        if isinstance(self.time_limit, int):  # text is made minutes of when the request is made
             return self.time_limit
         needed = self.seconds_needed
         if needed is None:

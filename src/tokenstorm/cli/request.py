@@ -12,6 +12,7 @@ from tokenstorm.load import Load, make
 from tokenstorm.loadgen.promptfile import parse_prompts, read_file
 from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, typed_prompts
 from tokenstorm.sdk import GroupRequest
+from tokenstorm.timelimit import minutes
 
 
 def request_of(args: argparse.Namespace) -> GroupRequest:
@@ -28,9 +29,18 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
         "service_id": args.service_id,
         "target_url": args.target_url,
         "api_key": api_key_of(args),
+        "time_limit": _minutes(args.time_limit),
     }
     refuse_other_text(sent)
     return {name: value for name, value in sent.items() if value is not None}
+
+
+def _minutes(text: str | None) -> int | None:
+    try:
+        return None if text is None else minutes(text)
+    except ValueError as error:
+        message = f"--time-limit: {error}"
+        raise UsageError(message) from None
 
 
 def _prompts(args: argparse.Namespace) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class SlurmClientDispatcher:
             request,
             run_id=group.run_id,
             group_id=group.group_id,
+            model=request.model or access.model,
             targets=[
                 Target(replica=replica, url=url, nodes=access.nodes.get(replica, ()))
                 for replica, url in access.endpoints

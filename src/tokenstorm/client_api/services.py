@@ -29,11 +29,15 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class Access:
-    """What a client needs to talk to the engine: (replica, base URL) pairs, the key, and the nodes of replicas by name."""
+    """What a client needs to talk to the engine: (replica, base URL) pairs, the key, and the nodes of replicas by name.
+
+    `model` is the one to ask for, if it is known.
+    """
 
     endpoints: tuple[tuple[str, str], ...]
     api_key: str | None = field(default=None, repr=False)
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    model: str | None = None
 
 
 class ServiceDirectory(Protocol):

@@ -94,7 +94,7 @@ class Starter:
         access = await (
             self._manager.services.routed if request.via == "orchestrator" else self._manager.services.access
         )(service)
-        return info, access if access.endpoints else None
+        return info, Access(access.endpoints, access.api_key, access.nodes, info.model) if access.endpoints else None
 
     async def _submit(self, group: ClientGroup, request: GroupRequest, access: Access) -> ClientGroup:
         """Prepare the run folder and submit the job; what was prepared before is left as it is."""

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tokenstorm.config.sbatch import FORMS, overridden, refused, values
+from tokenstorm.timelimit import minutes_between
 
 Kind = Literal["cpu", "gpu"]
 """What nodes a job is for."""
@@ -56,7 +57,7 @@ class Orchestrator(Table):
     """Where the orchestrator runs, and as a job, for how many minutes."""
 
     placement: Literal["local", "login", "job"] = "local"
-    time_limit: int = Field(default=480, ge=5)
+    time_limit: Annotated[int, BeforeValidator(lambda value: minutes_between(value, 5, 1_000_000))] = 480
 
 
 class JobKeys(Table):
@@ -74,7 +75,7 @@ class JobKeys(Table):
     sbatch: tuple[str, ...] = ()
     prologue: tuple[str, ...] = ()
     python: str = "python3"
-    time_limit: int | None = Field(default=None, ge=1, le=1_000_000)
+    time_limit: Annotated[int, BeforeValidator(lambda value: minutes_between(value, 1, 1_000_000))] | None = None
     cpus_per_gpu: int | None = Field(default=None, ge=1, le=10_000)
     cpu_request: Literal["cpus-per-task", "cpus-per-gpu", "none"] = "cpus-per-task"
     gpu_request: Literal["gres", "gpus-per-node", "gpus", "none"] = "gres"

@@ -11,6 +11,7 @@ from tokenstorm.loadgen.clock import wait_within
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.messages import Service
+from tokenstorm.loadgen.models import Models, not_among, read_models
 from tokenstorm.loadgen.openai import Requests, explain, request_head
 from tokenstorm.loadgen.pool import Pool, connect_failure
 from tokenstorm.loadgen.prompts import PromptSource
@@ -20,6 +21,7 @@ from tokenstorm.result import Failure
 
 ASK_SECONDS = 10.0
 OK = 200
+_MODELS = "/models"
 TOLERATED = frozenset((408, 425, 429))
 """Statuses that refuse for now, and not because of the request."""
 
@@ -83,7 +85,8 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
         ]
         tried = await asyncio.gather(*tries)
     except PreflightError as error:
-        raise PreflightError(_redacted(str(error), api_key)) from None
+        there = await _others(plan, pools, api_key) if plan.model else ""
+        raise PreflightError(_redacted(str(error), api_key) + there) from None
     finally:
         for pool in pools:
             pool.close()
@@ -132,24 +135,37 @@ def _key_hint(status: int | None, api_key: str | None) -> str:
 
 
 async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
-    """The first model that a replica names in its list."""
+    """The first model that a replica names in its list, a base model before an adapter (a LoRA)."""
     words, unnamed = [], False
     for target, pool in _pairs(plan, pools):
-        where = pool.endpoint.target("/models")
-        fetch = await _ask(pool, request_head("GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
-        names = _model_names(fetch.body)
-        if fetch.status == OK and names:
-            return names[0]
+        fetch, models = await _models(pool, api_key)
+        if models.names:
+            return models.names[0]
         unnamed = unnamed or fetch.status in {OK, 404, 405}
         failure = fetch.trouble or Failure(
             "no model", "it names none: a list of objects with an `id` is expected in `data`"
         )
         hint = _key_hint(fetch.status, api_key)
+        where = pool.endpoint.target(_MODELS)
         words.append(f"{target.url} does not tell its model ({failure.kind} for GET {where}): {failure.detail}{hint}")
     message = "; ".join(words)
     if unnamed:
         message += "; name one with --model"
     raise PreflightError(message)
+
+
+async def _others(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
+    """The models there are, where the one that was asked for is not among them."""
+    listed = await asyncio.gather(*(_models(pool, api_key) for pool in pools))
+    there = not_among(plan.model, tuple(dict.fromkeys(name for _, models in listed for name in models.names)))
+    return there and f"; {there}"
+
+
+async def _models(pool: Pool, api_key: str | None) -> tuple[_Fetch, Models]:
+    """What a replica answers for its list, and the models in it."""
+    where = pool.endpoint.target(_MODELS)
+    fetch = await _ask(pool, request_head("GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
+    return fetch, read_models(fetch.body) if fetch.status == OK else Models()
 
 
 async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> EngineFacts:
@@ -181,16 +197,3 @@ async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool | Non
         if fetch.done is None:
             fetch.leave()
     return fetch
-
-
-def _model_names(body: bytes) -> list[str]:
-    """The models of a list, as OpenAI and others write it; what else is in it does not matter."""
-    try:
-        found = msgspec.json.decode(body)
-    except NOT_JSON:
-        return []
-    if isinstance(found, dict):
-        found = found.get("data") or found.get("models")
-    models = found if isinstance(found, list) else []
-    named = [model.get("id") or model.get("name") if isinstance(model, dict) else model for model in models]
-    return [name for name in named if isinstance(name, str) and name]

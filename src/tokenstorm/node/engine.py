@@ -9,19 +9,23 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import httptools
+
 from tokenstorm.node import words
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.log import Log
+from tokenstorm.node.readiness import Answer
 from tokenstorm.runs import signal_name
 
 LEAVE_SECONDS = 5.0
 """How long an engine has after TERM, before KILL. Shorter than what the scheduler gives us."""
-PROBE_SECONDS = 5.0
 POLL_SECONDS = 0.1
 TOLD_SECONDS = 0.5
 """How much later than its engine a wrapper may learn that both are to end."""
 LOOKED_AT = 65536
 """Bytes of a log's end that are searched for what an engine said last."""
+LARGEST_ANSWER = 1_000_000
+"""Bytes of an answer that are read; a list of models or a token is far shorter."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -115,20 +119,57 @@ def last_words(log: Path, secret: str) -> str:
     return words.last_words(text.replace(secret, "…"))
 
 
-async def ask(host: str, port: int, path: str, key: str | None) -> int | None:
-    """The status of a GET, or None when there was no answer. No proxy has a say in it."""
+async def ask(
+    host: str, port: int, path: str, key: str | None, body: bytes | None = None, *, seconds: float | None = None
+) -> Answer:
+    """A GET, or a POST of JSON, and what came back within `seconds`. No proxy has a say in it."""
     name = f"[{host}]" if ":" in host else host
-    head = f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n"
-    if key is not None:
-        head += f"Authorization: Bearer {key}\r\n"
+    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {name}:{port}", "Connection: close"]
+    lines += [] if body is None else ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [] if key is None else [f"Authorization: Bearer {key}"]
+    lines += ["User-Agent: tokenstorm", "Accept-Encoding: identity", "", ""]
+    answer = _Answer()
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(f"{head}\r\n".encode())
-                words = (await reader.readline()).split()
+                writer.write("\r\n".join(lines).encode() + (body or b""))
+                while not answer.complete and (piece := await reader.read(65536)):
+                    answer.take(piece)
             finally:
                 writer.close()
-    except (OSError, ValueError):
-        return None
-    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+    except TimeoutError:
+        return Answer(None, trouble=f"within {seconds:g} s" if seconds else "timed out")
+    except OSError as error:
+        return Answer(None, trouble=error.strerror or str(error))
+    except httptools.HttpParserError:
+        return Answer(None, trouble="it speaks no HTTP")
+    return answer.whole()
+
+
+class _Answer:
+    """One answer as it comes; httptools calls what begins with `on_`."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._status: int | None = None
+        self._body = b""
+        self._parser = httptools.HttpResponseParser(self)
+
+    def take(self, piece: bytes) -> None:
+        """Raises httptools.HttpParserError."""
+        self._parser.feed_data(piece)
+
+    def whole(self) -> Answer:
+        """What came; an answer whose end is the connection's counts, too."""
+        return Answer(self._status, self._body, "" if self._status else "it closed the connection")
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, piece: bytes) -> None:
+        if len(self._body) < LARGEST_ANSWER:
+            self._body += piece
+
+    def on_message_complete(self) -> None:
+        self.complete = True

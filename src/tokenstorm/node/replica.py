@@ -14,13 +14,19 @@ from tokenstorm.node import engine, ports
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.parts import STOPPED, Failed
 from tokenstorm.node.publishing import Publisher
+from tokenstorm.node.readiness import Answer, Verdict, judge
 from tokenstorm.node.service import LAST_PORT, Published, Service
 
 POLL_SECONDS = 0.1
 PORTS_TRIED = 1000
 CLASHES = 20
 """An engine that was started so often in vain has another trouble than its port."""
-_DENIED = (401, 403)
+PROBE_SECONDS = 5.0
+"""How long its health call and its list of models may take; a request for a token has until the deadline."""
+AGAIN_SECONDS = 1.0
+"""Between two requests for a token."""
+BARE_SECONDS = 5.0
+"""How long an engine listens that has no call to ask, before that counts as ready: what loads may look like that."""
 
 Found = Literal["running", "clash"]
 
@@ -68,6 +74,7 @@ class Replica:
         self._process: engine.Engine | None = None
         self._reserved: socket.socket | None = None
         self._port = service.base_port
+        self._reason = ""
 
     async def run(self) -> None:
         """Until the engine ended, which is always a failure: it is meant to stay. Cancelling ends the engine."""
@@ -81,7 +88,7 @@ class Replica:
         """Start the engine and follow it. Returns why it ended or will not run."""
         try:
             await self._reach_running()
-            self._publish("running")
+            self._publish("running", self._reason)
             return await self._end()
         except (Failed, UsageError) as error:
             return str(error)
@@ -101,7 +108,8 @@ class Replica:
             if not self._take(port):
                 continue
             self._start()
-            self._publish("starting")
+            self._reason = f"it does not listen on port {port} yet"
+            self._publish("starting", self._reason)
             if await self._settle(deadline) == "running":
                 return
             how = self._said()
@@ -110,7 +118,7 @@ class Replica:
             if clashes == CLASHES:
                 message = f"on {CLASHES} ports from {self._service.base_port} up somebody else was quicker{how}"
                 raise Failed(message)
-        message = f"no free port from {self._service.base_port} up: choose another `base_port`"
+        message = f"no free port from {self._service.base_port} up: choose another `ports` (of replicas: `base_port`) in the recipe"
         raise Failed(message)
 
     def _take(self, port: int) -> bool:
@@ -129,6 +137,8 @@ class Replica:
 
     async def _settle(self, deadline: float) -> Found:
         """Wait until the engine is ready, or somebody else has its port. Raises `Failed`."""
+        verdict = Verdict("waiting")
+        bare_since = None
         while True:
             if self._running.poll() is not None:
                 await engine.ended(self._running)
@@ -139,35 +149,61 @@ class Replica:
             owner = ports.listener(self._port, self._running.pid)
             if owner == "foreign":
                 return "clash"
-            if owner != "nobody" and (found := await self._ready(sure=owner == "ours")):
-                return found
+            patience = AGAIN_SECONDS if verdict.state == "failing" else 0.0
+            verdict = await self._verdict(owner, deadline, patience)
+            self._say(verdict.reason)
+            if verdict.state == "denied" or (verdict.state == "ready" and owner == "unknown"):
+                return await self._whose(verdict, sure=owner == "ours")
+            bare_since = (bare_since or time.monotonic()) if verdict.state == "bare" else None
+            if verdict.state == "ready" or (bare_since and time.monotonic() - bare_since > BARE_SECONDS):
+                return "running"
             if time.monotonic() > deadline:
-                message = f"it was not ready in {self._service.ready_seconds:g} s{self._said()}"
+                message = f"it was not ready in {self._service.ready_seconds:g} s: {self._reason}{self._said()}"
                 raise Failed(message)
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(AGAIN_SECONDS if verdict.state == "failing" else POLL_SECONDS)
 
-    async def _ready(self, *, sure: bool) -> Found | None:
-        """Ask the listener: it is well, knows our key, and if it may be somebody else's engine, no other key."""
-        service = self._service
-        if await self._ask(service.health_path, None) != 200:  # noqa: PLR2004 - OK
-            return None
-        key = service.api_key if service.api_key_env or service.wants_key_file() else None
-        status = await self._ask(service.models_path, key)
-        if status in _DENIED:
-            if not sure:
-                return "clash"
-            message = (
-                f"the engine on port {self._port} does not accept its API key: look at `api_key_env` in the recipe"
-            )
-            raise Failed(message)
-        if status != 200:  # noqa: PLR2004 - OK
-            return None
-        if not sure and key is not None and await self._ask(service.models_path, secrets.token_hex()) not in _DENIED:
+    async def _verdict(self, owner: ports.Owner, deadline: float, patience: float) -> Verdict:
+        """How the engine stands; left when the process ended or time is up. What it waits for is told after `patience`, seconds."""
+        if owner == "nobody":
+            return Verdict("waiting", f"it does not listen on port {self._port} yet")
+        began, awaited = time.monotonic(), [""]
+        judging = asyncio.create_task(judge(self._service.wanted, self._ask, awaited.append))
+        try:
+            while not judging.done() and self._running.poll() is None and time.monotonic() <= deadline:
+                await asyncio.wait((judging,), timeout=POLL_SECONDS)
+                if awaited[-1] and time.monotonic() - began >= patience:
+                    self._say(awaited[-1])
+            return judging.result() if judging.done() else Verdict("waiting", self._reason)
+        finally:
+            judging.cancel()
+
+    async def _whose(self, verdict: Verdict, *, sure: bool) -> Found:
+        """Whether a listener that is well, or does not accept our key, is our engine: somebody else's accepts any key, or another."""
+        if verdict.state == "denied":
+            if sure:
+                message = (
+                    f"the engine on port {self._port} does not accept its API key ({verdict.reason}): "
+                    "look at `api_key` in the recipe"
+                )
+                raise Failed(message)
             return "clash"
-        return "running"
+        if self._key is None:
+            return "running"
+        if verdict.proof is None:
+            return "clash"
+        body = b"{}" if verdict.proof != self._service.models_path else None
+        answer = await self._ask(verdict.proof, body, secrets.token_hex())
+        return "running" if answer.denied else "clash"
 
-    async def _ask(self, path: str, key: str | None) -> int | None:
-        return await engine.ask(self._service.host, self._port, path, key)
+    async def _ask(self, path: str, body: bytes | None, key: str | None = None) -> Answer:
+        seconds = PROBE_SECONDS if body is None else None
+        return await engine.ask(self._service.host, self._port, path, key or self._key, body, seconds=seconds)
+
+    @property
+    def _key(self) -> str | None:
+        """The key that the engine was given."""
+        service = self._service
+        return service.api_key if service.api_key_env or service.wants_key_file() else None
 
     async def _end(self) -> str:
         await engine.ended(self._running)
@@ -181,6 +217,13 @@ class Replica:
         if self._reserved is not None:
             self._reserved.close()
             self._reserved = None
+
+    def _say(self, reason: str) -> None:
+        """Publish why the engine is not ready yet, when that changes."""
+        reason = reason.replace(self._service.api_key, "…")
+        if reason != self._reason:
+            self._reason = reason
+            self._publish("starting", reason)
 
     def _publish(self, status: Literal["starting", "running", "failed", "stopped"], reason: str = "") -> None:
         published = Published(

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from tokenstorm.errors import NOT_JSON, UsageError
 from tokenstorm.interfaces import interface_of
+from tokenstorm.node.readiness import Wanted
 from tokenstorm.runs import write_atomically
 
 LAST_PORT = 65535
@@ -23,6 +24,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     `host` is where the engines listen: an address, or a network of which each node has one: an interface's name, a CIDR,
     or `auto`. The words at the positions `literal` hold such text because a user typed it, and stay as they are. `api_key_file` is
     where the key lies already, in the form that the engine wants; without it, it is written there for `{api_key_file}`.
+    `model` is the name that clients ask for, the first that is listed when it is None; `generates` is false for engines that
+    are not asked for a token before they count as ready.
     `host` is an address, or a network of which each node has one (see `interfaces.local_address`).
 
     An engine that spans nodes has `parts`: one on each of so many nodes, or all of them `together` on one machine. Those
@@ -48,6 +51,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     gpus_per_replica: Annotated[int, Meta(ge=0)] | None = None
     health_path: str = "/health"
     models_path: str = "/v1/models"
+    model: str | None = None
+    generates: bool = True
     ready_seconds: Annotated[float, Meta(gt=0)] = 600.0
 
     def __repr__(self) -> str:
@@ -62,6 +67,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         """The argv of one replica, or of a part of one that is not its head. Other braces stay as they are."""
         command, literal = (self.worker_command, self.worker_literal) if worker else (self.command, self.literal)
         return [word if number in literal else _filled(word, values) for number, word in enumerate(command)]
+
+    @property
+    def wanted(self) -> Wanted:
+        """What its engines are asked before they are ready."""
+        return Wanted(
+            health_path=self.health_path,
+            models_path=self.models_path,
+            model=self.model,
+            generates=self.generates,
+        )
 
     def wants_key_file(self) -> bool:
         """Whether its engines read their key from a file."""

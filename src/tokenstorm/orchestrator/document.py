@@ -9,11 +9,35 @@ from pathlib import Path
 import yaml
 
 from tokenstorm.errors import UsageError
+from tokenstorm.timelimit import minutes_between
 
 Where = tuple[str | int, ...]
 """The way to a value: keys and positions, from the top of the file."""
 
 _DEEPEST = 20
+_TAG = "tag:yaml.org,2002:"
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(
+    r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without YAML 1.1's surprises: `12:00:00`, `010`, `0x10`, `1_000`, `yes` and `on` are text.
+
+    PyYAML alone reads the first as 43200, by base 60, and the second as 8.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - as PyYAML declares it
+
+
+for _tag, _pattern, _first in (
+    ("null", re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
+    ("bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
+    ("int", _INTEGER, list("-+0123456789")),
+    ("float", _NUMBER, list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(_TAG + _tag, re.compile(rf"(?:{_pattern.pattern})\Z"), _first)
 
 
 class RecipeError(UsageError):
@@ -53,6 +77,13 @@ class Section:
             raise wrong(self, key, f"must be text, not {value!r}: put it in quotes")
         return value
 
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise wrong(self, key, f"must be true or false, not {value!r}")
+        return value
+
     def integer(self, key: str, default: int, *, least: int, most: int) -> int:
         """A whole number within bounds."""
         value = self.values.get(key, default)
@@ -60,12 +91,12 @@ class Section:
             raise wrong(self, key, f"must be a whole number from {least} to {most}, not {value!r}")
         return value
 
-    def boolean(self, key: str, *, default: bool) -> bool:
-        """True or false."""
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            raise wrong(self, key, f"must be true or false, not {value!r}")
-        return value
+    def minutes(self, key: str, default: int, *, least: int, most: int) -> int:
+        """A time limit within bounds."""
+        try:
+            return minutes_between(self.values.get(key, default), least, most)
+        except ValueError as error:
+            raise wrong(self, key, str(error)) from None
 
     def number(self, key: str, default: float, *, least: float, most: float) -> float:
         """A finite number within bounds."""
@@ -137,7 +168,7 @@ def parse_document(text: str, file: str) -> Document:
     """As `read_document`, from text."""
     lines: dict[Where, int] = {(): 1}
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         value = None if node is None else _plain(loader, node, (), lines, file)
     except yaml.MarkedYAMLError as error:
@@ -174,6 +205,9 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, where: Where, lines: dict[W
             lines[(*where, key)] = key_node.start_mark.line + 1
             found[key] = _plain(loader, value_node, (*where, key), lines, file)
         return found
+    if node.tag == f"{_TAG}int" and not _INTEGER.fullmatch(node.value):
+        message = f"{file}, line {line}: {node.value!r} is no plain integer: write decimal digits, and no more"
+        raise RecipeError(message)
     try:
         value: object = loader.construct_object(node)
     except ValueError as error:

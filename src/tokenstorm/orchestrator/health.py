@@ -1,12 +1,14 @@
-"""How an engine does, by its own account: its health call and its models call, with its key."""
+"""How an engine does, by its own account: its health call and its list of models, with its key.
+
+It is asked for no token, as its node asks before it is ready: that would be a load beside the load.
+"""
 
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import httpx
-import msgspec
 
-from tokenstorm.errors import NOT_JSON
+from tokenstorm.loadgen.models import asked_for, read_models
+from tokenstorm.node.readiness import Answer
 
 from .recipes import Probe
 
@@ -21,32 +23,28 @@ class Health:
 
     @property
     def well(self) -> bool:
-        """Whether both calls were answered as they should be."""
+        """Whether it answered as it should, as far as it has these calls."""
         return not self.reason
 
 
-class _Model(msgspec.Struct):
-    id: str
+async def ask(client: httpx.AsyncClient, url: str, api_key: str, probe: Probe, model: str, *, timeout: float) -> Health:
+    """Ask an engine at its base URL. That it does not answer is no error but the answer.
 
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
-
-
-async def ask(client: httpx.AsyncClient, url: str, api_key: str, probe: Probe, *, timeout: float) -> Health:
-    """Ask an engine at its base URL. That it does not answer is no error but the answer."""
+    The first of the models is the one that clients ask for: `model`, or its folder if that is what the engine serves.
+    """
     headers = {"authorization": f"Bearer {api_key}"}
+    bodies = []
     try:
-        health = await client.get(url + probe.path, headers=headers, timeout=timeout)
-        if health.status_code != HTTPStatus.OK:
-            return Health(reason=f"{probe.path} answers {health.status_code}")
-        models = await client.get(url + probe.models_path, headers=headers, timeout=timeout)
-        if models.status_code != HTTPStatus.OK:
-            return Health(reason=f"{probe.models_path} answers {models.status_code}")
-        return Health(tuple(model.id for model in msgspec.json.decode(models.content, type=_Models).data))
+        for path in (probe.path, probe.models_path):
+            got = await client.get(url + path, headers=headers, timeout=timeout)
+            answer = Answer(got.status_code, got.content)
+            if not (answer.good or answer.absent):
+                return Health(reason=answer.told(path))
+            bodies.append(answer.body if answer.good else b"")
+        models = read_models(bodies[1])
+        first = asked_for(model, models) or model
+        return Health(tuple(dict.fromkeys((first, *models.names))))
     except httpx.TimeoutException:
         return Health(reason=f"no answer within {timeout:g} s", late=True)
     except httpx.HTTPError as error:
         return Health(reason=str(error) or type(error).__name__)
-    except NOT_JSON as error:
-        return Health(reason=f"{probe.models_path} is no list of models: {error}")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tokenstorm.config import Profile
 from tokenstorm.errors import UsageError
+from tokenstorm.timelimit import minutes_between
 
 from .parameters import Parameter, Value, memory_mb, shown
 from .recipes import (
@@ -100,7 +101,7 @@ def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) ->
     return Launch(
         recipe_name=recipe.name,
         engine=recipe.engine,
-        model=_filled(recipe.model, values),
+        model=_served_as(command) or _filled(recipe.model, values),
         command=command,
         literal=literal,
         worker_command=worker_command,
@@ -208,6 +209,8 @@ def service_file(launch: Launch, service_id: str, api_key: str, host: str, folde
         "gpus_per_replica": launch.resources.gpu // launch.processes_per_node,
         "health_path": launch.probe.path,
         "models_path": launch.probe.models_path,
+        "model": launch.model,
+        "generates": launch.probe.generates,
         "ready_seconds": launch.probe.timeout_seconds,
     }
 
@@ -235,9 +238,13 @@ def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
         where = f"config.resources.{name}"
         if name not in valid:
             raise ConfigError(field=where, message=f"is not among the resources: there are {', '.join(valid)}")
-        if name == "memory":
+        if name in ("memory", "time_limit"):
             try:
-                changed["memory_mb"] = memory_mb(value)
+                changed |= (
+                    {"memory_mb": memory_mb(value)}
+                    if name == "memory"
+                    else {name: minutes_between(value, least[name], _MOST[name])}
+                )
             except ValueError as error:
                 raise ConfigError(field=where, message=str(error)) from None
         elif not isinstance(value, int) or isinstance(value, bool) or not least[name] <= value <= _MOST[name]:
@@ -300,6 +307,20 @@ def _command(entries: tuple[Words, ...], values: Mapping[str, Value]) -> tuple[t
                 literal += [len(command) + number for number, text in enumerate(made) if _looks_filled(text)]
             command += made
     return tuple(command), tuple(literal)
+
+
+def _served_as(command: tuple[str, ...]) -> str | None:
+    """The name that the command itself gives the model, the last one where it gives several; None where it gives none."""
+    name = None
+    for number, word in enumerate(command):
+        option, equals, value = word.partition("=")
+        if option in _NAMES:
+            name = value if equals else next(iter(command[number + 1 :]), None)
+    return name
+
+
+_NAMES = frozenset(("--served-model-name", "--served_model_name", "--alias", "--model-name"))
+"""Options of vLLM and SGLang, llama.cpp, LMDeploy."""
 
 
 def _environment(

@@ -51,11 +51,12 @@ def memory_mb(value: object) -> int | None:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST:
         return value
-    match = re.fullmatch(r"([1-9]\d{0,5})([MGT])B?", value, re.ASCII) if isinstance(value, str) else None
-    if match is None:
-        message = f"must be megabytes, or text such as 64G, not {shown(value)}"
+    match = re.fullmatch(r"([1-9]\d{0,8})([MGT]?)(?:I?B)?", value.upper(), re.ASCII) if isinstance(value, str) else None
+    megabytes = int(match[1]) * {"": 1, "M": 1, "G": 1024, "T": 1024**2}[match[2]] if match else 0
+    if not 1 <= megabytes <= _MOST:
+        message = f"must be megabytes (64000), or a whole number with a unit: M, G or T (64G), not {shown(value)}"
         raise ValueError(message)
-    return int(match[1]) * {"M": 1, "G": 1024, "T": 1024**2}[match[2]]
+    return megabytes
 
 
 def shown(value: object) -> str:

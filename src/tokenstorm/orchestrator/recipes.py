@@ -83,10 +83,14 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """How an engine is asked whether it is ready, and how long it may take from when its job runs."""
+    """How an engine is asked whether it is ready, and how long it may take from when its job runs.
+
+    `generates` is false for one that is not asked for a token.
+    """
 
     path: str = "/health"
     models_path: str = "/v1/models"
+    generates: bool = True
     timeout_seconds: float = 600.0
 
 
@@ -186,9 +190,17 @@ def make_recipe(document: Document) -> Recipe:
     return recipe
 
 
-_KEYS = (
-    *("name", "description", "engine", "model", "command", "environment", "ports", "base_port", "gpu_per_replica"),
-    *(
+_KEYS = frozenset(
+    [
+        "name",
+        "description",
+        "engine",
+        "model",
+        "command",
+        "environment",
+        "ports",
+        "base_port",
+        "gpu_per_replica",
         "replicas_per_node",
         "nodes_per_replica",
         "spans_nodes",
@@ -197,7 +209,7 @@ _KEYS = (
         "api_key",
         "parameters",
         "image",
-    ),
+    ]
 )
 _RESOURCE_KEYS = ("nodes", "cpu", "memory", "gpu", "time_limit")
 
@@ -330,7 +342,7 @@ def _resources(top: Section) -> Resources:
         cpu=part.integer("cpu", 1, least=1, most=10_000),
         memory_mb=memory,
         gpu=part.integer("gpu", 0, least=0, most=64),
-        time_limit=part.integer("time_limit", 60, least=1, most=1_000_000),
+        time_limit=part.minutes("time_limit", 60, least=1, most=1_000_000),
         spans_nodes=top.boolean("spans_nodes", default="nodes_per_replica" in given),
         **given,
     )
@@ -373,13 +385,14 @@ def _check_span(top: Section, recipe: Recipe) -> None:
 
 
 def _probe(top: Section) -> Probe:
-    part = top.section("readiness", ("path", "models_path", "timeout_seconds"))
+    part = top.section("readiness", ("path", "models_path", "generates", "timeout_seconds"))
     for name in ("path", "models_path"):
         if not re.fullmatch(r"/[!-~]*", part.text(name, "/")):
             raise wrong(part, name, "must be a path that begins with /")
     return Probe(
         path=part.text("path", Probe.path),
         models_path=part.text("models_path", Probe.models_path),
+        generates=part.boolean("generates", default=Probe.generates),
         timeout_seconds=part.number("timeout_seconds", Probe.timeout_seconds, least=1, most=86_400),
     )
 

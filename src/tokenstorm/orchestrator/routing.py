@@ -20,6 +20,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenstorm.errors import NOT_JSON, ClusterError, TokenstormError, Unknown
+from tokenstorm.loadgen.models import not_among
 from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
 from tokenstorm.web import ErrorForm, Problem, problems
 
@@ -181,7 +182,7 @@ class PromptRequest(BaseModel):
     prompt: str = Field(min_length=1, examples=["What is a supercomputer used for?"])
     max_tokens: int = Field(100, ge=1, le=2**31)
     temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False)
-    model: str | None = Field(None, description="The first one the engine names, when not given")
+    model: str | None = Field(None, description="The service's own, when not given")
 
 
 class PromptAnswer(BaseModel):
@@ -364,7 +365,9 @@ async def ask(router: Router, service_id: str, asked: PromptRequest) -> PromptAn
         sent, body = await _whole(router, service_id, "/v1/completions", plain, first=sent.replica)
     if not sent.answer.is_success:
         status = sent.answer.status_code
-        raise Problem(status if status in _TOLD else 502, _words(body) or f"the engine answers {status}")
+        there = not_among(model, sent.replica.models)
+        words = "; ".join(filter(None, (_words(body) or f"the engine answers {status}", there)))
+        raise Problem(status if status in _TOLD else 502, words)
     try:
         said = msgspec.json.decode(body, type=_Completion)
         choice = said.choices[0]

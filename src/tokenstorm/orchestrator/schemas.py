@@ -33,7 +33,7 @@ class ServiceRequest(BaseModel):
     config: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Values for the recipe's parameters by name, and under `environment` (variables of the engine; null "
-        "takes one away) and `resources` (nodes, cpu, memory, gpu, time_limit in minutes) what shall differ from the "
+        "takes one away) and `resources` (nodes, cpu, memory, gpu, time_limit in minutes or as Slurm has it) what shall differ from the "
         "recipe. Values reach the engine as typed.",
         examples=[{"model": _MODEL, "environment": {"HF_TOKEN": "…"}, "resources": {"gpu": 2}}],
     )

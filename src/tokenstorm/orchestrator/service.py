@@ -141,8 +141,10 @@ def _run(service: Service, replicas: Sequence[Replica], now: datetime, ran_secon
     healthy = sum(replica.status == "running" for replica in replicas)
     all_healthy = healthy == service.total_replicas
     if service.ready_at or all_healthy:
-        reason = "" if all_healthy else _unwell(service, replicas, healthy)
-        return replace(service, status="running", reason=reason, ready_at=service.ready_at or now)
+        reason = _notes(replicas) if all_healthy else _unwell(service, replicas, healthy)
+        return replace(
+            service, status="running", reason=reason, ready_at=service.ready_at or now, model=_model(service, replicas)
+        )
     if any(replica.status == "failed" and replica.stopped_after is None for replica in replicas):
         return _give_up(service, _unwell(service, replicas, healthy), now)
     if ran_seconds > service.probe.timeout_seconds:
@@ -177,6 +179,17 @@ def _reached_its_limit(service: Service, job: JobState, replicas: Sequence[Repli
 
 def _give_up(service: Service, reason: str, now: datetime) -> Service:
     return replace(service, status="failed", reason=reason, ended_at=now, stopping=True)
+
+
+def _notes(replicas: Sequence[Replica]) -> str:
+    """What is to be said of engines that are well, such as that nothing more than their health call is known of them."""
+    return "; ".join(dict.fromkeys(replica.reason for replica in replicas if replica.reason))
+
+
+def _model(service: Service, replicas: Sequence[Replica]) -> str:
+    """The name that clients ask for, as all replicas that are well have it."""
+    names = {replica.models[0] for replica in replicas if replica.status == "running" and replica.models}
+    return names.pop() if len(names) == 1 else service.model
 
 
 def _unwell(service: Service, replicas: Sequence[Replica], healthy: int) -> str:

@@ -87,7 +87,7 @@ class Watch:
             api_key=service.api_key,
         )
         if published.status == "running" and replica.url:
-            health = await ask(client, replica.url, service.api_key, service.probe, timeout=ASK_SECONDS)
+            health = await ask(client, replica.url, service.api_key, service.probe, service.model, timeout=ASK_SECONDS)
             if of_a_run_before and not health.well:
                 return
             replica = self._judged(replica, health)
@@ -98,7 +98,7 @@ class Watch:
         known = self.replicas.get(replica.id)
         if health.well:
             self._was_well.add(replica.id)
-            return replace(replica, status="running", reason="", models=health.models)
+            return replace(replica, status="running", models=health.models)
         if health.late and known and known.status == "running" and self._late[replica.id] < LATE_AT_MOST:
             return known
         return replace(replica, status="failed" if replica.id in self._was_well else "starting", reason=health.reason)
