@@ -104,11 +104,11 @@ def test_services_that_start_at_once_on_one_port_never_clash(stage: Stage) -> No
 
 
 def test_a_listener_that_was_quicker_than_the_engine_is_not_taken_for_it(stage: Stage) -> None:
-    """The foreign engine even accepts our key; ours sees that the port is taken and ends."""
+    """The foreign engine even accepts our key, and has none of our variables; ours sees that the port is taken and ends."""
     taken = stage.folder / "taken"
     quicker = f"import pathlib, subprocess\nif not pathlib.Path({str(taken)!r}).exists():\n"
     quicker += (
-        f"    subprocess.Popen([sys.executable, __file__, str(port), 'foreign'], start_new_session=True)\n"
+        f"    subprocess.Popen([sys.executable, __file__, str(port), 'foreign'], start_new_session=True, env=dict())\n"
         f"    pathlib.Path({str(taken)!r}).write_text(str(port))\n"
         "    while True:\n"
         "        try:\n"

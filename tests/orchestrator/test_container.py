@@ -152,7 +152,9 @@ def test_a_service_on_slurm_runs_through_the_runtime_with_its_key_in_the_environ
             found = orchestrator.get(service.id)
             assert (found.status, found.reason) == ("running", "")
             called = record.read_text().splitlines()[-1]
-            assert called.startswith(f"{fake} exec --bind {found.folder} {tmp_path}/images/sim.sif {sys.executable} -m")
+            assert called.startswith(
+                f"{fake} exec --bind {found.folder} --bind {tmp_path}/base/cache {tmp_path}/images/sim.sif "
+            )
             assert found.api_key not in called
             given = record.with_name("record.env").read_text().splitlines()
             assert {f"THE_KEY={found.api_key}", "APPTAINERENV_PLACE=in the image", "OF_THE_PROFILE=as it is"} <= set(

@@ -86,7 +86,7 @@ async def _container(visit: Visit) -> Finding:
     if runtime == "none":
         return "skipped", "the profile has no container.runtime: engines run as they are installed on the nodes"
     kind = visit.needs.kind if visit.needs else "gpu" if visit.site.profile.offers_gpus else "cpu"
-    done = await (await visit.node(kind)).run([runtime, "--version"])
+    done = await (await visit.node(kind)).run([runtime, "version" if runtime == "enroot" else "--version"])
     if done.status:
         on, key = where(visit.site, kind), f"profiles.{visit.site.profile.name}"
         return "failed", f"{runtime} does not run on {on}: load its module in {key}.prologue, or change {key}.container"

@@ -41,8 +41,21 @@ class Partitions(Table):
 class Container(Table):
     """What engines are started in, and where the images lie."""
 
-    runtime: Literal["apptainer", "singularity", "none"] = "none"
+    runtime: Literal["apptainer", "singularity", "podman", "enroot", "none"] = "none"
     images: PurePosixPath | None = None
+    image_names: Mapping[str, str] = Field(default_factory=dict)
+    gpus: Literal["nvidia", "amd", "intel", "none"] | None = None
+    binds: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+    @field_validator("binds")
+    @classmethod
+    def _absolute(cls, binds: tuple[str, ...]) -> tuple[str, ...]:
+        for bind in binds:
+            if not bind.startswith("/") or "," in bind:
+                message = f"{bind!r} is no folder to be shown: write /folder, /folder:/inside or /folder:/inside:ro"
+                raise ValueError(message)
+        return binds
 
 
 class Proxies(Table):
@@ -111,6 +124,7 @@ class Profile(JobKeys):
     model_dir: PurePosixPath | None = None
     hf_home: PurePosixPath | None = None
     offline: bool = False
+    gpu_vendor: Literal["nvidia", "amd", "intel"] | None = None
     simulate: bool = False
     ssh: Ssh = Ssh()
     partitions: Partitions = Partitions()

@@ -27,6 +27,7 @@ async def run(folder: Path, keeper: int) -> int:
     service, node = read_service(folder), node_name()
     try:
         service = replace(service, host=local_address(service.host))
+        service.make_caches()
         engines = _engines(service, folder, node, keeper)
     except UsageError as error:  # whoever waits for this node's engines learns it at once
         await _fail(folder, service, node, str(error))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httptools
 
-from tokenstorm.node import words
+from tokenstorm.node import ports, words
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.log import Log
 from tokenstorm.node.readiness import Answer
@@ -73,8 +73,8 @@ async def ended(process: Engine) -> None:
     await asyncio.sleep(TOLD_SECONDS)
 
 
-async def stop(process: Engine, slot: Slot) -> None:
-    """TERM to an engine and its workers, KILL to what is left."""
+async def stop(process: Engine, slot: Slot, mark: bytes | None = None) -> None:
+    """TERM to an engine and its workers, KILL to what is left, also where a container's runtime put it elsewhere."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(TimeoutError):
@@ -83,6 +83,9 @@ async def stop(process: Engine, slot: Slot) -> None:
                 await asyncio.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):  # its workers may be there although it is not
         os.killpg(process.pid, signal.SIGKILL)
+    for pid in ports.marked(mark) if mark else ():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
     slot.forget()
     await asyncio.to_thread(process.log.finish)

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -53,19 +54,31 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def listener(port: int, root: int) -> Owner:
-    """Who listens on a port: the process `root` or one below it (ours), or another; unknown when it may not be seen."""
+def listener(port: int, root: int, mark: bytes | None = None) -> Owner:
+    """Who listens on a port: the process `root`, one below it or one with the mark (ours), or another.
+
+    Unknown when it may not be seen.
+    """
     inodes = _listening(port)
     if not inodes:
         return "nobody"
     hidden = False
-    for pid in (root, *_descendants(root)):
+    for pid in chain((root,), _descendants(root), marked(mark) if mark else ()):
         held = _sockets(pid)
         if held is None:
             hidden = True
         elif held & inodes:
             return "ours"
     return "unknown" if hidden else "foreign"
+
+
+def marked(mark: bytes) -> Iterator[int]:
+    """The processes whose environment holds a mark, `NAME=VALUE`, wherever they are below."""
+    for entry in os.listdir(_PROC):  # noqa: PTH208 - names are all that is wanted
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if mark in (_PROC / entry / "environ").read_bytes().split(b"\0"):
+                    yield int(entry)
 
 
 def _listening(port: int) -> set[str]:

@@ -70,6 +70,7 @@ class Replica:
         self._place = place
         self._api_key_file = api_key_file
         self._slot = slot
+        self._mark = service.mark(place.index)
         self._publisher = Publisher(place.folder)
         self._process: engine.Engine | None = None
         self._reserved: socket.socket | None = None
@@ -142,11 +143,11 @@ class Replica:
         while True:
             if self._running.poll() is not None:
                 await engine.ended(self._running)
-                await engine.stop(self._running, self._slot)  # what it had started may hold the port still
+                await engine.stop(self._running, self._slot, self._mark)  # what it had started may hold the port still
                 if not ports.is_free(self._service.host, self._port):
                     return "clash"  # somebody was quicker, and the engine said so and ended
                 raise Failed(self._how_it_ended())
-            owner = ports.listener(self._port, self._running.pid)
+            owner = ports.listener(self._port, self._running.pid, self._mark)
             if owner == "foreign":
                 return "clash"
             patience = AGAIN_SECONDS if verdict.state == "failing" else 0.0
@@ -212,7 +213,7 @@ class Replica:
     async def _leave(self) -> None:
         """Leave no process and no reservation behind."""
         if self._process is not None:
-            await engine.stop(self._process, self._slot)
+            await engine.stop(self._process, self._slot, self._mark)
             self._process = None
         if self._reserved is not None:
             self._reserved.close()

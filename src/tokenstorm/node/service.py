@@ -10,11 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm.errors import NOT_JSON, UsageError
-from tokenstorm.interfaces import interface_of
+from tokenstorm.interfaces import interface_of, node_name
+from tokenstorm.node.devices import VISIBLE, Vendor, shared_out
 from tokenstorm.node.readiness import Wanted
 from tokenstorm.runs import write_atomically
 
 LAST_PORT = 65535
+MARK = "TOKENSTORM_REPLICA"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -30,6 +32,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     An engine that spans nodes has `parts`: one on each of so many nodes, or all of them `together` on one machine. Those
     that are not its head run `worker_command`. `node_environment` holds placeholders as the commands do.
+
+    `caches` are variables with folders of which nobody said anything. `container_prefix` makes of a variable's name that by
+    which a container's runtime hands it on.
     """
 
     schema: Literal[1]
@@ -49,6 +54,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     api_key_env: str | None = None
     api_key_file: str | None = None
     gpus_per_replica: Annotated[int, Meta(ge=0)] | None = None
+    gpu_vendor: Vendor | None = None
+    caches: dict[str, str] = {}
+    container_prefix: str = ""
     health_path: str = "/health"
     models_path: str = "/v1/models"
     model: str | None = None
@@ -84,28 +92,42 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     def engine_environment(self, index: int, values: Mapping[str, str]) -> dict[str, str]:
         """The environment of one replica, with its key and its GPUs. Raises `UsageError` when there are too few."""
-        environment = {**os.environ, **self.environment}
+        environment = {**self.caches, **os.environ, **self.environment}
         environment |= {name: _filled(text, values) for name, text in self.node_environment.items()}
         if self.api_key_env:
             environment[self.api_key_env] = self.api_key
-        if self.gpus_per_replica:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus(index, environment.get("CUDA_VISIBLE_DEVICES")))
-        return environment
-
-    def _gpus(self, index: int, visible: str | None) -> list[str]:
-        """The replica's share of those that the job may use; numbered from 0 where nobody said which."""
-        count = self.gpus_per_replica or 0
-        if visible is None:
-            return [str(number) for number in range(index * count, (index + 1) * count)]
-        names = [name.strip() for name in visible.split(",") if name.strip()]
-        mine = names[index * count : (index + 1) * count]
-        if len(mine) < count:
-            message = (
-                f"replica {index} needs {count} GPUs, and the job has {len(names)} for {self.replicas_per_node} replicas: "
-                "ask for more in `resources`, or lower `gpu_per_replica`"
+        if count := self.gpus_per_replica:
+            environment = shared_out(
+                environment,
+                self.gpu_vendor,
+                index=index,
+                count=count,
+                replicas=self.replicas_per_node,
+                dev=Path("/dev"),
             )
-            raise UsageError(message)
-        return mine
+        return {**environment, **self._said_again(environment), MARK: self._marked(index)}
+
+    def mark(self, index: int) -> bytes:
+        """What tells the processes of one replica from all others of its node, wherever a container's runtime put them."""
+        return f"{MARK}={self._marked(index)}".encode()
+
+    def _marked(self, index: int) -> str:
+        return f"{self.service_id}.{node_name()}.{index}"
+
+    def make_caches(self) -> None:
+        """Make the folders of the caches: a container's runtime wants them to be there. Raises `UsageError`."""
+        for path in self.caches.values():
+            try:
+                Path(path).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                message = f"cannot make {path}, where engines keep their caches: {error.strerror}"
+                raise UsageError(message) from None
+
+    def _said_again(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """What is only known here, in the container runtime's own way, so that it wins over what the image sets."""
+        names = (*self.caches, *VISIBLE.values(), self.api_key_env) if self.container_prefix else ()
+        said = {f"{self.container_prefix}{name}": environment[name] for name in names if name and name in environment}
+        return {name: value for name, value in said.items() if name not in environment}
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:

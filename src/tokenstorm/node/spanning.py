@@ -142,7 +142,7 @@ class WorkerPart:
             reason = engine.not_started(error)
         finally:
             if self._process is not None:
-                await engine.stop(self._process, self._slot)
+                await engine.stop(self._process, self._slot, self._service.mark(self._place.index))
             if self._reserved is not None:
                 self._reserved.close()
             if reason is not None and not (self._tie and await self._tie.tell(reason)):

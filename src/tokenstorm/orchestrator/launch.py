@@ -76,6 +76,9 @@ class Launch:
     probe: Probe
     key: KeyDelivery
     image: str | None = None
+    gpu_vendor: str | None = None
+    caches: Mapping[str, str] = field(default_factory=dict)
+    container_prefix: str = ""
     note: str = ""
 
     @property
@@ -207,6 +210,9 @@ def service_file(launch: Launch, service_id: str, api_key: str, host: str, folde
         "api_key_env": launch.key.variable,
         "api_key_file": str(folder / launch.key.file) if launch.key.file else None,
         "gpus_per_replica": launch.resources.gpu // launch.processes_per_node,
+        "gpu_vendor": launch.gpu_vendor,
+        "caches": dict(launch.caches),
+        "container_prefix": launch.container_prefix,
         "health_path": launch.probe.path,
         "models_path": launch.probe.models_path,
         "model": launch.model,

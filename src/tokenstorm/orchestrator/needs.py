@@ -27,7 +27,7 @@ def needs_of(recipe: Recipe, profile: Profile) -> Needs:
         job=_job(launch),
         files=tuple(files),
         program=None if image else launch.command[0],
-        image=image,
+        image=PurePosixPath(image) if image and image.startswith("/") else None,
     )
 
 

@@ -19,7 +19,8 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
 from tokenstorm.interfaces import ANY_NETWORK
 
-from .container import contained
+from .caches import at_site
+from .container import ENTRY, ENTRY_TEXT, contained
 from .exposition import merge
 from .jobs import Jobs, silence
 from .launch import Launch, at_home, on_one_machine, prepare, service_file, simulated
@@ -327,7 +328,10 @@ class ServiceOrchestrator:
     async def _write_folder(self, service: Service, launch: Launch) -> None:
         profile, folder = self.site.profile, service.path
         host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
-        content = service_file(contained(launch, profile, folder), service.id, service.api_key, host, folder)
+        launch = contained(at_site(launch, profile), profile, folder)
+        content = service_file(launch, service.id, service.api_key, host, folder)
+        if profile.container.runtime == "enroot":
+            await self.site.shell.put(folder / ENTRY, ENTRY_TEXT.encode(), mode=0o700)
         if launch.key.file:
             key = launch.key.content.replace("{api_key}", service.api_key)
             await self.site.shell.put(folder / launch.key.file, key.encode(), mode=0o600)
