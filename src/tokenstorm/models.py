@@ -1,17 +1,22 @@
-"""Pydantic models of msgspec structs: by them FastAPI checks requests, and documents requests and answers."""
+"""msgspec structs in FastAPI: pydantic models of them check requests, and document requests and answers."""
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache, wraps
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
-from msgspec import Meta
+from fastapi import Response
+from fastapi.datastructures import Default, DefaultPlaceholder
+from fastapi.routing import APIRoute
+from msgspec import UNSET, Meta, UnsetType
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
+from tokenstorm.api.answer import SENT
 from tokenstorm.errors import UsageError
 from tokenstorm.load import make
 
@@ -54,21 +59,57 @@ class Taken:
             raise ValidationError.from_exception_data(self._kind.__name__, details) from None
 
 
+class Whole(BaseModel):
+    """An answer: all its fields are there, whether they have defaults for readers or not."""
+
+
+_NONE_NAMED = Default(None)
+
+
+class Documented(APIRoute):
+    """A route whose answer is a struct: encoded as it is, and documented by its model."""
+
+    def __init__(
+        self, path: str, endpoint: Callable[..., Any], *, response_model: Any = _NONE_NAMED, **options: Any
+    ) -> None:
+        answer = inspect.signature(endpoint).return_annotation
+        if isinstance(response_model, DefaultPlaceholder) and _is_answer(answer):
+            response_model = _typed(answer, Whole)
+            endpoint = _encoded(endpoint, options.get("status_code") or 200)
+        super().__init__(path, endpoint, response_model=response_model, **options)
+
+
+def _is_answer(kind: Any) -> bool:
+    of = get_args(kind)[0] if get_origin(kind) is list else get_origin(kind) or kind
+    return isinstance(of, type) and issubclass(of, msgspec.Struct)
+
+
+def _encoded(endpoint: Callable[..., Awaitable[object]], status: int) -> Callable[..., Awaitable[Response]]:
+    @wraps(endpoint)
+    async def answer(*args: Any, **options: Any) -> Response:
+        found = await endpoint(*args, **options)
+        return Response(msgspec.json.encode(found), status, media_type="application/json")
+
+    return answer
+
+
 @cache
 def model_of(kind: type[msgspec.Struct], base: type[BaseModel]) -> type[BaseModel]:
     """The model of a struct and of those in it; its name and its docstring are the struct's."""
     fields: dict[str, Any] = _fields(kind, base)
-    return create_model(kind.__name__, __base__=base, __doc__=kind.__doc__, **fields)
+    own = get_origin(kind) or kind
+    return create_model(own.__name__, __base__=base, __doc__=own.__doc__, **fields)
 
 
 def _fields(kind: type[msgspec.Struct], base: type[BaseModel]) -> dict[str, tuple[Any, Any]]:
     """Type and default of each field."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: (_typed(hints[field.name], base), _default(field)) for field in msgspec.structs.fields(kind)}
+    return {field.name: (_typed(field.type, base), _default(field, base)) for field in msgspec.structs.fields(kind)}
 
 
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    if field.required:
+def _default(field: msgspec.structs.FieldInfo, base: type[BaseModel]) -> Any:
+    if field.default is UNSET:
+        return Field(default_factory=UnsetType)  # it may be missing, and the documentation names no default
+    if field.required or base is Whole:
         return ...
     made = field.default_factory is not msgspec.NODEFAULT
     return field.default_factory() if made else field.default
@@ -78,14 +119,15 @@ def _typed(hint: Any, base: type[BaseModel]) -> Any:
     """A type of msgspec's as pydantic writes it."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return Annotated[(_typed(args[0], base), *map(_constraint, args[1:]))]
+        sent = get_args(args[0])[0] if SENT in args else args[0]  # what it is beside None
+        return Annotated[(_typed(sent, base), *map(_constraint, args[1:]))]
     if origin in {Union, UnionType}:
-        return Union[tuple(_typed(arg, base) for arg in args)]  # noqa: UP007 - of as many as there are
-    if origin in {tuple, Sequence}:  # of any length: JSON has lists
+        return Union[tuple(_typed(arg, base) for arg in args if arg is not UnsetType)]  # noqa: UP007 - of as many as there are
+    if origin in {tuple, list, Sequence}:  # of any length: JSON has lists
         return list[_typed(args[0], base)]  # type: ignore[misc]
     if origin is dict:
         return dict[_typed(args[0], base), _typed(args[1], base)]  # type: ignore[misc]
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+    if isinstance(struct := origin or hint, type) and issubclass(struct, msgspec.Struct):
         return model_of(hint, base)
     return hint
 

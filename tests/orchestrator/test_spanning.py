@@ -188,8 +188,8 @@ def test_a_group_shows_each_engine_with_its_nodes(tmp_path: Path) -> None:
         shown = group_info(orchestrator.get(service.id), orchestrator.replicas(service.id))
         assert shown.total_replicas == 2
         assert [(job.node, [(one.id, one.status, one.nodes) for one in job.replicas]) for job in shown.node_jobs] == [
-            ("n1", [("n1.0", "pending", ["n1", "n2"])]),
-            ("n3", [("n3.0", "pending", ["n3", "n4"])]),
+            ("n1", [("n1.0", "pending", ("n1", "n2"))]),
+            ("n3", [("n3.0", "pending", ("n3", "n4"))]),
         ]
 
     with_orchestrator(cluster, test)

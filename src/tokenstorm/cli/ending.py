@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from tokenstorm.api.services import ENDED
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.errors import ApiError, ClusterError, RunError
-from tokenstorm.orchestrator.service import ENDED
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 from tokenstorm.sdk import AsyncClient
 from tokenstorm.server_api.placed import PlacedOrchestrator

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
+from tokenstorm.api.services import ENDED, GroupInfo, LogPiece, RecipeInfo, ServiceInfo
 from tokenstorm.cli.api import client_of
 from tokenstorm.cli.stack import all_recipes
 from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell_progress
 from tokenstorm.config import load_config
-from tokenstorm.errors import NOT_JSON, ApiError, UsageError
+from tokenstorm.errors import NOT_JSON, UsageError
 from tokenstorm.orchestrator.schemas import recipe_info
 from tokenstorm.sdk import Client
-from tokenstorm.sdk.answers import ENDED, Logs, Recipe, Service, ServiceGroup
 
 _FOLLOW_SECONDS = 0.5
 
@@ -127,7 +127,7 @@ def logs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pieces(client: Client, args: argparse.Namespace) -> Iterator[Logs]:
+def _pieces(client: Client, args: argparse.Namespace) -> Iterator[LogPiece]:
     """The logs as they come; the last piece is empty."""
     after: str | None = None
     while True:
@@ -149,20 +149,18 @@ def prompt(args: argparse.Namespace) -> int:
         )
     if args.json:
         show_json(said)
-    elif not said.success:
-        raise ApiError(said.error or f"service {args.service_id} gave no answer")
     else:
-        hand_on(f"{said.response or ''}\n")
+        hand_on(f"{said.response}\n")
         if said.simulated:
             tell_progress("a SIMULATED engine answered")
-    return 0 if said.success else 1
+    return 0
 
 
 def recipes(args: argparse.Namespace) -> int:
     """What there is on this machine; no API is asked."""
     found = all_recipes(load_config(), args.recipes)
     chosen = [found.get(args.name)] if args.name else [*found.by_name.values()]
-    infos = [msgspec.convert(recipe_info(recipe).model_dump(), Recipe) for recipe in chosen]
+    infos = [recipe_info(recipe) for recipe in chosen]
     if args.json:
         show_json(infos[0] if args.name else infos)
     elif args.name:
@@ -172,11 +170,11 @@ def recipes(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(recipe: Recipe) -> tuple[object, ...]:
+def _row(recipe: RecipeInfo) -> tuple[object, ...]:
     return recipe.name, recipe.engine, recipe.resources.gpu * recipe.resources.nodes, recipe.description
 
 
-def _show_recipe(recipe: Recipe) -> None:
+def _show_recipe(recipe: RecipeInfo) -> None:
     resources = recipe.resources
     show_facts(
         [
@@ -197,17 +195,17 @@ def _show_recipe(recipe: Recipe) -> None:
     show_table(("NAME", "TYPE", "DEFAULT", ""), rows)
 
 
-def _wait(client: Client, service_id: str, seconds: float) -> Service:
+def _wait(client: Client, service_id: str, seconds: float) -> ServiceInfo:
     with live() as line:
 
-        def changed(service: Service) -> None:
+        def changed(service: ServiceInfo) -> None:
             if line:
                 line(f"service {service_id} is {service.status}" + (f": {service.reason}" if service.reason else ""))
 
         return client.wait_until_ready(service_id, seconds=seconds, on_change=changed)
 
 
-def _show(service: Service, *, as_json: bool) -> None:
+def _show(service: ServiceInfo, *, as_json: bool) -> None:
     if as_json:
         show_json(service)
         return
@@ -228,7 +226,7 @@ def _show(service: Service, *, as_json: bool) -> None:
             ("ended", service.ended_at),
         ]
     )
-    if isinstance(service, ServiceGroup) and service.node_jobs:
+    if isinstance(service, GroupInfo) and service.node_jobs:
         replicas = [one for job in service.node_jobs for one in job.replicas]
         show_text("")
         show_table(

@@ -6,12 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from tokenstorm.errors import Unreachable
-from tokenstorm.web import Problem, new_app, problems
-
-from .logs import LEAST_BYTES, PLACES, UnknownSource
-from .routing import Router, error_form, vllm_routes
-from .schemas import (
+from tokenstorm.api.services import (
     AccessEndpoint,
     AccessInfo,
     EndpointInfo,
@@ -22,15 +17,18 @@ from .schemas import (
     RecipeList,
     ServiceInfo,
     ServiceList,
-    ServiceRequest,
+    Status,
     StatusInfo,
-    StatusRequest,
     TargetGroup,
-    group_info,
-    recipe_info,
-    service_info,
 )
-from .service import STATUSES, Service, Status
+from tokenstorm.errors import Unreachable
+from tokenstorm.models import Documented
+from tokenstorm.web import Problem, new_app, problems
+
+from .logs import LEAST_BYTES, PLACES, UnknownSource
+from .routing import Router, error_form, vllm_routes
+from .schemas import ServiceRequest, StatusRequest, group_info, recipe_info, service_info
+from .service import STATUSES, Service
 from .services import ServiceOrchestrator
 
 PREFIX = "/api/v1"
@@ -71,7 +69,7 @@ def create_app(
 
 def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     """Services are started and listed; a group is one, too."""
-    routes = APIRouter(tags=["services"])
+    routes = APIRouter(route_class=Documented, tags=["services"])
 
     def info(service: Service) -> ServiceInfo:
         return service_info(service, orchestrator.replicas(service.id))
@@ -94,7 +92,7 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     async def list_services(
         status: Annotated[Status | None, Query(description="Only those with this status")] = None,
     ) -> ServiceList:
-        found = [info(service) for service in orchestrator.list() if status in (None, service.status)]
+        found = tuple(info(service) for service in orchestrator.list() if status in (None, service.status))
         return ServiceList(services=found, count=len(found))
 
     @routes.get("/services/targets", summary="Prometheus HTTP service discovery", tags=["metrics"])
@@ -102,7 +100,7 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         """A target for each running service: this API, which hands on the engine's metrics."""
         return [
             TargetGroup(
-                targets=[request.headers.get("x-forwarded-host") or request.url.netloc], labels=_labels(service)
+                targets=(request.headers.get("x-forwarded-host") or request.url.netloc,), labels=_labels(service)
             )
             for service in orchestrator.list()
             if service.status == "running"
@@ -117,7 +115,7 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
 
 def state_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     """How a service stands, and its end."""
-    routes = APIRouter(tags=["services"])
+    routes = APIRouter(route_class=Documented, tags=["services"])
 
     @routes.get("/services/{service_id}/status", summary="Its status", responses=problems(404))
     async def status_of(service_id: str) -> StatusInfo:
@@ -141,7 +139,7 @@ def state_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
 
 def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     """What a service's engines say, and how they are reached."""
-    routes = APIRouter(tags=["services"])
+    routes = APIRouter(route_class=Documented, tags=["services"])
 
     @routes.get("/services/{service_id}/logs", summary="Its logs", responses=problems(404, 422, 502, 504))
     async def logs(
@@ -182,11 +180,11 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         """Addresses are those of the cluster. 409 with its `service_status` while no engine answers."""
         service = orchestrator.get(service_id)
         running = [replica for replica in orchestrator.replicas(service_id) if replica.status == "running"]
-        endpoints = [
-            AccessEndpoint(replica=replica.id, url=replica.url, nodes=list(replica.nodes))
+        endpoints = tuple(
+            AccessEndpoint(replica=replica.id, url=replica.url, nodes=replica.nodes)
             for replica in running
             if replica.url
-        ]
+        )
         if not endpoints:
             why = f": {service.reason}" if service.reason else ""
             detail = f"no engine of service {service_id} answers: it is {service.status}{why}"
@@ -198,7 +196,7 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
 
 def group_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     """Groups of replicas, node by node."""
-    routes = APIRouter(tags=["groups"])
+    routes = APIRouter(route_class=Documented, tags=["groups"])
 
     def group(group_id: str) -> Service:
         service = orchestrator.get(group_id)
@@ -209,11 +207,11 @@ def group_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
 
     @routes.get("/service-groups", summary="All groups")
     async def list_groups() -> GroupList:
-        found = [
+        found = tuple(
             group_info(service, orchestrator.replicas(service.id))
             for service in orchestrator.list()
             if service.is_group
-        ]
+        )
         return GroupList(groups=found, count=len(found))
 
     @routes.get("/service-groups/{group_id}", summary="One group, with its replicas", responses=problems(404))
@@ -241,11 +239,11 @@ def group_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
 
 def recipe_routes(orchestrator: ServiceOrchestrator, token: str | None, *, near: bool) -> APIRouter:
     """What can be started, and where this API is."""
-    routes = APIRouter(tags=["recipes"])
+    routes = APIRouter(route_class=Documented, tags=["recipes"])
 
     @routes.get("/recipes", summary="All recipes")
     async def list_recipes() -> RecipeList:
-        found = [recipe_info(recipe) for recipe in orchestrator.recipes.by_name.values()]
+        found = tuple(recipe_info(recipe) for recipe in orchestrator.recipes.by_name.values())
         return RecipeList(recipes=found, count=len(found))
 
     @routes.get("/recipes/{category}/{name}", summary="One recipe", responses=problems(404))

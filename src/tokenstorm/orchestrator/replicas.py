@@ -1,9 +1,8 @@
 """One engine process of a service, as the rest of the orchestrator sees it."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-ReplicaStatus = Literal["pending", "starting", "running", "failed"]
+from tokenstorm.api.services import ReplicaStatus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,13 @@ from typing import Annotated, Any
 import httpx
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
+from msgspec import structs
 from pydantic import BaseModel, ConfigDict, Field
 
+from tokenstorm.api.services import EngineService, EngineServices, ModelsAnswer, PromptAnswer
 from tokenstorm.errors import NOT_JSON, ClusterError, TokenstormError, Unknown
 from tokenstorm.loadgen.models import not_among
+from tokenstorm.models import Documented
 from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
 from tokenstorm.web import ErrorForm, Problem, problems
 
@@ -185,45 +188,6 @@ class PromptRequest(BaseModel):
     model: str | None = Field(None, description="The service's own, when not given")
 
 
-class PromptAnswer(BaseModel):
-    """What it answered, and which replica did."""
-
-    success: bool = True
-    response: str
-    usage: dict[str, int] | None = None
-    model: str
-    routed_to: str = Field(examples=["node1.0"])
-    service_id: str
-    simulated: bool = Field(default=False, description="There, and true, when no real engine answered")
-
-
-class ModelsAnswer(BaseModel):
-    """The names of the models; while the engine loads, why there are none."""
-
-    success: bool
-    models: list[str] | None = None
-    error: str | None = None
-
-
-class EngineService(BaseModel):
-    """A service that takes prompts."""
-
-    id: str
-    recipe_name: str
-    engine: str
-    simulated: bool = Field(description="No real engine answers")
-    model: str
-    status: str
-    healthy_replicas: int
-
-
-class EngineServices(BaseModel):
-    """All of them."""
-
-    services: list[EngineService]
-    count: int
-
-
 class _Text(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
@@ -252,11 +216,11 @@ ServiceId = Annotated[str, Path(description="The id of a service or of a group o
 
 def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> APIRouter:
     """The way to the engines. `services` are all there are."""
-    routes = APIRouter(prefix="/vllm", tags=["prompts"])
+    routes = APIRouter(prefix="/vllm", tags=["prompts"], route_class=Documented)
 
     @routes.get("/services", summary="The services that take prompts")
     async def list_services() -> EngineServices:
-        found = [
+        found = tuple(
             EngineService(
                 id=one.id,
                 recipe_name=one.recipe_name,
@@ -268,7 +232,7 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
             )
             for one in services()
             if not one.ended
-        ]
+        )
         return EngineServices(services=found, count=len(found))
 
     @routes.get("/{service_id}/models", summary="Its models", responses=problems(404))
@@ -280,20 +244,18 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
             why = "; ".join(f"{replica.id} is {replica.status} ({replica.reason})" for replica in replicas)
             return ModelsAnswer(success=False, error=f"no engine answers{': ' if why else ''}{why}")
         names = dict.fromkeys(name for replica in running for name in replica.models)
-        return ModelsAnswer(success=True, models=list(names))
+        return ModelsAnswer(success=True, models=tuple(names))
 
     @routes.post(
         "/{service_id}/prompt",
         summary="Ask it something",
         responses=problems(400, 401, 404, 413, 422, 429, 500, 502, 503),
-        response_model_exclude_unset=True,
     )
     async def prompt(service_id: ServiceId, asked: PromptRequest, request: Request) -> PromptAnswer:
         """One prompt to the next healthy replica. What the engine refuses keeps its status and its words."""
         answer = await unless_left(request, ask(router, service_id, asked))
-        if any(one.simulated for one in services() if one.id == service_id):
-            answer.simulated = True
-        return answer
+        simulated = any(one.simulated for one in services() if one.id == service_id)
+        return structs.replace(answer, simulated=True) if simulated else answer
 
     for method in _METHODS:
         routes.add_api_route(

@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Literal, get_args
+from typing import get_args
 
+from tokenstorm.api.services import ENDED, Status
 from tokenstorm.cluster.pending import why_pending
 from tokenstorm.cluster.scheduler import JobState, Outcome, Sent
 
 from .recipes import Probe, Resources
 from .replicas import Replica
 
-Status = Literal["pending", "configuring", "starting", "running", "completed", "failed", "cancelled", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 SIMULATED = "simulated"
 """The engine of a service that no real one answers for."""
-ENDED: frozenset[Status] = frozenset(("completed", "failed", "cancelled", "timeout"))
 
 LEAVE_SECONDS = 30
 """How long before the time limit a service's job is told to end: engines have nothing to write then."""

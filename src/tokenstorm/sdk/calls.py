@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from tokenstorm.api import groups
+from tokenstorm.api import groups, services
 from tokenstorm.errors import NOT_JSON, ApiError
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.sdk import answers
-from tokenstorm.sdk.answers import GroupStatus, ServiceStatus
+from tokenstorm.sdk.answers import GroupStatus
 from tokenstorm.written import fault
 
 P = ParamSpec("P")
@@ -61,39 +61,39 @@ def _takes(fields: Callable[P, object]) -> Callable[[Callable[..., Call[T]]], Ca
     return described
 
 
-def create_service(recipe_name: str, config: Mapping[str, object] | None = None) -> Call[answers.Service]:
+def create_service(recipe_name: str, config: Mapping[str, object] | None = None) -> Call[services.ServiceInfo]:
     """Start a service from a recipe; `config` sets its parameters, `environment` and `resources`."""
     body = {"recipe_name": recipe_name, "config": dict(config or {})}
-    return Call("server", "POST", "/services", _as(answers.Service), body=body, seconds=SUBMIT_SECONDS)
+    return Call("server", "POST", "/services", _as(services.ServiceInfo), body=body, seconds=SUBMIT_SECONDS)
 
 
-def list_services(status: ServiceStatus | None = None) -> Call[answers.Services]:
+def list_services(status: services.Status | None = None) -> Call[services.ServiceList]:
     """All services and groups of replicas, the oldest first."""
-    return Call("server", "GET", "/services", _as(answers.Services), {"status": status})
+    return Call("server", "GET", "/services", _as(services.ServiceList), {"status": status})
 
 
-def get_service(service_id: str) -> Call[answers.Service]:
+def get_service(service_id: str) -> Call[services.ServiceInfo]:
     """One service."""
-    return Call("server", "GET", f"/services/{_id(service_id)}", _as(answers.Service))
+    return Call("server", "GET", f"/services/{_id(service_id)}", _as(services.ServiceInfo))
 
 
-def get_service_status(service_id: str) -> Call[answers.ServiceState]:
+def get_service_status(service_id: str) -> Call[services.StatusInfo]:
     """How a service stands."""
-    return Call("server", "GET", f"/services/{_id(service_id)}/status", _as(answers.ServiceState))
+    return Call("server", "GET", f"/services/{_id(service_id)}/status", _as(services.StatusInfo))
 
 
-def stop_service(service_id: str) -> Call[answers.ServiceState]:
+def stop_service(service_id: str) -> Call[services.StatusInfo]:
     """Cancel a service; one that has ended stays as it is."""
     path, body = f"/services/{_id(service_id)}/status", {"status": "cancelled"}
-    return Call("server", "POST", path, _as(answers.ServiceState), body=body, seconds=SUBMIT_SECONDS)
+    return Call("server", "POST", path, _as(services.StatusInfo), body=body, seconds=SUBMIT_SECONDS)
 
 
 def get_service_logs(
     service_id: str, *, source: str | None = None, after: str | None = None, limit: int | None = None
-) -> Call[answers.Logs]:
+) -> Call[services.LogPiece]:
     """The logs after the place `after`; `source` is a replica's id, or `job`; `limit` in bytes of each log."""
     query = {"source": source, "after": after, "limit": limit}
-    return Call("server", "GET", f"/services/{_id(service_id)}/logs", _as(answers.Logs), query)
+    return Call("server", "GET", f"/services/{_id(service_id)}/logs", _as(services.LogPiece), query)
 
 
 def get_service_metrics(service_id: str) -> Call[str]:
@@ -101,60 +101,60 @@ def get_service_metrics(service_id: str) -> Call[str]:
     return Call("server", "GET", f"/services/{_id(service_id)}/metrics", _text)
 
 
-def get_service_targets() -> Call[tuple[answers.Target, ...]]:
+def get_service_targets() -> Call[tuple[services.TargetGroup, ...]]:
     """Prometheus' service discovery of the running services."""
-    return Call("server", "GET", "/services/targets", _as(tuple[answers.Target, ...]))
+    return Call("server", "GET", "/services/targets", _as(tuple[services.TargetGroup, ...]))
 
 
-def get_access(service_id: str) -> Call[answers.Access]:
+def get_access(service_id: str) -> Call[services.AccessInfo]:
     """What a client on the cluster needs to talk to the engine itself, its key included."""
-    return Call("server", "GET", f"/services/{_id(service_id)}/access", _as(answers.Access))
+    return Call("server", "GET", f"/services/{_id(service_id)}/access", _as(services.AccessInfo))
 
 
-def list_service_groups() -> Call[answers.ServiceGroups]:
+def list_service_groups() -> Call[services.GroupList]:
     """All groups of replicas."""
-    return Call("server", "GET", "/service-groups", _as(answers.ServiceGroups))
+    return Call("server", "GET", "/service-groups", _as(services.GroupList))
 
 
-def get_service_group(group_id: str) -> Call[answers.ServiceGroup]:
+def get_service_group(group_id: str) -> Call[services.GroupInfo]:
     """One group of replicas, node by node."""
-    return Call("server", "GET", f"/service-groups/{_id(group_id)}", _as(answers.ServiceGroup))
+    return Call("server", "GET", f"/service-groups/{_id(group_id)}", _as(services.GroupInfo))
 
 
-def list_recipes() -> Call[answers.Recipes]:
+def list_recipes() -> Call[services.RecipeList]:
     """All recipes, with their parameters."""
-    return Call("server", "GET", "/recipes", _as(answers.Recipes))
+    return Call("server", "GET", "/recipes", _as(services.RecipeList))
 
 
-def get_recipe(name: str) -> Call[answers.Recipe]:
+def get_recipe(name: str) -> Call[services.RecipeInfo]:
     """One recipe, by its category/name."""
-    return Call("server", "GET", f"/recipes/{quote(name)}", _as(answers.Recipe))
+    return Call("server", "GET", f"/recipes/{quote(name)}", _as(services.RecipeInfo))
 
 
-def list_vllm_services() -> Call[answers.VllmServices]:
+def list_vllm_services() -> Call[services.EngineServices]:
     """The services that take prompts."""
-    return Call("server", "GET", "/vllm/services", _as(answers.VllmServices))
+    return Call("server", "GET", "/vllm/services", _as(services.EngineServices))
 
 
-def get_models(service_id: str) -> Call[answers.Models]:
+def get_models(service_id: str) -> Call[services.ModelsAnswer]:
     """The models of a service; `success` is false while it loads."""
-    return Call("server", "GET", f"/vllm/{_id(service_id)}/models", _as(answers.Models))
+    return Call("server", "GET", f"/vllm/{_id(service_id)}/models", _as(services.ModelsAnswer))
 
 
 def prompt(
     service_id: str, text: str, *, max_tokens: int = 100, temperature: float = 0.7, model: str | None = None
-) -> Call[answers.Prompted]:
+) -> Call[services.PromptAnswer]:
     """Ask a service something, by way of the orchestrator."""
     body: dict[str, object] = {"prompt": text, "max_tokens": max_tokens, "temperature": temperature}
     if model is not None:
         body["model"] = model
     path = f"/vllm/{_id(service_id)}/prompt"
-    return Call("server", "POST", path, _as(answers.Prompted), body=body, seconds=SUBMIT_SECONDS)
+    return Call("server", "POST", path, _as(services.PromptAnswer), body=body, seconds=SUBMIT_SECONDS)
 
 
-def get_orchestrator() -> Call[answers.OrchestratorAddress]:
+def get_orchestrator() -> Call[services.EndpointInfo]:
     """Where the orchestrator is."""
-    return Call("server", "GET", "/orchestrator/endpoint", _as(answers.OrchestratorAddress))
+    return Call("server", "GET", "/orchestrator/endpoint", _as(services.EndpointInfo))
 
 
 @_takes(_NewGroup)
@@ -208,9 +208,9 @@ def get_group_metrics(group_id: int) -> Call[str]:
     return Call("client", "GET", f"/client-groups/{group_id:d}/metrics", _text)
 
 
-def get_group_targets() -> Call[tuple[answers.Target, ...]]:
+def get_group_targets() -> Call[tuple[services.TargetGroup, ...]]:
     """Prometheus' service discovery of the groups."""
-    return Call("client", "GET", "/client-groups/targets", _as(tuple[answers.Target, ...]))
+    return Call("client", "GET", "/client-groups/targets", _as(tuple[services.TargetGroup, ...]))
 
 
 def results(group_id: int) -> Call[Summary]:
@@ -223,9 +223,9 @@ def get_report(group_id: int) -> Call[str]:
     return Call("client", "GET", f"/client-groups/{group_id:d}/report", _text)
 
 
-def get_group_logs(group_id: int, *, after: str | None = None) -> Call[answers.Logs]:
+def get_group_logs(group_id: int, *, after: str | None = None) -> Call[services.LogPiece]:
     """The logs of the group's job after the place `after`."""
-    return Call("client", "GET", f"/client-groups/{group_id:d}/logs", _as(answers.Logs), {"after": after})
+    return Call("client", "GET", f"/client-groups/{group_id:d}/logs", _as(services.LogPiece), {"after": after})
 
 
 def observe_group(group_id: int, url: str) -> Call[None]:

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
+from tokenstorm.api.services import ENDED, ServiceInfo
 from tokenstorm.errors import ApiError
-from tokenstorm.sdk.answers import ENDED, Group, Service
+from tokenstorm.sdk.answers import Group
 from tokenstorm.sdk.calls import Call, get_group, get_service
 
 T = TypeVar("T")
@@ -18,8 +19,8 @@ _PASSING = frozenset((None, 502, 503, 504))
 
 
 def until_ready(
-    service_id: str, *, seconds: float = 900.0, on_change: Callable[[Service], None] | None = None
-) -> Steps[Service]:
+    service_id: str, *, seconds: float = 900.0, on_change: Callable[[ServiceInfo], None] | None = None
+) -> Steps[ServiceInfo]:
     """Wait until a service answers prompts. Raises `ApiError` when it ends before, or the time is over.
 
     `on_change` hears of each status, and of the first at once.
@@ -27,7 +28,7 @@ def until_ready(
     deadline = time.monotonic() + seconds
     last: tuple[str, str] | None = None
     while True:
-        service: Service = yield from patiently(get_service(service_id), deadline)
+        service: ServiceInfo = yield from patiently(get_service(service_id), deadline)
         if on_change and (service.status, service.reason) != last:
             on_change(service)
         last = service.status, service.reason

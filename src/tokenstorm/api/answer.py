@@ -1,0 +1,14 @@
+"""What all answers have in common."""
+
+import msgspec
+from msgspec import Meta
+
+SENT = Meta(extra={"sent": True})
+"""Of a field that may be None: it is so only where the answer of another version lacks it."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer of an API. Fields that are not known are left out, so that another version's answer can be read.
+
+    Defaults are for whoever reads the answer of another version: what answers sends all fields, but those that are UNSET.
+    """
