@@ -1,7 +1,12 @@
 """What all answers have in common."""
 
+from typing import Literal
+
 import msgspec
 from msgspec import Meta
+
+Outcome = Literal["completed", "failed", "cancelled", "timeout", "node_fail", "preempted", "out_of_memory", "lost"]
+"""How a job ended."""
 
 SENT = Meta(extra={"sent": True})
 """Of a field that may be None: it is so only where the answer of another version lacks it."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from tokenstorm.api.group_answers import Change, Second
 from tokenstorm.report.text import duration, fitting
-from tokenstorm.sdk.answers import Change, Second
 
 
 class Watching:

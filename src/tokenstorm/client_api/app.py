@@ -11,21 +11,23 @@ from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 
-from tokenstorm.client_api.answers import (
+from tokenstorm.api.group_answers import (
     Created,
     Done,
     DoneToAll,
     GroupAnswer,
     GroupList,
+    GroupStatus,
     Observing,
     ScrapeTarget,
-    answer_of,
 )
-from tokenstorm.client_api.group import ClientGroup, GroupStatus
+from tokenstorm.client_api.answers import answer_of
+from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.results import results_routes
 from tokenstorm.client_api.schemas import ObserverRequest, RunGroupsRequest, RunRequest, TakenGroup
+from tokenstorm.models import Documented
 from tokenstorm.web import Problem, new_app, problem, problems
 
 COMMON_START_SECONDS = 5.0
@@ -83,7 +85,7 @@ def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
 
 
 def _group_routes(manager: ClientManager) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=Documented)
 
     @routes.post("", status_code=201, summary="Create a group", responses=problems(400, 404, 409, 502, 504))
     async def create(request: TakenGroup, idempotency_key: Key = None) -> Created:
@@ -97,18 +99,17 @@ def _group_routes(manager: ClientManager) -> APIRouter:
             message=f"group {group.group_id}: {said}{simulated}",
         )
 
-    @routes.get("", summary="List the groups", response_model=GroupList)
+    @routes.get("", summary="List the groups")
     async def list_groups(
         status: Annotated[GroupStatus | None, Query(description="Only those")] = None,
         *,
         detail: Annotated[bool, Query(description="The groups with their infos instead of ids")] = False,
-    ) -> Response:
+    ) -> GroupList[list[int] | list[GroupAnswer[str]]]:
         """Oldest first. With `detail`, `load_config` comes without `prompts`, which only the group itself tells."""
-        found: list[int] | list[GroupAnswer] = manager.ids(status)
+        found: list[int] | list[GroupAnswer[str]] = manager.ids(status)
         if detail:
             found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
-        listed = GroupList.model_construct(groups=found, count=len(found))
-        return Response(listed.model_dump_json(), media_type="application/json")
+        return GroupList(groups=found, count=len(found))
 
     @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
     async def run_groups(request: RunGroupsRequest) -> DoneToAll:
@@ -121,7 +122,7 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         start_at = named or time.time() + COMMON_START_SECONDS
         manager.run(request.group_ids, start_at, at_hand=named is None)
         at = datetime.fromtimestamp(start_at, UTC).isoformat(timespec="milliseconds")
-        return DoneToAll(status="released", group_ids=request.group_ids, start_at=at)
+        return DoneToAll(status="released", group_ids=tuple(request.group_ids), start_at=at)
 
     @routes.get("/targets", summary="Prometheus HTTP service discovery")
     async def targets(request: Request) -> list[ScrapeTarget]:
@@ -130,7 +131,7 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         groups += [group for group in map(manager.get, manager.ids("stopped")[-100:]) if _ended_lately(group)]
         return [
             ScrapeTarget(
-                targets=[request.url.netloc],
+                targets=(request.url.netloc,),
                 labels={
                     "__metrics_path__": f"/api/v1/client-groups/{group.group_id}/metrics",
                     "group_id": str(group.group_id),
@@ -141,7 +142,7 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         ]
 
     @routes.get("/{group_id:int}", summary="One group", responses=problems(404))
-    async def info(group_id: GroupId) -> GroupAnswer:
+    async def info(group_id: GroupId) -> GroupAnswer[str]:
         group = manager.get(group_id)
         return _answer(manager, group, manager.store.request(group_id))
 
@@ -171,7 +172,7 @@ def _group_routes(manager: ClientManager) -> APIRouter:
 
 
 def _live_routes(manager: ClientManager) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=Documented)
 
     @routes.get(
         "/{group_id:int}/metrics",
@@ -213,7 +214,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
     return routes
 
 
-def _answer(manager: ClientManager, group: ClientGroup, request: bytes | str) -> GroupAnswer:
+def _answer(manager: ClientManager, group: ClientGroup, request: bytes | str) -> GroupAnswer[str]:
     latest = manager.current(group.group_id) or group
     run_dir = str(manager.archive.folder(group.run_id))
     return answer_of(latest, msgspec.json.decode(request), manager.live(latest), run_dir)

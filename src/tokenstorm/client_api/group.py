@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.api.group_answers import GroupStatus
 from tokenstorm.client_api.schemas import signal_lead
 from tokenstorm.cluster.pending import why_pending
 from tokenstorm.cluster.scheduler import JobState, Sent
@@ -13,7 +14,6 @@ from tokenstorm.cluster.scheduler import Outcome as JobOutcome
 from tokenstorm.loadgen.live import Status as LauncherStatus
 from tokenstorm.metrics.summary import Summary
 
-GroupStatus = Literal["pending", "running", "stopped"]
 Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
 Ending = Literal["stop", "service died"]
 UNCONFIRMED = "submission unconfirmed"

@@ -19,13 +19,14 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
+from tokenstorm.api.group_answers import GroupStatus, StatusChange
 from tokenstorm.api.groups import GroupRequest, shown_fields
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.client_api.feed import Feed
 from tokenstorm.client_api.follower import Follower
-from tokenstorm.client_api.group import ClientGroup, GroupStatus, Progress
+from tokenstorm.client_api.group import ClientGroup, Progress
 from tokenstorm.client_api.homecoming import Expected
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.observers import Observers
@@ -421,14 +422,14 @@ def _fingerprint(request: GroupRequest) -> str:
 def _told(group: ClientGroup) -> bytes:
     """What observers and viewers get at a change of status."""
     return msgspec.json.encode(
-        {
-            "group_id": group.group_id,
-            "run_id": group.run_id,
-            "name": group.name,
-            "status": group.status,
-            "outcome": group.outcome,
-            "reason": group.reason,
-            "deleted": group.deleted,
-            "at": states.now(),
-        }
+        StatusChange(
+            group_id=group.group_id,
+            run_id=group.run_id,
+            name=group.name,
+            status=group.status,
+            outcome=group.outcome,
+            reason=group.reason,
+            deleted=group.deleted,
+            at=states.now(),
+        )
     )

@@ -11,13 +11,14 @@ import msgspec
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from tokenstorm.client_api.answers import Logs
+from tokenstorm.api.group_answers import Logs
 from tokenstorm.client_api.archive import Archive, readable
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.refusals import NotNow
 from tokenstorm.errors import Unknown
 from tokenstorm.metrics.summary import Summary
+from tokenstorm.models import Documented
 from tokenstorm.report.html import summary_page
 from tokenstorm.web import Problem, problems
 from tokenstorm.written import OtherVersion, decode, refuse_other_version
@@ -34,7 +35,7 @@ GroupId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
 
 def results_routes(manager: ClientManager) -> APIRouter:
     """`/results`, `/requests`, `/report` and `/logs` of a group."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=Documented)
     archive = manager.archive
 
     @routes.get(

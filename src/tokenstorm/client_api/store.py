@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from tokenstorm import __version__
-from tokenstorm.client_api.group import ClientGroup, GroupStatus
+from tokenstorm.api.group_answers import GroupStatus
+from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.errors import NOT_JSON, RunError
 from tokenstorm.runs import make_private
 from tokenstorm.written import fault

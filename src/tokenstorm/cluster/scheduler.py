@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
+from tokenstorm.api.answer import Outcome
 from tokenstorm.config import Kind
 
 __all__ = ["Job", "JobId", "JobState", "Kind", "Outcome", "Scheduler"]
 
 JobId = str
-Outcome = Literal["completed", "failed", "cancelled", "timeout", "node_fail", "preempted", "out_of_memory", "lost"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """tokenstorm from Python: `Client`, and `AsyncClient` with the same methods. Needs the extra `services`."""
 
+from tokenstorm.api.group_answers import Change, Group, Second
 from tokenstorm.api.services import GroupInfo as ServiceGroup
 from tokenstorm.api.services import ServiceInfo as Service
 from tokenstorm.errors import ApiError
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.result import Result
-from tokenstorm.sdk.answers import Change, Group, Second
 from tokenstorm.sdk.calls import GroupRequest
 from tokenstorm.sdk.client import CLIENT_URL, SERVER_URL, AsyncClient, Client
 

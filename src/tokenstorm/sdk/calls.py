@@ -9,11 +9,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from tokenstorm.api import groups, services
+from tokenstorm.api import group_answers, groups, services
 from tokenstorm.errors import NOT_JSON, ApiError
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.sdk import answers
-from tokenstorm.sdk.answers import GroupStatus
 from tokenstorm.written import fault
 
 P = ParamSpec("P")
@@ -158,49 +156,49 @@ def get_orchestrator() -> Call[services.EndpointInfo]:
 
 
 @_takes(_NewGroup)
-def create_group(*, idempotency_key: str | None = None, **request: object) -> Call[answers.Created]:
+def create_group(*, idempotency_key: str | None = None, **request: object) -> Call[group_answers.Created]:
     """Create a group of clients; the same request with the same key makes one group.
 
     `docs/groups.md` has the meanings of its fields, and what is taken when one is left out.
     """
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-    read, seconds = _as(answers.Created), SUBMIT_SECONDS
+    read, seconds = _as(group_answers.Created), SUBMIT_SECONDS
     return Call("client", "POST", "/client-groups", read, body=request, headers=headers, seconds=seconds)
 
 
-def list_groups(status: GroupStatus | None = None) -> Call[answers.Groups]:
+def list_groups(status: group_answers.GroupStatus | None = None) -> Call[group_answers.Groups]:
     """All groups of clients with their infos, the oldest first."""
-    return Call("client", "GET", "/client-groups", _as(answers.Groups), {"status": status, "detail": "true"})
+    return Call("client", "GET", "/client-groups", _as(group_answers.Groups), {"status": status, "detail": "true"})
 
 
-def get_group(group_id: int) -> Call[answers.Group]:
+def get_group(group_id: int) -> Call[group_answers.Group]:
     """One group of clients."""
-    return Call("client", "GET", f"/client-groups/{group_id:d}", _as(answers.Group))
+    return Call("client", "GET", f"/client-groups/{group_id:d}", _as(group_answers.Group))
 
 
-def run_group(group_id: int, start_at: datetime | None = None) -> Call[answers.Done]:
+def run_group(group_id: int, start_at: datetime | None = None) -> Call[group_answers.Done]:
     """Release a group that was created with `start: "manual"`."""
     body = {"start_at": start_at.isoformat()} if start_at else {}
-    return Call("client", "POST", f"/client-groups/{group_id:d}/run", _as(answers.Done), body=body)
+    return Call("client", "POST", f"/client-groups/{group_id:d}/run", _as(group_answers.Done), body=body)
 
 
-def run_groups(group_ids: Sequence[int], start_at: datetime | None = None) -> Call[answers.Released]:
+def run_groups(group_ids: Sequence[int], start_at: datetime | None = None) -> Call[group_answers.DoneToAll]:
     """Release several groups at one moment: all of them, or none."""
     body: dict[str, object] = {"group_ids": list(group_ids)}
     if start_at:
         body["start_at"] = start_at.isoformat()
-    return Call("client", "POST", "/client-groups/run", _as(answers.Released), body=body)
+    return Call("client", "POST", "/client-groups/run", _as(group_answers.DoneToAll), body=body)
 
 
-def stop_group(group_id: int) -> Call[answers.Done]:
+def stop_group(group_id: int) -> Call[group_answers.Done]:
     """Send no more, wait for what was sent, and keep everything."""
-    return Call("client", "POST", f"/client-groups/{group_id:d}/stop", _as(answers.Done))
+    return Call("client", "POST", f"/client-groups/{group_id:d}/stop", _as(group_answers.Done))
 
 
-def delete_group(group_id: int, *, purge: bool = False) -> Call[answers.Done]:
+def delete_group(group_id: int, *, purge: bool = False) -> Call[group_answers.Done]:
     """Stop a group and take it off the list; `purge` removes its files too."""
     query = {"purge": "true" if purge else None}
-    return Call("client", "DELETE", f"/client-groups/{group_id:d}", _as(answers.Done), query)
+    return Call("client", "DELETE", f"/client-groups/{group_id:d}", _as(group_answers.Done), query)
 
 
 def get_group_metrics(group_id: int) -> Call[str]:
@@ -208,9 +206,9 @@ def get_group_metrics(group_id: int) -> Call[str]:
     return Call("client", "GET", f"/client-groups/{group_id:d}/metrics", _text)
 
 
-def get_group_targets() -> Call[tuple[services.TargetGroup, ...]]:
+def get_group_targets() -> Call[tuple[group_answers.ScrapeTarget, ...]]:
     """Prometheus' service discovery of the groups."""
-    return Call("client", "GET", "/client-groups/targets", _as(tuple[services.TargetGroup, ...]))
+    return Call("client", "GET", "/client-groups/targets", _as(tuple[group_answers.ScrapeTarget, ...]))
 
 
 def results(group_id: int) -> Call[Summary]:
@@ -223,9 +221,9 @@ def get_report(group_id: int) -> Call[str]:
     return Call("client", "GET", f"/client-groups/{group_id:d}/report", _text)
 
 
-def get_group_logs(group_id: int, *, after: str | None = None) -> Call[services.LogPiece]:
+def get_group_logs(group_id: int, *, after: str | None = None) -> Call[group_answers.Logs]:
     """The logs of the group's job after the place `after`."""
-    return Call("client", "GET", f"/client-groups/{group_id:d}/logs", _as(services.LogPiece), {"after": after})
+    return Call("client", "GET", f"/client-groups/{group_id:d}/logs", _as(group_answers.Logs), {"after": after})
 
 
 def observe_group(group_id: int, url: str) -> Call[None]:

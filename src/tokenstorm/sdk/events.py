@@ -4,8 +4,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from tokenstorm.api.group_answers import Change, Second
 from tokenstorm.errors import NOT_JSON, ApiError
-from tokenstorm.sdk.answers import Change, Second
 
 GroupEvent: TypeAlias = Change | Second
 

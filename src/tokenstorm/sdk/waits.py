@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
+from tokenstorm.api.group_answers import Group
 from tokenstorm.api.services import ENDED, ServiceInfo
 from tokenstorm.errors import ApiError
-from tokenstorm.sdk.answers import Group
 from tokenstorm.sdk.calls import Call, get_group, get_service
 
 T = TypeVar("T")

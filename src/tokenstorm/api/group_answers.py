@@ -1,0 +1,174 @@
+"""Answers about groups of clients, and the events of a group."""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+
+from msgspec import Meta, field
+
+from tokenstorm.api.answer import SENT, Answer, Outcome
+
+GroupStatus = Literal["pending", "running", "stopped"]
+Time = TypeVar("Time")
+"""How moments are held: as the text that is sent, or as what it says."""
+Listed = TypeVar("Listed")
+
+
+class Created(Answer, frozen=True, kw_only=True):
+    """A group that was created."""
+
+    status: Literal["created"] = "created"
+    group_id: Annotated[int, Meta(examples=[1])]
+    num_clients: Annotated[int, Meta(examples=[10])]
+    message: Annotated[str, Meta(examples=["group 1 was submitted as job 4711"])] = ""
+
+
+class ProgressAnswer(Answer, frozen=True, kw_only=True):
+    """How far the run is; the counts include the warm-up."""
+
+    elapsed_seconds: Annotated[float, Meta(description="Since the common start of the clients")] = 0.0
+    fraction: Annotated[float | None, Meta(description="How much of the run is over, 0 to 1")] = None
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    phase: Annotated[str, Meta(examples=["measured"])] = ""
+    age_seconds: Annotated[
+        float | None,
+        Meta(description="How old this is, when its launcher cannot be reached; null at the end"),
+    ] = None
+
+
+class Info(Answer, Generic[Time], frozen=True, kw_only=True):
+    """All about a group."""
+
+    num_clients: int
+    status: GroupStatus
+    outcome: Annotated[Outcome | None, Meta(description="How it went, once stopped")] = None
+    reason: Annotated[str | None, SENT, Meta(description="Why it waits, or how it ended, in words")] = None
+    engine: Annotated[
+        str | None, Meta(description="The service's engine; `simulated` is no real one", examples=["vllm"])
+    ] = None
+    job_id: str | None = None
+    job_state: Annotated[str | None, Meta(description="What the scheduler says of the job")] = None
+    client_address: Annotated[str | None, Meta(description="Where the launcher listens, as the cluster sees it")] = None
+    created_at: Annotated[Time | None, SENT] = None
+    started_at: Time | None = None
+    ended_at: Time | None = None
+    progress: ProgressAnswer | None = None
+    load_config: Annotated[
+        dict[str, Any], Meta(description="What was asked for, with what was chosen for it; no API key")
+    ] = field(default_factory=dict)
+    run_id: str = ""
+    run_dir: Annotated[str | None, SENT, Meta(description="Where the run's files are, on the cluster")] = None
+    observers: tuple[str, ...] = ()
+
+
+class GroupAnswer(Answer, Generic[Time], frozen=True, kw_only=True):
+    """One group."""
+
+    group_id: Annotated[int, Meta(examples=[1])]
+    info: Info[Time]
+
+
+class GroupList(Answer, Generic[Listed], frozen=True, kw_only=True):
+    """The groups, oldest first; whole with `detail`."""
+
+    groups: Annotated[Listed, Meta(examples=[[1, 2]])]
+    count: Annotated[int, Meta(examples=[2])]
+
+
+class Group(GroupAnswer[datetime], frozen=True, kw_only=True):
+    """One group, as the SDK gives it: with moments."""
+
+
+Groups: TypeAlias = GroupList[tuple[Group, ...]]
+
+
+class Done(Answer, frozen=True, kw_only=True):
+    """What was done to a group."""
+
+    status: Annotated[str, Meta(examples=["stopping"])]
+    group_id: int
+
+
+class DoneToAll(Answer, frozen=True, kw_only=True):
+    """What was done to several groups."""
+
+    status: Annotated[str, Meta(examples=["released"])]
+    group_ids: tuple[int, ...]
+    start_at: Annotated[str | None, SENT, Meta(description="The common start, UTC")] = None
+
+
+class Observing(Answer, frozen=True, kw_only=True):
+    """Who is told."""
+
+    status: Literal["observing"] = "observing"
+    group_id: int
+    url: str
+
+
+class Logs(Answer, frozen=True, kw_only=True):
+    """A part of the job's logs, and the cursor for what comes after it."""
+
+    logs: str
+    next: Annotated[str, Meta(examples=["2048-0"])]
+
+
+class ScrapeTarget(Answer, frozen=True, kw_only=True):
+    """As Prometheus's HTTP service discovery wants it."""
+
+    targets: Annotated[tuple[str, ...], Meta(examples=[["127.0.0.1:8003"]])]
+    labels: Annotated[
+        dict[str, str],
+        Meta(examples=[{"__metrics_path__": "/api/v1/client-groups/1/metrics", "group_id": "1"}]),
+    ] = field(default_factory=dict)
+
+
+class StatusChange(Answer, frozen=True, kw_only=True):
+    """What observers and streams of events are told of a group's new status, and when that was."""
+
+    group_id: int
+    run_id: str = ""
+    name: str = ""
+    status: GroupStatus
+    outcome: Outcome | None = None
+    reason: str | None = None
+    deleted: bool = False
+    at: str = ""
+
+
+class Change(StatusChange, frozen=True, kw_only=True):
+    """An event: a group's new status. Nothing comes after a `final` one."""
+
+    final: bool = False
+
+
+class Glance(Answer, frozen=True, kw_only=True):
+    """Three percentiles, in seconds."""
+
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+
+
+class Second(Answer, frozen=True, kw_only=True):
+    """An event: one second of a run, `t` seconds after its start; counts are of that second.
+
+    `failed_so_far` is how many requests had failed since the start.
+    """
+
+    t: int
+    phase: str = ""
+    scheduled: int = 0
+    sent: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    failed_so_far: int = 0
+    unsent: int = 0
+    output_tokens: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    target_rps: float | None = None
+    latency: Glance = Glance()
+    service_time: Glance = Glance()
+    ttft: Glance = Glance()
