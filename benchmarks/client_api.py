@@ -29,7 +29,7 @@ from tokenstorm.client_api import group as states
 from tokenstorm.client_api.app import create_app
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
-from tokenstorm.client_api.services import HttpServices
+from tokenstorm.client_api.services import ServerServices
 from tokenstorm.client_api.store import GroupSecrets, Store
 from tokenstorm.cluster.site import open_site
 from tokenstorm.config import Profile
@@ -45,7 +45,9 @@ async def serve_api(folder: Path) -> None:
     """An API in a process of its own, until it is ended."""
     profile = Profile(name="local", scheduler="local", base_path=PurePosixPath(folder), python=sys.executable)
     site, store = await open_site(profile), Store.open(folder / "client.db")
-    server = Server(create_app(ClientManager(site, store, HttpServices("http://127.0.0.1:9"), folder)), "127.0.0.1", 0)
+    server = Server(
+        create_app(ClientManager(site, store, ServerServices("http://127.0.0.1:9"), folder)), "127.0.0.1", 0
+    )
     async with server.running():
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()

@@ -8,11 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tokenstorm.client_api.services import Access, HttpServices, ServiceInfo
+from tokenstorm.client_api.services import Access, ServerServices, ServiceInfo
 from tokenstorm.errors import Unknown, Unreachable
 
 ANSWERS: dict[str, tuple[int, Any]] = {
-    "/api/v1/services/abc": (200, {"id": "abc", "status": "running", "engine": "simulated", "model": "m", "more": 1}),
+    "/api/v1/services/abc": (
+        200,
+        {"id": "abc", "recipe_name": "a/b", "status": "running", "engine": "simulated", "model": "m", "more": 1},
+    ),
     "/api/v1/services/abc/access": (
         200,
         {"endpoints": [{"replica": "n1.0", "url": "http://n1:8001", "nodes": ["n1", "n2"]}], "api_key": "k"},
@@ -24,7 +27,7 @@ ANSWERS: dict[str, tuple[int, Any]] = {
 }
 
 
-def ask(what: Callable[[HttpServices], Any]) -> Any:
+def ask(what: Callable[[ServerServices], Any]) -> Any:
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -34,7 +37,7 @@ def ask(what: Callable[[HttpServices], Any]) -> Any:
 
     async def work() -> Any:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            return await what(HttpServices("http://server:8001/", "token", client))
+            return await what(ServerServices("http://server:8001/", "token", client))
 
     found = asyncio.run(work())
     assert {request.headers["authorization"] for request in asked} == {"Bearer token"}
@@ -60,7 +63,7 @@ def test_an_answer_that_makes_no_sense_is_said_with_what_it_was(service: str) ->
 
 def test_a_server_api_that_is_not_there_is_said_with_what_to_do() -> None:
     async def work() -> None:
-        services = HttpServices("http://127.0.0.1:9")
+        services = ServerServices("http://127.0.0.1:9")
         try:
             await services.find("abc")
         finally:
@@ -79,14 +82,14 @@ def test_what_comes_behind_an_answer_tells_nothing_of_the_next_service() -> None
             while True:
                 name = (await reader.readuntil(b"\r\n\r\n")).split()[1].rpartition(b"/")[2]
                 for model in (name, b"another"):
-                    body = b'{"status": "running", "model": "%b"}' % model
+                    body = b'{"id": "x", "recipe_name": "a/b", "status": "running", "model": "%b"}' % model
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         writer.close()
         await writer.wait_closed()
 
     async def work() -> list[str | None]:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            services = HttpServices(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            services = ServerServices(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
             try:
                 return [(await services.find(name)).model for name in ("a", "b", "c")]
             finally:

@@ -16,7 +16,7 @@ import platformdirs
 from tokenstorm.cli.terminal import tell_progress
 from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
-from tokenstorm.client_api.services import HttpServices
+from tokenstorm.client_api.services import ServerServices
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
@@ -146,7 +146,7 @@ async def client_api(
     """The Client API beside a Server API that has the same token; its URL. Groups go on when it ends."""
     store = Store.open(store_of(config.home, site, "groups"))
     try:
-        services = HttpServices(server_url, listen.token)
+        services = ServerServices(server_url, listen.token)
         manager = ClientManager(site, store, services, config.home, Deployment(site, tell_progress))
         server = Server(client_app(manager, token=listen.token), listen.host, listen.port)
         try:

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import replace
 
+from tokenstorm.api.services import ENDED
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.pauses import pauses
-from tokenstorm.client_api.services import ENDED
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
 

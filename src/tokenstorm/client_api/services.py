@@ -1,17 +1,17 @@
 """What a group must know of the service it loads, asked of the Server API."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
-import msgspec
 
 from tokenstorm.cluster.http import EACH_ANEW
-from tokenstorm.errors import NOT_JSON, Unknown, Unreachable, UsageError
+from tokenstorm.errors import ApiError, Unknown, Unreachable, UsageError
+from tokenstorm.sdk import AsyncClient, calls
 
-ENDED = frozenset(("completed", "failed", "cancelled", "timeout"))
+PATIENCE_SECONDS = 15.0
 _NOT_FOUND = 404
 
 T = TypeVar("T")
@@ -56,52 +56,26 @@ class ServiceDirectory(Protocol):
         ...
 
 
-class _Service(msgspec.Struct):
-    status: str
-    engine: str | None = None
-    model: str | None = None
-    reason: str | None = None
+class ServerServices:
+    """The services of a Server API, by the calls of the SDK. `token` is that API's, where it wants one."""
 
-
-class _Endpoint(msgspec.Struct):
-    replica: str
-    url: str
-    nodes: tuple[str, ...] = ()
-
-
-class _Access(msgspec.Struct):
-    endpoints: list[_Endpoint]
-    api_key: str | None = None
-
-
-class _Orchestrator(msgspec.Struct):
-    endpoint: str | None
-    api_key: str | None = None
-
-
-class _Problem(msgspec.Struct):
-    detail: str = ""
-
-
-class HttpServices:
-    """The services of a Server API. `token` is that API's, where it wants one."""
-
-    def __init__(self, server_url: str, token: str | None = None, client: httpx.AsyncClient | None = None) -> None:
-        self._url = server_url.rstrip("/")
-        self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._client = client or httpx.AsyncClient(trust_env=False, timeout=15.0, limits=EACH_ANEW)
+    def __init__(self, server_url: str, token: str | None = None, http: httpx.AsyncClient | None = None) -> None:
+        self._where = f"the Server API at {server_url.rstrip('/')}"
+        http = http or httpx.AsyncClient(trust_env=False, limits=EACH_ANEW)
+        self._client = AsyncClient(server_url, token=token, http=http)
 
     async def find(self, service_id: str) -> ServiceInfo:
-        found = await self._get(f"/services/{quote(service_id, safe='')}", _Service)
-        return ServiceInfo(status=found.status, engine=found.engine, model=found.model, reason=found.reason or "")
+        found = await self._ask(calls.get_service(service_id))
+        engine, model = found.engine or None, found.model or None
+        return ServiceInfo(status=found.status, engine=engine, model=model, reason=found.reason)
 
     async def access(self, service_id: str) -> Access:
-        found = await self._get(f"/services/{quote(service_id, safe='')}/access", _Access)
+        found = await self._ask(calls.get_access(service_id))
         pairs = tuple((endpoint.replica, endpoint.url) for endpoint in found.endpoints)
         return Access(pairs, found.api_key, {endpoint.replica: endpoint.nodes for endpoint in found.endpoints})
 
     async def routed(self, service_id: str) -> Access:
-        found = await self._get("/orchestrator/endpoint", _Orchestrator)
+        found = await self._ask(calls.get_orchestrator())
         if found.endpoint is None:
             message = (
                 'compute nodes do not reach the orchestrator, which runs elsewhere: send "direct", or have it run as '
@@ -113,22 +87,16 @@ class HttpServices:
 
     async def close(self) -> None:
         """Give up connections."""
-        await self._client.aclose()
+        await self._client.close()
 
-    async def _get(self, path: str, kind: type[T]) -> T:
-        where = f"the Server API at {self._url}"
+    async def _ask(self, call: calls.Call[T]) -> T:
         try:
-            answer = await self._client.get(f"{self._url}/api/v1{path}", headers=self._headers)
-        except httpx.TransportError as error:
-            message = f"{where} is not reachable ({error or type(error).__name__}): start it, then try again"
+            return await self._client.send(replace(call, seconds=PATIENCE_SECONDS))
+        except ApiError as error:
+            if error.status is None:
+                raise Unreachable(str(error)) from None
+            detail = error.problem.get("detail")
+            if error.status == _NOT_FOUND:
+                raise Unknown(str(detail or f"{self._where} has nothing at {call.path}")) from None
+            message = f"{self._where} answered {error.status} to {call.method} {call.path}: {detail or error}"
             raise Unreachable(message) from None
-        try:
-            if answer.status_code == _NOT_FOUND:
-                detail = msgspec.json.decode(answer.content, type=_Problem).detail
-                raise Unknown(detail or f"{where} has nothing at {path}")
-            if answer.is_success:
-                return msgspec.json.decode(answer.content, type=kind)
-        except NOT_JSON:
-            pass
-        message = f"{where} answered {answer.status_code} to GET {path}: {answer.text[:200]}"
-        raise Unreachable(message)

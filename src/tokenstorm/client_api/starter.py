@@ -10,11 +10,12 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenstorm.api.groups import UNKNOWN_LENGTH_MINUTES, GroupRequest, shown_fields
+from tokenstorm.api.services import ENDED
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
-from tokenstorm.client_api.services import ENDED, Access, ServiceInfo
+from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
 from tokenstorm.plan import new_run_id

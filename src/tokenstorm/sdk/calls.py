@@ -19,6 +19,7 @@ T = TypeVar("T")
 Api = Literal["server", "client"]
 Rows = Literal["jsonl", "csv", "parquet"]
 
+OK = 200
 SECONDS = 30.0
 """What a call may take; none waits for a job."""
 SUBMIT_SECONDS = 120.0
@@ -264,7 +265,7 @@ def _as(kind: type[T]) -> Callable[[bytes], T]:
             return decoder.decode(content)
         except NOT_JSON as error:
             message = f"an answer cannot be read ({fault(error)}): is it another version of tokenstorm that answers?"
-            raise ApiError(message) from None
+            raise ApiError(message, OK) from None
 
     return read
 

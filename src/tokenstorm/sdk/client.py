@@ -18,7 +18,7 @@ from tokenstorm.result import Result
 from tokenstorm.sdk import calls, waits
 from tokenstorm.sdk.calls import Api, Call
 from tokenstorm.sdk.events import GroupEvent, Reader
-from tokenstorm.sdk.lines import Lines
+from tokenstorm.sdk.lines import read_alines, read_lines
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -167,7 +167,7 @@ class Client(_Wire):
         reader = Reader()
         call = calls.events(group_id)
         with self._stream(call, SILENCE_SECONDS) as answer, self._told(call):
-            for line in _lines(answer):
+            for line in read_lines(answer.iter_bytes()):
                 if event := reader.line(line):
                     yield event
 
@@ -181,7 +181,7 @@ class Client(_Wire):
         """Every request of a stopped group; one with a `stretch` stands for as many as its `count`."""
         call = calls.request_rows(group_id)
         with self._stream(call) as answer, self._told(call):
-            yield from (_result(line) for line in _lines(answer) if line)
+            yield from (_result(line) for line in read_lines(answer.iter_bytes()) if line)
 
     @contextmanager
     def _stream(self, call: Call[bytes], silence: float | None = None) -> Iterator[httpx.Response]:
@@ -232,11 +232,23 @@ class Client(_Wire):
 
 
 class AsyncClient(_Wire):
-    """`Client` for asyncio: the same methods, awaited, and iterators that are asynchronous."""
+    """`Client` for asyncio: the same methods, awaited, and iterators that are asynchronous.
 
-    def __init__(self, server_url: str = SERVER_URL, client_url: str = CLIENT_URL, *, token: str | None = None) -> None:
+    `http` sends its requests, where it is given, and is closed with it.
+    """
+
+    def __init__(
+        self,
+        server_url: str = SERVER_URL,
+        client_url: str = CLIENT_URL,
+        *,
+        token: str | None = None,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
         super().__init__(server_url, client_url, token=token)
-        self._http = {api: httpx.AsyncClient(trust_env=_trusts(url), limits=_LIMITS) for api, url in self._urls.items()}
+        self._http = {
+            api: http or httpx.AsyncClient(trust_env=_trusts(url), limits=_LIMITS) for api, url in self._urls.items()
+        }
 
     async def __aenter__(self) -> Self:
         return self
@@ -280,7 +292,7 @@ class AsyncClient(_Wire):
         call = calls.events(group_id)
         async with self._stream(call, SILENCE_SECONDS) as answer:
             with self._told(call):
-                async for line in _alines(answer):
+                async for line in read_alines(answer.aiter_bytes()):
                     if event := reader.line(line):
                         yield event
 
@@ -297,7 +309,7 @@ class AsyncClient(_Wire):
         call = calls.request_rows(group_id)
         async with self._stream(call) as answer:
             with self._told(call):
-                async for line in _alines(answer):
+                async for line in read_alines(answer.aiter_bytes()):
                     if line:
                         yield _result(line)
 
@@ -373,19 +385,6 @@ def _json(body: object) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         message = f"what is to be sent cannot be written as JSON: {error}"
         raise UsageError(message) from None
-
-
-def _lines(answer: httpx.Response) -> Iterator[str]:
-    lines = Lines()
-    for piece in answer.iter_bytes():
-        yield from lines.feed(piece)
-
-
-async def _alines(answer: httpx.Response) -> AsyncIterator[str]:
-    lines = Lines()
-    async for piece in answer.aiter_bytes():
-        for line in lines.feed(piece):
-            yield line
 
 
 _DECODER = msgspec.json.Decoder(Result)
