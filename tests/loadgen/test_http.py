@@ -61,7 +61,7 @@ async def ask(pool: Pool) -> Kept:
 
 async def ask_once(url: str, tls: ssl.SSLContext | None = None) -> Kept:
     """Ask through a pool of its own."""
-    with contextlib.closing(Pool(Endpoint.parse(url), tls)) as pool:
+    with contextlib.closing(Pool(Endpoint.parse(url), tls or ssl.create_default_context())) as pool:
         return await ask(pool)
 
 
@@ -474,6 +474,11 @@ def test_tls_is_verified() -> None:
     run(main)
 
 
+def test_what_is_meant_for_tls_is_never_sent_in_the_clear() -> None:
+    with pytest.raises(ValueError, match="needs a TLS context"):
+        Pool(Endpoint.parse("https://127.0.0.1:9"))
+
+
 def test_a_connection_over_tls_gives_up_its_place_too_and_one_whose_handshake_failed_takes_none() -> None:
     async def main() -> None:
         authority = trustme.CA()
@@ -484,7 +489,7 @@ def test_a_connection_over_tls_gives_up_its_place_too_and_one_whose_handshake_fa
         room = Room(2)
         async with server(saying(OK, OK), ssl=context) as one, server(saying(OK, OK), ssl=context) as other:
             urls = [f"https://127.0.0.1:{pool.endpoint.port}" for pool in (one, other)]
-            with contextlib.closing(Pool(Endpoint.parse(urls[0]), room=room)) as mistrusting:
+            with contextlib.closing(Pool(Endpoint.parse(urls[0]), ssl.create_default_context(), room)) as mistrusting:
                 assert [(await ask(mistrusting)).kind for _ in range(3)] == ["tls"] * 3
             assert not room.full
             pools = [Pool(Endpoint.parse(url), trusting, room) for url in urls]

@@ -53,14 +53,11 @@ class Alarm:
         self._ring = ring
         self._at: int | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._spec = _Itimerspec()
+        self._spec_pointer = ctypes.byref(self._spec)
+        self._has_opened = False
         self._fd = -1
-        if sys.platform == "linux":
-            self._libc = ctypes.CDLL(None, use_errno=True)
-            self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
-        if self._fd >= 0:
-            self._spec = _Itimerspec()
-            self._spec_pointer = ctypes.byref(self._spec)
-            loop.add_reader(self._fd, self._wake)
 
     def set(self, at: int | None) -> None:
         """Ring at `at` instead of any time set before; with None, do not ring. A past time rings at once."""
@@ -79,6 +76,13 @@ class Alarm:
             os.close(self._fd)
             self._fd = -1
 
+    def _open(self) -> None:
+        self._has_opened = True
+        if sys.platform == "linux":
+            self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        if self._fd >= 0:
+            self._loop.add_reader(self._fd, self._wake)
+
     def _arm(self) -> None:
         if self._fd >= 0:
             value = self._spec.value
@@ -86,6 +90,9 @@ class Alarm:
                 divmod(max(1, self._at), 1_000_000_000) if self._at is not None else (0, 0)
             )
             self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, self._spec_pointer, None)
+        elif not self._has_opened:
+            self._open()
+            self._arm()
         else:
             if self._timer is not None:
                 self._timer.cancel()

@@ -22,13 +22,16 @@ OPENED_AT_ONCE = 64
 class Pool:
     """The connections to one replica. The last one used is the first one used again.
 
-    Pools that share a `room` close each other's idle connections when it is full.
+    Pools that share a `room` close each other's idle connections when it is full. `tls` is needed where the endpoint has TLS.
     """
 
     def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None, room: Room | None = None) -> None:
         self.endpoint = endpoint
         self._room = Room() if room is None else room
-        self._tls = (tls or ssl.create_default_context()) if endpoint.tls else None
+        if endpoint.tls and tls is None:
+            message = f"a pool to {endpoint.authority} needs a TLS context"
+            raise ValueError(message)
+        self._tls = tls if endpoint.tls else None
         self._addresses: list[str] = []
         self._resolving = asyncio.Lock()
         self._idle: list[Connection] = []
@@ -174,6 +177,12 @@ class Pool:
 
 
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def pools_of(endpoints: list[Endpoint], room: Room | None = None) -> list[Pool]:
+    """A pool for each replica. They share one TLS context; this machine's certificates are read for it here, once."""
+    tls = ssl.create_default_context() if any(endpoint.tls for endpoint in endpoints) else None
+    return [Pool(endpoint, tls, room) for endpoint in endpoints]
 
 
 def connect_failure(error: OSError) -> tuple[str, str]:

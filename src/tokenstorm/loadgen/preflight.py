@@ -13,7 +13,7 @@ from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.models import Models, not_among, read_models
 from tokenstorm.loadgen.openai import Requests, explain, request_head
-from tokenstorm.loadgen.pool import Pool, connect_failure
+from tokenstorm.loadgen.pool import Pool, connect_failure, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.loadgen.stream import answer_for
 from tokenstorm.plan import Plan, Target
@@ -74,7 +74,7 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
     Raises `PreflightError` with the engine's own message when no replica answers, or one refuses the request.
     """
     endpoints = endpoints_of(plan)
-    pools = [Pool(endpoint) for endpoint in endpoints]
+    pools = pools_of(endpoints)
     try:
         facts = await _versions(plan, pools, api_key)
         model = plan.model or await _first_model(plan, pools, api_key)

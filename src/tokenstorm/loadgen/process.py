@@ -39,7 +39,7 @@ from tokenstorm.loadgen.messages import (
 )
 from tokenstorm.loadgen.offset import Clock
 from tokenstorm.loadgen.openai import Requests
-from tokenstorm.loadgen.pool import Pool
+from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
@@ -124,7 +124,7 @@ class RankProcess:
         room = Room(allow_connections(share, len(plan.targets)))
         prompts = load_prompts(plan)
         endpoints = endpoints_of(plan)
-        pools = [Pool(endpoint, room=room) for endpoint in endpoints]
+        pools = pools_of(endpoints, room)
         writer = LineWriter(Path(welcome.results))
         writer.start()
         clock = Clock(same_machine=same_machine)
