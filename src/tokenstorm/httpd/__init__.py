@@ -7,8 +7,8 @@ A handler is a plain function: it gets a whole `Request` and a `Reply` to answer
 
     server = await serve(handler, "127.0.0.1", 0)
 
-Connections are kept alive; pipelined requests are answered one at a time, in order. Other users of this machine are
-refused, unless their request carries the server's key.
+Connections are kept alive. Pipelined requests are answered one at a time, in order. Requests of other users of this machine
+are refused, unless they carry the server's key.
 """
 
 import asyncio
@@ -32,13 +32,12 @@ async def serve(
 ) -> asyncio.Server:
     """Listen on host:port, or on the unix socket `path`.
 
-    Who comes from this machine has to be the user who runs this process, or root: others are answered 403 without
-    `has_key`'s consent. Who comes over loopback and cannot be told is answered 401 where there is no `has_key`; with it
-    the handler decides, as for those who come over a network.
+    A client on this machine must be the user of this process, or root. Any other one is answered 403, unless `has_key`
+    accepts its headers. A client over loopback whose user cannot be found out is answered 401 if there is no `has_key`;
+    with one, the handler decides, as for clients over a network.
 
-    A connection that is idle for `keep_alive` seconds after an answer is closed, as uvicorn does; so is one on which
-    nothing, or nothing more of a request, comes for a minute;
-    a body of more than `max_body` bytes is answered with 413.
+    A connection is closed when it is idle for `keep_alive` seconds after an answer, as uvicorn does it, or when nothing
+    more of a request arrives for a minute. A body of more than `max_body` bytes is answered 413.
     """
     loop = asyncio.get_running_loop()
     connection = partial(Connection, handler, keep_alive, max_body, has_key)

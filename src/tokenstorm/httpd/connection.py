@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def _wait(self, seconds: float) -> None:
-        """For the next byte, so long and no longer."""
+        """Close the connection if the next byte takes longer than this."""
         self._idle = self._loop.call_later(seconds, self.transport.close)
 
     def _busy(self) -> None:

@@ -14,16 +14,16 @@ from tokenstorm.loadgen.live import Status
 from tokenstorm.runs import RunPaths
 
 FRESH_SECONDS = 10.0
-"""A launcher writes its status every two seconds: one elsewhere that wrote so lately still runs."""
+"""A launcher writes its status every two seconds. One on another machine that wrote this recently still runs."""
 CLOCK_SECONDS = 2.0
-"""How exactly the start of a process is known."""
+"""The start of a process is known to this precision."""
 T = TypeVar("T")
 _OVER = frozenset(("finished", "failed"))
 
 
 @dataclass(frozen=True)
 class Life:
-    """`goes_on` where that is known; `doubt` says in words why nobody here can tell."""
+    """`goes_on` if that is known; otherwise `doubt` says in words why it cannot be found out here."""
 
     goes_on: bool = False
     doubt: str = ""
@@ -57,7 +57,7 @@ def life_of(paths: RunPaths) -> Life:
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
-    """A file of the launcher; None where it is missing or torn, as after a crash of its node."""
+    """Read a file of the launcher; None if it is missing or torn, as after a crash of its node."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (FileNotFoundError, *NOT_JSON):

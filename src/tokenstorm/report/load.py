@@ -21,9 +21,9 @@ from tokenstorm.runs import RunPaths
 from tokenstorm.written import OtherVersion, decode
 
 SILENT_LINES = 3
-"""A rank that is missing in so many of the last seconds was gone."""
+"""A rank that is missing in this many of the last seconds was gone."""
 NOTED = 100
-"""So many faults of a run's files are noted in its summary."""
+"""At most this many faults of a run's files are noted in its summary."""
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def load_summary(paths: RunPaths, *, rebuild: bool = False, goes_on: bool = Fals
 
 
 def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
-    """Count the result lines again; what they cannot tell comes from the timeline, or from the summary that was written."""
+    """Count the result lines again. What they do not contain comes from the timeline, or from the written summary."""
     plan = _plan(paths)
     found = find_results(paths, plan)
     written, status = _if_readable(_written, paths, found), _if_readable(_status, paths, found)
@@ -80,7 +80,7 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
 def _again(
     plan: Plan, written: Summary, found: Found, timeline: list[TimelineLine], counted: Tally
 ) -> tuple[Tally, Run]:
-    """A run that has a summary, counted again."""
+    """Count a run again that has a summary."""
     end = round(written.windows.measured_end * 1e9)
     lost = {report.rank: report.told_sent for report in written.ranks if report.lost}
     tally, unsent = counted, 0
@@ -112,7 +112,7 @@ def _again(
 def _cut_off(
     plan: Plan, found: Found, timeline: list[TimelineLine], status: Status | None, seen: Tally
 ) -> tuple[Tally, Run]:
-    """A run that never wrote its summary: it ended with the last that was seen of it."""
+    """Count a run that never wrote its summary. It ends with the last event that was seen."""
     last = max(seen.last_event, (timeline[-1].t + 1) * 10**9 if timeline else 0)
     latest = plan.window_end_ns
     if status and status.window_end_seconds is not None:  # it may have been told to stop before
@@ -146,7 +146,7 @@ def _cut_off(
 
 
 def _silent(rank: int, timeline: list[TimelineLine]) -> bool:
-    """Whether a rank had stopped telling of itself before the run was cut off."""
+    """Whether a rank had stopped reporting before the run was cut off."""
     return len(timeline) > SILENT_LINES and all(str(rank) not in line.ranks for line in timeline[-SILENT_LINES:])
 
 
@@ -168,7 +168,7 @@ def _rank(rank: int, timeline: list[TimelineLine], *, lost: bool) -> RankReport:
 
 
 def _timeline(paths: RunPaths, found: Found) -> list[TimelineLine]:
-    """Its seconds, each once and in order."""
+    """The seconds of the timeline, each once and in order."""
     seconds: dict[int, TimelineLine] = {}
     try:
         for line in read_lines(paths.timeline, TimelineLine, found.faults.append):
@@ -212,7 +212,7 @@ def _status(paths: RunPaths) -> Status | None:
 
 
 def _if_readable(read: Callable[[RunPaths], T | None], paths: RunPaths, found: Found) -> T | None:
-    """What one of the files that are not needed holds; what is wrong with it is a fault of the run's files."""
+    """Read a file that is not needed. A fault in it is noted as a fault of the run's files."""
     try:
         return read(paths)
     except OtherVersion:
@@ -225,4 +225,4 @@ def _if_readable(read: Callable[[RunPaths], T | None], paths: RunPaths, found: F
 
 
 def _already_noted(_words: str) -> None:
-    """Those lines were read before, and what is wrong with them is known."""
+    """Ignore a fault: these lines were read before, and their faults are noted."""

@@ -20,12 +20,12 @@ _ROWS = {
 }
 _FOR_OPEN_LOOPS = frozenset(("ttft_from_schedule_seconds", "client_wait_seconds"))
 FAILURE_COLUMNS = 140
-"""What is shown of the words of a failure; the lines and the summary have all that was kept."""
+"""The most columns of a failure's message. The lines and the summary have all that was kept."""
 _CELL = 10
 
 
 def live_line(status: Status, columns: int = 200) -> str:
-    """Failures, achieved and asked rate, in flight, TTFT and latency: one line of so much of it as fits."""
+    """Failures, achieved and asked rate, in flight, TTFT and latency: as much as fits on one line."""
     if status.opening:
         return f"opening {_many(status.opening, 'connection')}, then the load starts"[:columns]
     asked = f"/{status.requested_rps:.4g}" if status.requested_rps else ""
@@ -46,7 +46,7 @@ def live_line(status: Status, columns: int = 200) -> str:
 
 
 def fitting(parts: Sequence[str], columns: int) -> str:
-    """So many of the parts as fit on a line; the first two, time and failures, are always seen."""
+    """As many of the parts as fit on a line. The first two, time and failures, are always shown."""
     shown = len(parts)
     while shown > 2 and len(" · ".join(parts[:shown])) > columns:  # noqa: PLR2004 - as said above
         shown -= 1
@@ -136,12 +136,12 @@ _ODD = {
 
 
 def _odd(warnings: dict[str, int]) -> str:
-    """Answers that count as successes, by what was odd about them."""
+    """Successful answers by what was odd about them."""
     return ", ".join(f"{_many(count, 'answer')} {_ODD.get(name, name)}" for name, count in warnings.items())
 
 
 def _profile(plan: Plan) -> str:
-    """How the rate went, where it changed."""
+    """How the rate changed, if it did."""
     arrival = plan.arrival
     if arrival.ramp:
         return f" from {arrival.ramp.from_rps:g} to {arrival.ramp.to_rps:g} req/s"
@@ -157,7 +157,7 @@ def _many(number: int, what: str) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Four digits, and no exponent; what is not known is not 0."""
+    """Four digits, and no exponent; "unknown" for None, which is not 0."""
     if value is None:
         return "unknown"
     return f"{value:.4g}" if value < 10_000 else f"{value:.0f}"  # noqa: PLR2004 - four digits

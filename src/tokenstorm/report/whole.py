@@ -1,4 +1,4 @@
-"""Whether all that a run wrote is there: what it told of its files is held against the files."""
+"""Whether all files of a run are complete: compares what the run reported about them with what is there."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ from tokenstorm.plan import Plan
 from tokenstorm.runs import RunPaths
 
 CLOCK_SLACK_SECONDS = 0.1
-"""A rank begins to count its seconds so long before the common start, at most."""
+"""A rank begins to count its seconds at most this long before the common start."""
 _DIGITS = 10
-"""No number of a rank has more."""
+"""No rank number has more digits."""
 _TOLD = ("scheduled", "sent", "succeeded", "failed", "unsent")
 
 
 @dataclass
 class Found:
-    """The files of a run's last start that sent anything, and what was wrong with what they hold, in words."""
+    """The result files of a run's last start that sent anything, and the faults in them, in words."""
 
     attempt: int
     results: dict[int, Path]
     faults: list[str] = field(default_factory=list)
     latest: int = YEAR_NS
-    """No line can tell of a moment after this one, in nanoseconds from the common start."""
+    """No line can be of a moment after this one, in nanoseconds from the common start."""
     requests: int = 0
     """How many faults are lines or requests that are missing."""
 
@@ -65,7 +65,7 @@ def latest_moment(plan: Plan, written: Summary | None, status: Status | None) ->
 
 
 def told_bytes(written: Summary | None, timeline: list[TimelineLine]) -> dict[int, int]:
-    """The least that each rank's result lines have, by all that was told of them."""
+    """The least bytes of each rank's result lines, by all that was reported about them."""
     told: dict[int, int] = {}
     for report in written.ranks if written else ():
         told[report.rank] = report.disk.written_bytes
@@ -86,7 +86,7 @@ def missing_of(
     timeline: list[TimelineLine],
     counted: Tally,
 ) -> Missing:
-    """What is not there. `counted` is what the lines of all ranks add up to, without what was made up for lost ones."""
+    """What is missing. `counted` is the sum of the lines of all ranks, without what was added for lost ones."""
     told = told_bytes(written, timeline)
     reports = {report.rank: report for report in written.ranks} if written else {}
     words, gone = list(found.faults), 0
@@ -106,7 +106,7 @@ def missing_of(
 
 
 def _results(paths: RunPaths, rank: int, found: Found, told: int, report: RankReport | None) -> tuple[int, list[str]]:
-    """The bytes that one rank's lines lack, and what to say of its file."""
+    """The bytes that one rank's lines lack, and a sentence about its file."""
     lost = report is not None and report.lost is not None
     path, name = found.results.get(rank), paths.results(rank, found.attempt).name
     if path is None:
@@ -124,7 +124,7 @@ def _results(paths: RunPaths, rank: int, found: Found, told: int, report: RankRe
 def _requests(
     counted: Tally, written: Summary | None, status: Status | None, timeline: list[TimelineLine]
 ) -> tuple[int, int]:
-    """How many requests were told of and have no line, and how many were told of."""
+    """How many reported requests have no line, and how many were reported."""
     if written is not None:
         ours, theirs = (counted.counts, counted.warmup), (written.counts, written.windows.warmup)
         scheduled = [sum(part.scheduled for part in parts) for parts in (ours, theirs)]
@@ -140,7 +140,7 @@ def _requests(
 
 
 def _more_requests(counted: Tally, written: Summary | None) -> int:
-    """How many requests have a line and were not told of; of a rank that was lost nobody knows."""
+    """How many requests have a line and were not reported; nobody knows that of a lost rank."""
     if written is None or any(report.lost is not None for report in written.ranks):
         return 0
     theirs = written.counts.scheduled + written.windows.warmup.scheduled
@@ -148,7 +148,7 @@ def _more_requests(counted: Tally, written: Summary | None) -> int:
 
 
 def _seconds(path: Path, written: Summary | None, status: Status | None, timeline: list[TimelineLine]) -> list[str]:
-    """What to say of a timeline that is not whole. Requests are counted without it; inter-chunk times are not."""
+    """A sentence about a timeline that is incomplete. Requests are counted without it, inter-chunk times are not."""
     hint = "inter-chunk times and the ranks' stalls of then are not known"
     if not path.exists():
         return [f"{path.name} is not there: inter-chunk times and the ranks' stalls are not known"]
@@ -167,5 +167,5 @@ def _seconds(path: Path, written: Summary | None, status: Status | None, timelin
 
 
 def _size(path: Path) -> int:
-    """In bytes; 0 where it is no file, as reading it will tell."""
+    """The size in bytes; 0 if it is no file, which reading it will show."""
     return path.stat().st_size if path.is_file() else 0

@@ -1,7 +1,7 @@
 """The latency model: continuous batching as vLLM's scheduler does it, without a clock of its own.
 
-Time comes in as integer nanoseconds. Whoever drives the engine alternates `start_step(now)`, which
-tells when the step ends, and `finish_step(now)`, which gives every sequence that got a token.
+Time comes in as integer nanoseconds. The driver alternates `start_step(now)`, which returns when the step ends, and
+`finish_step(now)`, which returns every sequence that got a token.
 """
 
 import random
