@@ -1,9 +1,13 @@
 """What importing the load generator costs: nothing but Python and its three dependencies."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import tokenstorm
 
 BARE_NODE = """
 import sys
@@ -47,3 +51,15 @@ def test_simulator_and_load_generator_do_not_know_each_other(module: str) -> Non
     )
     other = "tokenstorm.simulator" if "loadgen" in module else "tokenstorm.loadgen"
     assert not [name for name in done.stdout.split() if name.startswith(other)]
+
+
+@pytest.mark.parametrize("package", ["httpd", "loadgen", "metrics", "report", "simulator"])
+def test_a_file_of_the_instrument_is_read_in_one_sitting_and_a_function_at_one_look(package: str) -> None:
+    files = sorted((Path(tokenstorm.__file__).parent / package).glob("*.py"))
+    assert files
+    for path in files:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, (path, node.name)
