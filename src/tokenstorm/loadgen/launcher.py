@@ -256,7 +256,7 @@ class Launcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), self._progress.seconds_to_next_line())
                 return
-            if self._progress.second_is_over:
+            if self._progress.second_is_over():
                 self._close_second()
                 self._show()
             self._journal.begin_turn(with_files=turn % FILES_EVERY == 0)
@@ -278,7 +278,7 @@ class Launcher:
         self._over.set()
         await asyncio.wait([watching])
         await self._journal.end_turns()
-        while self._progress.open_seconds:
+        while self._progress.has_open_second():
             self._close_second()
 
     async def _keep(self, summary: Summary) -> None:

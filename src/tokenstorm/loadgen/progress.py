@@ -52,12 +52,10 @@ class Progress:
         """The last second that was closed."""
         return self._group.line
 
-    @property
-    def open_seconds(self) -> bool:
+    def has_open_second(self) -> bool:
         """Whether a second still needs its line at the end of the run: it began, or news of it came late."""
         return self.start_at is not None and (self._group.pending or self.second <= self._elapsed_ns() // SECOND_NS)
 
-    @property
     def second_is_over(self) -> bool:
         """Whether the second that is next to be closed is over."""
         return self._elapsed_ns() > (self.second + 1) * SECOND_NS
