@@ -71,6 +71,7 @@ async def files_come_and_go(site: OddSite) -> None:
 
 NO_SUCH_JOB = "echo 'slurm_load_jobs error: Invalid job id specified'"
 UNKNOWN: dict[Command, str] = {"squeue": "exit 0", "scontrol": f"{NO_SUCH_JOB} >&2; exit 1"}
+SILENT: dict[Command, str] = {"scontrol": "echo 'slurm_load_jobs error: Connection timed out' >&2; exit 1"}
 OLD_RECORD = '[[ $* =~ --jobs=([0-9]+) ]]; echo "${BASH_REMATCH[1]}|theirs|2024-01-01T00:00:00|COMPLETED|n1|0:0|None"'
 
 SITES = [
@@ -86,6 +87,8 @@ SITES = [
     Odd("an old record of the id", "sacct", OLD_RECORD, a_job_that_is_lost_is_cancelled_by_its_name, UNKNOWN),
     Odd("an unknown id that lives", "scancel", f"{NO_SUCH_JOB} >&2; exit 1", a_cancel_that_cancels_nothing_says_so),
     Odd("an unknown id without a word", "scancel", '[[ $* != *--user* ]] || real "$@"', a_job_that_is_cancelled_ends),
+    Odd("only an empty squeue answers", "squeue", "exit 0", a_job_that_runs_is_not_called_over, SILENT),
+    Odd("a squeue that hears of a job late", "squeue", "exit 0", a_job_that_runs_is_not_called_over),
     Odd("scancel talks", "scancel", 'echo "scancel: Terminating job" >&2; real "$@"', a_job_that_is_cancelled_ends),
     Odd("an sftp-server that logs", "sftp", "echo 'sftp-server starts' >&2; real", files_come_and_go),
     Odd("a start-up file that prints", "sftp", "echo Welcome; real", files_come_and_go),

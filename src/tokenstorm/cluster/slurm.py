@@ -11,7 +11,7 @@ from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell
 from tokenstorm.cluster.states import Told, of_scontrol, of_table
 from tokenstorm.config import Profile
-from tokenstorm.errors import Unreachable, UsageError
+from tokenstorm.errors import ClusterError, Unreachable, UsageError
 
 LISTED_AFTER_SECONDS = 60.0
 """A job that none of Slurm's commands lists is lost when that lasted so long: it may be too new for them.
@@ -90,7 +90,10 @@ class Slurm:
         for number in asked if sure else ():
             if number not in found and now - self._unlisted.setdefault(number, now) > LISTED_AFTER_SECONDS:
                 if sent and number in sent:  # it may be there all the same, and nobody would look after it
-                    await self.cancel(number, sent[number])
+                    try:
+                        await self.cancel(number, sent[number])
+                    except ClusterError:  # so it is not lost yet
+                        continue
                 found[number] = JobState("ended", "lost", "Slurm does not know it any more")
         self._ended |= {number: state for number, state in found.items() if state.phase == "ended"}
         return {number: state for number in ids if (state := self._ended.get(number) or found.get(number))}
@@ -134,11 +137,15 @@ class Slurm:
         if unsure := [number for number in ids if number not in found or found[number].outcome]:
             shown = await self._bash(_SCONTROL, *unsure, cluster=cluster)
             found |= _ours(of_scontrol(shown.stdout), unsure, sent)
-            asked += [shown] if listing.status else []  # squeue knows all that it knows
+            asked.append(shown)
         if gone := [number for number in unsure if number not in found]:
             accounted = await self._bash(_SACCT, ",".join(gone), f"{ACCOUNTING_SECONDS:g}", cluster=cluster)
             found |= _ours(of_table(accounted.stdout), gone, sent)
             asked.append(accounted)
+            if _answers(listing) and _answers(
+                accounted
+            ):  # two that know jobs are enough: some sites let no user ask scontrol
+                asked.remove(shown)
         answers = [_answers(done) for done in asked]
         if True not in answers:
             message = f"Slurm does not answer: {'; '.join(filter(None, map(_said, asked)))}"

@@ -64,7 +64,11 @@ async def _fail(folder: Path, service: Service, node: str, reason: str) -> None:
 def _engines(service: Service, folder: Path, node: str, keeper: int) -> list[Replica] | list[HeadPart | WorkerPart]:
     key_file = Path(service.api_key_file or folder / f"api_key.{node}")
     if service.wants_key_file() and service.api_key_file is None:
-        write_atomically(key_file, service.api_key.encode(), mode=0o600)
+        try:
+            write_atomically(key_file, service.api_key.encode(), mode=0o600)
+        except OSError as error:
+            message = f"the engines' key cannot be written to {key_file}: {error.strerror}"
+            raise UsageError(message) from None
     if service.parts is None:
         places = [Place(folder, node, index) for index in range(service.replicas_per_node)]
         return [Replica(service, place, key_file, Slot(keeper, place.index)) for place in places]

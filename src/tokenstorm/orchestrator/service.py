@@ -25,6 +25,7 @@ SIGNALLED_EARLY_SECONDS = 60
 _TERMINATED = 128 + 15
 _STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled"}
 _WORDS: dict[Outcome, str] = {
+    "cancelled": "the job was cancelled",
     "node_fail": "a node failed",
     "preempted": "the scheduler preempted the job",
     "out_of_memory": "the job ran out of memory",
