@@ -1,6 +1,7 @@
 """Configuration says what it knows, refuses what it does not by file and key, and needs none for this machine."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,8 @@ import pytest
 
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.script import render
-from tokenstorm.config import Config, load_config
+from tokenstorm.config import Config, Profile, load_config
+from tokenstorm.config.file import keys_of
 from tokenstorm.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -223,11 +225,11 @@ def test_every_key_of_the_design_is_known(tmp_path: Path) -> None:
         ("[profiles.local.ssh]\nhots = 1", "profiles.local.ssh.hots: no such key; there is host, identity_file"),
         ('[profiles.local]\nname = "x"', "profiles.local.name: no such key"),
         ("[profiles.local]\nssh = 3", "profiles.local.ssh: "),
-        ("[profiles.local.ssh]\nport = 70000", "profiles.local.ssh.port: Input should be less than or equal to 65535"),
-        ("[profiles.local]\naccount = 3", "profiles.local.account: Input should be a valid string"),
+        ("[profiles.local.ssh]\nport = 70000", "profiles.local.ssh.port: must be at most 65535, not 70000"),
+        ("[profiles.local]\naccount = 3", 'profiles.local.account: must be text in quotes, such as "x", not 3'),
         ('[profiles.local]\nbase_path = "here"', "profiles.local.base_path: must be an absolute path, not 'here'"),
-        ('[profiles.x]\nscheduler = "pbs"', "profiles.x.scheduler: Input should be 'local' or 'slurm'"),
-        ('[profiles.local]\nprologue = "x"', "profiles.local.prologue: "),
+        ('[profiles.x]\nscheduler = "pbs"', "profiles.x.scheduler: must be 'local' or 'slurm', not 'pbs'"),
+        ('[profiles.local]\nprologue = "x"', 'prologue: must be a list of texts, such as ["a", "b"], not \'x\''),
         ('[profiles.local.orchestrator]\ntime_limit = "a day"', "orchestrator.time_limit: must be minutes (90), or as"),
         (
             "[profiles.local.orchestrator]\ntime_limit = 4",
@@ -250,6 +252,40 @@ def test_a_time_limit_is_minutes_or_a_time_as_slurm_has_it(tmp_path: Path, writt
     assert configured(tmp_path, text).profile().orchestrator.time_limit == 150
     told = configured(tmp_path, "", TOKENSTORM_ORCHESTRATOR_TIME_LIMIT=written.strip('"'))
     assert told.profile().orchestrator.time_limit == 150
+
+
+@pytest.mark.parametrize(
+    "value", ["3", "-1", "1.5", "true", '"x y"', '""', "[3]", "[]", "{a = 1}", "07:30:00", "2024-01-01", "nan"]
+)
+def test_a_value_of_another_type_is_refused_in_plain_words_whatever_its_key(tmp_path: Path, value: str) -> None:
+    told: dict[str, str] = {}
+    for *above, key in keys_of(Profile):
+        top = {"scheduler": '"slurm"', "base_path": '"/b"'} | ({} if above else {key: value})
+        lines = ["[profiles.x]", *(f"{name} = {given}" for name, given in top.items())]
+        lines += [f"[profiles.x.{'.'.join(above)}]", f"{key} = {value}"] if above else []
+        try:
+            configured(tmp_path, "\n".join(lines))
+        except UsageError as error:
+            told[".".join((*above, key))] = str(error).partition("config.toml: profiles.x.")[2]
+    assert len(told) >= 5
+    for name, words in told.items():
+        assert words.startswith(name)
+        assert not re.search(r"Input|valid|error|tuple|dict|instance|None|\n", words), words
+
+
+def test_a_value_that_may_be_a_secret_is_not_shown(tmp_path: Path) -> None:
+    for text in ("[profiles.local]\nenvironment = {TOKEN = 123456}", "[profiles.local.proxies]\nhttp = 123456"):
+        with pytest.raises(UsageError, match="must be text in quotes") as caught:
+            configured(tmp_path, text)
+        assert "123456" not in str(caught.value)
+
+
+def test_a_home_is_the_users_own(tmp_path: Path) -> None:
+    text = '[profiles.x]\nscheduler = "slurm"\nbase_path = "/b"\npython = "~/venv/bin/python"\n[profiles.x.gpu]\npython = "~/gpu"'
+    profile = configured(tmp_path, text).profile("x").at_home("/home/u")
+    assert (profile.of("cpu").python, profile.of("gpu").python) == ("/home/u/venv/bin/python", "/home/u/gpu")
+    with pytest.raises(UsageError, match=r"profiles\.local\.python: '~other/python' is in somebody else's home"):
+        configured(tmp_path, '[profiles.local]\npython = "~other/python"')
 
 
 def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
@@ -289,7 +325,7 @@ def test_every_key_can_be_overridden(tmp_path: Path) -> None:
 
 
 def test_an_override_that_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^TOKENSTORM_SSH_PORT: Input should be a valid integer"):
+    with pytest.raises(UsageError, match=r"^TOKENSTORM_SSH_PORT: must be a whole number, such as 4, not '"):
         configured(tmp_path, CLUSTER, TOKENSTORM_SSH_PORT="x").profile()
 
 

@@ -17,7 +17,7 @@ from grouplab import Groups, groups, slurm_says
 from groups import GROUPS
 from running import Stage
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.cluster.site import make_base, site_over
+from tokenstorm.cluster.site import settled, site_over
 from tokenstorm.config import Profile, Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
 from waiting import finish
@@ -152,7 +152,7 @@ def test_groups_survive_cuts_while_they_are_submitted_followed_and_fetched(
         async with cable(lab_profile.ssh.port) as wire:
             there = lab_profile.model_copy(update={"ssh": by_cable(lab_profile.ssh, wire, tmp_path)})
             shell = kind(there.ssh, keepalive_seconds=0.3, back_off_seconds=(0.05, 0.1))
-            await make_base(shell, there)
+            await settled(shell, there)
             async with groups(tmp_path, engine.url, site=site_over(shell, there)) as api:
                 ids: list[int] = []
                 async with breaking(wire, CUTS, seed=2) as done:

@@ -1,6 +1,7 @@
 """The profile `local`, with nothing configured, is a place where jobs run."""
 
 import asyncio
+import sys
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -30,6 +31,27 @@ def test_a_job_runs_with_nothing_configured(tmp_path: Path) -> None:
     assert asyncio.run(run()).outcome == "completed"
     assert home.stat().st_mode & 0o777 == 0o700
     assert home.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_python_in_the_users_home_runs_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    python = tmp_path / "my venv" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$0" >> {tmp_path}/ran\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    environment = {"TOKENSTORM_HOME": str(tmp_path / "data"), "TOKENSTORM_PYTHON": "~/my venv/python"}
+
+    async def run() -> None:
+        site = await open_site(load_config(environment).profile())
+        folder = PurePosixPath(site.profile.base_path) / "work"
+        await site.scheduler.submit(Job(name="job", command=(site.profile.python, "-c", ""), folder=folder))
+        async with asyncio.timeout(60):
+            while not (tmp_path / "ran").exists():  # noqa: ASYNC110 - another process sets no event
+                await asyncio.sleep(0.01)
+        await site.close()
+
+    asyncio.run(run())
+    assert (tmp_path / "ran").read_text().splitlines()[0] == str(python)
 
 
 @pytest.mark.parametrize(("word", "kind"), [("asyncssh", SSHManager), ("openssh", OpenSSH)])

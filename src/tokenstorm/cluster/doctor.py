@@ -19,7 +19,7 @@ from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
 from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
-from tokenstorm.cluster.site import make_base, open_shell, site_over
+from tokenstorm.cluster.site import open_shell, settled, site_over
 from tokenstorm.cluster.ssh import Ask
 from tokenstorm.config import Profile
 from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormError, Unreachable
@@ -121,8 +121,8 @@ async def _slurm(visit: Visit) -> Finding:
 
 
 async def _base_path(visit: Visit) -> Finding:
-    shell, profile = visit.site.shell, visit.site.profile
-    await make_base(shell, profile)
+    shell, profile = visit.site.shell, await settled(visit.site.shell, visit.site.profile)
+    visit.site = site_over(shell, profile)
     try:
         await shell.put(visit.folder / "from-login", b"login")
         await shell.get(visit.folder / "from-login")

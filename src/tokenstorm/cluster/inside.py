@@ -11,7 +11,7 @@ job=$(printf '%s\\n' "$job" | sed -n 's/^\\([0-9]*\\) *tokenstorm-.*/\\1/p' | he
 [ -n "$job" ] || { echo "no job of tokenstorm's runs" >&2; exit 1; }
 exec srun ${M:+-M "$M"} --quiet --overlap --jobid="$job" --nodes=1 --ntasks=1 --mem=0 --gres=none --input=0 --unbuffered "$@"
 """
-_ANY_PYTHON = """for python; do if command -v "$python" >/dev/null; then exec "$python" -c "$0"; fi; done
+_ANY_PYTHON = """for python; do case $python in '~/'*) python=$HOME/${python#'~/'};; esac; if command -v "$python" >/dev/null; then exec "$python" -c "$0"; fi; done
 echo "there is no Python on the node: $*" >&2; exit 1"""
 
 

@@ -25,6 +25,9 @@ NOT_FOUND = 127
 WORDS = 400
 
 
+_FIND = "case $1 in '~/'*) set -- \"$HOME/${1#'~/'}\";; esac; command -v \"$1\""
+
+
 async def _node(visit: Visit) -> Finding:
     """That a node runs a command, and that both sides see each other's files, which is how that comes about."""
     node = await visit.node("cpu")
@@ -114,7 +117,7 @@ async def _recipe(visit: Visit) -> Finding:
         return "failed", f"{needs.recipe} needs {', '.join(missing)}, which the nodes cannot read: put the model there"
     if needs.program:
         node = await visit.node(needs.kind)
-        done = await node.run(["bash", "-c", 'command -v "$1"', "bash", needs.program])
+        done = await node.run(["bash", "-c", _FIND, "bash", needs.program])
         if done.status:
             name = visit.site.profile.name
             return "failed", (

@@ -32,11 +32,11 @@ async def open_site(profile: Profile, ask: Ask | None = None) -> Site:
     """Open a profile, and make its base path for this user alone; `ask` is for its login. Raises `UsageError` or `Unreachable`."""
     shell = open_shell(profile, ask)
     try:
-        await make_base(shell, profile)
+        there = await settled(shell, profile)
     except BaseException:
         await shell.close()
         raise
-    return site_over(shell, profile)
+    return site_over(shell, there)
 
 
 def open_shell(profile: Profile, ask: Ask | None = None) -> Shell:
@@ -54,13 +54,14 @@ def site_over(shell: Shell, profile: Profile) -> Site:
     return Site(profile, shell, LocalScheduler(shell, profile), has_gpu=_has_gpu())
 
 
-async def make_base(shell: Shell, profile: Profile) -> None:
-    """Make the base path, if it is not there. Raises `Unreachable`."""
+async def settled(shell: Shell, profile: Profile) -> Profile:
+    """Make the base path, if it is not there. Returns the profile with the user's home there. Raises `Unreachable`."""
     base = str(profile.base_path)
-    made = await shell.run(["sh", "-c", 'umask 077; mkdir -p -- "$1"', "sh", base])
+    made = await shell.run(["sh", "-c", 'umask 077; mkdir -p -- "$1" && printf %s "${HOME-}"', "sh", base])
     if made.status:
         message = f"cannot make {base}: {made.stderr.decode(errors='replace').strip()}; choose another base_path"
         raise Unreachable(message)
+    return profile.at_home(made.stdout.decode(errors="surrogateescape"))
 
 
 def _has_gpu() -> bool:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tokenstorm.config.profile import Profile, Table
+from tokenstorm.config.reasons import reason
 from tokenstorm.errors import UsageError
 from tokenstorm.runs import data_home
 
@@ -183,7 +184,7 @@ def _value(path: tuple[str, ...], text: str) -> object:
 def _reason(error: ErrorDetails) -> str:
     """What is wrong with a key, and what there is instead."""
     if error["type"] != "extra_forbidden":
-        return str(error.get("ctx", {}).get("error", error["msg"]))  # a ValueError of ours, in its own words
+        return reason(error)
     table: type[Table] = Profile
     for step in error["loc"][:-1]:
         table = _table(table, str(step))

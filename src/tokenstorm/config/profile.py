@@ -14,6 +14,11 @@ Kind = Literal["cpu", "gpu"]
 """What nodes a job is for."""
 
 
+def in_home(path: str, home: str) -> str:
+    """A path whose `~/`, if it begins with that, stands for a home."""
+    return f"{home.rstrip('/')}/{path[2:]}" if path.startswith("~/") else path
+
+
 class Table(BaseModel):
     """A part of the file: nothing it does not know, and nothing that changes."""
 
@@ -102,6 +107,14 @@ class JobKeys(Table):
             raise ValueError(complaint)
         return lines
 
+    @field_validator("python")
+    @classmethod
+    def _of_nobody_else(cls, python: str) -> str:
+        if python.startswith("~") and not python.startswith("~/"):
+            message = f"{python!r} is in somebody else's home: write ~/… for your own, or the whole path"
+            raise ValueError(message)
+        return python
+
     @field_validator("prologue")
     @classmethod
     def _no_nul(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -177,6 +190,15 @@ class Profile(JobKeys):
         given = {name: getattr(table, name) for name in table.model_fields_set}
         old = getattr(self.partitions, kind)
         return self.model_copy(update={"partition": self.partition if old is None else old, **given})
+
+    def at_home(self, home: str) -> "Profile":
+        """The profile where this folder is the user's home, which `~/` of `python` stands for."""
+        changed: dict[str, object] = {"python": in_home(self.python, home)}
+        for kind in get_args(Kind):
+            table: JobKeys = getattr(self, kind)
+            if "python" in table.model_fields_set:
+                changed[kind] = table.model_copy(update={"python": in_home(table.python, home)})
+        return self.model_copy(update=changed)
 
     def key(self, kind: Kind, name: str) -> str:
         """Where the value of a key for jobs of one kind stands: such as `qos`, `gpu.qos`, `partitions.gpu`."""
