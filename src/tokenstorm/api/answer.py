@@ -12,6 +12,11 @@ SENT = Meta(extra={"sent": True})
 """Of a field that may be None: it is so only where the answer of another version lacks it."""
 
 
+def said(meaning: str | None, *examples: object) -> Meta:
+    """What a field means, with examples of it."""
+    return Meta(description=meaning, examples=[*examples] or None)
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer of an API. Fields that are not known are left out, so that another version's answer can be read.
 

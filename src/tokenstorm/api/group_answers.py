@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
-from msgspec import Meta, field
+from msgspec import field
 
-from tokenstorm.api.answer import SENT, Answer, Outcome
+from tokenstorm.api.answer import SENT, Answer, Outcome, said
 
 GroupStatus = Literal["pending", "running", "stopped"]
 Time = TypeVar("Time")
@@ -17,24 +17,23 @@ class Created(Answer, frozen=True, kw_only=True):
     """A group that was created."""
 
     status: Literal["created"] = "created"
-    group_id: Annotated[int, Meta(examples=[1])]
-    num_clients: Annotated[int, Meta(examples=[10])]
-    message: Annotated[str, Meta(examples=["group 1 was submitted as job 4711"])] = ""
+    group_id: Annotated[int, said(None, 1)]
+    num_clients: Annotated[int, said(None, 10)]
+    message: Annotated[str, said(None, "group 1 was submitted as job 4711")] = ""
 
 
 class ProgressAnswer(Answer, frozen=True, kw_only=True):
     """How far the run is; the counts include the warm-up."""
 
-    elapsed_seconds: Annotated[float, Meta(description="Since the common start of the clients")] = 0.0
-    fraction: Annotated[float | None, Meta(description="How much of the run is over, 0 to 1")] = None
+    elapsed_seconds: Annotated[float, said("Since the common start of the clients")] = 0.0
+    fraction: Annotated[float | None, said("How much of the run is over, 0 to 1")] = None
     sent: int = 0
     succeeded: int = 0
     failed: int = 0
     in_flight: int = 0
-    phase: Annotated[str, Meta(examples=["measured"])] = ""
+    phase: Annotated[str, said(None, "measured")] = ""
     age_seconds: Annotated[
-        float | None,
-        Meta(description="How old this is, when its launcher cannot be reached; null at the end"),
+        float | None, said("How old this is, when its launcher cannot be reached; null at the end")
     ] = None
 
 
@@ -43,38 +42,36 @@ class Info(Answer, Generic[Time], frozen=True, kw_only=True):
 
     num_clients: int
     status: GroupStatus
-    outcome: Annotated[Outcome | None, Meta(description="How it went, once stopped")] = None
-    reason: Annotated[str | None, SENT, Meta(description="Why it waits, or how it ended, in words")] = None
-    engine: Annotated[
-        str | None, Meta(description="The service's engine; `simulated` is no real one", examples=["vllm"])
-    ] = None
+    outcome: Annotated[Outcome | None, said("How it went, once stopped")] = None
+    reason: Annotated[str | None, SENT, said("Why it waits, or how it ended, in words")] = None
+    engine: Annotated[str | None, said("The service's engine; `simulated` is no real one", "vllm")] = None
     job_id: str | None = None
-    job_state: Annotated[str | None, Meta(description="What the scheduler says of the job")] = None
-    client_address: Annotated[str | None, Meta(description="Where the launcher listens, as the cluster sees it")] = None
+    job_state: Annotated[str | None, said("What the scheduler says of the job")] = None
+    client_address: Annotated[str | None, said("Where the launcher listens, as the cluster sees it")] = None
     created_at: Annotated[Time | None, SENT] = None
     started_at: Time | None = None
     ended_at: Time | None = None
     progress: ProgressAnswer | None = None
-    load_config: Annotated[
-        dict[str, Any], Meta(description="What was asked for, with what was chosen for it; no API key")
-    ] = field(default_factory=dict)
+    load_config: Annotated[dict[str, Any], said("What was asked for, with what was chosen for it; no API key")] = field(
+        default_factory=dict
+    )
     run_id: str = ""
-    run_dir: Annotated[str | None, SENT, Meta(description="Where the run's files are, on the cluster")] = None
+    run_dir: Annotated[str | None, SENT, said("Where the run's files are, on the cluster")] = None
     observers: tuple[str, ...] = ()
 
 
 class GroupAnswer(Answer, Generic[Time], frozen=True, kw_only=True):
     """One group."""
 
-    group_id: Annotated[int, Meta(examples=[1])]
+    group_id: Annotated[int, said(None, 1)]
     info: Info[Time]
 
 
 class GroupList(Answer, Generic[Listed], frozen=True, kw_only=True):
     """The groups, oldest first; whole with `detail`."""
 
-    groups: Annotated[Listed, Meta(examples=[[1, 2]])]
-    count: Annotated[int, Meta(examples=[2])]
+    groups: Annotated[Listed, said(None, [1, 2])]
+    count: Annotated[int, said(None, 2)]
 
 
 class Group(GroupAnswer[datetime], frozen=True, kw_only=True):
@@ -87,16 +84,16 @@ Groups: TypeAlias = GroupList[tuple[Group, ...]]
 class Done(Answer, frozen=True, kw_only=True):
     """What was done to a group."""
 
-    status: Annotated[str, Meta(examples=["stopping"])]
+    status: Annotated[str, said(None, "stopping")]
     group_id: int
 
 
 class DoneToAll(Answer, frozen=True, kw_only=True):
     """What was done to several groups."""
 
-    status: Annotated[str, Meta(examples=["released"])]
+    status: Annotated[str, said(None, "released")]
     group_ids: tuple[int, ...]
-    start_at: Annotated[str | None, SENT, Meta(description="The common start, UTC")] = None
+    start_at: Annotated[str | None, SENT, said("The common start, UTC")] = None
 
 
 class Observing(Answer, frozen=True, kw_only=True):
@@ -111,16 +108,15 @@ class Logs(Answer, frozen=True, kw_only=True):
     """A part of the job's logs, and the cursor for what comes after it."""
 
     logs: str
-    next: Annotated[str, Meta(examples=["2048-0"])]
+    next: Annotated[str, said(None, "2048-0")]
 
 
 class ScrapeTarget(Answer, frozen=True, kw_only=True):
     """As Prometheus's HTTP service discovery wants it."""
 
-    targets: Annotated[tuple[str, ...], Meta(examples=[["127.0.0.1:8003"]])]
+    targets: Annotated[tuple[str, ...], said(None, ["127.0.0.1:8003"])]
     labels: Annotated[
-        dict[str, str],
-        Meta(examples=[{"__metrics_path__": "/api/v1/client-groups/1/metrics", "group_id": "1"}]),
+        dict[str, str], said(None, {"__metrics_path__": "/api/v1/client-groups/1/metrics", "group_id": "1"})
     ] = field(default_factory=dict)
 
 
