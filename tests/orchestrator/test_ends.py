@@ -198,6 +198,11 @@ class Hanging(HandScheduler):
 
     hangs = False
 
+    async def cancel(self, job: JobId, sent: object = None) -> None:
+        if self.hangs:
+            await asyncio.sleep(3600)
+        await super().cancel(job, sent)
+
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         if self.hangs:
             await asyncio.sleep(3600)
@@ -210,10 +215,14 @@ def test_a_slurm_that_hangs_keeps_nobody_from_looking(tmp_path: Path, monkeypatc
     cluster = replace(slurm(tmp_path), scheduler=scheduler)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service, broken = await orchestrator.create(ONE, {}), await orchestrator.create(ONE, {})
         cluster.put_job(service, RUNNING)
+        cluster.put_job(broken, RUNNING)
         await orchestrator.look()
         scheduler.hangs = True
+        cluster.publish(broken, 0, None, "failed", "no GPU")
+        await orchestrator.look()
+        assert orchestrator.get(broken.id).stopping  # its job is being cancelled from now on
         cluster.publish(service, 0, await cluster.engine(service), "running")
         cluster.time.seconds += 130
         await orchestrator.look()

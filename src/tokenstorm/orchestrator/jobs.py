@@ -1,7 +1,7 @@
-"""How the services' jobs stand, asked beside the looks at engines: a scheduler that is silent keeps nobody from looking."""
+"""What services want of the scheduler, beside the looks at their engines: one that is silent keeps nobody from looking."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from tokenstorm.cluster.scheduler import JobId, JobState, Scheduler, Sent
 
@@ -47,6 +47,31 @@ class Jobs:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait((self._asking,))
+
+
+class Errands:
+    """What is still to be done about services, one thing at a time for each: what takes long goes on beside the looks."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[list[str]]] = {}
+
+    async def run(self, names: Iterable[str], errand: Callable[[str], Coroutine[None, None, list[str]]]) -> list[str]:
+        """Go on an errand for each that has none under way, and wait a little. Returns what those that are done have to say."""
+        self._tasks |= {name: asyncio.create_task(errand(name)) for name in names if name not in self._tasks}
+        if not self._tasks:
+            return []
+        await asyncio.wait(self._tasks.values(), timeout=PATIENCE_SECONDS)
+        done = {name: task for name, task in self._tasks.items() if task.done()}
+        for name in done:
+            del self._tasks[name]
+        return [word for task in done.values() for word in task.result()]
+
+    async def close(self) -> None:
+        """Leave undone what is under way."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
 
 
 def silence(seconds: float) -> str:

@@ -160,7 +160,8 @@ def _end(service: Service, job: JobState, replicas: Sequence[Replica], now: date
     if outcome == "timeout" or (outcome == "failed" and _reached_its_limit(service, job, replicas, now)):
         reason = f"the job reached its time limit of {service.resources.time_limit} min"
         return replace(service, status="timeout", reason=reason, ended_at=now, stopping=False)
-    words = [job.reason or _WORDS.get(outcome, "")]
+    told = [_WORDS.get(outcome, ""), job.reason]
+    words = [f"{told[0]} ({told[1]})" if all(told) else "".join(told)]
     words += [f"replica {replica.id}: {replica.reason}" for replica in replicas if replica.reason]
     if job.exit_code and not any(replica.reason for replica in replicas):
         words.append(f"the job ended with exit code {job.exit_code}: its log says why")

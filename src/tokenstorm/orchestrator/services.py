@@ -22,7 +22,7 @@ from tokenstorm.interfaces import ANY_NETWORK
 from .caches import at_site
 from .container import ENTRY, ENTRY_TEXT, contained
 from .exposition import merge
-from .jobs import Jobs, silence
+from .jobs import Errands, Jobs, silence
 from .launch import Launch, at_home, on_one_machine, prepare, service_file, simulated
 from .logs import read_logs
 from .recipes import Recipes, Resources
@@ -86,6 +86,7 @@ class ServiceOrchestrator:
         self._trouble: str | None = "the orchestrator has not been started"
         self._store_path = store_path
         self._clock = clock or Clock()
+        self._errands = Errands()
         self._jobs = Jobs(site.scheduler, self._clock.monotonic)
         self._services: dict[str, Service] = {}
         self._live: dict[str, _Live] = {}
@@ -120,6 +121,7 @@ class ServiceOrchestrator:
         if watching:
             watching.cancel()
             await asyncio.wait((watching,))
+        await self._errands.close()
         await self._jobs.close()
         if self._client:
             await self._client.aclose()
@@ -231,12 +233,8 @@ class ServiceOrchestrator:
 
     async def look(self) -> None:
         """One look at every service that has not ended: one question to the scheduler, then each by its replicas."""
-        trouble: list[str] = []
-        for service_id in list(self._services):
-            live = self._live.get(service_id)
-            if live is not None and not live.lock.locked():
-                async with live.lock, _noting(trouble):
-                    await self._settle(service_id)
+        unsettled = [one.id for one in self.list() if one.stopping or (one.job_id is None and not one.ended)]
+        trouble = await self._errands.run(unsettled, self._settled)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
         async with _noting(trouble):
             await self._jobs.ask({job: service.sent for job, service in watched.items()})
@@ -280,6 +278,14 @@ class ServiceOrchestrator:
         moved = advance(service, job, replicas, now=self._clock.now(), ran_seconds=ran, silence=silent)
         if moved != service:
             self._put(moved)
+
+    async def _settled(self, service_id: str) -> Trouble:
+        trouble: Trouble = []
+        live = self._live.get(service_id)
+        if live is not None and not live.lock.locked():
+            async with live.lock, _noting(trouble):
+                await self._settle(service_id)
+        return trouble
 
     async def _settle(self, service_id: str) -> None:
         """Make up for what was left open: a submission that is unconfirmed, or a job that has still to be cancelled."""
