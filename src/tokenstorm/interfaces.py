@@ -75,6 +75,22 @@ def interface_of(address: str) -> str:
 
 def addresses() -> list[Address]:
     """Every address of this machine that needs no zone, IPv4 before IPv6, in the order of the interfaces."""
+    return sorted(((name, address) for name, address, _ in _entries()), key=lambda pair: ":" in pair[1])
+
+
+def networks() -> list[str]:
+    """The networks that this machine has an address in, as CIDRs, without loopback."""
+    found = []
+    for _, address, mask in _entries():
+        if mask is not None and not _is_loopback(address):
+            bits = int(ipaddress.ip_address(mask)).bit_count()
+            network = ipaddress.ip_network(f"{address}/{bits}", strict=False)
+            found += [str(network)] if network.num_addresses > 1 else []
+    return list(dict.fromkeys(found))
+
+
+def _entries() -> list[tuple[str, str, str | None]]:
+    """Name, address and netmask of each entry of the kernel's list that has an address of use."""
     libc = ctypes.CDLL(None, use_errno=True)
     head = ctypes.POINTER(_Ifaddrs)()
     if libc.getifaddrs(ctypes.byref(head)):
@@ -85,11 +101,12 @@ def addresses() -> list[Address]:
         entry = head
         while entry:
             if entry.contents.address and (address := _address(entry.contents.address)):
-                found.append((entry.contents.name.decode(), address))
+                mask = _address(entry.contents.netmask) if entry.contents.netmask else None
+                found.append((entry.contents.name.decode(), address, mask))
             entry = entry.contents.next
     finally:
         libc.freeifaddrs(head)
-    return sorted(found, key=lambda pair: ":" in pair[1])
+    return found
 
 
 def _address(pointer: int) -> str | None:

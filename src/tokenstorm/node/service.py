@@ -14,6 +14,7 @@ from tokenstorm.interfaces import interface_of, node_name
 from tokenstorm.node.devices import VISIBLE, Vendor, shared_out
 from tokenstorm.node.readiness import Wanted
 from tokenstorm.runs import write_atomically
+from tokenstorm.unproxied import NO_PROXY, unproxied
 
 LAST_PORT = 65535
 MARK = "TOKENSTORM_REPLICA"
@@ -34,7 +35,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     that are not its head run `worker_command`. `node_environment` holds placeholders as the commands do.
 
     `caches` are variables with folders of which nobody said anything. `container_prefix` makes of a variable's name that by
-    which a container's runtime hands it on.
+    which a container's runtime hands it on. `networks` are the cluster's, in which no proxy has a say.
     """
 
     schema: Literal[1]
@@ -57,6 +58,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     gpu_vendor: Vendor | None = None
     caches: dict[str, str] = {}
     container_prefix: str = ""
+    networks: tuple[str, ...] = ()
     health_path: str = "/health"
     models_path: str = "/v1/models"
     model: str | None = None
@@ -105,6 +107,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
                 replicas=self.replicas_per_node,
                 dev=Path("/dev"),
             )
+        environment |= unproxied(environment, more=(self.host, *self.networks))
         return {**environment, **self._said_again(environment), MARK: self._marked(index)}
 
     def mark(self, index: int) -> bytes:
@@ -125,7 +128,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     def _said_again(self, environment: Mapping[str, str]) -> dict[str, str]:
         """What is only known here, in the container runtime's own way, so that it wins over what the image sets."""
-        names = (*self.caches, *VISIBLE.values(), self.api_key_env) if self.container_prefix else ()
+        names = (*self.caches, *VISIBLE.values(), *NO_PROXY, self.api_key_env) if self.container_prefix else ()
         said = {f"{self.container_prefix}{name}": environment[name] for name in names if name and name in environment}
         return {name: value for name, value in said.items() if name not in environment}
 

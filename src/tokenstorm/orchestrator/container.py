@@ -14,6 +14,7 @@ from tokenstorm.config import Container, Profile
 from tokenstorm.errors import UsageError
 from tokenstorm.node.devices import VISIBLE
 from tokenstorm.node.service import MARK
+from tokenstorm.unproxied import NO_PROXY
 
 from .caches import cache_folders
 from .launch import Launch
@@ -44,7 +45,7 @@ def contained(launch: Launch, profile: Profile, folder: PurePosixPath) -> Launch
     environment = {**_OWN_PYTHON, **(_ANY_GPU.get(gpus, {}) if container.runtime == "enroot" else {})}
     environment |= launch.environment
     names = [*profile.variables, *environment, *launch.node_environment, *launch.caches, launch.key.variable]
-    names += [*VISIBLE.values(), MARK]
+    names += [*VISIBLE.values(), MARK, *NO_PROXY]
     entered = _ENTERED[container.runtime](
         container=container, image=image, gpus=gpus, binds=[*binds, *container.binds], names=_once(names), folder=folder
     )

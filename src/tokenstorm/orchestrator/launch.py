@@ -199,6 +199,7 @@ def service_file(launch: Launch, service_id: str, api_key: str, host: str, folde
         "replicas_per_node": launch.resources.replicas,
         "base_port": launch.base_port,
         "host": host,
+        "networks": [host] if "/" in host else [],
         "command": list(launch.command),
         "literal": list(launch.literal),
         "worker_command": list(launch.worker_command),
