@@ -12,6 +12,7 @@ VLLM = """\
 (EngineCore pid=7) ERROR 11-27 10:00:00 [core.py:708] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB
 [rank0]:[W1127 10:00:01 ProcessGroupNCCL.cpp:1538] Warning: WARNING: destroy_process_group() was not called
 """
+TRACE = "".join(f'  File "launcher.py", line {number}, in run\n' for number in range(60))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,13 @@ VLLM = """\
         ("ValueError: first\nRuntimeError: then\nresource_tracker: leaked shared_memory\n", "RuntimeError: then"),
         ("ValidationError: 1 error for Config\n  model\n    is gated\nbye\n", "ValidationError: 1 error for Config model is gated"),
         ("AssertionError\n", "AssertionError"),
+        ("it begins\n⠋ pulls the manifest\npulling 6a07: 12% ▕██    ▏ 500 MB/4.7 GB\n", "it begins"),
+        ("no model\n100 1234M  100 1234M    0     0   120M      0  0:00:10  0:00:10 --:--:--  121M\n", "no model"),
+        ("no model\n  1200K .......... .......... .......... 12% 4.5M 3s\n", "no model"),
+        ("10%\b\b\b20%\b\b\bdone", "done"),
+        ("the disk is 95% full | quota reached", "the disk is 95% full | quota reached"),
+        (f"{VLLM}{TRACE}RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}\n",
+         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"),
         ("bash: line 1: vllm: command not found\n(job ended)\n", "bash: line 1: vllm: command not found"),
         ("error: retrying\n" + "went on\n" * 20 + "driver is too old\n", "driver is too old"),
         ("UserWarning: deprecated\nno weights\n", "no weights"),

@@ -16,6 +16,7 @@ from tokenstorm.orchestrator.services import ServiceOrchestrator
 TOLD = JobState("ended", "failed", "NonZeroExitCode", 143, ("n1",))
 """A job that ended since its wrappers were told to."""
 ONE = "inference/vllm-single-node"
+FOUR = "inference/vllm-replicas"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,22 @@ def test_a_service_at_its_time_limit_ends_as_that_and_a_crash_near_it_as_one(
         ended = orchestrator.get(service.id)
         assert ended.status == status
         assert (ended.reason == "the job reached its time limit of 5 min") == (status == "timeout")
+
+    with_orchestrator(cluster, test)
+
+
+def test_a_group_of_which_one_crashed_long_ago_still_ends_at_its_time_limit(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(FOUR, {"resources": {"time_limit": 60}})
+        await cluster.ready(orchestrator, service)
+        cluster.publish(service, 0, None, "failed", "the engine was killed by SIGSEGV", ran_seconds=100.0)
+        for index in range(1, service.total_replicas):
+            cluster.publish(service, index, None, "stopped", "the service was stopped", ran_seconds=3565.0)
+        cluster.put_job(service, TOLD)
+        await orchestrator.look()
+        assert orchestrator.get(service.id).status == "timeout"
 
     with_orchestrator(cluster, test)
 

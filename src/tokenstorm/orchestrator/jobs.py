@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from tokenstorm.cluster.scheduler import JobId, JobState, Scheduler, Sent
+from tokenstorm.errors import ClusterError
 
 PATIENCE_SECONDS = 2.0
 """How long a look waits for the scheduler; what it says later is for the next look."""
@@ -18,6 +19,8 @@ class Jobs:
         self._said: dict[JobId, JobState] = {}
         self._asking: asyncio.Task[dict[JobId, JobState]] | None = None
         self._answered = monotonic()
+        self.trouble: str | None = None
+        """Why it did not answer, when it was asked last."""
 
     @property
     def silent_seconds(self) -> float:
@@ -29,18 +32,21 @@ class Jobs:
         return self._said.get(job)
 
     async def ask(self, jobs: Mapping[JobId, Sent]) -> None:
-        """Ask about all of them, unless it is being asked, and wait a little. Raises as the scheduler does."""
+        """Ask about all of them, unless it is being asked, and wait a little."""
         self._said = {job: state for job, state in self._said.items() if job in jobs}
         if self._asking is None:
             if not jobs:
-                self._answered = self._monotonic()
+                self._answered, self.trouble = self._monotonic(), None
                 return
             self._asking = asyncio.create_task(self._scheduler.states(jobs.keys(), jobs))
         await asyncio.wait((self._asking,), timeout=PATIENCE_SECONDS)
         if self._asking.done():
             answered, self._asking = self._asking, None
-            self._said |= answered.result()
-            self._answered = self._monotonic()
+            try:
+                self._said |= answered.result()
+                self._answered, self.trouble = self._monotonic(), None
+            except ClusterError as error:
+                self.trouble = str(error)
 
     async def close(self) -> None:
         """Ask no more."""

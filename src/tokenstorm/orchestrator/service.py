@@ -172,7 +172,7 @@ def _end(service: Service, job: JobState, replicas: Sequence[Replica], now: date
 def _reached_its_limit(service: Service, job: JobState, replicas: Sequence[Replica], now: datetime) -> bool:
     """Whether the job was told to end, and had run so long that this was the signal ahead of its limit."""
     stopped = [replica.stopped_after for replica in replicas if replica.stopped_after is not None]
-    if len(stopped) < len(replicas) or not (stopped or job.exit_code == _TERMINATED):
+    if not stopped and (job.exit_code != _TERMINATED or any(replica.over for replica in replicas)):
         return False
     seen = (now - service.started_at).total_seconds() if service.started_at else 0.0
     return max([seen, *stopped]) >= service.resources.time_limit * 60 - LEAVE_SECONDS - SIGNALLED_EARLY_SECONDS

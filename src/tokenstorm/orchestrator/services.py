@@ -236,8 +236,8 @@ class ServiceOrchestrator:
         unsettled = [one.id for one in self.list() if one.stopping or (one.job_id is None and not one.ended)]
         trouble = await self._errands.run(unsettled, self._settled)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
-        async with _noting(trouble):
-            await self._jobs.ask({job: service.sent for job, service in watched.items()})
+        await self._jobs.ask({job: service.sent for job, service in watched.items()})
+        trouble += filter(None, [self._jobs.trouble])
         async with _noting(trouble):
             await asyncio.gather(*(self._look_at(service, trouble) for service in watched.values()))
         self._trouble = trouble[0] if trouble else None
