@@ -1,10 +1,11 @@
-"""What tokenstorm raises on purpose. Some packages add narrower ones, beside the code that raises them.
+"""What tokenstorm raises on purpose. What only one package raises and catches stands there, and is one of these.
 
     TokenstormError            the message says what happened, to what, and what to do next
     ├── UsageError             the user asked for something that makes no sense (exit code 2); names the field
     │   └── PlanError          a plan that cannot be carried out as written
     ├── RunError               a run that could not start, go on, or be read (exit code 1)
-    │   └── PreflightError     the engine refused or never answered the first request
+    │   ├── PreflightError     the engine refused or never answered the first request
+    │   └── OtherVersion       a file that another version wrote, which this one does not read
     ├── Unknown                what was named is not there; the message lists what is
     ├── ApiError               an API refused a call, or did not answer; carries its problem document
     └── ClusterError           where jobs run, something went wrong
@@ -67,6 +68,10 @@ class RunError(TokenstormError):
 
 class PreflightError(RunError):
     """No replica answered the first request, or one refused it."""
+
+
+class OtherVersion(RunError):
+    """A file that another version wrote, which this one does not read."""
 
 
 class Unknown(TokenstormError):

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm import __version__
-from tokenstorm.errors import NOT_JSON, PlanError
+from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
 from tokenstorm.load import (
     DEFAULT_SECONDS,
     Arrival,
@@ -27,7 +27,7 @@ from tokenstorm.load import (
     load_error,
     make,
 )
-from tokenstorm.written import OtherVersion, refuse_later_version, refuse_other_version
+from tokenstorm.written import refuse_later_version, refuse_other_version
 
 SCHEMA: Literal[1] = 1
 

@@ -10,14 +10,10 @@ from typing import TypeVar
 import msgspec
 
 from tokenstorm import __version__
-from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 
 SCHEMA = 1
 T = TypeVar("T")
-
-
-class OtherVersion(RunError):
-    """A file that another version wrote, which this one does not read."""
 
 
 class _By(msgspec.Struct):

@@ -17,14 +17,14 @@ from tokenstorm.client_api.homecoming import RESULTS, Expected, bring, missing, 
 from tokenstorm.cluster.files import LOGS, PART
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable_line
 from tokenstorm.report.load import load_summary
 from tokenstorm.result import Result, Stretch
 from tokenstorm.runs import RunPaths, write_atomically
-from tokenstorm.written import OtherVersion, fault
+from tokenstorm.written import fault
 
 LOG_BYTES = 256 * 2**10
 """How much of each log one answer brings at most."""

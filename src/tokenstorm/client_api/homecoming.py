@@ -16,12 +16,12 @@ import msgspec
 
 from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.whole import told_bytes
 from tokenstorm.runs import RunPaths, make_private, write_atomically
-from tokenstorm.written import OtherVersion, decode
+from tokenstorm.written import decode
 
 T = TypeVar("T")
 

@@ -16,12 +16,12 @@ from tokenstorm.client_api.archive import Archive, readable
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.refusals import NotNow
-from tokenstorm.errors import Unknown
+from tokenstorm.errors import OtherVersion, Unknown
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.models import Documented
 from tokenstorm.report.html import summary_page
 from tokenstorm.web import Problem, problems
-from tokenstorm.written import OtherVersion, decode, refuse_other_version
+from tokenstorm.written import decode, refuse_other_version
 
 Format = Literal["jsonl", "csv", "parquet"]
 TYPES: dict[Format, str] = {

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from tokenstorm.errors import PlanError, RunError
+from tokenstorm.errors import OtherVersion, PlanError, RunError
 from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
@@ -18,7 +18,7 @@ from tokenstorm.plan import Plan, read_plan
 from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of
 from tokenstorm.result import read_lines
 from tokenstorm.runs import RunPaths
-from tokenstorm.written import OtherVersion, decode
+from tokenstorm.written import decode
 
 SILENT_LINES = 3
 """A rank that is missing in this many of the last seconds was gone."""
