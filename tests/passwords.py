@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncssh
 
-from tokenstorm.cluster.master import ended
+from tokenstorm.cluster.sshprocess import ended
 
 
 class Asking(asyncssh.SSHServer):

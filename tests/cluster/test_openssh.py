@@ -147,32 +147,33 @@ def test_after_a_master_that_was_killed_or_stands_still_one_logs_in_anew(login: 
     async def scenario() -> None:
         async with opened(login.ssh, back_off_seconds=(0.05,)) as shell:  # type: ignore[arg-type]
             await shell.run(["true"])
-            old = shell._master._pid
-            assert old
+            assert shell._master._control
+            old = shell._master._control.pid
             os.kill(old, how)
             with contextlib.suppress(Unreachable):
                 await shell.run(["true"], timeout=1)
             await runs_again(shell)
-            assert shell._master._pid != old
+            assert shell._master._control.pid != old
             assert gone(old)
 
     finish(scenario())
 
 
-def test_a_login_that_is_given_up_leaves_no_ssh_behind(tmp_path: Path) -> None:
-    hangs = 'ForceCommand case "$SSH_ORIGINAL_COMMAND" in *"exec cat"*) cat >/dev/null;; esac\n'
-
+def test_a_login_that_is_given_up_leaves_no_ssh_behind(login: Login) -> None:
     async def scenario() -> None:
-        with sshd(tmp_path / "sshd", hangs) as login:
+        os.kill(login.daemon.pid, signal.SIGSTOP)  # it listens, and says nothing
+        try:
             before = children()
             async with opened(login.ssh) as shell:
                 given_up = asyncio.create_task(shell.run(["true"]))
-                await until(lambda: any(b"exec cat" in cmdline(pid) for pid in children() - before))
+                await until(lambda: any(b"ControlMaster=yes" in cmdline(pid) for pid in children() - before))
                 given_up.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await given_up
                 assert children() == before
-                await until(lambda: not login.servers())
+        finally:
+            os.kill(login.daemon.pid, signal.SIGCONT)
+        await until(lambda: not login.servers())
 
     finish(scenario())
 

@@ -19,6 +19,7 @@ from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
 from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
+from tokenstorm.cluster.sessions import COUNTED
 from tokenstorm.cluster.site import open_shell, settled, site_over
 from tokenstorm.cluster.ssh import Ask
 from tokenstorm.config import Profile
@@ -81,9 +82,19 @@ async def _login(visit: Visit) -> Finding:
         advice = f"; see that `ssh {profile.ssh.host}` gets there, and what profiles.{profile.name}.ssh says of it"
         return "failed", f"{error}" + (advice if unheard else "")
     who, where = [*done.stdout.decode(errors="replace").split(), "?", "?"][:2]
-    if profile.ssh.host:
-        return "ok", f"{who} on {where}, in {monotonic() - began:.1f} s"
+    took = monotonic() - began
+    if isinstance(visit.site.shell, Remote):
+        return "ok", f"{who} on {where}, in {took:.1f} s{_few(await visit.site.shell.count_sessions())}"
     return "ok", f"{who} on {where}: this machine, no SSH"
+
+
+def _few(sessions: int) -> str:
+    """How few sessions the SSH server gives, and what comes of it; nothing where it gives enough."""
+    if sessions >= COUNTED:
+        return ""
+    if sessions == 1:
+        return "; its SSH server gives 1 session at a time (MaxSessions): commands and files go one after another"
+    return f"; its SSH server gives {sessions} sessions at a time (MaxSessions): the rest waits for them to end"
 
 
 _ACCEPTED = "to start at"

@@ -1,8 +1,8 @@
 """The user's own ssh as a master (ControlMaster), through which everything of one login goes.
 
 A master of the user's own, by a ControlPath of ~/.ssh/config, is used where it answers, and never ended. Else the master is
-ours: whoever logs in the same way finds it, each holds it by a session of its own, and it ends some seconds after the last
-of them, killed or not.
+ours: whoever logs in the same way finds it, each holds it by a connection to its socket, and it ends some seconds after the
+last of them, killed or not.
 """
 
 import asyncio
@@ -13,30 +13,23 @@ import os
 import re
 import signal
 import stat
-import sys
 import tempfile
-import termios
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Sequence
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from math import ceil
 from pathlib import Path
 
 from tokenstorm.cluster.backoff import BackOff
+from tokenstorm.cluster.control import Control
 from tokenstorm.cluster.reach import CONNECT_SECONDS
 from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, about_a_refusal, about_its_key
-from tokenstorm.cluster.tty import restore
+from tokenstorm.cluster.sshprocess import ended, escaped, hear, options, quoted, same_terminal, start, words
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
-from tokenstorm.printable import printable
 
 PERSIST_SECONDS = 5
 """How long a master of ours stays when nobody holds it."""
-ANSWER_SECONDS = 5.0
-"""A master that says nothing for so long has stopped."""
-NOISE_BYTES = 2**20
-"""What a site's start-up files may print."""
-_KEEPER = "exec sh -c 'echo tokenstorm; exec cat >/dev/null'"
 SOCKET_ROOM = 40
 """The longest folder above our own that leaves room for its name, a socket's, and what ssh puts behind that."""
 NO_MASTER = "tokenstorm-no-master"
@@ -59,9 +52,10 @@ _OURS = (
 
 
 class Master:
-    """A login by ssh. With `asks`, ssh itself asks on the terminal, for the first login alone."""
+    """A login by ssh. With `asks`, ssh itself asks on the terminal, for the first login alone. One that is `apart`, which is
+    a name of its own, shares nobody's master."""
 
-    def __init__(self, ssh: Ssh, *, keepalive_seconds: float, back_off_seconds: Sequence[float], asks: bool) -> None:
+    def __init__(self, ssh: Ssh, *, keepalive_seconds: float, back_off: BackOff, asks: bool, apart: str = "") -> None:
         if not ssh.host:
             message = "the profile has no host to log in to: set `host` in its [ssh] section"
             raise UsageError(message)
@@ -72,53 +66,55 @@ class Master:
         self._ssh = ssh
         self._keepalive = max(1, ceil(keepalive_seconds))
         self._asks = asks
-        self._back_off = BackOff(back_off_seconds)
+        self._apart = apart
+        self.back_off = back_off
         self._connecting = asyncio.Lock()
-        self._control: Path | None = None
-        self._pid: int | None = None
-        self._keeper: Process | None = None
+        self._control: Control | None = None
 
     async def login(self) -> None:
         async with self._connecting:
-            if self._keeper is not None and self._keeper.returncode is None:
+            if self._control is not None and self._control.there:
                 return
-            self._back_off.check()
-            self._control, self._pid = await self._master()
-            self._keeper = await self._hold()
-            self._back_off.succeeded()
+            await self.close()
+            self.back_off.check()
+            self._control = await self._master()
+            self.back_off.succeeded()
             self._asks = False  # nobody may be there when it is made again
 
     async def doubt(self) -> None:
         """A master that stands still is given up, and ended if it is ours: the next command logs in anew."""
-        keeper, pid = self._keeper, self._pid
-        if keeper is None or self._control is None or await self._answers(self._control) is not None:
+        control = self._control
+        if control is None:
             return
-        if keeper is not self._keeper:  # another doubted it too, and has logged in since
+        if (answers := await Control.to(control.path)) is not None:
+            await answers.close()
             return
-        if pid and self._control.parent == _folder():  # or it would, when it goes on, remove its successor's socket
+        if control is not self._control:  # another doubted it too, and has logged in since
+            return
+        if control.path.parent == _folder():  # or it would, when it goes on, remove its successor's socket
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text() == "ssh\n":
-                    os.kill(pid, signal.SIGKILL)
-        await ended(keeper)
+                if Path(f"/proc/{control.pid}/comm").read_text() == "ssh\n":
+                    os.kill(control.pid, signal.SIGKILL)
+        await control.close()
 
     async def close(self) -> None:
         """Let go of it."""
-        if self._keeper is not None:
-            await ended(self._keeper)
+        if self._control is not None:
+            await self._control.close()
 
     async def through(self, *arguments: str) -> Process:
         """An ssh that goes through the master, or nowhere."""
         assert self._control, "after the login"
-        return await _ssh(*self._mux(self._control), *arguments)
+        return await start(*self._mux(self._control.path), *arguments)
 
     def _mux(self, control: Path) -> list[str]:
         """Options with which ssh goes through a master or nowhere: where there is none, it says a word of ours."""
         nowhere = f"ProxyCommand=sh -c 'echo {NO_MASTER} >&2'"
-        return [*self._options(), *_o("BatchMode=yes", "ControlMaster=no", nowhere), "-S", _escaped(control)]
+        return [*self._options(), *options("BatchMode=yes", "ControlMaster=no", nowhere), "-S", escaped(control)]
 
     def _options(self) -> list[str]:
         """What the profile says, and what is ours."""
-        said = _o(
+        said = options(
             *_OURS, "LogLevel=INFO", f"ServerAliveInterval={self._keepalive}", f"ServerAliveCountMax={KEEPALIVE_COUNT}"
         )
         if self._ssh.port is not None:
@@ -129,31 +125,31 @@ class Master:
             file = Path(self._ssh.identity_file).expanduser()
             if not file.exists():
                 raise Unreachable(self._said(f"the profile's ssh.identity_file, {file}, is not there"))
-            said += _o(f"IdentityFile={_quoted(file)}", "IdentitiesOnly=yes")
+            said += options(f"IdentityFile={quoted(file)}", "IdentitiesOnly=yes")
         if self._ssh.known_hosts is not None:
-            said += _o(
-                f"UserKnownHostsFile={_quoted(Path(self._ssh.known_hosts).expanduser())}", "GlobalKnownHostsFile=none"
+            said += options(
+                f"UserKnownHostsFile={quoted(Path(self._ssh.known_hosts).expanduser())}", "GlobalKnownHostsFile=none"
             )
         return said
 
-    async def _master(self) -> tuple[Path, int]:
-        """The socket and the process of a master that answers: the user's own, or ours, found or made."""
+    async def _master(self) -> Control:
+        """A master that answers: the user's own, or ours, found or made."""
         resolved = await self._resolved()
         own = re.search(r"^controlpath (.+)$", resolved, re.MULTILINE)
-        if own and own[1] != "none" and (pid := await self._answers(Path(own[1]))):
-            return Path(own[1]), pid
-        control = _folder() / hashlib.sha256(resolved.encode()).hexdigest()[:16]
-        async with _locked(control.with_suffix(".lock")):
-            return control, await self._answers(control) or await self._make_master(control)
+        if own and own[1] != "none" and not self._apart and (control := await Control.to(Path(own[1]))):
+            return control
+        path = _folder() / hashlib.sha256((resolved + self._apart).encode()).hexdigest()[:16]
+        async with _locked(path.with_suffix(".lock")):
+            return await Control.to(path) or await self._make_master(path)
 
     async def _resolved(self) -> str:
         """What ssh makes of the host by all configuration there is: where two agree, they log in alike."""
-        process = await _ssh(*self._options(), "-G", "--", self.host)
+        process = await start(*self._options(), "-G", "--", self.host)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 said, why = await process.communicate()
         except TimeoutError:
-            raise self._back_off.failed(
+            raise self.back_off.failed(
                 self._said(
                     f"ssh did not read its configuration in {CONNECT_SECONDS:g} s: see what `ssh -G {self.host}` does"
                 )
@@ -164,69 +160,33 @@ class Master:
             raise Unreachable(self._said(words(why)))
         return said.decode(errors="replace")
 
-    async def _make_master(self, control: Path) -> int:
-        """Log in, and leave a master behind; its process. ssh asks on the terminal itself, where the site's words are seen too."""
+    async def _make_master(self, control: Path) -> Control:
+        """Log in, and leave a master behind, without a session. ssh asks on the terminal itself, where the site's words are seen too."""
         control.unlink(missing_ok=True)  # of one that was killed
-        asked = _o(
+        asked = options(
             f"BatchMode={'no' if self._asks else 'yes'}", "ControlMaster=yes", f"ControlPersist={PERSIST_SECONDS}"
         )
         seconds = TYPING_SECONDS if self._asks else CONNECT_SECONDS
-        arguments = [*asked, *self._options(), "-S", _escaped(control), "--", self.host, "exit 0"]
-        with _same_terminal() if self._asks else contextlib.nullcontext():
-            process = await _ssh(*arguments, terminal=self._asks)
+        arguments = [*asked, *self._options(), "-N", "-S", escaped(control), "--", self.host]
+        with same_terminal() if self._asks else contextlib.nullcontext():
+            process = await start(*arguments, terminal=self._asks)
             heard = bytearray()
-            listening = asyncio.create_task(_hear(process, heard, aloud=self._asks))
+            listening = asyncio.create_task(hear(process, heard, aloud=self._asks))
             try:
                 async with asyncio.timeout(seconds):
                     await process.wait()
             except TimeoutError:
-                raise self._back_off.failed(self._said(f"no login in {seconds:g} s")) from None
+                raise self.back_off.failed(self._said(f"no login in {seconds:g} s")) from None
             finally:
                 await asyncio.wait(
                     (listening,), timeout=1.0
                 )  # to the end of what it said; the master has let go of that
                 listening.cancel()
                 await ended(process, politely=True)
-        if pid := await self._answers(control):
-            return pid
+        if made := await Control.to(control):
+            return made
         said = words(bytes(heard))
-        raise self._back_off.failed(await self._cause(said), refused="ermission denied" in said)
-
-    async def _hold(self) -> Process:
-        """A session that does nothing: while it is there, so is the master, and its end tells that of the master."""
-        assert self._control
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                while True:
-                    process = await self.through("--", self.host, _KEEPER)
-                    try:
-                        refusal = await _refusal(process)
-                    except BaseException:
-                        await ended(process)
-                        raise
-                    if refusal is None:
-                        return process
-                    await ended(process)
-                    if NO_ROOM not in refusal:
-                        raise self._back_off.failed(self._said(f"its login shell runs no commands: {refusal}"))
-                    await asyncio.sleep(0.2)
-        except TimeoutError:
-            raise self._back_off.failed(self._said(f"no session in {CONNECT_SECONDS:g} s")) from None
-
-    async def _answers(self, control: Path) -> int | None:
-        """The process of the master at a socket; None where there is none, or none that answers."""
-        if not control.exists():
-            return None
-        process = await _ssh("-S", _escaped(control), "-O", "check", "--", self.host)
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                _, said = await process.communicate()
-        except TimeoutError:
-            return None
-        finally:
-            await ended(process)
-        found = re.search(rb"pid=(\d+)", said)
-        return int(found[1]) if found and process.returncode == 0 else None
+        raise self.back_off.failed(await self._cause(said), refused="ermission denied" in said)
 
     async def _cause(self, said: str) -> str:
         """Why nobody was logged in, and what to do about it."""
@@ -243,14 +203,14 @@ class Master:
         file = self._ssh.known_hosts or "~/.ssh/known_hosts"
         with tempfile.TemporaryDirectory() as scratch:
             seen = Path(scratch) / "seen"
-            asking = _o(
+            asking = options(
                 "StrictHostKeyChecking=accept-new",
-                f"UserKnownHostsFile={_quoted(seen)}",
+                f"UserKnownHostsFile={quoted(seen)}",
                 "HashKnownHosts=no",
                 "BatchMode=yes",
             )
-            asking += _o("GlobalKnownHostsFile=none", "PreferredAuthentications=none", "ControlPath=none")
-            process = await _ssh(*asking, *self._options(), "--", self.host, "exit 0")
+            asking += options("GlobalKnownHostsFile=none", "PreferredAuthentications=none", "ControlPath=none")
+            process = await start(*asking, *self._options(), "--", self.host, "exit 0")
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await process.communicate()
@@ -267,84 +227,6 @@ class Master:
 
     def _said(self, message: str) -> str:
         return f"{self.host}: {message}"
-
-
-async def _ssh(*arguments: str, terminal: bool = False) -> Process:
-    """An ssh. Without our terminal, Ctrl-C there does not end it."""
-    try:
-        return await asyncio.create_subprocess_exec(
-            "ssh",
-            *arguments,
-            stdin=DEVNULL if terminal else PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=not terminal,
-            limit=NOISE_BYTES,
-        )
-    except FileNotFoundError:
-        message = 'there is no ssh on this machine: install it, or leave out ssh.shell = "openssh"'
-        raise UsageError(message) from None
-
-
-async def _refusal(keeper: Process) -> str | None:
-    """What a session says that does not hold; nothing of one that does."""
-    assert keeper.stdout
-    assert keeper.stderr
-    try:
-        await keeper.stdout.readuntil(b"tokenstorm\n")
-    except asyncio.IncompleteReadError as end:
-        return words(end.partial + await keeper.stderr.read())
-    except asyncio.LimitOverrunError:
-        return "it talks without end"
-    return None
-
-
-async def _hear(process: Process, heard: bytearray, *, aloud: bool) -> None:
-    """What an ssh says, kept, and passed on to our own standard error."""
-    assert process.stderr
-    while part := await process.stderr.read(NOISE_BYTES):
-        heard += part
-        if aloud:
-            sys.stderr.write(printable(part.decode(errors="replace")))
-            sys.stderr.flush()
-
-
-async def ended(process: Process, *, politely: bool = False) -> None:
-    """End it, if it has not. One that may have a terminal in its hands is first given the time to let go of it."""
-    for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, None)) if politely else ((signal.SIGKILL, None),):
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)  # Process.kill() takes away the status that asyncio waits for
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
-    with contextlib.suppress(
-        TimeoutError, OSError
-    ):  # what it started may hold them open, as the ssh to a jump host does
-        async with asyncio.timeout(1.0):
-            if process.stdin is not None:
-                await process.stdin.wait_closed()
-            for stream in (process.stdout, process.stderr):
-                while stream is not None and await stream.read(NOISE_BYTES):
-                    pass  # up to its end, which closes it
-
-
-@contextlib.contextmanager
-def _same_terminal() -> Iterator[None]:
-    """However ssh is left at a prompt of its own: afterwards one sees again what one types."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
-    except OSError:
-        yield
-        return
-    was = termios.tcgetattr(terminal)
-    try:
-        yield
-    finally:
-        restore(terminal, was)
-        os.close(terminal)
 
 
 @asynccontextmanager
@@ -383,20 +265,3 @@ def _folder() -> Path:
         message = f"{folder} is not a folder of yours alone (0700), as the sockets of logins need: remove it"
         raise UsageError(message)
     return folder
-
-
-def _o(*settings: str) -> list[str]:
-    return [word for setting in settings for word in ("-o", setting)]
-
-
-def _escaped(path: Path) -> str:
-    """As ssh reads a path: a percent sign begins a token."""
-    return str(path).replace("%", "%%")
-
-
-def _quoted(path: Path) -> str:
-    return f'"{_escaped(path)}"'
-
-
-def words(said: bytes) -> str:
-    return " ".join(said.decode(errors="replace").split())

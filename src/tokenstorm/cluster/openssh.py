@@ -4,16 +4,19 @@ Everything goes through one login (`master`), and files go by commands: sftp's b
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-from tokenstorm.cluster.backoff import BACK_OFF_SECONDS
-from tokenstorm.cluster.master import NO_MASTER, NO_ROOM, Master, ended
+from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
+from tokenstorm.cluster.master import NO_MASTER, NO_ROOM, Master
 from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden
-from tokenstorm.cluster.remote import NoRoom, Remote, Session
+from tokenstorm.cluster.remote import Remote, Session
+from tokenstorm.cluster.sessions import NoRoom, Place
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.ssh import KEEPALIVE_SECONDS, Ask
+from tokenstorm.cluster.sshprocess import ended
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable
 
@@ -29,10 +32,17 @@ class OpenSSH(Remote):
         back_off_seconds: Sequence[float] = BACK_OFF_SECONDS,
         ask: Ask | None = None,
         inside: Sequence[str] | None = None,
+        apart: str = "",
     ) -> None:
         self._master = Master(
-            ssh, keepalive_seconds=keepalive_seconds, back_off_seconds=back_off_seconds, asks=ask is not None
+            ssh,
+            keepalive_seconds=keepalive_seconds,
+            back_off=BackOff(back_off_seconds),
+            asks=ask is not None,
+            apart=apart,
         )
+        self._again = partial(OpenSSH, ssh, keepalive_seconds=keepalive_seconds)
+        self._back_off_apart = BackOff(back_off_seconds)
         super().__init__(self._master.host, (OSError,), inside)
 
     async def login(self) -> None:
@@ -43,12 +53,17 @@ class OpenSSH(Remote):
         await self._master.close()
 
     @asynccontextmanager
-    async def _session(self, line: str) -> AsyncIterator[Session]:
+    async def _session(self, line: str, _place: Place) -> AsyncIterator[Session]:
         process = await self._master.through("--", self.host, line)
         try:
             yield process
         finally:
             await ended(process)
+
+    def _another(self) -> Remote:
+        other = self._again(apart=secrets.token_hex(8))
+        other._master.back_off = self._back_off_apart  # noqa: SLF001 - of our own kind
+        return other
 
     async def _forward(self, host: str, port: int) -> Streams:
         """Ssh tells in what -v prints that it is connected, and of a refusal not whose it was."""

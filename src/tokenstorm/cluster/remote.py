@@ -9,6 +9,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -19,22 +20,15 @@ from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.reach import CONNECT_SECONDS, LostEarly, Reach, pair
 from tokenstorm.cluster.relay import hung_up
+from tokenstorm.cluster.sessions import COUNTED, NoRoom, Place, Sessions
 from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.cluster.transfer import ByCommands, Leftovers
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 
-SESSIONS = 8
-"""Commands and transfers at once. sshd ships with MaxSessions 10; forwarded connections do not count."""
 OUTPUT_BYTES = 64 * 2**20
 """What a command may say at most."""
-AGAIN_SECONDS = 0.1
-"""How long a session that the server had no room for waits before it is asked for again."""
 _READ = 65536
 T = TypeVar("T")
-
-
-class NoRoom(Exception):
-    """The server opens no further session for now: it has as many as it gives."""
 
 
 class Session(Protocol):
@@ -57,7 +51,7 @@ class Remote(ABC):
         self.host = host
         self._lost = lost
         self._closed: tuple[type[Exception], ...] = (*lost, RuntimeError)  # uvloop's, for a pipe that is closed
-        self._sessions = asyncio.Semaphore(SESSIONS)
+        self._sessions = Sessions()
         self._left = Leftovers()
         self._by_commands = ByCommands(self.run, host, self._left)
         self.no_sftp = ""
@@ -70,8 +64,12 @@ class Remote(ABC):
         """See that there is a connection. Raises `Unreachable`, and says what to do."""
 
     @abstractmethod
-    def _session(self, line: str) -> AbstractAsyncContextManager[Session]:
+    def _session(self, line: str, place: Place) -> AbstractAsyncContextManager[Session]:
         """A session in which the login shell runs that line. Raises NoRoom, Unreachable, and what is in `lost`."""
+
+    @abstractmethod
+    def _another(self) -> "Remote":
+        """The same machine, by a login of its own for which nobody is asked."""
 
     @abstractmethod
     async def _forward(self, host: str, port: int) -> Streams:
@@ -101,13 +99,14 @@ class Remote(ABC):
         begun = False
         await self.login()
         try:
-            async with asyncio.timeout(timeout), self._sessions, self._begun(command) as session:
+            async with asyncio.timeout(timeout), self._begun(command) as session:
                 begun = True
                 stdout, stderr = await self._exchange(session, command.script + stdin)
         except TimeoutError:
             await self._doubt()
             if not begun:
-                raise Unreachable(self._said(f"{argv[0]} was not begun in {timeout:g} s")) from None
+                message = f"{argv[0]} was not begun in {timeout:g} s{self._few(': its SSH server gives')}"
+                raise Unreachable(self._said(message)) from None
             message = f"{argv[0]} did not end in {timeout:g} s: whether it did its work is not known"
             raise Unconfirmed(self._said(message)) from None
         except self._lost as error:
@@ -169,6 +168,7 @@ class Remote(ABC):
         for task in carrying:
             task.cancel()
         await asyncio.gather(*carrying, return_exceptions=True)
+        await self._sessions.close()
 
     @abstractmethod
     async def _doubt(self) -> None:
@@ -182,30 +182,71 @@ class Remote(ABC):
 
     @asynccontextmanager
     async def _talk(self, argv: Sequence[str]) -> AsyncIterator[Session]:
-        """A command that one talks with. It counts among no sessions, since it stays."""
+        """A command that one talks with, and that stays."""
         command = talking(argv)
-        async with self._begun(command) as session:
+        async with self._staying(command) as session:
             session.stdin.write(command.script)
             await session.stdin.drain()
             yield session
 
     @asynccontextmanager
-    async def _begun(self, command: Command) -> AsyncIterator[Session]:
-        """A session in which a shell waits for the command's script. One that there is no room for waits for others to end."""
-        while True:
-            async with contextlib.AsyncExitStack() as stack:
-                try:
-                    async with asyncio.timeout(CONNECT_SECONDS):
-                        session = await stack.enter_async_context(self._session(command.line))
-                        await self._heard(session, command.mark)
-                except NoRoom:
-                    pass
-                except TimeoutError:
-                    raise LostEarly(self._said(f"no session in {CONNECT_SECONDS:g} s")) from None
-                else:
-                    yield session
+    async def _staying(self, command: Command) -> AsyncIterator[Session]:
+        """A session that stays. Where it would leave no room for others, it gets a login of its own."""
+        if self._sessions.may_stay():
+            async with self._begun(command) as session:
+                if await self._room_beside():
+                    with self._sessions.staying():
+                        yield session
                     return
-            await asyncio.sleep(AGAIN_SECONDS)
+        other = self._another()
+        try:
+            try:
+                await other.login()
+            except Unreachable as error:
+                message = f"what stays needs a login of its own{self._few(', since its SSH server gives')}: {error}"
+                raise Unreachable(self._said(message)) from error
+            async with other._begun(command) as session:  # noqa: SLF001 - of our own kind
+                yield session
+        finally:
+            await other.close()
+
+    async def _room_beside(self) -> bool:
+        """Whether one that is to stay leaves room for commands, which is tried where it was never seen."""
+        if not self._sessions.may_stay(seen=True):
+            with contextlib.suppress(NoRoom):
+                async with self._begun(once(["true"], {}, CONNECT_SECONDS), wait=False):
+                    return True
+        return self._sessions.may_stay()
+
+    async def count_sessions(self) -> int:
+        """How many sessions the server gives at once, up to COUNTED. Raises `Unreachable`."""
+        command = once(["true"], {}, CONNECT_SECONDS)
+        await self.login()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                for there in range(COUNTED):
+                    try:
+                        await stack.enter_async_context(self._begun(command, wait=False))
+                    except NoRoom:
+                        return max(there, 1)
+        except self._lost as error:
+            raise self._lost_early() from error
+        return COUNTED
+
+    def _begun(self, command: Command, *, wait: bool = True) -> AbstractAsyncContextManager[Session]:
+        """A session in which a shell waits for the command's script, once there is room for one."""
+        return self._sessions.open(partial(self._tried, command), wait=wait)
+
+    @asynccontextmanager
+    async def _tried(self, command: Command, place: Place) -> AsyncIterator[Session]:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    session = await stack.enter_async_context(self._session(command.line, place))
+                    await self._heard(session, command.mark)
+            except TimeoutError:
+                raise LostEarly(self._said(f"no session in {CONNECT_SECONDS:g} s")) from None
+            yield session
 
     async def _heard(self, session: Session, mark: bytes) -> None:
         """Skip what a site's start-up files print, up to the mark."""
@@ -288,6 +329,11 @@ class Remote(ABC):
             target.write_eof()
         except self._closed:
             target.close()
+
+    def _few(self, lead: str) -> str:
+        """How few sessions the server gives, in words; nothing where it gives enough."""
+        given = self._sessions.given
+        return "" if given is None else f"{lead} {given} session{'s' * (given > 1)} at a time (MaxSessions)"
 
     def _lost_early(self) -> LostEarly:
         return LostEarly(self._said("the connection was lost before the command was begun"))

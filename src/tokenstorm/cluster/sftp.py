@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import PurePosixPath
 
 import asyncssh
+from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from tokenstorm.cluster.transfer import SLOWEST_BYTES_PER_SECOND, TRANSFER_SECONDS, Leftovers
 from tokenstorm.errors import ClusterError, Unconfirmed, Unreachable
@@ -112,7 +113,7 @@ async def told_apart(connection: asyncssh.SSHClientConnection) -> AsyncIterator[
         message = "its SFTP server says nothing"
         raise NoSftp(message) from None
     except asyncssh.ChannelOpenError as error:
-        if error.code != asyncssh.constants.OPEN_REQUEST_SESSION_FAILED:
+        if error.code != OPEN_REQUEST_SESSION_FAILED:
             raise
         message = "its SSH server offers no SFTP"
         raise NoSftp(message) from error

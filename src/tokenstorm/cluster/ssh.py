@@ -9,14 +9,17 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import asyncssh
+from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
 from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden, LostEarly
-from tokenstorm.cluster.remote import AGAIN_SECONDS, NoRoom, Remote, Session
+from tokenstorm.cluster.remote import Remote, Session
+from tokenstorm.cluster.sessions import NoRoom, Place
 from tokenstorm.cluster.sftp import BySftp, NoSftp, told_apart
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.transfer import Files
@@ -103,37 +106,47 @@ class SSHManager(Remote):
         self._ask = ask
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
-        self._back_off = BackOff(back_off_seconds)
-        self._by_sftp = BySftp(self._sftp, self._said, self._left)
+        self._back_off, self._back_off_apart = BackOff(back_off_seconds), BackOff(back_off_seconds)
+        self._by_sftp = BySftp(partial(self._sessions.open, self._sftp), self._said, self._left)
         self.no_sftp = ""
 
     async def login(self) -> None:
         await self._connected()
 
     @asynccontextmanager
-    async def _session(self, line: str) -> AsyncIterator[Session]:
+    async def _session(self, line: str, place: Place) -> AsyncIterator[Session]:
         connection = await self._connected()
+        opening = asyncio.ensure_future(connection.create_process(line, encoding=None, request_pty=False))
+        place.until(_closed(opening))
         try:
-            process: asyncssh.SSHClientProcess[bytes] = await _opened(
-                connection.create_process(line, encoding=None, request_pty=False), lambda process: process.close()
-            )
+            process: asyncssh.SSHClientProcess[bytes] = await _opened(opening, lambda process: process.close())
         except asyncssh.ChannelOpenError as error:
-            if connection.is_closed():
-                raise
-            raise NoRoom from error
+            raise self._not_opened(connection, error) from error
         try:
             yield process
         finally:
             process.close()
+
+    def _not_opened(self, connection: asyncssh.SSHClientConnection, error: asyncssh.ChannelOpenError) -> Exception:
+        """What it means that a session was refused."""
+        if connection.is_closed():
+            return error
+        if error.code == OPEN_REQUEST_SESSION_FAILED:
+            return Unreachable(self._said("its SSH server runs no commands for this account"))
+        return NoRoom()
+
+    def _another(self) -> Remote:
+        other = SSHManager(self._ssh, keepalive_seconds=self._keepalive)
+        other._back_off = self._back_off_apart
+        return other
 
     async def _forward(self, host: str, port: int) -> Streams:
         what = f"{host}:{port}"
         connection = await self._connected()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                reader, writer = await _opened(
-                    connection.open_connection(host, port, encoding=None), lambda streams: streams[1].close()
-                )
+                opening = asyncio.ensure_future(connection.open_connection(host, port, encoding=None))
+                reader, writer = await _opened(opening, lambda streams: streams[1].close())
         except TimeoutError:
             raise Unreachable(self._said(f"no connection to {what} in {CONNECT_SECONDS:g} s")) from None
         except asyncssh.ChannelOpenError as error:
@@ -272,30 +285,36 @@ class SSHManager(Remote):
         return about_its_key(file, f"{name} {key.export_public_key('openssh').decode().strip()}", key.get_fingerprint())
 
     @asynccontextmanager
-    async def _sftp(self) -> AsyncIterator[asyncssh.SFTPClient]:
-        """Waits for others to end where the server has no room for one more session."""
-        async with self._sessions:
-            while True:
-                connection = await self._connected()
-                try:
-                    async with told_apart(connection):
-                        async with asyncio.timeout(CONNECT_SECONDS):
-                            files = await _opened(connection.start_sftp_client(), asyncssh.SFTPClient.exit)
-                        async with files:
-                            yield files
-                            return
-                except asyncssh.ChannelOpenError:
-                    if connection.is_closed():
-                        raise
-                await asyncio.sleep(AGAIN_SECONDS)
+    async def _sftp(self, place: Place) -> AsyncIterator[asyncssh.SFTPClient]:
+        connection = await self._connected()
+        opening = asyncio.ensure_future(connection.start_sftp_client())
+        place.until(_closed(opening))
+        async with told_apart(connection):
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    files = await _opened(opening, asyncssh.SFTPClient.exit)
+            except asyncssh.ChannelOpenError as error:
+                if error.code == OPEN_REQUEST_SESSION_FAILED:
+                    raise
+                raise self._not_opened(connection, error) from error
+            async with files:
+                yield files
 
 
-async def _opened(opening: Awaitable[T], close: Callable[[T], object]) -> T:
+class _Closes(Protocol):
+    async def wait_closed(self) -> None: ...
+
+
+async def _closed(opening: Awaitable[_Closes]) -> None:
+    """Until the server has closed what is opened. It is waited for from the start: an SFTP session that ended forgets it."""
+    await (await opening).wait_closed()
+
+
+async def _opened(task: "asyncio.Future[T]", close: Callable[[T], object]) -> T:
     """What is opened. Given up meanwhile, it is opened still, and then closed: asyncssh would leave it open on the server,
     which gives few of them."""
-    task = asyncio.ensure_future(opening)
 
-    def let_go(task: asyncio.Task[T]) -> None:
+    def let_go(task: "asyncio.Future[T]") -> None:
         if not task.cancelled() and not task.exception():
             close(task.result())
 

@@ -1,0 +1,144 @@
+"""The sessions of one login: an SSH server gives a few at once (sshd's MaxSessions), and how many is found out by asking.
+
+Commands and transfers take a session each, and so does a relay, which stays. Forwarded connections take none. Whatever finds
+no room waits for others to end; what stays never takes the last one, since nothing else would ever run.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
+
+SESSIONS = 8
+"""How many we use at most. sshd ships with MaxSessions 10, and a login may be shared with the user's own terminal."""
+COUNTED = 4
+"""Up to how many are counted, where one wants to know: beyond, nothing of ours waits long."""
+AGAIN_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""How long a session that the server had no room for waits before it is asked for again."""
+BELIEVED = 3
+"""A session that ended may count for a moment longer: that there is no room is believed when it was said so many times."""
+MORE_SECONDS = 60.0
+"""After so long one more than there was room for is tried: others who share the login may be gone."""
+
+T = TypeVar("T")
+
+
+class NoRoom(Exception):
+    """The server opens no further session for now: it has as many as it gives."""
+
+
+class Place:
+    """Room for one session, from before it is asked for until the server has closed it."""
+
+    def __init__(self) -> None:
+        self.opened = False
+        self.closing: asyncio.Future[None] | None = None
+
+    def until(self, closed: Coroutine[Any, Any, None]) -> None:
+        """Keep the place for as long as the server takes to close the session."""
+        self.closing = asyncio.ensure_future(closed)
+
+
+Opening = Callable[[Place], AbstractAsyncContextManager[T]]
+
+
+class Sessions:
+    """Who may open a session now."""
+
+    def __init__(self) -> None:
+        self._limit, self._taken, self._open, self._most_open = SESSIONS, 0, 0, 0
+        self._refused_at: float | None = None
+        self._staying = 0
+        self._freed = asyncio.Event()
+        self._closing: set[asyncio.Future[None]] = set()
+
+    @property
+    def given(self) -> int | None:
+        """How many the server turned out to give, where it gives fewer than we would use."""
+        return self._limit if self._limit < SESSIONS else None
+
+    @asynccontextmanager
+    async def open(self, opening: Opening[T], *, wait: bool = True) -> AsyncIterator[T]:
+        """A session, as soon as there is room. Without `wait`, raises NoRoom where there is none."""
+        for refusals in count(1):
+            async with AsyncExitStack() as stack:
+                place = await stack.enter_async_context(self._place(wait=wait))
+                try:
+                    session = await stack.enter_async_context(opening(place))
+                except NoRoom:
+                    if refusals >= BELIEVED:
+                        self._refused()
+                        if not wait:
+                            raise
+                else:
+                    self._opened(place)
+                    yield session
+                    return
+            await asyncio.sleep(AGAIN_SECONDS[min(refusals, len(AGAIN_SECONDS)) - 1])
+
+    def may_stay(self, *, seen: bool = False) -> bool:
+        """Whether one more that stays leaves room for commands, as far as is known; with `seen`, whether that was seen."""
+        return self._staying + 2 <= (self._most_open if seen else self._limit)
+
+    @contextlib.contextmanager
+    def staying(self) -> Iterator[None]:
+        """While one stays."""
+        self._staying += 1
+        try:
+            yield
+        finally:
+            self._staying -= 1
+
+    async def close(self) -> None:
+        """Wait for no session any more."""
+        closing = tuple(self._closing)
+        for one in closing:
+            one.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _place(self, *, wait: bool) -> AsyncIterator[Place]:
+        while self._taken >= self._allowed():
+            if not wait:
+                raise NoRoom
+            self._freed.clear()
+            await self._freed.wait()
+        self._taken += 1
+        place = Place()
+        try:
+            yield place
+        finally:
+            if place.closing is None:
+                self._free(place)
+            else:
+                self._closing.add(place.closing)
+                place.closing.add_done_callback(partial(self._closed, place))
+
+    def _opened(self, place: Place) -> None:
+        place.opened = True
+        self._open += 1
+        self._most_open = max(self._most_open, self._open)
+        self._limit = max(self._limit, min(self._open, SESSIONS))
+
+    def _refused(self) -> None:
+        self._limit = max(self._staying + 1, min(self._limit, self._taken - 1))
+        self._most_open = min(self._most_open, self._limit)
+        self._refused_at = asyncio.get_running_loop().time()
+
+    def _allowed(self) -> int:
+        waited = self._refused_at is not None and asyncio.get_running_loop().time() - self._refused_at > MORE_SECONDS
+        return min(self._limit + waited, SESSIONS)
+
+    def _closed(self, place: Place, closing: "asyncio.Future[None]") -> None:
+        self._closing.discard(closing)
+        if not closing.cancelled():
+            closing.exception()  # a session whose connection broke is closed too
+        self._free(place)
+
+    def _free(self, place: Place) -> None:
+        self._taken -= 1
+        self._open -= place.opened
+        self._freed.set()
