@@ -267,3 +267,27 @@ def test_after_a_restart_engines_are_looked_at_although_slurm_is_silent(tmp_path
 
     with_orchestrator(cluster, first)
     with_orchestrator(cluster, second)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("bash: module: command not found\nsrun: error: n1: task 0: Exited with exit code 127\n",
+         "the last it said: bash: module: command not found; "),
+        ("srun: error: Unable to create step: Invalid generic resource\n", "the last it said: srun: error: Unable to create"),
+        ("x" * 100_000 + "\nModuleNotFoundError: No module named 'tokenstorm'\n", "the last it said: ModuleNotFoundError: No"),
+        ("", "the job ended with exit code 127: its log says why"),
+    ],
+    ids=["prologue", "srun", "long", "silent"],
+)  # fmt: skip
+def test_a_job_that_ends_before_its_engines_says_why_by_its_own_log(tmp_path: Path, said: str, words: str) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await orchestrator.create(ONE, {})
+        cluster.shell.files[service.path / "stderr.log"] = said.encode()
+        cluster.put_job(service, JobState("ended", "failed", "NonZeroExitCode", 127, ("n1",)))
+        await orchestrator.look()
+        assert words in orchestrator.get(service.id).reason
+
+    with_orchestrator(cluster, test)

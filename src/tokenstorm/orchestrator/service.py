@@ -161,9 +161,10 @@ def _end(service: Service, job: JobState, replicas: Sequence[Replica], now: date
         reason = f"the job reached its time limit of {service.resources.time_limit} min"
         return replace(service, status="timeout", reason=reason, ended_at=now, stopping=False)
     told = [_WORDS.get(outcome, ""), job.reason]
-    words = [f"{told[0]} ({told[1]})" if all(told) else "".join(told)]
-    words += [f"replica {replica.id}: {replica.reason}" for replica in replicas if replica.reason]
-    if job.exit_code and not any(replica.reason for replica in replicas):
+    words = [f"{told[0]} ({told[1]})" if all(told) and outcome != "lost" else told[1] or told[0]]
+    tell = [one for one in replicas if one.reason and (one.stopped_after is None or outcome == "failed")]
+    words += [f"replica {replica.id}: {replica.reason}" for replica in tell]
+    if job.exit_code and outcome == "failed" and not tell:
         words.append(f"the job ended with exit code {job.exit_code}: its log says why")
     status = _STATUS_OF.get(outcome, "failed")
     return replace(service, status=status, reason="; ".join(filter(None, words)), ended_at=now, stopping=False)

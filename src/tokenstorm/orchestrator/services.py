@@ -29,7 +29,7 @@ from .recipes import Recipes, Resources
 from .replicas import Replica
 from .service import LEAVE_SECONDS, Service, advance, as_stored
 from .store import Store, open_store
-from .watch import Watch
+from .watch import Watch, last_words_of
 
 FIRST_LOOK_SECONDS = 5.0
 """How long a start waits to see how the services of before are."""
@@ -268,6 +268,9 @@ class ServiceOrchestrator:
                 await live.watch.wait_for_a_run(service, self.site.shell)
             else:
                 await live.watch.look(service, job.nodes, self.site.shell, self._http)
+            if job.outcome == "failed" and not any(replica.reason for replica in live.watch.replicas.values()):
+                words = [job.reason, await last_words_of(service, self.site.shell)]
+                job = replace(job, reason="; ".join(filter(None, words)))
         if job.phase != "running":
             live.running_since = None
         elif live.running_since is None:

@@ -11,6 +11,7 @@ import msgspec
 
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON
+from tokenstorm.node.words import last_words
 
 from .health import Health, ask
 from .replicas import Replica
@@ -21,6 +22,9 @@ ASK_SECONDS = 3.0
 LATE_AT_MOST = 3
 """So many health calls in a row a busy engine may let pass; a refusal counts at once."""
 
+_PIECE = 65536
+_OF_SLURM = re.compile(r"(srun|slurmstepd\S*): ")
+"""Lines that say of a command that it ended, behind what it said."""
 _FILE = re.compile(r"replica\..+\.json")
 RUN = re.compile(r"job\.run\.([0-9]+)", re.ASCII)
 """What a job that Slurm queued again leaves in its folder as it begins: how often it was."""
@@ -102,6 +106,21 @@ class Watch:
         if health.late and known and known.status == "running" and self._late[replica.id] < LATE_AT_MOST:
             return known
         return replace(replica, status="failed" if replica.id in self._was_well else "starting", reason=health.reason)
+
+
+async def last_words_of(service: Service, shell: Shell) -> str:
+    """What a job said last that ended before any engine could: its prologue, or its wrapper. Raises what the shell raises."""
+    path, text, offset = service.path / "stderr.log", "", 0
+    try:
+        while piece := await shell.get(path, offset=offset, limit=_PIECE):
+            offset += len(piece)
+            text = (text + piece.decode(errors="replace"))[-_PIECE:]
+    except FileNotFoundError:
+        return ""
+    text = text.replace(service.api_key, "…")
+    own = "\n".join(line for line in text.split("\n") if not _OF_SLURM.match(line))
+    said = last_words(own) or last_words(text)
+    return f"the last it said: {said}" if said else ""
 
 
 async def _published(service: Service, shell: Shell) -> dict[str, Published]:
