@@ -16,7 +16,7 @@ import pytest
 
 from tokenstorm import sdk
 from tokenstorm.errors import ApiError, UsageError
-from tokenstorm.sdk import AsyncClient, Change, Client, Group, Second, Service
+from tokenstorm.sdk import Arrival, AsyncClient, Change, Client, Group, GroupRequest, Ramp, Second, Service, Synthetic
 from tokenstorm.sdk import calls as every_call
 
 SERVICE = {"id": "s1", "status": "running", "recipe_name": "a/b", "engine": "vllm", "something_new": 1}
@@ -92,6 +92,26 @@ def closed_port() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{found.getsockname()[1]}"
+
+
+def test_the_parts_of_a_load_are_sent_as_structs_or_as_what_they_are_in_json() -> None:
+    with (
+        serving(lambda _: (201, {"status": "created", "group_id": 1, "num_clients": 2})) as api,
+        api.client() as client,
+    ):
+        rising = Arrival(ramp=Ramp(from_rps=1, to_rps=9))
+        client.create_group(num_clients=2, target_url="http://h", synthetic=Synthetic(words=5), arrival=rising)
+        request: GroupRequest = {"num_clients": 2, "arrival": {"ramp": {"from_rps": 1, "to_rps": 9}}}
+        client.create_group(**request)
+    first, second = (json.loads(seen.body) for seen in api.seen)
+    assert first["synthetic"]["words"] == 5
+    assert {name: first["arrival"][name] for name in second["arrival"]} == second["arrival"]
+
+
+def test_what_a_group_is_created_with_is_listed_in_the_signature() -> None:
+    parameters = inspect.signature(Client.create_group).parameters
+    assert (parameters["num_clients"].annotation, parameters["num_clients"].default) == (int, inspect.Parameter.empty)
+    assert parameters["idempotency_key"].default is None
 
 
 def test_both_clients_have_the_same_calls_with_the_same_arguments() -> None:

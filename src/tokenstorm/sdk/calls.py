@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_type_hints
 from urllib.parse import quote
 
 import msgspec
@@ -54,7 +54,9 @@ def _takes(fields: Callable[P, object]) -> Callable[[Callable[..., Call[T]]], Ca
     """A call that takes the fields of a struct. They are sent as they are given: it is the API that checks them."""
 
     def described(call: Callable[..., Call[T]]) -> Callable[P, Call[T]]:
-        call.__signature__ = inspect.signature(fields)  # type: ignore[attr-defined]
+        plain, given = get_type_hints(fields), inspect.signature(fields)
+        parameters = [one.replace(annotation=plain[one.name]) for one in given.parameters.values()]
+        call.__signature__ = given.replace(parameters=parameters)  # type: ignore[attr-defined]
         return call
 
     return described
