@@ -14,9 +14,11 @@ from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Profile
 from tokenstorm.httpd import Reply, Request, serve
+from tokenstorm.orchestrator.clock import Clock
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.service import Service
-from tokenstorm.orchestrator.services import Clock, ServiceOrchestrator
+from tokenstorm.orchestrator.services import ServiceOrchestrator
+from tokenstorm.orchestrator.starter import LONGEST_PAUSE
 from tokenstorm.simulator.server import SimulatedEngine
 
 PENDING = JobState("pending", reason="Resources")
@@ -242,6 +244,21 @@ def laptop(folder: Path) -> Cluster:
         name="local", scheduler="local", base_path=PurePosixPath("/home/u/ts"), python="/opt/py/bin/python"
     )
     return replace(Cluster(folder, profile), has_gpu=False)
+
+
+async def submitted(orchestrator: ServiceOrchestrator, recipe: str, config: Mapping[str, object]) -> Service:
+    """A new service, once its job is submitted, or what keeps it from being is known."""
+    service = await orchestrator.create(recipe, config)
+    await orchestrator.settled()
+    return orchestrator.get(service.id)
+
+
+async def look(cluster: Cluster, orchestrator: ServiceOrchestrator) -> None:
+    """A look, when all that failed may be tried again, and what comes of that."""
+    cluster.time.seconds += LONGEST_PAUSE
+    await orchestrator.look()
+    await orchestrator.settled()
+    await orchestrator.look()
 
 
 def with_orchestrator(cluster: Cluster, test: Callable[[ServiceOrchestrator], Coroutine[Any, Any, None]]) -> None:

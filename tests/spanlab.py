@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from orchestrating import submitted
 from slurmjobs import output
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.site import Site
@@ -77,7 +78,7 @@ class Spanning:
 
     async def running(self, name: str = "test/span", **config: object) -> Service:
         """A service that is ready."""
-        service = await self.orchestrator.create(name, config)
+        service = await submitted(self.orchestrator, name, config)
         found = await self.until(service.id, lambda one: one.status == "running" or one.ended)
         assert found.status == "running", (found, self.said(found))
         return found

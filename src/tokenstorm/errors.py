@@ -2,7 +2,8 @@
 
     TokenstormError            the message says what happened, to what, and what to do next
     ├── UsageError             the user asked for something that makes no sense (exit code 2); names the field
-    │   └── PlanError          a plan that cannot be carried out as written
+    │   ├── PlanError          a plan that cannot be carried out as written
+    │   └── KeyUsed            an idempotency key that was used for another request
     ├── RunError               a run that could not start, go on, or be read (exit code 1)
     │   ├── PreflightError     the engine refused or never answered the first request
     │   └── OtherVersion       a file that another version wrote, which this one does not read
@@ -62,6 +63,10 @@ class PlanError(UsageError):
     """A plan that cannot be carried out as written."""
 
 
+class KeyUsed(UsageError):
+    """An idempotency key was used for another request."""
+
+
 class RunError(TokenstormError):
     """A run that could not start, could not go on, or whose files cannot be read."""
 
@@ -79,14 +84,22 @@ class Unknown(TokenstormError):
 
 
 class ApiError(TokenstormError):
-    """A call of an API came to nothing. `status` is None when there was no answer.
+    """A call of an API came to nothing. `status` is None when there was no answer; `sent` is False where nobody took the call.
 
     `problem` is the problem document (RFC 9457) with all its members, empty when there was none.
     """
 
-    def __init__(self, message: str, status: int | None = None, problem: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        problem: Mapping[str, object] | None = None,
+        *,
+        sent: bool = True,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.sent = sent
         self.problem = dict(problem or {})
         wrong = status == 422 or bool(self.problem.get("errors"))  # noqa: PLR2004 - what was asked for makes no sense
         self.exit_code = 2 if wrong else 1

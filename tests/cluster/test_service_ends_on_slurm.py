@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from grouplab import cancel_everything, profile
+from orchestrating import submitted
 from slurmjobs import output
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.site import Site
@@ -65,7 +66,7 @@ def is_running(service: Service) -> bool:
 def test_a_service_that_reaches_its_time_limit_ends_as_that(slurm: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with services(tmp_path) as orchestrator:
-            service = await orchestrator.create(SIM, {**FAST, "resources": {"time_limit": 1}})
+            service = await submitted(orchestrator, SIM, {**FAST, "resources": {"time_limit": 1}})
             await until(orchestrator, service, is_running)
             ended = await until(orchestrator, service, lambda now: now.ended, 120)
             assert (ended.status, ended.reason) == ("timeout", "the job reached its time limit of 1 min")
@@ -77,7 +78,7 @@ def test_a_service_that_reaches_its_time_limit_ends_as_that(slurm: Path, tmp_pat
 def test_a_service_whose_job_is_queued_again_runs_again(slurm: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with services(tmp_path) as orchestrator:
-            service = await orchestrator.create(SIM, FAST)
+            service = await submitted(orchestrator, SIM, FAST)
             before = await until(orchestrator, service, is_running)
             first = published(before)
             assert before.job_id
@@ -114,7 +115,7 @@ def silent(conf: Path) -> Iterator[None]:
 def test_while_slurm_is_silent_an_engine_gets_ready_and_one_that_is_killed_fails(slurm: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with services(tmp_path) as orchestrator:
-            killed, loading = await orchestrator.create(SIM, FAST), await orchestrator.create(SIM, FAST)
+            killed, loading = await submitted(orchestrator, SIM, FAST), await submitted(orchestrator, SIM, FAST)
             await until(orchestrator, killed, is_running)
             await until(orchestrator, loading, lambda now: now.nodes)
             with silent(slurm):

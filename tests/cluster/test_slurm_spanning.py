@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from grouplab import cancel_everything, profile
+from orchestrating import submitted
 from slurmjobs import output
 from spanlab import Spanning, idle, kill_part, parts_of, scontrol, spanning
 from tokenstorm.cluster.site import open_site
@@ -62,7 +63,7 @@ def test_a_part_that_is_killed_fails_the_service_and_names_its_node(tmp_path: Pa
 
 def test_a_part_that_never_joins_is_named_when_the_time_for_getting_ready_is_up(tmp_path: Path) -> None:
     async def test(lab: Spanning) -> None:
-        service = await lab.orchestrator.create("test/span", {"worker_args": ["--alone"]})
+        service = await submitted(lab.orchestrator, "test/span", {"worker_args": ["--alone"]})
         found = await lab.ended(service)
         assert found.status == "failed"
         assert "not ready" in found.reason

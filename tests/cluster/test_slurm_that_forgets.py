@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Profile, load_config
-from tokenstorm.errors import RefusedJob, Unconfirmed
+from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
 
 T = TypeVar("T")
 LIMITS = os.access("/sys/fs/cgroup/memory", os.W_OK)
@@ -173,6 +173,26 @@ def test_a_database_that_does_not_answer_makes_no_job_lost(
         assert set(found) == {number}
 
     site.use(what)
+
+
+@pytest.mark.parametrize("cluster", ["lab", "nowhere"])
+def test_the_cluster_of_the_profile_is_found_by_the_sites_accounting(site: Place, cluster: str) -> None:
+    """The real `-M`, which asks slurmdbd where that cluster is."""
+    there = replace(site, profile=site.profile.model_copy(update={"cluster": cluster}))
+    one = there.job(f"on-{cluster}", "sleep 600")
+
+    async def what(slurm: Slurm) -> str | None:
+        number = await slurm.submit(one)
+        assert number.isdecimal()
+        await until(slurm, number, "running")
+        await slurm.cancel(number)
+        return (await until(slurm, number, "ended")).outcome
+
+    if cluster == "lab":
+        assert there.use(what) == "cancelled"
+    else:
+        with pytest.raises((RefusedJob, Unreachable), match="nowhere"):
+            there.use(what)
 
 
 @contextlib.contextmanager

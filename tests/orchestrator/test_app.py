@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrating import Cluster, slurm, with_orchestrator
-from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
+from orchestrating import Cluster, slurm, submitted, with_orchestrator
+from tokenstorm.errors import Unreachable
 from tokenstorm.orchestrator.app import create_app
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
@@ -41,6 +41,8 @@ def test_a_service_is_created_listed_and_cancelled(tmp_path: Path) -> None:
         service = created.json()
         assert (service["status"], service["group_id"], service["total_replicas"]) == ("pending", None, 1)
         assert service["created_at"].endswith("Z")
+        await orchestrator.settled()
+        service |= {"job_id": "100", "reason": ""}
         assert (await api.get("/services")).json() == {"services": [service], "count": 1}
         assert (await api.get("/services", params={"status": "running"})).json()["count"] == 0
         await cluster.ready(orchestrator, orchestrator.get(service["id"]))
@@ -63,6 +65,7 @@ def test_a_group_shows_its_replicas_node_by_node(tmp_path: Path) -> None:
         assert created["group_id"] == created["id"]
         assert (created["type"], created["total_replicas"]) == ("replica_group", 4)
         single = (await api.post("/services", json=ONE)).json()
+        await orchestrator.settled()
         group = (await api.get(f"/service-groups/{created['id']}")).json()
         assert group["node_jobs"] == []
         service = orchestrator.get(created["id"])
@@ -114,28 +117,35 @@ def test_a_request_that_is_wrong_is_answered_with_its_field(
     with_api(slurm(tmp_path), test)
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "left"),
-    [(Unreachable("away"), 502, 0), (RefusedJob("no account"), 422, 0), (Unconfirmed("lost"), 504, 1)],
-)
-def test_what_the_cluster_does_to_a_submit_is_told(tmp_path: Path, error: Exception, status: int, left: int) -> None:
+def test_the_same_request_with_the_same_key_is_one_service(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
+    body, key = {**ONE, "config": {"model": "a"}}, {"Idempotency-Key": "k1"}
 
-    async def test(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
-        cluster.scheduler.trouble = error
-        answer = await api.post("/services", json=ONE)
-        assert answer.status_code == status
-        assert str(error) in answer.json()["detail"]
-        assert [service.id in answer.json()["detail"] for service in orchestrator.list()] == [True] * left
+    async def before(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
+        first, again = [await api.post("/services", json=body, headers=key) for _ in range(2)]
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert first.json()["id"] == again.json()["id"]
+        await orchestrator.settled()
 
-    with_api(cluster, test)
+    async def after_a_restart(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
+        (service,) = orchestrator.list()
+        assert (await api.post("/services", json=body, headers=key)).json()["id"] == service.id
+        other = await api.post("/services", json=ONE, headers=key)
+        assert other.status_code == 422
+        assert "the Idempotency-Key 'k1' was used for another request" in other.json()["detail"]
+        keyless = [(await api.post("/services", json=body)).json()["id"] for _ in range(2)]
+        assert len({service.id, *keyless}) == 3
+        assert (await api.post("/services", json=ONE, headers={"Idempotency-Key": "two words"})).status_code == 422
+
+    with_api(cluster, before)
+    with_api(cluster, after_a_restart)
 
 
 def test_access_is_given_once_an_engine_answers(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create("inference/vllm-replicas", {})
+        service = await submitted(orchestrator, "inference/vllm-replicas", {})
         early = await api.get(f"/services/{service.id}/access")
         assert (early.status_code, early.json()["service_status"]) == (409, "pending")
         await cluster.ready(orchestrator, service)
@@ -156,7 +166,7 @@ def test_prometheus_finds_the_engines_through_this_api(tmp_path: Path) -> None:
 
     async def test(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
         assert (await api.get("/services/targets")).json() == []
-        service = await orchestrator.create("inference/vllm-single-node", {})
+        service = await submitted(orchestrator, "inference/vllm-single-node", {})
         assert (await api.get(f"/services/{service.id}/metrics")).status_code == 503
         await cluster.ready(orchestrator, service)
         (target,) = (await api.get("/services/targets")).json()
@@ -175,7 +185,7 @@ def test_logs_are_read_on_from_where_they_ended(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create("inference/vllm-single-node", {})
+        service = await submitted(orchestrator, "inference/vllm-single-node", {})
         assert (await api.get(f"/services/{service.id}/logs")).json() == {"logs": "", "next": ""}
         log = service.path / "replica.n1.0.log"
         cluster.shell.files[log] = b"one\n"
@@ -218,7 +228,7 @@ def test_it_is_ready_while_it_can_look_after_its_services(tmp_path: Path) -> Non
 
     async def test(api: httpx.AsyncClient, orchestrator: ServiceOrchestrator) -> None:
         assert (await api.get("http://localhost:8000/ready")).status_code == 200
-        await orchestrator.create("inference/vllm-single-node", {})
+        await submitted(orchestrator, "inference/vllm-single-node", {})
         cluster.scheduler.trouble = Unreachable("the cluster is away")
         await orchestrator.look()
         refused = await api.get("http://localhost:8000/ready")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import pytest
 
+from orchestrating import submitted
 from tokenstorm.cluster.site import open_site
 from tokenstorm.config import Container, Partitions, Profile
 from tokenstorm.errors import UsageError
@@ -147,7 +148,7 @@ def test_a_service_on_slurm_runs_through_the_runtime_with_its_key_in_the_environ
         orchestrator = ServiceOrchestrator(site, load_recipes([tmp_path / "recipes"]), tmp_path / "store.sqlite")
         try:
             await orchestrator.start()
-            service = await orchestrator.create("test/contained", {})
+            service = await submitted(orchestrator, "test/contained", {})
             await until(lambda: orchestrator.get(service.id).status in {"running", "failed"}, 60)
             found = orchestrator.get(service.id)
             assert (found.status, found.reason) == ("running", "")

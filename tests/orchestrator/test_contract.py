@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from orchestrating import Cluster, slurm
+from orchestrating import Cluster, slurm, submitted
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.orchestrator.app import create_app
@@ -27,9 +27,9 @@ from tokenstorm.web import Server
 async def seeded(cluster: Cluster, stack: AsyncExitStack) -> tuple[Server, list[str]]:
     """A served API with services in several states, and their ids."""
     orchestrator = await stack.enter_async_context(cluster.orchestrator())
-    one = await orchestrator.create("inference/vllm-single-node", {})
-    group = await orchestrator.create("inference/vllm-replicas", {})
-    ended = await orchestrator.create("inference/sglang", {})
+    one = await submitted(orchestrator, "inference/vllm-single-node", {})
+    group = await submitted(orchestrator, "inference/vllm-replicas", {})
+    ended = await submitted(orchestrator, "inference/sglang", {})
     stack.callback(cluster.close)
     for service in (one, group):
         await cluster.ready(orchestrator, service)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrating import PENDING, RUNNING, HandScheduler, slurm, with_orchestrator
+from orchestrating import PENDING, RUNNING, HandScheduler, slurm, submitted, with_orchestrator
 from tokenstorm.cluster.scheduler import JobId, JobState, Sent
 from tokenstorm.errors import Unreachable
 from tokenstorm.orchestrator.service import Service
@@ -36,7 +36,7 @@ def test_a_service_that_pends_for_ever_says_what_that_means(tmp_path: Path, reas
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.put_job(service, JobState("pending", reason=reason))
         await orchestrator.look()
         now = orchestrator.get(service.id)
@@ -50,7 +50,7 @@ def test_a_job_is_asked_for_by_its_name_and_when_it_was_submitted(tmp_path: Path
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         await orchestrator.look()
         assert service.job_id
         (job,) = cluster.scheduler.submitted
@@ -78,7 +78,7 @@ def test_a_service_at_its_time_limit_ends_as_that_and_a_crash_near_it_as_one(
     cluster, (how, minutes) = slurm(tmp_path), told
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {"resources": {"time_limit": 5}})
+        service = await submitted(orchestrator, ONE, {"resources": {"time_limit": 5}})
         if was_ready:
             await cluster.ready(orchestrator, service)
         else:
@@ -118,7 +118,7 @@ def test_a_time_limit_that_came_while_nobody_looked_is_one(tmp_path: Path) -> No
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {"resources": {"time_limit": 60}})
+        service = await submitted(orchestrator, ONE, {"resources": {"time_limit": 60}})
         cluster.publish(service, 0, None, "stopped", "the service was stopped", ran_seconds=3565.0)
         cluster.put_job(service, TOLD)
         await orchestrator.look()
@@ -135,7 +135,7 @@ def test_what_a_run_before_has_left_does_not_end_a_job_that_is_queued_again(
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         (engine,) = await cluster.ready(orchestrator, service)
         if seen:
             engine.refuse = "reset"
@@ -161,7 +161,7 @@ def test_files_of_the_run_before_are_told_by_their_number(tmp_path: Path) -> Non
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.publish(service, 0, None, "failed", "the node went down", run="100.0")
         cluster.shell.files[service.path / "job.run.1"] = b""
         cluster.put_job(service, RUNNING)
@@ -175,7 +175,7 @@ def test_while_slurm_is_silent_engines_are_looked_at_and_the_reason_says_so(tmp_
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        ready, loading, queued = [await orchestrator.create(ONE, {}) for _ in range(3)]
+        ready, loading, queued = [await submitted(orchestrator, ONE, {}) for _ in range(3)]
         (engine,) = await cluster.ready(orchestrator, ready)
         cluster.put_job(loading, RUNNING)
         await orchestrator.look()
@@ -232,7 +232,7 @@ def test_a_slurm_that_hangs_keeps_nobody_from_looking(tmp_path: Path, monkeypatc
     cluster = replace(slurm(tmp_path), scheduler=scheduler)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service, broken = await orchestrator.create(ONE, {}), await orchestrator.create(ONE, {})
+        service, broken = await submitted(orchestrator, ONE, {}), await submitted(orchestrator, ONE, {})
         cluster.put_job(service, RUNNING)
         cluster.put_job(broken, RUNNING)
         await orchestrator.look()
@@ -254,7 +254,7 @@ def test_after_a_restart_engines_are_looked_at_although_slurm_is_silent(tmp_path
     services: list[Service] = []
 
     async def first(orchestrator: ServiceOrchestrator) -> None:
-        services.append(await orchestrator.create(ONE, {}))
+        services.append(await submitted(orchestrator, ONE, {}))
         await cluster.ready(orchestrator, services[0])
         cluster.publish(services[0], 0, None, "failed", "the engine ended with status 1")
         cluster.scheduler.trouble = Unreachable("Slurm does not answer")

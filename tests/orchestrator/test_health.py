@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrating import RUNNING, Cluster, slurm, with_orchestrator
+from orchestrating import RUNNING, Cluster, slurm, submitted, with_orchestrator
 from tokenstorm.orchestrator.routing import PromptRequest, Router, ask
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 from tokenstorm.web import Problem
@@ -23,7 +23,7 @@ def models(*cards: Any) -> tuple[int, bytes]:
 
 async def started(cluster: Cluster, orchestrator: ServiceOrchestrator, reason: str = "", **instead: Any) -> Any:
     """A service whose node says that its engine runs, which has been looked at once; and its engine."""
-    service = await orchestrator.create(ONE, {})
+    service = await submitted(orchestrator, ONE, {})
     engine = await cluster.engine(service)
     engine.instead = {f"/{path.replace('_', '/')}": answer for path, answer in instead.items()}
     cluster.put_job(service, RUNNING)
@@ -73,7 +73,7 @@ def test_what_an_engine_that_starts_answers_is_told_from_the_first_moment(tmp_pa
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.put_job(service, RUNNING)
         cluster.publish(service, 0, await cluster.engine(service), "starting", "/health answers 404")
         await orchestrator.look()

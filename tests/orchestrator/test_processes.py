@@ -13,10 +13,11 @@ from typing import Any
 
 import httpx
 
+from orchestrating import RECIPES, submitted
 from running import TIMEOUT, alive
 from tokenstorm.cluster.site import open_site
 from tokenstorm.config import load_config
-from tokenstorm.orchestrator.recipes import load_recipes
+from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 
@@ -28,12 +29,13 @@ class Place:
     """A folder to run in, where all that was started is ended."""
 
     folder: Path
+    recipes: Recipes = RECIPES
 
     @asynccontextmanager
     async def orchestrator(self, *, has_gpu: bool = False) -> AsyncIterator[ServiceOrchestrator]:
         profile = load_config({"TOKENSTORM_HOME": str(self.folder), "HOME": str(self.folder)}).profile()
         site = replace(await open_site(profile), has_gpu=has_gpu)
-        orchestrator = ServiceOrchestrator(site, load_recipes(), self.folder / "services.db")
+        orchestrator = ServiceOrchestrator(site, self.recipes, self.folder / "services.db")
         await orchestrator.start()
         try:
             yield orchestrator
@@ -92,8 +94,8 @@ async def models(url: str, key: str) -> httpx.Response:
 
 def test_four_replicas_of_a_group_and_a_service_beside_them_each_answer_with_their_own_key(tmp_path: Path) -> None:
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        group = await orchestrator.create("inference/vllm-replicas", {"model": "big $(model) {port}"})
-        single = await orchestrator.create("inference/sim-single-node", QUICK)
+        group = await submitted(orchestrator, "inference/vllm-replicas", {"model": "big $(model) {port}"})
+        single = await submitted(orchestrator, "inference/sim-single-node", QUICK)
         for service in (group, single):
             await status(orchestrator, service, "running")
         assert orchestrator.get(group.id).engine == "simulated"
@@ -137,7 +139,9 @@ def test_a_replica_that_is_killed_is_left_out_and_a_service_whose_last_engine_di
     place = Place(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        group = await orchestrator.create("inference/sim-replicas", {**QUICK, "resources": {"replicas_per_node": 2}})
+        group = await submitted(
+            orchestrator, "inference/sim-replicas", {**QUICK, "resources": {"replicas_per_node": 2}}
+        )
         await status(orchestrator, group, "running")
         first, second = place.published(group)
         os.kill(first["pid"], signal.SIGKILL)
@@ -156,7 +160,7 @@ def test_a_replica_that_is_killed_is_left_out_and_a_service_whose_last_engine_di
 
 def test_an_engine_that_is_not_installed_is_named(tmp_path: Path) -> None:
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create("inference/llama-cpp", {"environment": {"PATH": "/nowhere"}})
+        service = await submitted(orchestrator, "inference/llama-cpp", {"environment": {"PATH": "/nowhere"}})
         await until(lambda: orchestrator.get(service.id).ended, "it never ended")
         found = orchestrator.get(service.id)
         assert found.status == "failed"
@@ -181,15 +185,14 @@ def test_hostile_text_reaches_the_engine_as_typed(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "engine.py").write_text(ENGINE)
     (tmp_path / "recipes" / "mine.yaml").write_text(RECIPE)
-    place = Place(tmp_path)
+    place = Place(tmp_path, load_recipes([tmp_path / "recipes"]))
 
     async def test() -> None:
         async with place.orchestrator() as orchestrator:
-            orchestrator.recipes = load_recipes([tmp_path / "recipes"])
             try:
                 config = {"script": str(tmp_path / "engine.py"), "words": hostile}
                 environment = {f"TYPED_{number}": text for number, text in enumerate(hostile)}
-                service = await orchestrator.create("mine/engine", {**config, "environment": environment})
+                service = await submitted(orchestrator, "mine/engine", {**config, "environment": environment})
                 await status(orchestrator, service, "running")
                 said = json.loads((Path(service.folder) / "started.json").read_bytes())
                 assert said["words"] == hostile

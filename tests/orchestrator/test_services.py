@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from orchestrating import PENDING, RUNNING, laptop, slurm, with_orchestrator
-from tokenstorm.cluster.scheduler import Job, JobState
+from orchestrating import PENDING, RUNNING, laptop, slurm, submitted, with_orchestrator
+from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable
+from tokenstorm.errors import RunError, Unknown, Unreachable
 from tokenstorm.orchestrator.launch import ConfigError
-from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator
-from tokenstorm.orchestrator.store import Store
 from tokenstorm.orchestrator.watch import LATE_AT_MOST
 
 ONE = "inference/vllm-single-node"
@@ -28,7 +26,7 @@ def test_a_service_goes_from_the_queue_to_an_engine_that_answers(tmp_path: Path)
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         assert (service.status, service.engine, service.note) == ("pending", "vllm", "")
         await orchestrator.look()
         assert orchestrator.get(service.id).reason == "Resources"
@@ -66,7 +64,7 @@ def test_the_job_asks_for_what_the_recipe_and_the_user_say(tmp_path: Path) -> No
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
         resources = {"nodes": 2, "cpu": 32, "memory": "128G", "gpu": 8, "gpu_per_replica": 2, "time_limit": 240}
-        service = await orchestrator.create(FOUR, {"resources": resources})
+        service = await submitted(orchestrator, FOUR, {"resources": resources})
         (job,) = cluster.scheduler.submitted
         assert (job.nodes, job.cpus_per_task, job.memory_mb, job.gpus_per_node) == (2, 32, 131_072, 8)
         assert (job.kind, job.time_limit_minutes, job.folder) == ("gpu", 240, service.path)
@@ -82,7 +80,9 @@ def test_the_key_is_each_services_own_and_only_in_files_for_the_user_alone(tmp_p
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        services = [await orchestrator.create(f"inference/{name}", {}) for name in ("vllm-cpu", "sglang", "llama-cpp")]
+        services = [
+            await submitted(orchestrator, f"inference/{name}", {}) for name in ("vllm-cpu", "sglang", "llama-cpp")
+        ]
         assert len({service.api_key for service in services}) == len({service.id for service in services}) == 3
         for service, job in zip(services, cluster.scheduler.submitted, strict=True):
             assert service.api_key not in repr(service)
@@ -104,7 +104,9 @@ def test_hostile_text_reaches_the_node_as_typed(tmp_path: Path) -> None:
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
         for text in hostile:
-            service = await orchestrator.create(ONE, {"model": text, "extra_args": [text], "environment": {"A": text}})
+            service = await submitted(
+                orchestrator, ONE, {"model": text, "extra_args": [text], "environment": {"A": text}}
+            )
             content = cluster.content(service)
             assert content["command"][2] == content["command"][4] == content["command"][-1] == text
             assert content["environment"]["A"] == text
@@ -119,7 +121,7 @@ def test_a_machine_without_the_gpu_serves_by_the_simulator_and_says_so(tmp_path:
     cluster = laptop(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(FOUR, {"model": "big"})
+        service = await submitted(orchestrator, FOUR, {"model": "big"})
         assert (service.engine, service.model, service.is_group, service.total_replicas) == (
             "simulated",
             "big",
@@ -131,10 +133,10 @@ def test_a_machine_without_the_gpu_serves_by_the_simulator_and_says_so(tmp_path:
         assert content["command"][:3] == ["/opt/py/bin/python", "-m", "tokenstorm.simulator"]
         assert (content["host"], content["gpus_per_replica"], content["replicas_per_node"]) == ("127.0.0.1", 0, 4)
         assert (cluster.scheduler.submitted[0].kind, cluster.scheduler.submitted[0].gpus_per_node) == ("cpu", 0)
-        cpu_only = await orchestrator.create("inference/vllm-cpu", {})
+        cpu_only = await submitted(orchestrator, "inference/vllm-cpu", {})
         assert (cpu_only.engine, cpu_only.note) == ("vllm", "")
         with pytest.raises(ConfigError, match=r"config.resources.nodes: must be 1"):
-            await orchestrator.create(FOUR, {"resources": {"nodes": 2}})
+            await submitted(orchestrator, FOUR, {"resources": {"nodes": 2}})
 
     with_orchestrator(cluster, test)
 
@@ -143,7 +145,7 @@ def test_a_machine_with_a_gpu_runs_the_engine_itself(tmp_path: Path) -> None:
     cluster = replace(laptop(tmp_path), has_gpu=True)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        assert (await orchestrator.create(ONE, {})).engine == "vllm"
+        assert (await submitted(orchestrator, ONE, {})).engine == "vllm"
 
     with_orchestrator(cluster, test)
 
@@ -152,7 +154,7 @@ def test_the_time_to_be_ready_is_counted_from_when_the_job_runs(tmp_path: Path) 
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.time.seconds += 100_000  # in the queue
         await orchestrator.look()
         assert orchestrator.get(service.id).status == "pending"
@@ -177,7 +179,7 @@ def test_a_group_is_running_when_all_its_replicas_are(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(FOUR, {})
+        service = await submitted(orchestrator, FOUR, {})
         cluster.put_job(service, RUNNING)
         for index in range(3):
             cluster.publish(service, index, await cluster.engine(service), "running")
@@ -196,7 +198,7 @@ def test_a_replica_that_cannot_start_fails_the_service_at_once_with_its_reason(t
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(FOUR, {})
+        service = await submitted(orchestrator, FOUR, {})
         cluster.put_job(service, RUNNING)
         cluster.publish(service, 2, None, "failed", "vllm: no such file")
         await orchestrator.look()
@@ -214,7 +216,7 @@ def test_a_replica_that_fails_is_left_out_and_comes_back_when_it_answers(tmp_pat
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(FOUR, {})
+        service = await submitted(orchestrator, FOUR, {})
         engines = await cluster.ready(orchestrator, service)
         engines[1].refuse = failure
         await orchestrator.look()
@@ -234,7 +236,7 @@ def test_a_replica_whose_engine_died_stays_failed_and_the_others_go_on(tmp_path:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(FOUR, {})
+        service = await submitted(orchestrator, FOUR, {})
         await cluster.ready(orchestrator, service)
         cluster.publish(service, 3, None, "failed", "ended by signal 9")
         await orchestrator.look()
@@ -250,7 +252,7 @@ def test_a_busy_engine_may_be_late_a_few_times(tmp_path: Path, monkeypatch: pyte
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         (engine,) = await cluster.ready(orchestrator, service)
         engine.refuse = "silence"
         for _ in range(LATE_AT_MOST - 1):
@@ -267,7 +269,7 @@ def test_an_engine_with_another_key_is_not_ours(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service, other = await orchestrator.create(ONE, {}), await orchestrator.create(ONE, {})
+        service, other = await submitted(orchestrator, ONE, {}), await submitted(orchestrator, ONE, {})
         cluster.put_job(service, RUNNING)
         cluster.publish(service, 0, await cluster.engine(other), "running")
         await orchestrator.look()
@@ -296,7 +298,7 @@ def test_the_end_of_the_job_is_the_end_of_the_service(
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         await cluster.ready(orchestrator, service)
         cluster.put_job(service, state)
         await orchestrator.look()
@@ -316,7 +318,7 @@ def test_the_last_words_of_the_engines_are_in_the_reason(tmp_path: Path) -> None
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.put_job(service, JobState("ended", "failed", exit_code=1))
         cluster.publish(service, 0, None, "failed", "vllm: no such file")
         await orchestrator.look()
@@ -329,7 +331,7 @@ def test_a_job_that_is_put_back_into_the_queue_begins_anew(tmp_path: Path) -> No
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         await cluster.ready(orchestrator, service)
         cluster.put_job(service, PENDING)
         await orchestrator.look()
@@ -346,7 +348,7 @@ def test_all_jobs_are_asked_about_in_one_question(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        jobs = {(await orchestrator.create(ONE, {})).job_id for _ in range(5)}
+        jobs = {(await submitted(orchestrator, ONE, {})).job_id for _ in range(5)}
         await orchestrator.look()
         assert cluster.scheduler.questions == [jobs]
 
@@ -357,7 +359,7 @@ def test_cancelling_ends_the_job_and_can_be_said_twice(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         await cluster.ready(orchestrator, service)
         assert (await orchestrator.cancel(service.id)).status == "cancelled"
         assert (await orchestrator.cancel(service.id)).status == "cancelled"
@@ -373,7 +375,7 @@ def test_a_service_that_cannot_be_cancelled_now_is_not_said_to_be(tmp_path: Path
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.scheduler.trouble = Unreachable("the cluster is away")
         with pytest.raises(Unreachable):
             await orchestrator.cancel(service.id)
@@ -382,77 +384,11 @@ def test_a_service_that_cannot_be_cancelled_now_is_not_said_to_be(tmp_path: Path
     with_orchestrator(cluster, test)
 
 
-@pytest.mark.parametrize(
-    "error", [Unreachable("away"), RefusedJob("no such account"), CommandFailed(["sbatch"], 1, b"", b"no")]
-)
-def test_a_submit_that_fails_leaves_nothing_behind(tmp_path: Path, error: Exception) -> None:
-    cluster = slurm(tmp_path)
-
-    async def test(orchestrator: ServiceOrchestrator) -> None:
-        cluster.scheduler.trouble = error
-        with pytest.raises(type(error)):
-            await orchestrator.create(ONE, {})
-        assert orchestrator.list() == []
-        assert cluster.shell.files == {}
-
-    with_orchestrator(cluster, test)
-    with_orchestrator(cluster, _nothing)
-
-
-def test_a_job_that_was_submitted_is_known_although_the_disk_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster = slurm(tmp_path)
-
-    async def test(orchestrator: ServiceOrchestrator) -> None:
-        save = Store.save
-
-        def full(store: Store, service: Service) -> None:
-            if service.job_id:
-                message = "services.db cannot be written: is the disk full?"
-                raise RunError(message)
-            save(store, service)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Store, "save", full)
-            with pytest.raises(RunError, match=r"disk full\? Service s\w+ was submitted"):
-                await orchestrator.create(ONE, {})
-        (service,) = orchestrator.list()
-        await orchestrator.look()
-        assert orchestrator.get(service.id).job_id == "100"
-        assert len(cluster.scheduler.submitted) == 1
-
-    with_orchestrator(cluster, test)
-
-
-def test_a_service_that_is_refused_while_others_are_looked_at_disturbs_nobody(tmp_path: Path) -> None:
-    cluster = slurm(tmp_path)
-
-    async def test(orchestrator: ServiceOrchestrator) -> None:
-        cluster.scheduler.trouble_after_submit = Unconfirmed("lost on the way")
-        with pytest.raises(Unconfirmed):
-            await orchestrator.create(ONE, {})
-        cluster.scheduler.trouble_after_submit = None
-        cluster.shell.trouble = RefusedJob("no room")
-        submit = cluster.scheduler.submit
-
-        async def meanwhile(job: Job) -> str:
-            with pytest.raises(RefusedJob):
-                await orchestrator.create(ONE, {})
-            return await submit(job)
-
-        cluster.scheduler.submit = meanwhile  # type: ignore[method-assign]
-        await orchestrator.look()
-        assert [service.job_id for service in orchestrator.list()] == ["100"]
-
-    with_orchestrator(cluster, test)
-
-
 def test_a_replicas_file_that_is_broken_fails_that_replica(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.scheduler.state["100"] = RUNNING
         cluster.shell.files[service.path / "replica.n1.0.json"] = b'{"replica": "\xff'
         await orchestrator.look()
@@ -468,48 +404,11 @@ async def _nothing(orchestrator: ServiceOrchestrator) -> None:
     assert orchestrator.list() == []
 
 
-def test_a_submit_that_is_unconfirmed_is_found_out_and_done_once(tmp_path: Path) -> None:
-    cluster = slurm(tmp_path)
-
-    async def test(orchestrator: ServiceOrchestrator) -> None:
-        cluster.scheduler.trouble_after_submit = Unconfirmed("lost on the way")
-        with pytest.raises(Unconfirmed, match=r"service s\w+ stays pending"):
-            await orchestrator.create(ONE, {})
-        (service,) = orchestrator.list()
-        assert (service.status, service.job_id) == ("pending", None)
-        assert "submission unconfirmed" in service.reason
-        await orchestrator.look()
-        assert orchestrator.trouble == "lost on the way"
-        cluster.scheduler.trouble_after_submit = None
-        await orchestrator.look()
-        assert orchestrator.get(service.id).job_id == "100"
-        assert len(cluster.scheduler.submitted) == 1
-        assert orchestrator.trouble is None
-
-    with_orchestrator(cluster, test)
-
-
-def test_an_unconfirmed_service_can_be_cancelled(tmp_path: Path) -> None:
-    cluster = slurm(tmp_path)
-
-    async def test(orchestrator: ServiceOrchestrator) -> None:
-        cluster.scheduler.trouble_after_submit = Unconfirmed("lost on the way")
-        with pytest.raises(Unconfirmed):
-            await orchestrator.create(ONE, {})
-        cluster.scheduler.trouble_after_submit = None
-        (service,) = orchestrator.list()
-        await orchestrator.cancel(service.id)
-        assert cluster.scheduler.cancelled == ["100"]
-        assert len(cluster.scheduler.submitted) == 1
-
-    with_orchestrator(cluster, test)
-
-
 def test_while_the_site_is_out_of_reach_all_stays_as_it_was_known(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         await cluster.ready(orchestrator, service)
         for place in (cluster.scheduler, cluster.shell):
             place.trouble = Unreachable("the cluster is away")
@@ -529,7 +428,7 @@ def test_a_restart_finds_every_service_with_its_state(tmp_path: Path) -> None:
     before: dict[str, Any] = {}
 
     async def first(orchestrator: ServiceOrchestrator) -> None:
-        running, starting, ended = [await orchestrator.create(ONE, {"model": name}) for name in "abc"]
+        running, starting, ended = [await submitted(orchestrator, ONE, {"model": name}) for name in "abc"]
         await orchestrator.cancel(ended.id)
         cluster.put_job(starting, RUNNING)
         await cluster.ready(orchestrator, running)
@@ -551,7 +450,7 @@ def test_what_happened_while_it_was_away_is_known_after_the_first_look(tmp_path:
     cluster = slurm(tmp_path)
 
     async def first(orchestrator: ServiceOrchestrator) -> None:
-        await orchestrator.create(ONE, {})
+        await submitted(orchestrator, ONE, {})
 
     async def second(orchestrator: ServiceOrchestrator) -> None:
         (service,) = orchestrator.list()
@@ -572,7 +471,7 @@ def test_it_can_be_closed_in_the_moment_something_changes(tmp_path: Path) -> Non
         await orchestrator.start()
         for _ in range(10):
             await asyncio.sleep(0)
-        await orchestrator.create(ONE, {})
+        await submitted(orchestrator, ONE, {})
         async with asyncio.timeout(10):
             await orchestrator.close()
         assert orchestrator.trouble == "the orchestrator has been closed"
@@ -611,7 +510,7 @@ def test_a_key_that_lies_across_two_pieces_of_a_log_is_masked_too(tmp_path: Path
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         for before in range(200, 260):
             text = "." * before + service.api_key + "." * 300
             cluster.shell.files[service.path / "stderr.log"] = text.encode()
@@ -629,7 +528,7 @@ def test_a_source_of_logs_that_there_is_not_is_refused_with_those_there_are(tmp_
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create("inference/vllm-replicas", {})
+        service = await submitted(orchestrator, "inference/vllm-replicas", {})
         with pytest.raises(Unknown, match=r"there is no source 'xx' of its logs: there is job$"):
             await orchestrator.logs(service.id, source="xx")
         assert (await orchestrator.logs(service.id, source="job"))[0] == ""
@@ -648,7 +547,7 @@ def test_logs_come_in_pieces_with_the_key_masked(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         files, path = cluster.shell.files, service.path
         files[path / "stderr.log"] = b"starting\n"
         files[path / "replica.n1.0.log"] = f"args: api_key={service.api_key}\né".encode()[:-1]
@@ -667,7 +566,7 @@ def test_the_metrics_of_a_group_are_one_text_with_a_label_for_each_replica(tmp_p
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(FOUR, {})
+        service = await submitted(orchestrator, FOUR, {})
         with pytest.raises(Unreachable, match="it is pending"):
             await orchestrator.engine_metrics(service.id)
         await cluster.ready(orchestrator, service)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrating import RUNNING, laptop, slurm, with_orchestrator
+from orchestrating import RUNNING, laptop, slurm, submitted, with_orchestrator
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.config import Container, Profile
 from tokenstorm.orchestrator.container import contained
@@ -142,7 +142,7 @@ def test_on_slurm_a_service_is_a_job_of_all_its_nodes_and_one_replica(tmp_path: 
     cluster = with_recipe(slurm(tmp_path), MINE)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create("mine/span", {})
+        service = await submitted(orchestrator, "mine/span", {})
         (job,) = cluster.scheduler.submitted
         assert (job.nodes, job.cpus_per_task, service.total_replicas) == (2, 3, 1)
         content = cluster.content(service)
@@ -161,7 +161,7 @@ def test_a_part_that_waits_or_cannot_start_is_told_as_the_reason(tmp_path: Path)
     cluster = with_recipe(slurm(tmp_path), MINE)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create("mine/span", {})
+        service = await submitted(orchestrator, "mine/span", {})
         cluster.put_job(service, RUNNING)
         cluster.publish(service, 1, None, "starting", "waits for the engine's head on n2")
         await orchestrator.look()
@@ -182,7 +182,7 @@ def test_a_group_shows_each_engine_with_its_nodes(tmp_path: Path) -> None:
     cluster = with_recipe(slurm(tmp_path), GROUP)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create("mine/span", {})
+        service = await submitted(orchestrator, "mine/span", {})
         cluster.put_job(service, JobState("running", nodes=("n1", "n2", "n3", "n4")))
         await orchestrator.look()
         shown = group_info(orchestrator.get(service.id), orchestrator.replicas(service.id))
@@ -200,7 +200,7 @@ def test_on_one_machine_the_parts_are_processes_beside_each_other(tmp_path: Path
         cluster = with_recipe(laptop(tmp_path / str(replicas)), text)
 
         async def test(orchestrator: ServiceOrchestrator, cluster: Any = cluster, replicas: int = replicas) -> None:
-            service = await orchestrator.create("mine/span", {})
+            service = await submitted(orchestrator, "mine/span", {})
             (job,) = cluster.scheduler.submitted
             content = cluster.content(service)
             assert (job.nodes, service.total_replicas) == (1, replicas)
@@ -213,7 +213,7 @@ def test_without_a_gpu_one_simulated_engine_stands_in_for_each(tmp_path: Path) -
     for cluster, wanted in ((laptop(tmp_path / "a"), (1, 1)), (slurm(tmp_path / "b", simulate=True), (1, 1))):
 
         async def test(orchestrator: ServiceOrchestrator, cluster: Any = cluster, wanted: Any = wanted) -> None:
-            service = await orchestrator.create("inference/vllm-multi-node", {})
+            service = await submitted(orchestrator, "inference/vllm-multi-node", {})
             (job,) = cluster.scheduler.submitted
             assert (job.nodes, service.total_replicas) == wanted
             assert (service.engine, cluster.content(service)["parts"]) == ("simulated", None)

@@ -18,6 +18,7 @@ from tokenstorm import sdk
 from tokenstorm.errors import ApiError, UsageError
 from tokenstorm.sdk import Arrival, AsyncClient, Change, Client, Group, GroupRequest, Ramp, Second, Service, Synthetic
 from tokenstorm.sdk import calls as every_call
+from tokenstorm.sdk.waits import made
 
 SERVICE = {"id": "s1", "status": "running", "recipe_name": "a/b", "engine": "vllm", "something_new": 1}
 INFO = {"num_clients": 3, "status": "stopped", "outcome": "completed", "load_config": {"num_clients": 3}}
@@ -147,6 +148,30 @@ def test_a_request_is_what_was_asked_for_and_its_answer_is_typed() -> None:
     assert json.loads(seen.body) == {"recipe_name": "a/b", "config": {"model": "x"}}
     assert seen.headers["authorization"] == "Bearer secret"
     assert seen.headers["content-type"] == "application/json"
+
+
+def test_each_service_that_is_created_has_a_key_of_its_own_unless_one_is_given() -> None:
+    with serving(lambda _: (201, SERVICE)) as api, api.client() as client:
+        client.create_service("a/b")
+        client.create_service("a/b")
+        client.create_service("a/b", idempotency_key="mine")
+    first, second, third = [seen.headers["idempotency-key"] for seen in api.seen]
+    assert first != second
+    assert third == "mine"
+
+
+def test_a_call_with_a_key_is_made_until_it_is_answered_and_at_once_given_up_where_nobody_takes_it() -> None:
+    answers: list[Answer] = [(504, {"detail": "no answer"}), (502, {}), (201, SERVICE)]
+    with serving(lambda _: answers.pop(0)) as api, api.client() as client:
+        assert client.follow(made(every_call.create_service("a/b"), 30)).id == "s1"
+    assert len({seen.headers["idempotency-key"] for seen in api.seen}) == 1
+    with serving(lambda _: (422, {"detail": "no such key"})) as api, api.client() as client:
+        with pytest.raises(ApiError, match="no such key"):
+            client.follow(made(every_call.create_service("a/b"), 30))
+        assert len(api.seen) == 1
+    nobody = closed_port()
+    with Client(nobody, nobody) as client, pytest.raises(ApiError, match="tokenstorm up"):
+        client.follow(made(every_call.create_service("a/b"), 1e9))
 
 
 def test_a_group_is_created_with_what_was_given_and_nothing_else() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from orchestrating import slurm
+from orchestrating import slurm, submitted
 from running import free_port
 from tokenstorm.orchestrator import app as orchestrator_app
 from tokenstorm.orchestrator.routing import Router
@@ -27,7 +27,7 @@ def behind(folder: Path, test: Test, *, token: str | None = None) -> None:
             cluster = slurm(folder)
             orchestrator = await stack.enter_async_context(cluster.orchestrator())
             stack.callback(cluster.close)
-            service = await orchestrator.create("inference/vllm-single-node", {})
+            service = await submitted(orchestrator, "inference/vllm-single-node", {})
             await cluster.ready(orchestrator, service)
             engines = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
             app = orchestrator_app.create_app(orchestrator, Router(orchestrator.replicas, engines), token=token)

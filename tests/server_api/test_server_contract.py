@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from orchestrating import slurm
+from orchestrating import slurm, submitted
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import JobState
@@ -31,9 +31,9 @@ async def serve(folder: Path, stack: AsyncExitStack) -> tuple[str, list[str]]:
     cluster = slurm(folder)
     orchestrator = await stack.enter_async_context(cluster.orchestrator())
     stack.callback(cluster.close)
-    one = await orchestrator.create("inference/vllm-single-node", {})
-    group = await orchestrator.create("inference/vllm-replicas", {})
-    ended = await orchestrator.create("inference/sglang", {})
+    one = await submitted(orchestrator, "inference/vllm-single-node", {})
+    group = await submitted(orchestrator, "inference/vllm-replicas", {})
+    ended = await submitted(orchestrator, "inference/sglang", {})
     for service in (one, group):
         await cluster.ready(orchestrator, service)
     cluster.put_job(ended, JobState("ended", "node_fail"))

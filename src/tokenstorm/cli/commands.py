@@ -116,6 +116,7 @@ def _add_service(commands: "Commands") -> None:
     create.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
     create.add_argument("--config", metavar="JSON", help="the whole config as a JSON object, before --set")
     create.add_argument("--wait", action="store_true", help="until it is ready")
+    create.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one service")
     create.add_argument("--timeout", type=float, default=900.0, metavar="S", help="of --wait, seconds (900)")
 
     show_all = _action(actions, "service", "list", "all services")

@@ -41,15 +41,20 @@ class OwnServices:
         return [service.id for service in self.orchestrator.list() if not service.ended]
 
     async def end(self, services: Collection[str]) -> list[str]:
-        going: dict[str, str] = {}
         left: list[str] = []
         for service in services:
             try:
-                ended = await self.orchestrator.cancel(service)
+                await self.orchestrator.cancel(service)
             except (ClusterError, RunError) as error:
                 left.append(f"service {service} ({error})")
-            else:
-                going |= {ended.job_id: service} if ended.job_id else {}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GONE_SECONDS):
+                await self.orchestrator.settled()
+        ended = [one for one in map(self.orchestrator.get, services) if one.ended]
+        left += [
+            f"a job of service {one.id}, if there is one: the next start cancels it" for one in ended if one.unsettled
+        ]
+        going = {one.job_id: one.id for one in ended if one.job_id}
         with contextlib.suppress(TimeoutError, ClusterError):
             async with asyncio.timeout(GONE_SECONDS):
                 while going:

@@ -1,6 +1,7 @@
 """`tokenstorm group …`. Each function is a command."""
 
 import argparse
+import secrets
 import sys
 import time
 from datetime import UTC, datetime
@@ -24,8 +25,8 @@ from tokenstorm.cli.terminal import (
 from tokenstorm.cli.watching import Watching
 from tokenstorm.errors import ApiError, UsageError
 from tokenstorm.sdk import Client, Group
-from tokenstorm.sdk.calls import get_group
-from tokenstorm.sdk.waits import patiently
+from tokenstorm.sdk.calls import create_group, get_group
+from tokenstorm.sdk.waits import made, patiently
 
 AGAIN_SECONDS = 0.5
 BACK_SECONDS = 30.0
@@ -39,7 +40,8 @@ def create(args: argparse.Namespace) -> int:
     """Create a group; with --watch see it to its end."""
     request = request_of(args)
     with client_of(args) as client:
-        created = client.create_group(idempotency_key=args.idempotency_key, **request)
+        key = args.idempotency_key or secrets.token_hex(16)
+        created = client.follow(made(create_group(idempotency_key=key, **request), BACK_SECONDS))
         if args.watch:
             if not args.json:
                 show_line(created.message)

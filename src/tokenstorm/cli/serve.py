@@ -113,6 +113,7 @@ async def everything(
             services: Services = OwnServices(orchestrator)
         else:
             placed = stack.placed(site, config, recipes)
+            opened.push_async_callback(placed.close)
             where, client, orchestrator_url = placed, placed.client(), None
         server_url = await opened.enter_async_context(stack.server_api(where, client, server_port))
         if orchestrator_url is None:

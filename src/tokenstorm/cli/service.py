@@ -1,6 +1,7 @@
 """`tokenstorm service …`, and `recipes`. Each function is a command."""
 
 import argparse
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,12 +11,16 @@ import msgspec
 from tokenstorm.api.services import ENDED, GroupInfo, LogPiece, RecipeInfo, ServiceInfo
 from tokenstorm.cli.api import client_of
 from tokenstorm.cli.stack import all_recipes
-from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell_progress
+from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell, tell_progress
 from tokenstorm.config import load_config
-from tokenstorm.errors import NOT_JSON, UsageError
+from tokenstorm.errors import NOT_JSON, ApiError, UsageError
 from tokenstorm.orchestrator.schemas import recipe_info
 from tokenstorm.sdk import Client
+from tokenstorm.sdk.calls import create_service
+from tokenstorm.sdk.waits import made, may_have_been_made
 
+AGAIN_SECONDS = 60.0
+"""How long an API that does not answer is asked again to create a service that nobody waits for."""
 _FOLLOW_SECONDS = 0.5
 
 
@@ -23,9 +28,10 @@ def create(args: argparse.Namespace) -> int:
     """Start a service."""
     config = _config(args.config, args.set)
     with client_of(args) as client:
-        service = client.create_service(args.recipe, config)
+        service = _created(client, args, config)
         if args.wait:
-            service = _wait(client, service.id, args.timeout)
+            first = f"service {service.id} is {_status(service)}; it is waited for until it is ready"
+            service = _wait(client, service.id, args.timeout, first)
     _show(service, as_json=args.json)
     return 0
 
@@ -195,14 +201,45 @@ def _show_recipe(recipe: RecipeInfo) -> None:
     show_table(("NAME", "TYPE", "DEFAULT", ""), rows)
 
 
-def _wait(client: Client, service_id: str, seconds: float) -> ServiceInfo:
-    with live() as line:
+def _created(client: Client, args: argparse.Namespace, config: dict[str, Any]) -> ServiceInfo:
+    """A new service, however often it has to be asked for: one key makes one."""
+    key = args.idempotency_key or secrets.token_hex(16)
+    call = create_service(args.recipe, config, idempotency_key=key)
+    try:
+        return client.follow(made(call, args.timeout if args.wait else AGAIN_SECONDS))
+    except ApiError as error:
+        if may_have_been_made(error):
+            error.args = (f"{error}; it may be there all the same: with --idempotency-key {key} it is made once",)
+        raise
+    except KeyboardInterrupt:
+        tell(
+            "whether the service was created is not known: see `tokenstorm service list`; `tokenstorm service stop` ends it"
+        )
+        raise
 
-        def changed(service: ServiceInfo) -> None:
-            if line:
-                line(f"service {service_id} is {service.status}" + (f": {service.reason}" if service.reason else ""))
 
-        return client.wait_until_ready(service_id, seconds=seconds, on_change=changed)
+def _wait(client: Client, service_id: str, seconds: float, first: str | None = None) -> ServiceInfo:
+    """Wait until it is ready; what is to be said `first` is said when Ctrl-C is answered already."""
+
+    def changed(service: ServiceInfo) -> None:
+        if line:
+            line(f"service {service_id} is {_status(service)}")
+
+    try:
+        if first:
+            tell(first)
+        with live() as line:
+            return client.wait_until_ready(service_id, seconds=seconds, on_change=changed)
+    except KeyboardInterrupt:
+        tell(
+            f"service {service_id} goes on: `tokenstorm service stop {service_id}` ends it, "
+            f"`tokenstorm service wait {service_id}` waits for it again"
+        )
+        raise
+
+
+def _status(service: ServiceInfo) -> str:
+    return service.status + (f": {service.reason}" if service.reason else "")
 
 
 def _show(service: ServiceInfo, *, as_json: bool) -> None:
@@ -212,7 +249,7 @@ def _show(service: ServiceInfo, *, as_json: bool) -> None:
     show_facts(
         [
             ("service", service.id),
-            ("status", service.status + (f": {service.reason}" if service.reason else "")),
+            ("status", _status(service)),
             ("recipe", service.recipe_name),
             ("engine", service.engine),
             ("model", service.model),

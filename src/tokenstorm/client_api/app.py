@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 
@@ -27,6 +27,7 @@ from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.results import results_routes
 from tokenstorm.client_api.schemas import ObserverRequest, RunGroupsRequest, RunRequest, TakenGroup
+from tokenstorm.idempotency import IdempotencyKey
 from tokenstorm.models import Documented
 from tokenstorm.web import Problem, new_app, problem, problems
 
@@ -45,16 +46,6 @@ Groups of clients that send load to a service and measure what comes back.
 """
 
 GroupId = Annotated[int, Path(ge=1, le=2**62, description="As POST /client-groups gave it", examples=[1])]
-Key = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=200,
-        pattern=r"^[\x21-\x7e]+$",
-        description="The same request with the same key makes one group, however often it is sent",
-    ),
-]
 
 
 def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
@@ -88,7 +79,7 @@ def _group_routes(manager: ClientManager) -> APIRouter:
     routes = APIRouter(route_class=Documented)
 
     @routes.post("", status_code=201, summary="Create a group", responses=problems(400, 404, 409, 502, 504))
-    async def create(request: TakenGroup, idempotency_key: Key = None) -> Created:
+    async def create(request: TakenGroup, idempotency_key: IdempotencyKey = None) -> Created:
         """Checked as a whole before anything is done; submitted, or waiting for its service, when this answers."""
         group = await manager.create(request, idempotency_key)
         said = group.reason if group.job_id is None else f"submitted as job {group.job_id}"

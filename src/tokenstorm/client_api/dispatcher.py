@@ -14,6 +14,7 @@ from tokenstorm.client_api.schemas import signal_lead
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.deploy import Deployment
+from tokenstorm.cluster.hold import Say
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
@@ -46,9 +47,9 @@ class SlurmClientDispatcher:
         """Whether a job can be submitted at once, without putting this version on the cluster first."""
         return self._deployment is None or await self._deployment.there()
 
-    async def python(self) -> str:
-        """What runs the load generator there; it is deployed where it is missing."""
-        return str(await self._deployment.python()) if self._deployment else self._site.profile.of("cpu").python
+    async def python(self, say: Say | None = None) -> str:
+        """What runs the load generator there; it is deployed where it is missing, and `say` is told what that is at."""
+        return str(await self._deployment.python(say=say)) if self._deployment else self._site.profile.of("cpu").python
 
     async def check_dataset(self, name: str) -> PromptFile:
         """The `prompts` of a plan for a dataset. Raises `UsageError` for one that is not there, or cannot be used."""

@@ -31,7 +31,7 @@ from tokenstorm.client_api.homecoming import Expected
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.observers import Observers
 from tokenstorm.client_api.pauses import pauses
-from tokenstorm.client_api.refusals import KeyUsed, NotNow, SubmissionUnconfirmed
+from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.releases import latest_start, not_releasable
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.starter import Starter
@@ -40,7 +40,7 @@ from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import EACH_ANEW, transport
 from tokenstorm.cluster.scheduler import JobState, Outcome
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
+from tokenstorm.errors import ClusterError, KeyUsed, RunError, Unknown, UsageError
 from tokenstorm.metrics.exposition import with_age
 
 MOST_OBSERVERS = 32

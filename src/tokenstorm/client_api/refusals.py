@@ -1,14 +1,10 @@
 """What the Client API cannot do as things stand."""
 
-from tokenstorm.errors import TokenstormError, Unconfirmed, UsageError
+from tokenstorm.errors import TokenstormError, Unconfirmed
 
 
 class NotNow(TokenstormError):
     """What was asked for does not fit how the group, or its service, stands."""
-
-
-class KeyUsed(UsageError):
-    """An idempotency key was used for another request."""
 
 
 class SubmissionUnconfirmed(Unconfirmed):

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from tokenstorm.client_api.manager import ClientManager
 
 
+LOOK_SECONDS = 1.0
+"""How soon a group that is stopped while it waits for a deploy gives that up."""
+
+
 class Starter:
     """Starts the groups of a manager; `submitted` is called when the scheduler got one more job."""
 
@@ -135,8 +139,8 @@ class Starter:
             await self._withdraw(group, request)
             return
         if not await self._manager.dispatcher.deployed():
-            self._say(group.group_id, "this version of tokenstorm is being put on the cluster")
-            await self._manager.dispatcher.python()
+            await self._deploy(group.group_id)
+            return
         if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
             await self._submit(group, request, Access(()))
             return
@@ -149,6 +153,24 @@ class Starter:
             return
         engine = info.engine if info else None
         await self._submit(self._manager.change(states.submitting(current, engine)), request, access)
+
+    async def _deploy(self, group_id: int) -> None:
+        """Put this version on the cluster, for as long as the group is to start."""
+        what = "this version of tokenstorm is being put on the cluster"
+        self._say(group_id, what)
+        deploying = asyncio.create_task(
+            self._manager.dispatcher.python(lambda line: self._say(group_id, f"{what}: {line}"))
+        )
+        try:
+            while not deploying.done():
+                await asyncio.wait((deploying,), timeout=LOOK_SECONDS)
+                group = self._manager.current(group_id)
+                if group is None or group.ending:
+                    return
+            deploying.result()
+        finally:
+            deploying.cancel()
+            await asyncio.wait((deploying,))
 
     async def _withdraw(self, group: ClientGroup, request: GroupRequest) -> None:
         """A group that is to end before its job is known: nothing more is submitted. A job that is there is followed to its end."""

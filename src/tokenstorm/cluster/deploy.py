@@ -40,27 +40,43 @@ touch -c -- "$1/$2" && cat -- "$1/$2" && echo &&
 
 
 class Deployment:
-    """Which Python runs this version, for many that ask at once: it is looked for once, and deployed when missing."""
+    """Which Python runs this version, for many that ask at once: it is looked for once, and deployed when missing.
+
+    A deploy goes on for as long as somebody waits for it, whoever asked first: a node is queued for once.
+    """
 
     def __init__(self, site: Site, say: Say) -> None:
         self._site, self._say = site, say
         self._known: dict[Kind, tuple[float, PurePosixPath]] = {}
-        self._looking = asyncio.Lock()
+        self._making: dict[Kind, _Making] = {}
 
     async def there(self, kind: Kind = "cpu") -> bool:
         """Whether `python` will answer at once. False while it is being deployed for somebody else."""
-        if self._fresh(kind) is None and not self._looking.locked():
+        if self._fresh(kind) is None and kind not in self._making:
             self._note(kind, await deployed(self._site, kind))
         return self._fresh(kind) is not None
 
-    async def python(self, kind: Kind = "cpu") -> PurePosixPath:
-        """The Python for that kind of job. Raises what `deploy` raises; the next one to ask tries again."""
-        async with self._looking:
-            found = self._fresh(kind) or await deployed(self._site, kind)
-            found = found or await deploy(self._site, self._say, kind)
-            if not self._fresh(kind):
-                self._note(kind, found)
+    async def python(self, kind: Kind = "cpu", say: Say | None = None) -> PurePosixPath:
+        """The Python for that kind of job; `say` is told what a deploy is at.
+
+        Raises what `deploy` raises; the next one to ask tries again.
+        """
+        if found := self._fresh(kind):
             return found
+        making = self._making.get(kind)
+        if making is None:
+            making = self._making[kind] = _Making([self._say])
+            making.task = asyncio.create_task(self._make(kind, making))
+        return await making.wait(say)
+
+    async def _make(self, kind: Kind, making: "_Making") -> PurePosixPath:
+        try:
+            python = await deployed(self._site, kind) or await deploy(self._site, making.tell, kind)
+            self._note(kind, python)
+            return python
+        finally:
+            if self._making.get(kind) is making:
+                del self._making[kind]
 
     def _fresh(self, kind: Kind) -> PurePosixPath | None:
         """What was found not long ago."""
@@ -70,6 +86,39 @@ class Deployment:
     def _note(self, kind: Kind, python: PurePosixPath | None) -> None:
         if python is not None:
             self._known[kind] = monotonic(), python
+
+
+class _Making:
+    """One deploy, and those who are told what it is at. It is given up when nobody waits for it any more."""
+
+    def __init__(self, told: list[Say]) -> None:
+        self.task: asyncio.Task[PurePosixPath]
+        self._told = told
+        self._waiting = 0
+        self._last = ""
+
+    def tell(self, line: str) -> None:
+        """What it is at."""
+        self._last = line
+        for say in tuple(self._told):
+            say(line)
+
+    async def wait(self, say: Say | None) -> PurePosixPath:
+        """Its Python. Raises what became of it instead."""
+        if say:
+            self._told.append(say)
+            if self._last:
+                say(self._last)
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self._waiting -= 1
+            if say:
+                self._told.remove(say)
+            if not self._waiting and not self.task.done():
+                self.task.cancel()
+                await asyncio.wait((self.task,))
 
 
 async def deployed(site: Site, kind: Kind = "cpu") -> PurePosixPath | None:
@@ -91,14 +140,14 @@ async def deployed(site: Site, kind: Kind = "cpu") -> PurePosixPath | None:
 async def deploy(site: Site, say: Say, kind: Kind = "cpu") -> PurePosixPath:
     """Put this version on the cluster, where it is not there yet; the Python that runs it. Safe to repeat, and at once.
 
-    `profile.python` is used as it is where it can run this version already. `say` is told each step. Raises UsageError
+    A node is waited for as long as that takes. `profile.python` is used as it is where it can run this version already. `say` is told each step. Raises UsageError
     when the Python there will not do, or no wheels fit it, and what shell and scheduler raise.
     """
     if _is_this(site):
         return PurePosixPath(site.profile.python)
     which, python = await bundle_for(site), site.profile.of(kind).python
     say(f"asking {where(site, kind)} for its platform and Python")
-    async with hold(site, kind, say=say, idle_seconds=DOWNLOAD_SECONDS + 60) as node:
+    async with hold(site, kind, say=say, idle_seconds=DOWNLOAD_SECONDS + 60, patient=True) as node:
         target = await ask(site, node, which, kind)
         if target.code == which.code:
             say(f"{python} there runs this version already")

@@ -24,10 +24,12 @@ from tokenstorm.cluster.script import render, words
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Profile
-from tokenstorm.errors import ClusterError, NoNodeFree, RefusedJob, Unconfirmed, UsageError
+from tokenstorm.errors import ClusterError, NoNodeFree, RefusedJob, Unconfirmed, Unreachable, UsageError
 
 START_SECONDS = 600.0
-"""How long a free node is waited for."""
+"""How long a free node is waited for by whoever is not patient."""
+OFTEN_SECONDS, RARELY_SECONDS = 2.0, 10.0
+"""Between two looks, at the most: where it cannot take long, and where it can."""
 SEEN_SECONDS = 60.0
 """How long a file may take to show on another machine."""
 COMMAND_SECONDS = 300.0
@@ -75,8 +77,17 @@ class Node(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def hold(site: Site, kind: Kind = "cpu", *, say: Say, idle_seconds: float = IDLE_SECONDS) -> AsyncIterator[Node]:
+async def hold(
+    site: Site,
+    kind: Kind = "cpu",
+    *,
+    say: Say,
+    idle_seconds: float = IDLE_SECONDS,
+    patient: bool = False,
+) -> AsyncIterator[Node]:
     """A node for that kind of job; this machine, where jobs run on it.
+
+    Whoever is `patient` keeps its place in the queue for as long as that takes, also while the cluster cannot be reached.
 
     Raises RefusedJob when Slurm gives none, NoNodeFree when none was free in time, UsageError when the base path is not
     shared with it or the prologue ends the job, and what shell and scheduler raise.
@@ -88,7 +99,7 @@ async def hold(site: Site, kind: Kind = "cpu", *, say: Say, idle_seconds: float 
     command = ("bash", "-c", _SERVE, "bash", str(probe.folder), f"{idle_seconds:.0f}")
     job = replace(probe, command=command, time_limit_minutes=_MINUTES + round(idle_seconds / 60))
     async with submitted(site, job) as job_id:
-        await _started(site, job, job_id, say)
+        await _started(site, job, job_id, say, patient=patient)
         name, complaints = [await written(site, job.folder / file) for file in ("node", "stderr.log")]
         yield _Held(site, job, job_id, name, complaints)
 
@@ -193,18 +204,25 @@ class _Held:
             await asyncio.sleep(_pause(now - began))
 
 
-async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> None:
+async def _started(site: Site, job: Job, job_id: JobId, say: Say, *, patient: bool) -> None:
     """Wait until the job is seen to run."""
     began, ran_from, told = monotonic(), None, ""
-    while "node" not in await site.shell.list(job.folder):
-        state = await state_of(site.scheduler, job_id, Sent(job.name)) or JobState("pending")
+    while True:
         now = monotonic()
+        try:
+            if "node" in await site.shell.list(job.folder):
+                return
+            state = await state_of(site.scheduler, job_id, Sent(job.name)) or JobState("pending")
+        except Unreachable as error:
+            if not patient:
+                raise
+            state = JobState("pending", reason=str(error))
         if state.phase == "pending":
             why = f"job {job_id} is pending" + (f" ({state.reason})" if state.reason else "")
             if pends_for_ever(state, now - began):
                 message = f"{where(site, job.kind)} gives no node: {why}; {keys(site.profile, job.kind)}"
                 raise RefusedJob(message)
-            if now - began > START_SECONDS:
+            if not patient and now - began > START_SECONDS:
                 message = f"no node of {where(site, job.kind)} was free in {START_SECONDS / 60:.0f} minutes: {why}"
                 raise NoNodeFree(message)
             if state.reason and why != told:
@@ -213,7 +231,7 @@ async def _started(site: Site, job: Job, job_id: JobId, say: Say) -> None:
         else:
             ran_from = ran_from or now
             await _check_start(site, job, job_id, state, ran=now - ran_from)
-        await asyncio.sleep(_pause(now - began))
+        await asyncio.sleep(_pause(now - began, RARELY_SECONDS if patient else OFTEN_SECONDS))
 
 
 async def _check_start(site: Site, job: Job, job_id: JobId, state: JobState, *, ran: float) -> None:
@@ -251,6 +269,6 @@ async def _end(site: Site, job_id: JobId, sent: Sent) -> None:
         now = monotonic()
 
 
-def _pause(waited: float) -> float:
-    """Seconds until the next look: the longer it takes, the fewer."""
-    return min(0.1 + waited / 10, 2.0)
+def _pause(waited: float, most: float = OFTEN_SECONDS) -> float:
+    """Seconds until the next look: the longer it takes, the more."""
+    return min(0.1 + waited / 10, most)

@@ -22,6 +22,7 @@ from tokenstorm.api.services import (
     TargetGroup,
 )
 from tokenstorm.errors import Unreachable
+from tokenstorm.idempotency import IdempotencyKey
 from tokenstorm.models import Documented
 from tokenstorm.web import Problem, new_app, problems
 
@@ -78,15 +79,15 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         "/services",
         status_code=201,
         summary="Start a service from a recipe",
-        responses=problems(400, 404, 422, 502, 504),
+        responses=problems(400, 404, 422),
     )
-    async def create(request: ServiceRequest) -> ServiceInfo:
-        """It begins as `pending` and is `running` once all its replicas answer. A replica recipe makes a group.
+    async def create(request: ServiceRequest, idempotency_key: IdempotencyKey = None) -> ServiceInfo:
+        """It begins as `pending`, and its `reason` says what it waits for; it is `running` once all its replicas answer.
 
-        404 lists the recipes there are; 422 names what is wrong in `config`. After a 504 it is not known whether the
-        job arrived: the service is there, and finds out by itself.
+        A replica recipe makes a group. 404 lists the recipes there are; 422 names what is wrong in `config`, or says that the
+        key was used for another request. What Slurm refuses later ends the service as `failed`, in Slurm's words.
         """
-        return info(await orchestrator.create(request.recipe_name, request.config))
+        return info(await orchestrator.create(request.recipe_name, request.config, idempotency_key))
 
     @routes.get("/services", summary="All services")
     async def list_services(

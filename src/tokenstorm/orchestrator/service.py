@@ -38,7 +38,8 @@ class Service:
     """One engine, or a group of replicas, that runs as one job. It is the row of the store too.
 
     `started_at` is when its job was first seen running, `ready_at` when all replicas had answered. `stopping` means
-    that its end is decided and its job has still to be cancelled.
+    that its end is decided and its job has still to be cancelled. `config` is what was asked for, until its job is known;
+    `fingerprint` tells that from another request with the same `idempotency_key`.
     """
 
     id: str
@@ -59,6 +60,14 @@ class Service:
     ready_at: datetime | None = None
     ended_at: datetime | None = None
     stopping: bool = False
+    config: dict[str, object] = field(default_factory=dict, repr=False)
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether its job is still to be submitted, or to be ruled out."""
+        return self.job_id is None and (self.stopping or not self.ended)
 
     @property
     def simulated(self) -> bool:

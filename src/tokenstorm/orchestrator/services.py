@@ -2,32 +2,31 @@
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import httpx
-import msgspec
 
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import Job, JobId, Kind
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, Unreachable
-from tokenstorm.interfaces import ANY_NETWORK
+from tokenstorm.errors import ClusterError, KeyUsed, RunError, Unknown, Unreachable
 
 from .caches import at_site
-from .container import ENTRY, ENTRY_TEXT, contained
+from .clock import Clock
+from .container import contained
 from .exposition import merge
 from .jobs import Errands, Jobs, silence
-from .launch import Launch, at_home, on_one_machine, prepare, service_file, simulated
+from .launch import Launch
 from .logs import read_logs
-from .recipes import Recipes, Resources
+from .recipes import Recipes
 from .replicas import Replica
-from .service import LEAVE_SECONDS, Service, advance, as_stored
+from .service import Service, advance, as_stored
+from .starter import SUBMITTING, Starter
 from .store import Store, open_store
 from .watch import Watch, last_words_of
 
@@ -39,21 +38,6 @@ EAGER_SECONDS = 0.25
 """The same while one of them is on its way to being ready, and something changed within the last…"""
 EAGER_FOR_SECONDS = 5.0
 METRICS_SECONDS = 10.0
-
-
-def utc_now() -> datetime:
-    """The time of day, for people."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clock:
-    """Where time comes from: what people read, and what durations are measured with."""
-
-    now: Callable[[], datetime] = utc_now
-    monotonic: Callable[[], float] = time.monotonic
-
-
 Trouble = list[str]
 """What went wrong during a look."""
 
@@ -82,12 +66,12 @@ class ServiceOrchestrator:
     ) -> None:
         self.site = site
         self.recipes = recipes
-        self._deployment = deployment
         self._trouble: str | None = "the orchestrator has not been started"
         self._store_path = store_path
         self._clock = clock or Clock()
         self._errands = Errands()
         self._jobs = Jobs(site.scheduler, self._clock.monotonic)
+        self._starter = Starter(site, recipes, deployment, self, self._clock)
         self._services: dict[str, Service] = {}
         self._live: dict[str, _Live] = {}
         self._store: Store | None = None
@@ -123,6 +107,7 @@ class ServiceOrchestrator:
             await asyncio.wait((watching,))
         await self._errands.close()
         await self._jobs.close()
+        await self._starter.close()
         if self._client:
             await self._client.aclose()
         if self._store:
@@ -159,49 +144,56 @@ class ServiceOrchestrator:
         found = self._live[service_id].watch.replicas
         return tuple(sorted(found.values(), key=lambda replica: (replica.node, len(replica.id), replica.id)))
 
-    async def create(self, recipe_name: str, config: Mapping[str, object]) -> Service:
-        """Submit a service.
+    async def create(self, recipe_name: str, config: Mapping[str, object], key: str | None = None) -> Service:
+        """A new service, `pending` until its job is submitted; or the one that was created with the same `key`.
 
-        Raises Unknown for the recipe, ConfigError for the config, RefusedJob, and Unreachable: then nothing is left
-        behind. Raises Unconfirmed when the job may have been submitted: the service is there and finds out by itself.
+        Raises Unknown for the recipe, ConfigError or UsageError for the config, KeyUsed, and RunError for a full disk. What
+        keeps it from being submitted later is in its `reason`.
         """
-        launch = await self._launch(recipe_name, config)
-        service = self._new(launch)
-        live = self._live[service.id] = _Live()
-        async with live.lock:
-            self._put(service)
-            try:
-                await self._write_folder(service, launch)
-                job_id = await self._submitted(service)
-            except Unconfirmed as error:
-                self._put(replace(service, reason=f"submission unconfirmed: {error}"))
-                message = f"{error}; service {service.id} stays pending until it is known, and can be cancelled"
-                raise Unconfirmed(message) from error
-            except TokenstormError:
-                await self._drop(service)
-                raise
-            try:
-                return self._put(replace(service, job_id=job_id))
-            except RunError as error:  # it is known without its job, which is learnt again by submitting it once more
-                message = f"{error} Service {service.id} was submitted all the same, and can be cancelled"
-                raise RunError(message) from error
+        fingerprint = _fingerprint(recipe_name, config)
+        if known := next((one for one in self.list() if key is not None and one.idempotency_key == key), None):
+            if known.fingerprint != fingerprint:
+                message = f"the Idempotency-Key {key!r} was used for another request: use a new one"
+                raise KeyUsed(message)
+            return known
+        launch = self._starter.launch(recipe_name, config)
+        service = replace(
+            self._new(launch),
+            reason=SUBMITTING,
+            config=dict(config),
+            idempotency_key=key,
+            fingerprint=fingerprint,
+        )
+        contained(
+            at_site(launch, self.site.profile), self.site.profile, service.path
+        )  # an image that is not configured is refused here
+        self.put(service)
+        self._starter.tend(service.id)
+        return service
 
     async def cancel(self, service_id: str) -> Service:
-        """End a service; one that has ended is left as it is. Raises Unknown, and what the scheduler raises."""
+        """End a service; one that has ended is left as it is. Raises Unknown, and what the scheduler raises.
+
+        One whose job is not known yet is cancelled at once: it is not submitted any more, and what there is of a job ends
+        when it is known.
+        """
         self.get(service_id)
         async with self._live[service_id].lock:
             service = self._services[service_id]
             if service.ended:
                 return service
-            if service.job_id is None:  # its job is learnt by submitting it once more: that is what makes it safe
-                service = await self._submit(service)
-            assert service.job_id is not None
+            now = self._clock.now()
+            if service.job_id is None:
+                reason = "it is not submitted; a job of it that is there all the same is cancelled once it is known"
+                ended = replace(service, status="cancelled", reason=reason, ended_at=now, stopping=True)
+                self.put(ended)
+                self._starter.withdraw(service_id)
+                return ended
             await self.site.scheduler.cancel(service.job_id, service.sent)
             current = self._services[service_id]
             if current.ended:
                 return current
-            now = self._clock.now()
-            return self._put(replace(current, status="cancelled", reason="", ended_at=now, stopping=False))
+            return self.put(replace(current, status="cancelled", reason="", ended_at=now, stopping=False))
 
     async def logs(
         self, service_id: str, *, source: str | None = None, after: str | None = None, limit: int = 65536
@@ -233,14 +225,22 @@ class ServiceOrchestrator:
 
     async def look(self) -> None:
         """One look at every service that has not ended: one question to the scheduler, then each by its replicas."""
-        unsettled = [one.id for one in self.list() if one.stopping or (one.job_id is None and not one.ended)]
-        trouble = await self._errands.run(unsettled, self._settled)
+        for service in self.list():
+            if service.unsettled:
+                self._starter.tend(service.id)
+        over = [one.id for one in self.list() if one.stopping and one.job_id]
+        trouble = await self._errands.run(over, self._cancel_job)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
         await self._jobs.ask({job: service.sent for job, service in watched.items()})
         trouble += filter(None, [self._jobs.trouble])
         async with _noting(trouble):
             await asyncio.gather(*(self._look_at(service, trouble) for service in watched.values()))
+        trouble += filter(None, [self._starter.trouble])
         self._trouble = trouble[0] if trouble else None
+
+    async def settled(self) -> None:
+        """Until what is being done about services that are not submitted yet is done, or is to be tried again."""
+        await self._starter.idle()
 
     async def _watch(self) -> None:
         while True:
@@ -261,7 +261,7 @@ class ServiceOrchestrator:
         job = self._jobs.of(service.job_id or "") or as_stored(service)
         if job is None:  # nobody has told of it yet
             if silent and silent != service.reason:
-                self._put(replace(service, reason=silent))
+                self.put(replace(service, reason=silent))
             return
         async with _noting(trouble):
             if job.phase == "pending":
@@ -280,44 +280,19 @@ class ServiceOrchestrator:
         replicas = tuple(live.watch.replicas.values())
         moved = advance(service, job, replicas, now=self._clock.now(), ran_seconds=ran, silence=silent)
         if moved != service:
-            self._put(moved)
+            self.put(moved)
 
-    async def _settled(self, service_id: str) -> Trouble:
+    async def _cancel_job(self, service_id: str) -> Trouble:
+        """Of a service whose end is decided."""
         trouble: Trouble = []
-        live = self._live.get(service_id)
-        if live is not None and not live.lock.locked():
+        live = self._live[service_id]
+        if not live.lock.locked():
             async with live.lock, _noting(trouble):
-                await self._settle(service_id)
+                service = self._services[service_id]
+                if service.stopping and service.job_id:
+                    await self.site.scheduler.cancel(service.job_id, service.sent)
+                    self.put(replace(service, stopping=False))
         return trouble
-
-    async def _settle(self, service_id: str) -> None:
-        """Make up for what was left open: a submission that is unconfirmed, or a job that has still to be cancelled."""
-        service = self._services.get(service_id)
-        if service is None:  # it was refused meanwhile
-            return
-        if service.stopping and service.job_id:
-            await self.site.scheduler.cancel(service.job_id, service.sent)
-            self._put(replace(service, stopping=False))
-        elif service.job_id is None and not service.ended:
-            try:
-                await self._submit(service)
-            except RefusedJob as error:
-                self._put(replace(service, status="failed", reason=str(error), ended_at=self._clock.now()))
-
-    async def _launch(self, recipe_name: str, config: Mapping[str, object]) -> Launch:
-        profile = self.site.profile
-        recipe = at_home(self.recipes.get(recipe_name), profile)
-        launch = prepare(recipe, config, profile)
-        needs_gpu = launch.resources.gpu > 0
-        if profile.simulate and needs_gpu:
-            return simulated(launch, await self._python("cpu"), f"the profile {profile.name!r} has no GPU")
-        if profile.scheduler != "local":
-            python = await self._python(_kind(launch.resources))
-            return prepare(recipe, config, profile.model_copy(update={"python": python}))
-        launch = on_one_machine(launch)
-        if needs_gpu and not self.site.has_gpu:
-            return simulated(launch, profile.python, "this machine has no GPU")
-        return launch
 
     def _new(self, launch: Launch) -> Service:
         service_id = f"s{secrets.token_hex(6)}"
@@ -334,54 +309,6 @@ class ServiceOrchestrator:
             note=launch.note,
         )
 
-    async def _write_folder(self, service: Service, launch: Launch) -> None:
-        profile, folder = self.site.profile, service.path
-        host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
-        launch = contained(at_site(launch, profile), profile, folder)
-        content = service_file(launch, service.id, service.api_key, host, folder)
-        if profile.container.runtime == "enroot":
-            await self.site.shell.put(folder / ENTRY, ENTRY_TEXT.encode(), mode=0o700)
-        if launch.key.file:
-            key = launch.key.content.replace("{api_key}", service.api_key)
-            await self.site.shell.put(folder / launch.key.file, key.encode(), mode=0o600)
-        await self.site.shell.put(folder / "service.json", msgspec.json.encode(content), mode=0o600)
-
-    async def _submit(self, service: Service) -> Service:
-        job_id = await self._submitted(service)
-        return self._put(replace(self._services[service.id], job_id=job_id, reason=""))
-
-    async def _submitted(self, service: Service) -> JobId:
-        python = await self._python(_kind(service.resources))
-        return await self.site.scheduler.submit(self._job(service, python))
-
-    async def _python(self, kind: Kind) -> str:
-        """What runs our code on the nodes for that kind of job; it is deployed where it is missing."""
-        return str(await self._deployment.python(kind)) if self._deployment else self.site.profile.of(kind).python
-
-    def _job(self, service: Service, python: str) -> Job:
-        resources = service.resources
-        job = Job(
-            name=service.job_name,
-            command=(python, "-m", "tokenstorm.node", service.folder),
-            folder=PurePosixPath(service.folder),
-            kind=_kind(resources),
-            nodes=resources.nodes,
-            cpus_per_task=resources.cpu,
-            memory_mb=resources.memory_mb,
-            gpus_per_node=resources.gpu,
-            time_limit_minutes=resources.time_limit,
-            signal_lead_seconds=LEAVE_SECONDS,
-            signal_to="tasks",
-        )
-        return replace(job, command=(*self.site.scheduler.fan_out(job), *job.command))
-
-    async def _drop(self, service: Service) -> None:
-        """Take back a service whose job was not taken."""
-        del self._services[service.id], self._live[service.id]
-        self._stored.forget(service.id)
-        with contextlib.suppress(ClusterError):
-            await self.site.shell.remove(service.path)
-
     async def _metrics_of(self, replica: Replica, api_key: str) -> str | None:
         try:
             answer = await self._http.get(f"{replica.url}/metrics", headers={"authorization": f"Bearer {api_key}"})
@@ -396,9 +323,11 @@ class ServiceOrchestrator:
         ran = (self._clock.now() - service.started_at).total_seconds()
         return self._clock.monotonic() - max(ran, 0.0)
 
-    def _put(self, service: Service) -> Service:
+    def put(self, service: Service) -> Service:
+        """Keep a service as it is from now on. Raises RunError for a disk that takes nothing, with all as it was."""
         self._stored.save(service)
         self._services[service.id] = service
+        self._live.setdefault(service.id, _Live())
         self._changed_at = self._clock.monotonic()
         self._changed.set()
         return service
@@ -414,8 +343,9 @@ class ServiceOrchestrator:
         return self._client
 
 
-def _kind(resources: Resources) -> Kind:
-    return "gpu" if resources.gpu else "cpu"
+def _fingerprint(recipe_name: str, config: Mapping[str, object]) -> str:
+    """The same for the same request."""
+    return hashlib.sha256(json.dumps([recipe_name, config], sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.asynccontextmanager

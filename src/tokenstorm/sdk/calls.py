@@ -1,6 +1,7 @@
 """Every call of both APIs, described once: what is sent, and how the answer is read. No I/O."""
 
 import inspect
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -62,10 +63,17 @@ def _takes(fields: Callable[P, object]) -> Callable[[Callable[..., Call[T]]], Ca
     return described
 
 
-def create_service(recipe_name: str, config: Mapping[str, object] | None = None) -> Call[services.ServiceInfo]:
-    """Start a service from a recipe; `config` sets its parameters, `environment` and `resources`."""
+def create_service(
+    recipe_name: str, config: Mapping[str, object] | None = None, *, idempotency_key: str | None = None
+) -> Call[services.ServiceInfo]:
+    """Start a service from a recipe; `config` sets its parameters, `environment` and `resources`.
+
+    The same request with the same key makes one service; without one each call has its own.
+    """
     body = {"recipe_name": recipe_name, "config": dict(config or {})}
-    return Call("server", "POST", "/services", _as(services.ServiceInfo), body=body, seconds=SUBMIT_SECONDS)
+    headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+    read, seconds = _as(services.ServiceInfo), SUBMIT_SECONDS
+    return Call("server", "POST", "/services", read, body=body, headers=headers, seconds=seconds)
 
 
 def list_services(status: services.Status | None = None) -> Call[services.ServiceList]:

@@ -67,7 +67,7 @@ class _Wire:
             message = (
                 f"the {api} at {url} is not reachable ({error}): start it with `tokenstorm up`, or give its address"
             )
-            raise ApiError(message) from None
+            raise ApiError(message, sent=False) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             message = f"{call.method} {url}{call.path} had no answer: {error or type(error).__name__}"
             raise ApiError(message) from None

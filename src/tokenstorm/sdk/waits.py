@@ -66,6 +66,27 @@ def until_stopped(
         yield PAUSE_SECONDS
 
 
+def made(call: Call[T], seconds: float) -> Steps[T]:
+    """Make a call that has an idempotency key: a failure that may pass is tried again for so long, which does nothing twice.
+
+    Where nobody takes the call the first time, that is raised at once.
+    """
+    try:
+        answer: T = yield call
+    except ApiError as error:
+        if not may_have_been_made(error):
+            raise
+    else:
+        return answer
+    yield PAUSE_SECONDS
+    return (yield from patiently(call, time.monotonic() + seconds))
+
+
+def may_have_been_made(error: ApiError) -> bool:
+    """Whether a call that failed so may have done what was asked."""
+    return error.sent and error.status in _PASSING
+
+
 def patiently(call: Call[T], deadline: float) -> Steps[T]:
     """Make a call; a failure that may pass is tried again until the deadline (`time.monotonic()`)."""
     while True:

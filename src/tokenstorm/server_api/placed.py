@@ -83,6 +83,8 @@ class PlacedOrchestrator:
         self._home = site.profile.base_path / "orchestrator"
         self._looking = asyncio.Lock()
         self._known: Address | None = None
+        self._deploying: asyncio.Task[PurePosixPath] | None = None
+        self._doing = "it has begun"
         self._socket: str | None = None
 
     @property
@@ -95,6 +97,12 @@ class PlacedOrchestrator:
             if self._known is None:
                 self._known = await self._found() or await self._started()
             return self._known
+
+    async def close(self) -> None:
+        """Give up a deploy that goes on; an orchestrator that runs there goes on."""
+        if self._deploying:
+            self._deploying.cancel()
+            await asyncio.wait((self._deploying,))
 
     def lost(self) -> None:
         self._known = None
@@ -189,7 +197,7 @@ class PlacedOrchestrator:
     async def _start(self, earlier: _Start | None) -> _Start:
         """Write all that it needs, then start it. What is submitted under one name is submitted once."""
         profile, shell = self._site.profile, self._site.shell
-        python = str(await self._deployment.python()) if self._deployment else profile.of("cpu").python
+        python = await self._python()
         placement = profile.orchestrator.placement
         assert placement != "local", "one that is here is not placed"
         unsure = earlier is not None and earlier.placement == placement == "job" and earlier.job_id is None
@@ -219,6 +227,22 @@ class PlacedOrchestrator:
             message = f"cannot start the orchestrator: {done.stderr.decode(errors='replace').strip()}"
             raise Unreachable(message)
         return start
+
+    async def _python(self) -> str:
+        """What runs it there. A deploy goes on behind the calls that wait for it; none waits for longer than for a start."""
+        if self._deployment is None:
+            return self._site.profile.of("cpu").python
+        if self._deploying is None:
+            self._deploying = asyncio.create_task(self._deployment.python(say=self._note))
+        await asyncio.wait((self._deploying,), timeout=START_SECONDS)
+        if not self._deploying.done():
+            message = f"this version of tokenstorm is being put on the cluster, where the orchestrator is to run: {self._doing}"
+            raise Unreachable(message)
+        done, self._deploying = self._deploying, None
+        return str(done.result())
+
+    def _note(self, doing: str) -> None:
+        self._doing = doing
 
     async def _how_it_ended(self, start: _Start) -> str:
         folder = self._home / start.name

@@ -1,0 +1,216 @@
+"""From a service's row to its job, however long that takes: code that is deployed, a folder, one submission.
+
+The row holds all that is needed, so that a restart goes on from it. One task at a time works on a service. What fails and
+may pass is tried again, and the row's `reason` says what is waited for; what Slurm or a recipe refuses ends the service.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Protocol
+
+import msgspec
+
+from tokenstorm.cluster.deploy import Deployment
+from tokenstorm.cluster.scheduler import Job, Kind
+from tokenstorm.cluster.site import Site
+from tokenstorm.errors import ClusterError, CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
+from tokenstorm.interfaces import ANY_NETWORK
+
+from .caches import at_site
+from .clock import Clock
+from .container import ENTRY, ENTRY_TEXT, contained
+from .launch import Launch, at_home, on_one_machine, prepare, service_file, simulated
+from .recipes import Recipes, Resources
+from .service import LEAVE_SECONDS, Service
+
+SUBMITTING = "being submitted"
+DEPLOYING = "this version of tokenstorm is being put on the cluster"
+WITHDRAW_SECONDS = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds until what failed is tried again; twice as many each time."""
+
+
+class Rows(Protocol):
+    """The services, as whoever keeps them has them."""
+
+    def get(self, service_id: str) -> Service:
+        """As it is now."""
+        ...
+
+    def put(self, service: Service) -> Service:
+        """Keep it as it is from now on. Raises RunError for a disk that takes nothing."""
+        ...
+
+
+@dataclass
+class _Work:
+    """What is being done about one service. `trouble` is what went wrong the last time, if it may pass."""
+
+    task: asyncio.Task[None] | None = None
+    pause: float = FIRST_PAUSE
+    not_before: float = 0.0
+    trouble: str | None = None
+
+
+class Starter:
+    """Starts the services of one site, and sees to it that one which was cancelled before its job was known leaves none."""
+
+    def __init__(self, site: Site, recipes: Recipes, deployment: Deployment | None, rows: Rows, clock: Clock) -> None:
+        self._site, self._recipes, self._deployment = site, recipes, deployment
+        self._rows, self._clock = rows, clock
+        self._work: dict[str, _Work] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        """What one of them waits for that should not be, or None."""
+        return next((work.trouble for work in self._work.values() if work.trouble), None)
+
+    def launch(self, recipe_name: str, config: Mapping[str, object], python: str | None = None) -> Launch:
+        """What a recipe runs here, by the profile's Python or another. Raises Unknown and ConfigError."""
+        profile = self._site.profile
+        recipe = at_home(self._recipes.get(recipe_name), profile)
+        launch = prepare(recipe, config, profile.model_copy(update={"python": python}) if python else profile)
+        python = python or profile.python
+        needs_gpu = launch.resources.gpu > 0
+        if profile.simulate and needs_gpu:
+            return simulated(launch, python, f"the profile {profile.name!r} has no GPU")
+        if profile.scheduler != "local":
+            return launch
+        launch = on_one_machine(launch)
+        if needs_gpu and not self._site.has_gpu:
+            return simulated(launch, python, "this machine has no GPU")
+        return launch
+
+    def tend(self, service_id: str) -> None:
+        """Do what is to be done about a service, unless that is being done, or it is too early to try again.
+
+        Raises what is a bug of the last time.
+        """
+        work = self._work.setdefault(service_id, _Work())
+        if (task := work.task) and task.done():
+            work.task = None
+            if not task.cancelled():
+                task.result()
+        if work.task is None and self._clock.monotonic() >= work.not_before:
+            work.task = asyncio.create_task(self._try(service_id, work))
+
+    def withdraw(self, service_id: str) -> None:
+        """A service whose row says so now is not to be started any more. What is being done about it is given up."""
+        before = self._work.get(service_id, _Work()).task
+        work = self._work[service_id] = _Work()
+        if before:
+            before.cancel()
+        work.task = asyncio.create_task(self._try(service_id, work, after=before))
+
+    async def idle(self) -> None:
+        """Until nothing is being done."""
+        if tasks := [work.task for work in self._work.values() if work.task]:
+            await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        """Leave all as it is; the next start goes on from the rows. What is being withdrawn has a while to be."""
+        going = {service_id: work.task for service_id, work in self._work.items() if work.task and not work.task.done()}
+        for service_id, task in going.items():
+            if not self._rows.get(service_id).ended:
+                task.cancel()
+        if going:
+            _, late = await asyncio.wait(going.values(), timeout=WITHDRAW_SECONDS)
+            for task in late:
+                task.cancel()
+        await self.idle()
+
+    async def _try(self, service_id: str, work: _Work, after: asyncio.Task[None] | None = None) -> None:
+        if after:
+            await asyncio.wait((after,))
+        try:
+            if self._rows.get(service_id).ended:
+                await self._end(service_id)
+            else:
+                await self._start(service_id)
+        except (RefusedJob, UsageError, Unknown, CommandFailed) as error:
+            self._fail(service_id, str(error))
+        except Unconfirmed as error:
+            self._wait(service_id, work, f"submission unconfirmed: {error}", error)
+            return
+        except (ClusterError, RunError) as error:
+            self._wait(service_id, work, str(error), error)
+            return
+        del self._work[service_id]
+
+    async def _start(self, service_id: str) -> None:
+        service = self._rows.get(service_id)
+        kind = _kind(service.resources)
+        python = await self._python(kind, lambda line: self._say(service_id, f"{DEPLOYING}: {line}"))
+        launch = self.launch(service.recipe_name, service.config, python)
+        self._say(service_id, SUBMITTING)
+        await self._write_folder(service, launch)
+        job_id = await self._site.scheduler.submit(self._job(service, python))
+        self._rows.put(replace(self._rows.get(service_id), job_id=job_id, reason="", config={}))
+
+    async def _end(self, service_id: str) -> None:
+        """Of a service that was cancelled before its job was known: nothing is submitted, and what there is is cancelled."""
+        service = self._rows.get(service_id)
+        job_id = await self._site.scheduler.withdraw(self._job(service, self._site.profile.python))
+        if job_id is not None:
+            await self._site.scheduler.cancel(job_id, service.sent)
+        self._rows.put(replace(self._rows.get(service_id), job_id=job_id, reason="", stopping=False, config={}))
+
+    def _fail(self, service_id: str, why: str) -> None:
+        service = self._rows.get(service_id)
+        if not service.ended:
+            service = replace(service, status="failed", reason=why, ended_at=self._clock.now())
+        self._rows.put(replace(service, stopping=False, config={}))
+
+    def _wait(self, service_id: str, work: _Work, reason: str, error: Exception) -> None:
+        """It is tried again in a while."""
+        self._say(service_id, reason)
+        work.trouble = str(error)
+        work.not_before = self._clock.monotonic() + work.pause
+        work.pause = min(2 * work.pause, LONGEST_PAUSE)
+
+    def _say(self, service_id: str, reason: str) -> None:
+        """What a service waits for."""
+        with contextlib.suppress(RunError):  # the disk; it is said again at the next try
+            self._rows.put(replace(self._rows.get(service_id), reason=reason))
+
+    async def _python(self, kind: Kind, say: Callable[[str], None]) -> str:
+        """What runs our code on the nodes for that kind of job; it is deployed where it is missing."""
+        if self._deployment is None:
+            return self._site.profile.of(kind).python
+        return str(await self._deployment.python(kind, say))
+
+    async def _write_folder(self, service: Service, launch: Launch) -> None:
+        profile, folder, shell = self._site.profile, service.path, self._site.shell
+        host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
+        launch = contained(at_site(launch, profile), profile, folder)
+        content = service_file(launch, service.id, service.api_key, host, folder)
+        if profile.container.runtime == "enroot":
+            await shell.put(folder / ENTRY, ENTRY_TEXT.encode(), mode=0o700)
+        if launch.key.file:
+            key = launch.key.content.replace("{api_key}", service.api_key)
+            await shell.put(folder / launch.key.file, key.encode(), mode=0o600)
+        await shell.put(folder / "service.json", msgspec.json.encode(content), mode=0o600)
+
+    def _job(self, service: Service, python: str) -> Job:
+        resources = service.resources
+        job = Job(
+            name=service.job_name,
+            command=(python, "-m", "tokenstorm.node", service.folder),
+            folder=PurePosixPath(service.folder),
+            kind=_kind(resources),
+            nodes=resources.nodes,
+            cpus_per_task=resources.cpu,
+            memory_mb=resources.memory_mb,
+            gpus_per_node=resources.gpu,
+            time_limit_minutes=resources.time_limit,
+            signal_lead_seconds=LEAVE_SECONDS,
+            signal_to="tasks",
+        )
+        return replace(job, command=(*self._site.scheduler.fan_out(job), *job.command))
+
+
+def _kind(resources: Resources) -> Kind:
+    return "gpu" if resources.gpu else "cpu"

@@ -1,0 +1,54 @@
+"""An orchestrator that is to run on the cluster, before it does."""
+
+import asyncio
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+import pytest
+
+from orchestrating import slurm
+from tokenstorm.cluster.deploy import Deployment
+from tokenstorm.cluster.hold import Say
+from tokenstorm.cluster.site import Site
+from tokenstorm.config import Orchestrator
+from tokenstorm.errors import Unreachable
+from tokenstorm.server_api import placed
+from tokenstorm.server_api.placed import PlacedOrchestrator
+
+
+class HandDeployment:
+    """A deploy that ends when it is told to; counts how often it was begun."""
+
+    def __init__(self) -> None:
+        self.ready, self.begun = asyncio.Event(), 0
+
+    async def python(self, *, say: Say) -> PurePosixPath:
+        self.begun += 1
+        say("waiting for a node of partition cpu: job 7 is pending (Resources)")
+        await self.ready.wait()
+        return PurePosixPath("/deployed/python")
+
+
+def test_a_call_that_needs_an_orchestrator_whose_code_is_deployed_says_so_and_the_deploy_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = slurm(tmp_path, orchestrator=Orchestrator(placement="job"))
+    monkeypatch.setattr(placed, "START_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        deployment = HandDeployment()
+        site = Site(cluster.profile, cluster.shell, cluster.scheduler, has_gpu=True)
+        orchestrator = PlacedOrchestrator(site, {}, cast("Deployment", deployment))
+        for _ in range(2):
+            with pytest.raises(Unreachable, match=r"is being put on the cluster.*job 7 is pending \(Resources\)"):
+                await orchestrator.address()
+        assert deployment.begun == 1
+        assert cluster.scheduler.submitted == []
+        deployment.ready.set()
+        with pytest.raises(Unreachable, match="the orchestrator's job 100 is pending"):
+            await orchestrator.address()
+        (job,) = cluster.scheduler.submitted
+        assert job.command[0] == "/deployed/python"
+        await orchestrator.close()
+
+    asyncio.run(scenario())
