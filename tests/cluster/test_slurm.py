@@ -209,7 +209,7 @@ class Saying(LocalShell):
         ("5|REQUEUE_HOLD||0:0|job requeued in held state", JobState("pending", reason="job requeued in held state")),
         ("5|SPECIAL_EXIT||0:0|None", JobState("pending", reason="SPECIAL_EXIT")),
         *(
-            (f"5|{word}|n1|0:0|None", JobState("running", nodes=("n1",)))
+            (f"5|{word}|n1|0:0|None", JobState("running", nodes=("n1",), suspended=word in {"SUSPENDED", "STOPPED"}))
             for word in ["RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED"]
         ),
         ("module load|5|RUNNING|n1|0:0|None", None),

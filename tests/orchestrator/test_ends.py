@@ -102,7 +102,7 @@ def test_a_group_of_which_one_crashed_long_ago_still_ends_at_its_time_limit(tmp_
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(FOUR, {"resources": {"time_limit": 60}})
+        service = await submitted(orchestrator, FOUR, {"resources": {"time_limit": 60}})
         await cluster.ready(orchestrator, service)
         cluster.publish(service, 0, None, "failed", "the engine was killed by SIGSEGV", ran_seconds=100.0)
         for index in range(1, service.total_replicas):
@@ -284,10 +284,33 @@ def test_a_job_that_ends_before_its_engines_says_why_by_its_own_log(tmp_path: Pa
     cluster = slurm(tmp_path)
 
     async def test(orchestrator: ServiceOrchestrator) -> None:
-        service = await orchestrator.create(ONE, {})
+        service = await submitted(orchestrator, ONE, {})
         cluster.shell.files[service.path / "stderr.log"] = said.encode()
         cluster.put_job(service, JobState("ended", "failed", "NonZeroExitCode", 127, ("n1",)))
         await orchestrator.look()
         assert words in orchestrator.get(service.id).reason
+
+    with_orchestrator(cluster, test)
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_a_service_whose_job_is_suspended_says_so_and_goes_on_later(tmp_path: Path, was_ready: bool) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await submitted(orchestrator, ONE, {})
+        cluster.put_job(service, RUNNING)
+        if was_ready:
+            (engine,) = await cluster.ready(orchestrator, service)
+            engine.refuse = "reset"
+        cluster.put_job(service, replace(RUNNING, suspended=True))
+        for _ in range(2):
+            cluster.time.seconds += 10_000  # longer than any engine may take to be ready
+            await orchestrator.look()
+        now = orchestrator.get(service.id)
+        assert (now.status, now.reason[:28]) == ("running" if was_ready else "starting", "Slurm has suspended the job:")
+        cluster.put_job(service, RUNNING)
+        await cluster.ready(orchestrator, service)
+        assert orchestrator.get(service.id).reason == ""
 
     with_orchestrator(cluster, test)

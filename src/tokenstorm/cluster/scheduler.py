@@ -44,13 +44,16 @@ class Job:
 
 @dataclass(frozen=True)
 class JobState:
-    """How a job stands. `outcome` is None until it ended; `nodes` is empty until it runs."""
+    """How a job stands. `outcome` is None until it ended; `nodes` is empty until it runs. One that is `suspended` has its nodes,
+    and none of its processes does anything.
+    """
 
     phase: Literal["pending", "running", "ended"]
     outcome: Outcome | None = None
     reason: str = ""
     exit_code: int | None = None
     nodes: tuple[str, ...] = ()
+    suspended: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ OUTCOMES: dict[str, Outcome] = {
 HELD = frozenset(("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"))
 """Back in the queue, and not to start before somebody releases it."""
 PENDING = HELD | {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "EXPEDITING"}
-RUNNING = frozenset(("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "RESIZING", "SIGNALING"))
+SUSPENDED = frozenset(("SUSPENDED", "STOPPED"))
+RUNNING = SUSPENDED | {"RUNNING", "COMPLETING", "STAGE_OUT", "RESIZING", "SIGNALING"}
 _KNOWN = sorted({*OUTCOMES, *PENDING, *RUNNING})
 _CUT_AT_LEAST = 6
 """How much of a word has to be left for it to be known where a site's wrapper cuts columns."""
@@ -85,7 +86,7 @@ def _state(word: str, nodes: str, code: str, reason: str) -> JobState:
     if word in OUTCOMES:
         return JobState("ended", OUTCOMES[word], reason, _exit_code(code), on)
     if word in RUNNING or (word not in PENDING and on):
-        return JobState("running", reason=reason, nodes=on)
+        return JobState("running", reason=reason, nodes=on, suspended=word in SUSPENDED)
     if word in PENDING - HELD or "held" in reason:
         return JobState("pending", reason=reason)
     return JobState("pending", reason=", ".join(filter(None, (word, reason))))

@@ -22,6 +22,7 @@ LEAVE_SECONDS = 30
 SIGNALLED_EARLY_SECONDS = 60
 """How much earlier than asked for Slurm may tell a job that its limit comes."""
 
+_SUSPENDED = "Slurm has suspended the job: its engines go on when the site lets it"
 _TERMINATED = 128 + 15
 _STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled"}
 _WORDS: dict[Outcome, str] = {
@@ -143,7 +144,10 @@ def _advance(
         return replace(
             service, status="pending", reason=reason, nodes=(), started_at=None, ready_at=None, stopping=False
         )
-    return _run(replace(service, nodes=job.nodes, started_at=service.started_at or now), replicas, now, ran_seconds)
+    runs = replace(service, nodes=job.nodes, started_at=service.started_at or now)
+    if job.suspended:  # nobody answers, and nobody is to blame
+        return replace(runs, status="running" if runs.ready_at else "starting", reason=_SUSPENDED)
+    return _run(runs, replicas, now, ran_seconds)
 
 
 def _run(service: Service, replicas: Sequence[Replica], now: datetime, ran_seconds: float) -> Service:

@@ -271,7 +271,7 @@ class ServiceOrchestrator:
             if job.outcome == "failed" and not any(replica.reason for replica in live.watch.replicas.values()):
                 words = [job.reason, await last_words_of(service, self.site.shell)]
                 job = replace(job, reason="; ".join(filter(None, words)))
-        if job.phase != "running":
+        if job.phase != "running" or job.suspended:
             live.running_since = None
         elif live.running_since is None:
             live.running_since = self._clock.monotonic()
