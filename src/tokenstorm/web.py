@@ -29,8 +29,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokenstorm import __version__
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
+from tokenstorm.hosts import in_url
 from tokenstorm.peers import find_peer
 from tokenstorm.printable import printable_line
+from tokenstorm.prometheus import MEDIA_TYPE
 
 PROBLEM = "application/problem+json"
 _STATUS_OF = {
@@ -156,7 +158,7 @@ def new_app(
     @app.get("/metrics", summary="Prometheus text", tags=["state"], response_class=PlainTextResponse)
     async def own_metrics() -> Response:
         text = metrics() if metrics else ""
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(text, media_type=MEDIA_TYPE)
 
     _describe_problems(app)
     return app
@@ -273,7 +275,7 @@ class Server(uvicorn.Server):
         """Where it can be reached; of a unix socket URLs cannot speak."""
         if self.host.startswith("/"):
             return self.host
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return f"http://{in_url(self.host)}:{self.port}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httptools
 
+from tokenstorm.hosts import in_url
 from tokenstorm.node import ports, words
 from tokenstorm.node.keeper import Slot
 from tokenstorm.node.log import Log
@@ -126,8 +127,11 @@ async def ask(
     host: str, port: int, path: str, key: str | None, body: bytes | None = None, *, seconds: float | None = None
 ) -> Answer:
     """A GET, or a POST of JSON, and what came back within `seconds`. No proxy has a say in it."""
-    name = f"[{host}]" if ":" in host else host
-    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {name}:{port}", "Connection: close"]
+    lines = [
+        f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
+        f"Host: {in_url(host)}:{port}",
+        "Connection: close",
+    ]
     lines += [] if body is None else ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     lines += [] if key is None else [f"Authorization: Bearer {key}"]
     lines += ["User-Agent: tokenstorm", "Accept-Encoding: identity", "", ""]
