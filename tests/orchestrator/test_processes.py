@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from orchestrating import RECIPES, submitted
 from running import TIMEOUT, alive
@@ -238,3 +239,17 @@ class Handler(BaseHTTPRequestHandler):
 
 HTTPServer((host, int(port)), Handler).serve_forever()
 """
+
+
+def test_a_service_of_this_machine_runs_inside_somebody_elses_slurm_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `tokenstorm up` does in an interactive job of a user: the node's name is that of Slurm, and so is the run."""
+    for name, value in {"SLURM_JOB_ID": "5", "SLURMD_NODENAME": "gpu-07", "SLURM_RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await submitted(orchestrator, "inference/sim-single-node", QUICK)
+        assert (await status(orchestrator, service, "running")).nodes == ("gpu-07",)
+
+    Place(tmp_path).run(test)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from tokenstorm.cluster.jobfolder import MARK, JobFolder, Order, State
 from tokenstorm.cluster.processes import Process, end, job_processes, this_process
+from tokenstorm.interfaces import node_name
 from tokenstorm.runs import signal_name
 
 
@@ -71,7 +71,7 @@ class _Supervisor:
     def __init__(self, folder: JobFolder, order: Order) -> None:
         self._folder = folder
         self._order = order
-        self._state = State(phase="running", node=socket.gethostname())
+        self._state = State(phase="running", node=node_name())
         self._cancelled = False
         self._woken, wake = os.pipe()
         os.set_blocking(wake, False)

@@ -139,5 +139,7 @@ async def _published(service: Service, shell: Shell) -> dict[str, Published]:
             reason = f"{service.path / name} is not as the node should have written it: {error}"
             one = Published(replica, replica.rpartition(".")[0], status="failed", reason=reason)
         found[one.replica] = one
-    run = max([int(known[1]) for name in names if (known := RUN.fullmatch(name))], default=0)
-    return {name: one for name, one in found.items() if not one.run or one.run.endswith(f".{run}")}
+    runs = [int(known[1]) for name in names if (known := RUN.fullmatch(name))]
+    if not runs:
+        return found
+    return {name: one for name, one in found.items() if not one.run or one.run.endswith(f".{max(runs)}")}
