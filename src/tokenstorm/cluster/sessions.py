@@ -9,17 +9,17 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from itertools import count
+from itertools import chain, repeat
 from typing import Any, TypeVar
 
 SESSIONS = 8
 """How many we use at most. sshd ships with MaxSessions 10, and a login may be shared with the user's own terminal."""
 COUNTED = 4
 """Up to how many are counted, where one wants to know: beyond, nothing of ours waits long."""
-AGAIN_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-"""How long a session that the server had no room for waits before it is asked for again."""
-BELIEVED = 3
-"""A session that ended may count for a moment longer: that there is no room is believed when it was said so many times."""
+BELIEVED_SECONDS = (0.02, 0.05)
+"""A session that ended may count for a moment longer: that there is no room is believed when it is still so after these."""
+AGAIN_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""How long one that there is no room for waits before it is asked for again: others may share the login."""
 MORE_SECONDS = 60.0
 """After so long one more than there was room for is tried: others who share the login may be gone."""
 
@@ -39,7 +39,15 @@ class Place:
 
     def until(self, closed: Coroutine[Any, Any, None]) -> None:
         """Keep the place for as long as the server takes to close the session."""
+        if self.closing is not None:  # an attempt that was refused
+            self.closing.add_done_callback(_seen)
         self.closing = asyncio.ensure_future(closed)
+
+
+def _seen(closing: "asyncio.Future[None]") -> None:
+    """A session whose connection broke, or that was refused, is closed too."""
+    if not closing.cancelled():
+        closing.exception()
 
 
 Opening = Callable[[Place], AbstractAsyncContextManager[T]]
@@ -63,21 +71,24 @@ class Sessions:
     @asynccontextmanager
     async def open(self, opening: Opening[T], *, wait: bool = True) -> AsyncIterator[T]:
         """A session, as soon as there is room. Without `wait`, raises NoRoom where there is none."""
-        for refusals in count(1):
-            async with AsyncExitStack() as stack:
-                place = await stack.enter_async_context(self._place(wait=wait))
-                try:
-                    session = await stack.enter_async_context(opening(place))
-                except NoRoom:
-                    if refusals >= BELIEVED:
-                        self._refused()
-                        if not wait:
-                            raise
-                else:
-                    self._opened(place)
-                    yield session
-                    return
-            await asyncio.sleep(AGAIN_SECONDS[min(refusals, len(AGAIN_SECONDS)) - 1])
+        for pause in chain(AGAIN_SECONDS, repeat(AGAIN_SECONDS[-1])):
+            async with self._place(wait=wait) as place:
+                for again in (*BELIEVED_SECONDS, None):
+                    async with AsyncExitStack() as stack:
+                        try:
+                            session = await stack.enter_async_context(opening(place))
+                        except NoRoom:
+                            pass
+                        else:
+                            self._opened(place)
+                            yield session
+                            return
+                    if again is not None:
+                        await asyncio.sleep(again)
+                self._refused()
+                if not wait:
+                    raise NoRoom
+            await asyncio.sleep(pause)
 
     def may_stay(self, *, seen: bool = False) -> bool:
         """Whether one more that stays leaves room for commands, as far as is known; with `seen`, whether that was seen."""
@@ -134,8 +145,7 @@ class Sessions:
 
     def _closed(self, place: Place, closing: "asyncio.Future[None]") -> None:
         self._closing.discard(closing)
-        if not closing.cancelled():
-            closing.exception()  # a session whose connection broke is closed too
+        _seen(closing)
         self._free(place)
 
     def _free(self, place: Place) -> None:
