@@ -15,8 +15,9 @@ import pytest
 
 from passwords import conversation, site
 from sshd import MISSING, SSHD, Kind, Login, sshd
+from tokenstorm.cluster.asking import Ask
 from tokenstorm.cluster.backoff import BackOff
-from tokenstorm.cluster.ssh import Ask, SSHManager
+from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
 from waiting import finish, until

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from time import monotonic
 
+from tokenstorm.cluster.asking import Ask
 from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit, clean
 from tokenstorm.cluster.directives import directives
 from tokenstorm.cluster.hold import Say, keys, probe_job, submitted, written
@@ -21,7 +22,6 @@ from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
 from tokenstorm.cluster.sessions import COUNTED
 from tokenstorm.cluster.site import open_shell, settled, site_over
-from tokenstorm.cluster.ssh import Ask
 from tokenstorm.config import Profile
 from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormError, Unreachable
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import signal
 import stat
 import tempfile
@@ -22,8 +23,10 @@ from pathlib import Path
 
 from tokenstorm.cluster.backoff import BackOff
 from tokenstorm.cluster.control import Control
+from tokenstorm.cluster.login import KEEPALIVE_COUNT, TYPING_SECONDS
 from tokenstorm.cluster.reach import CONNECT_SECONDS
-from tokenstorm.cluster.ssh import KEEPALIVE_COUNT, TYPING_SECONDS, about_a_refusal, about_its_key
+from tokenstorm.cluster.refused import about_a_refusal, about_its_key
+from tokenstorm.cluster.sshconfig import Resolved, resolved
 from tokenstorm.cluster.sshprocess import ended, escaped, hear, options, quoted, same_terminal, start, words
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
@@ -35,6 +38,8 @@ SOCKET_ROOM = 40
 NO_MASTER = "tokenstorm-no-master"
 """What an ssh says that finds no master to go through."""
 NO_ROOM = "Session open refused by peer"
+_NOBODY = "UNKNOWN port"
+"""How ssh names what is at the other end of a command that ended."""
 # What ~/.ssh/config may say for terminals is not for us. A host key is known, or refused.
 _OURS = (
     "StrictHostKeyChecking=yes",
@@ -134,39 +139,28 @@ class Master:
 
     async def _master(self) -> Control:
         """A master that answers: the user's own, or ours, found or made."""
-        resolved = await self._resolved()
-        own = re.search(r"^controlpath (.+)$", resolved, re.MULTILINE)
-        if own and own[1] != "none" and not self._apart and (control := await Control.to(Path(own[1]))):
-            return control
-        path = _folder() / hashlib.sha256((resolved + self._apart).encode()).hexdigest()[:16]
-        async with _locked(path.with_suffix(".lock")):
-            return await Control.to(path) or await self._make_master(path)
-
-    async def _resolved(self) -> str:
-        """What ssh makes of the host by all configuration there is: where two agree, they log in alike."""
-        process = await start(*self._options(), "-G", "--", self.host)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                said, why = await process.communicate()
-        except TimeoutError:
-            raise self.back_off.failed(
-                self._said(
-                    f"ssh did not read its configuration in {CONNECT_SECONDS:g} s: see what `ssh -G {self.host}` does"
-                )
-            ) from None
-        finally:
-            await ended(process)
-        if process.returncode:
-            raise Unreachable(self._said(words(why)))
-        return said.decode(errors="replace")
+            there = await resolved(self.host, self._options())
+        except Unreachable as error:
+            raise self.back_off.failed(str(error)) from error
+        if there.control and not self._apart and (control := await Control.to(there.control)):
+            return control
+        path = _folder() / hashlib.sha256(f"{there}{self._apart}".encode(errors="replace")).hexdigest()[:16]
+        async with _locked(path.with_suffix(".lock")):
+            return await Control.to(path) or await self._make_master(path, there)
 
-    async def _make_master(self, control: Path) -> Control:
+    async def _make_master(self, control: Path, there: Resolved) -> Control:
         """Log in, and leave a master behind, without a session. ssh asks on the terminal itself, where the site's words are seen too."""
         control.unlink(missing_ok=True)  # of one that was killed
         asked = options(
             f"BatchMode={'no' if self._asks else 'yes'}", "ControlMaster=yes", f"ControlPersist={PERSIST_SECONDS}"
         )
         seconds = TYPING_SECONDS if self._asks else CONNECT_SECONDS
+        by_the_way = control.with_suffix(".way")
+        by_the_way.unlink(missing_ok=True)
+        if way := there.proxy(asks=self._asks):  # whose words an ssh that will be a master throws away
+            command = f"{shlex.join(way)} 2>>{shlex.quote(str(by_the_way))}"
+            asked += options(f"ProxyCommand={command.replace('%', '%%')}")
         arguments = [*asked, *self._options(), "-N", "-S", escaped(control), "--", self.host]
         with same_terminal() if self._asks else contextlib.nullcontext():
             process = await start(*arguments, terminal=self._asks)
@@ -185,7 +179,10 @@ class Master:
                 await ended(process, politely=True)
         if made := await Control.to(control):
             return made
-        said = words(bytes(heard))
+        said, on_the_way = words(bytes(heard)), words(_taken(by_the_way))
+        if way and _NOBODY in said:
+            why = f"no way there: {on_the_way or 'what goes there ended, and said nothing'}"
+            raise self.back_off.failed(self._said(why), refused="ermission denied" in on_the_way)
         raise self.back_off.failed(await self._cause(said), refused="ermission denied" in said)
 
     async def _cause(self, said: str) -> str:
@@ -252,6 +249,16 @@ async def _locked(path: Path) -> AsyncIterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def _taken(file: Path) -> bytes:
+    """What stands in a file, if it is there, which is removed."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _folder() -> Path:

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+from tokenstorm.cluster.asking import Ask
 from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
+from tokenstorm.cluster.login import KEEPALIVE_SECONDS
 from tokenstorm.cluster.master import NO_MASTER, NO_ROOM, Master
 from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden
 from tokenstorm.cluster.remote import Remote, Session
 from tokenstorm.cluster.sessions import NoRoom, Place
 from tokenstorm.cluster.shell import Streams
-from tokenstorm.cluster.ssh import KEEPALIVE_SECONDS, Ask
 from tokenstorm.cluster.sshprocess import ended
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenstorm.cluster.asking import Ask
 from tokenstorm.cluster.inside import beside_a_job
 from tokenstorm.cluster.local import LocalScheduler, LocalShell
 from tokenstorm.cluster.openssh import OpenSSH
 from tokenstorm.cluster.scheduler import Scheduler
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.cluster.ssh import Ask, SSHManager
+from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import Profile
 from tokenstorm.errors import Unreachable
 
