@@ -29,6 +29,7 @@ FOUR = "inference/vllm-replicas"
         ("job_requeued_in_held_state", "somebody holds it"),
         ("PartitionNodeLimit", "ask for fewer nodes"),
         ("Resources", ""),
+        ("ReqNodeNotAvail, UnavailableNodes:shield01", ""),
         ("Reservation", ""),
     ],
 )

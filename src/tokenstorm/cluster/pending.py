@@ -5,7 +5,7 @@ import re
 from tokenstorm.cluster.scheduler import JobState
 
 _NEVER = re.compile(
-    "^Job's |^Partition|PerJob|PerNode|QOSMin|Invalid|NotAllowed|BadConstraints|[Hh]eld|NeverSatisfied|"
+    "^Job's |^Partition|PerJob|PerNode|QOSMin|Invalid|NotAllowed|BadConstraints|Held|[ _]held(?:[ _]|$)|NeverSatisfied|"
     r"ReservationDeleted|MaxMemPerLimit|_HOLD\b|SPECIAL_EXIT|[Rr]eservation.*deleted"
 )
 """Why a job pends that will pend for ever. Limits of a user or a group pass."""
@@ -17,7 +17,7 @@ _MEANINGS = (
         "its reservation is over: stop it, and name another in the profile, or none",
     ),
     (
-        re.compile(r"[Hh]eld|_HOLD\b|SPECIAL_EXIT"),
+        re.compile(r"Held|[ _]held(?:[ _]|$)|_HOLD\b|SPECIAL_EXIT"),
         "somebody holds it: release it with `scontrol release`, ask the site why, or stop it",
     ),
     (
