@@ -108,7 +108,7 @@ def _help(field: inspect.Field, default: object) -> str:
     said = str((field.type.extra_json_schema or {})["description"])
     words = re.sub(r"`(\w+)`", _in_help, f"{said[0].lower()}{said[1:]}")
     if default is True:
-        return f"{words} (--{field.name})"
+        return f"{words} ({_options()[field.name]})"
     if default is None or default is False or default == "":
         return words
     unit = " s" if field.name.endswith("_seconds") else ""
