@@ -69,6 +69,7 @@ async def files_come_and_go(site: OddSite) -> None:
     assert "file" in await site.shell.list(path.parent)
 
 
+ALREADY = "echo 'scancel: error: Kill job error on job id 7: Job/step already completing or completed'"
 NO_SUCH_JOB = "echo 'slurm_load_jobs error: Invalid job id specified'"
 UNKNOWN: dict[Command, str] = {"squeue": "exit 0", "scontrol": f"{NO_SUCH_JOB} >&2; exit 1"}
 SILENT: dict[Command, str] = {"scontrol": "echo 'slurm_load_jobs error: Connection timed out' >&2; exit 1"}
@@ -89,6 +90,7 @@ SITES = [
     Odd("an unknown id without a word", "scancel", '[[ $* != *--user* ]] || real "$@"', a_job_that_is_cancelled_ends),
     Odd("only an empty squeue answers", "squeue", "exit 0", a_job_that_runs_is_not_called_over, SILENT),
     Odd("a squeue that hears of a job late", "squeue", "exit 0", a_job_that_runs_is_not_called_over),
+    Odd("what is over already", "scancel", f'real "$@"; {ALREADY} >&2; exit 1', a_job_that_is_cancelled_ends),
     Odd("scancel talks", "scancel", 'echo "scancel: Terminating job" >&2; real "$@"', a_job_that_is_cancelled_ends),
     Odd("an sftp-server that logs", "sftp", "echo 'sftp-server starts' >&2; real", files_come_and_go),
     Odd("a start-up file that prints", "sftp", "echo Welcome; real", files_come_and_go),

@@ -117,7 +117,7 @@ def test_while_slurm_is_silent_an_engine_gets_ready_and_one_that_is_killed_fails
         async with services(tmp_path) as orchestrator:
             killed, loading = await submitted(orchestrator, SIM, FAST), await submitted(orchestrator, SIM, FAST)
             await until(orchestrator, killed, is_running)
-            await until(orchestrator, loading, lambda now: now.nodes)
+            await until(orchestrator, loading, lambda now: any(Path(now.folder).glob("replica.*.json")))
             with silent(slurm):
                 pid = published(killed)["pid"]
                 assert isinstance(pid, int)
@@ -125,8 +125,9 @@ def test_while_slurm_is_silent_an_engine_gets_ready_and_one_that_is_killed_fails
                 ended = await until(orchestrator, killed, lambda now: now.ended)
                 assert ended.status == "failed"
                 assert "the engine was killed by SIGKILL" in ended.reason
-                waits = await until(orchestrator, loading, lambda now: "Slurm has not answered for" in now.reason)
-                assert waits.status == "running"
+                await until(
+                    orchestrator, loading, lambda now: is_running(now) and "Slurm has not answered" in now.reason
+                )
             await until(orchestrator, loading, lambda now: not now.reason)
             await orchestrator.cancel(loading.id)
 

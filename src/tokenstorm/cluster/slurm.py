@@ -41,6 +41,8 @@ told=$?
 [ -z "$2" ] || scancel ${M:+-M "$M"} --user="$(id -un)" --name="$2" || exit
 exit "$told"
 """
+_ALREADY = "already completing or completed"
+"""What newer Slurms say of a job that has been cancelled, or is over, with a status that is not 0."""
 _NOT_THERE = frozenset((126, 127))
 
 States = dict[JobId, JobState]
@@ -104,12 +106,11 @@ class Slurm:
             message = f"{job!r} is no id of a Slurm job"
             raise UsageError(message)
         done = await self._bash(_SCANCEL, found[1], slurm_name(sent.name) if sent else "", cluster=found[2])
-        if done.status == 0:
+        if done.status == 0 or _ALREADY in _said(done):
             return
-        if _no_such_job(done):
-            states, _ = await self._ask([job], {job: sent} if sent else {})
-            if job not in states or states[job].outcome:
-                return
+        states, _ = await self._ask([job], {job: sent} if sent else {})
+        if states[job].outcome if job in states else _no_such_job(done):
+            return
         message = f"scancel {job}: {_said(done)}"
         raise Unreachable(message)
 
