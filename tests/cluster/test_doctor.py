@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from running import wait_for
 from sshd import MISSING, SSHD, sshd
 from tokenstorm.cluster import hold
 from tokenstorm.cluster.checks import Check, Needs
@@ -261,3 +262,29 @@ def test_on_the_command_line_a_failure_ends_with_1(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stdout.startswith("failed   login")
+
+
+@pytest.mark.parametrize("lines", [1, 7])
+def test_a_reader_that_goes_away_leaves_no_job_no_folder_and_no_traceback(
+    slurm: Path, tmp_path: Path, lines: int
+) -> None:
+    """As `tokenstorm doctor | head -7` does, while a node is held."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[profiles.there]\nscheduler = "slurm"\nbase_path = "{tmp_path}/base"\npython = "{sys.executable}"\n'
+        '[profiles.there.partitions]\ncpu = "cpu"\ngpu = "gpu"\n'
+    )
+    environment = {**os.environ, "TOKENSTORM_HOME": str(tmp_path / "home"), "TOKENSTORM_CONFIG": str(config)}
+    command = [sys.executable, "-m", "tokenstorm", "doctor", "--profile", "there"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        read = [process.stdout.readline() for _ in range(lines)]
+        assert any("compute node" in line for line in read) == (lines > 1), read
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+    queue = ["squeue", "--me", "--noheader", "--format=%j", "--states=PENDING,RUNNING"]
+    wait_for(lambda: not subprocess.run(queue, capture_output=True, check=True).stdout, "a job is left", 30)
+    assert not list(tmp_path.glob("base/*"))  # hidden ones are among them

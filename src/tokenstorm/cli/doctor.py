@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+from contextlib import aclosing
 
 from tokenstorm.cli.stack import all_recipes
 from tokenstorm.cli.terminal import asking, show_json, show_line, tell_progress
@@ -40,8 +41,9 @@ def _needs(config: Config, profile: Profile, args: argparse.Namespace) -> Needs 
 
 async def _examine(profile: Profile, needs: Needs | None, *, live: bool) -> list[Check]:
     checks = []
-    async for check in examine(profile, needs, asking(), tell_progress):
-        checks.append(check)
-        if live:
-            show_line(f"{check.state:<8} {check.name:<17} {check.text}")
+    async with aclosing(examine(profile, needs, asking(), tell_progress)) as found:  # also when the reader went away
+        async for check in found:
+            checks.append(check)
+            if live:
+                show_line(f"{check.state:<8} {check.name:<17} {check.text}")
     return checks
