@@ -238,7 +238,8 @@ def test_watching_goes_on_when_the_client_api_is_started_anew(stage: Stage, star
 def test_a_second_signal_ends_at_once_a_group_that_drains(stage: Stage, start: Callable[..., Up]) -> None:
     up = start()
     with up.sdk() as client:
-        service = client.create_service("inference/sim-single-node", {"extra_args": ["--stall", "1"]})
+        most_stall = {"extra_args": ["--stall", "0.9"], "seed": 16}  # but not the first, or it would never be ready
+        service = client.create_service("inference/sim-single-node", most_stall)
         client.wait_until_ready(service.id, seconds=TIMEOUT)
         created = client.create_group(
             service_id=service.id, num_clients=2, prompts=["a"], request_timeout_seconds=600, drain_seconds=300
