@@ -115,6 +115,7 @@ def _add_service(commands: "Commands") -> None:
     create.add_argument("recipe", metavar="RECIPE", help="as `tokenstorm recipes` lists them")
     create.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
     create.add_argument("--config", metavar="JSON", help="the whole config as a JSON object, before --set")
+    create.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
     create.add_argument("--wait", action="store_true", help="until it is ready")
     create.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one service")
     create.add_argument("--timeout", type=float, default=900.0, metavar="S", help="of --wait, seconds (900)")
@@ -147,6 +148,7 @@ def _add_group(commands: "Commands") -> None:
     create = _action(actions, "group", "create", "send load to a service")
     create.add_argument("service_id", nargs="?", metavar="SERVICE", help="the id of a service or a group of replicas")
     create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
+    create.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
     create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
     add_load_options(create)
     where = add_group_options(create)
@@ -173,6 +175,7 @@ def _add_group(commands: "Commands") -> None:
     _action(actions, "group", "targets", "Prometheus' service discovery")
 
 
+DRY_RUN_HELP = "print the script, the commands and the files, without secrets, and submit nothing"
 SET_HELP = (
     "a parameter, environment.NAME or resources.NAME; the value is read as JSON where it is some; may be given again"
 )

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenstorm.cli.api import client_of
+from tokenstorm.cli.preview import show_dry_run
 from tokenstorm.cli.request import request_of
 from tokenstorm.cli.terminal import (
     hand_on,
@@ -40,6 +41,9 @@ def create(args: argparse.Namespace) -> int:
     """Create a group; with --watch see it to its end."""
     request = request_of(args)
     with client_of(args) as client:
+        if args.dry_run:
+            show_dry_run(client.dry_run_group(**request), as_json=args.json)
+            return 0
         key = args.idempotency_key or secrets.token_hex(16)
         created = client.follow(made(create_group(idempotency_key=key, **request), BACK_SECONDS))
         if args.watch:

@@ -10,6 +10,7 @@ import msgspec
 
 from tokenstorm.api.services import ENDED, GroupInfo, LogPiece, RecipeInfo, ServiceInfo
 from tokenstorm.cli.api import client_of
+from tokenstorm.cli.preview import show_dry_run
 from tokenstorm.cli.stack import all_recipes
 from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell, tell_progress
 from tokenstorm.config import load_config
@@ -28,6 +29,9 @@ def create(args: argparse.Namespace) -> int:
     """Start a service."""
     config = _config(args.config, args.set)
     with client_of(args) as client:
+        if args.dry_run:
+            show_dry_run(client.dry_run_service(args.recipe, config), as_json=args.json)
+            return 0
         service = _created(client, args, config)
         if args.wait:
             first = f"service {service.id} is {_status(service)}; it is waited for until it is ready"

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 
+from tokenstorm.api.dry_run import DryRun
 from tokenstorm.api.group_answers import (
     Created,
     Done,
@@ -70,6 +71,7 @@ def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
     app.add_exception_handler(NotNow, _on_not_now)
     app.add_exception_handler(SubmissionUnconfirmed, _on_unconfirmed)
     app.include_router(_group_routes(manager), prefix="/api/v1/client-groups", tags=["client groups"])
+    app.include_router(_preview_routes(manager), prefix="/api/v1/client-groups", tags=["client groups"])
     app.include_router(_live_routes(manager), prefix="/api/v1/client-groups", tags=["live"])
     app.include_router(results_routes(manager), prefix="/api/v1/client-groups", tags=["results"])
     return app
@@ -158,6 +160,24 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         """No more is sent, what was sent is waited for, and everything is kept."""
         group = manager.stop(group_id)
         return Done(status="stopped" if group.status == "stopped" else "stopping", group_id=group_id)
+
+    return routes
+
+
+def _preview_routes(manager: ClientManager) -> APIRouter:
+    routes = APIRouter(route_class=Documented)
+
+    @routes.post(
+        "/dry-run",
+        summary="Show what a group would submit, and submit nothing",
+        responses=problems(400, 404, 409, 502, 504),
+    )
+    async def dry_run(request: TakenGroup) -> DryRun:
+        """The job's script, the command of sbatch and of the load generator, and the files, without secrets.
+
+        Nothing is kept, and the cluster is not asked.
+        """
+        return await manager.dry_run(request)
 
     return routes
 

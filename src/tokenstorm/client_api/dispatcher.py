@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 import msgspec
 
+from tokenstorm.api.dry_run import DryRun
 from tokenstorm.api.groups import STARTUP_SECONDS, GroupRequest
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.schemas import signal_lead
@@ -15,6 +17,7 @@ from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.hold import Say
+from tokenstorm.cluster.preview import HIDDEN, preview
 from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
@@ -71,6 +74,27 @@ class SlurmClientDispatcher:
 
     async def make_plan(self, group: ClientGroup, request: GroupRequest, access: Access) -> Plan:
         """The plan of a group whose service can be reached. Raises `UsageError`."""
+        return self._plan(group, request, access, await self._prompts(request))
+
+    def preview(self, group: ClientGroup, request: GroupRequest, access: Access | None) -> DryRun:
+        """What would be submitted for a group that nobody keeps. The cluster is not asked. Raises `UsageError`."""
+        notes = ["the Python is that of the environment which `tokenstorm deploy` makes"] if self._deployment else []
+        if access is None:
+            notes.append("the service is not ready: where its engines will listen is not known yet")
+            access = Access((("0", "http://not-known-yet"),))
+        prompts: Prompts | None = None
+        if request.dataset is not None:
+            notes.append("the dataset is not looked at: its checksum is not known yet")
+            path = self._site.profile.base_path / "datasets" / request.dataset
+            prompts = PromptFile(path=str(path), sha256="0" * 64)
+        plan = self._plan(group, request, access, prompts or _own_prompts(request))
+        nodes = () if request.colocate else _engine_nodes(plan)
+        job = replace(self._job(group, request, plan.ranks), not_on=nodes)
+        content = msgspec.json.decode(encode_plan(plan), type=dict[str, object])
+        files: dict[str, Mapping[str, object] | str] = {"secrets.json": HIDDEN, "plan.json": content}
+        return preview(job, self._site.profile, command=job.command, files=files, notes=tuple(notes))
+
+    def _plan(self, group: ClientGroup, request: GroupRequest, access: Access, prompts: Prompts) -> Plan:
         elsewhere = self._site.profile.scheduler != "local"
         ranks = request.ranks or _ranks(request, elsewhere=elsewhere)
         there = {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
@@ -83,7 +107,7 @@ class SlurmClientDispatcher:
                 Target(replica=replica, url=url, nodes=access.nodes.get(replica, ()))
                 for replica, url in access.endpoints
             ],
-            prompts=await self._prompts(request),
+            prompts=prompts,
             ranks=ranks,
             launch=self._site.scheduler.fan_out(self._job(group, request, ranks)),
             **(there if elsewhere else {}),
@@ -92,7 +116,7 @@ class SlurmClientDispatcher:
     async def _prompts(self, request: GroupRequest) -> Prompts:
         if request.dataset is not None:
             return await self.check_dataset(request.dataset)
-        return request.synthetic.made_up if request.synthetic else PromptList(prompts=tuple(request.prompts or ()))
+        return _own_prompts(request)
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
         """Write the run folder. The plan comes last: where it is, all is."""
@@ -139,6 +163,11 @@ class SlurmClientDispatcher:
             signal_lead_seconds=signal_lead(request.drain_seconds),
             exclusive=request.exclusive,
         )
+
+
+def _own_prompts(request: GroupRequest) -> Prompts:
+    """Those that a request brings along, or has made up."""
+    return request.synthetic.made_up if request.synthetic else PromptList(prompts=tuple(request.prompts or ()))
 
 
 def _checked(data: bytes, path: PurePosixPath) -> str:

@@ -95,6 +95,7 @@ class ClientManager:
         self._observers = Observers(store, self._outside, self.spawn)
         self._follower = Follower(self)
         self._starter = Starter(self, self._follower.wake)
+        self.dry_run = self._starter.dry_run
         self._started = False
 
     async def start(self) -> None:

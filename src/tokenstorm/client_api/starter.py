@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from tokenstorm.api.dry_run import DryRun
 from tokenstorm.api.groups import UNKNOWN_LENGTH_MINUTES, GroupRequest, shown_fields
 from tokenstorm.api.services import ENDED
 from tokenstorm.client_api import group as states
@@ -40,28 +41,11 @@ class Starter:
         info, access = await self._find(request)
         if request.dataset is not None:
             await self._manager.dispatcher.check_dataset(request.dataset)
-        seed = secrets.randbits(48) if request.seed is None else request.seed
-        minutes = request.limit(self._manager.site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES)
-        request = replace(request, seed=seed, time_limit=minutes)
+        request = self._settled(request)
         run_id, created_at = new_run_id(), states.now()
 
         def make(group_id: int) -> ClientGroup:
-            return ClientGroup(
-                group_id=group_id,
-                run_id=run_id,
-                num_clients=request.num_clients,
-                service_id=None if request.service_id is None else str(request.service_id),
-                name=request.name,
-                labels=request.labels,
-                manual=request.start == "manual",
-                hold_seconds=request.hold_seconds,
-                drain_seconds=request.drain_seconds,
-                time_limit_minutes=request.minutes,
-                created_at=created_at,
-                engine=info.engine if info else None,
-                stage="waiting" if access is None else "submitting",
-                reason=_not_ready(request, info) if access is None else "being submitted",
-            )
+            return _new(request, info, access, group_id=group_id, run_id=run_id, created_at=created_at)
 
         group = self._manager.store.add(
             make,
@@ -83,6 +67,19 @@ class Starter:
             raise
         self._manager.spawn(self.bring_up(group.group_id))
         return group
+
+    async def dry_run(self, request: GroupRequest) -> DryRun:
+        """What `create` would submit. Nothing is kept; the Server API is asked for the service, the cluster for nothing."""
+        info, access = await self._find(request)
+        request = self._settled(request)
+        group = _new(request, info, access, group_id=1, run_id=new_run_id(), created_at=states.now())
+        return self._manager.dispatcher.preview(group, request, access)
+
+    def _settled(self, request: GroupRequest) -> GroupRequest:
+        """The request with the seed and the time limit that it leaves open."""
+        seed = secrets.randbits(48) if request.seed is None else request.seed
+        minutes = request.limit(self._manager.site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES)
+        return replace(request, seed=seed, time_limit=minutes)
 
     async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
         """How the service stands, and how to reach it once it is ready. Raises `NotNow` when it has ended."""
@@ -197,6 +194,34 @@ class Starter:
             self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
             return
         self._manager.spawn(self._manager.purge(over))
+
+
+def _new(
+    request: GroupRequest,
+    info: ServiceInfo | None,
+    access: Access | None,
+    *,
+    group_id: int,
+    run_id: str,
+    created_at: str,
+) -> ClientGroup:
+    """A group as it begins."""
+    return ClientGroup(
+        group_id=group_id,
+        run_id=run_id,
+        num_clients=request.num_clients,
+        service_id=None if request.service_id is None else str(request.service_id),
+        name=request.name,
+        labels=request.labels,
+        manual=request.start == "manual",
+        hold_seconds=request.hold_seconds,
+        drain_seconds=request.drain_seconds,
+        time_limit_minutes=request.minutes,
+        created_at=created_at,
+        engine=info.engine if info else None,
+        stage="waiting" if access is None else "submitting",
+        reason=_not_ready(request, info) if access is None else "being submitted",
+    )
 
 
 def _not_ready(request: GroupRequest, info: ServiceInfo | None) -> str:

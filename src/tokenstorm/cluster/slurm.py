@@ -70,9 +70,7 @@ class Slurm:
         return ("env", "-u", "SLURM_NTASKS_PER_NODE", *argv, *spread)  # srun warns of a number that does not divide
 
     async def submit(self, job: Job) -> JobId:
-        shebang, rest = render(job, self._profile, first=_CLAIM).split("\n", 1)
-        text = "\n".join((shebang, *directives(job, self._profile), rest))
-        await self._shell.put(job.folder / "script.sh", text.encode())
+        await self._shell.put(job.folder / "script.sh", script_of(job, self._profile).encode())
         number = submission.job_of(await self._submission("submit", job), job.name)
         self._ended.pop(number, None)  # of a job that had the id before Slurm was set up anew
         return number
@@ -157,6 +155,12 @@ class Slurm:
         """Run it, and have its output begin on a line of its own, after what this user's start-up files may say."""
         lines = f"{prelude(cluster or self._profile.cluster)}export TZ=UTC0\necho\n{text}"
         return await self._shell.run(["bash", "-c", lines, "bash", *arguments], timeout=timeout)
+
+
+def script_of(job: Job, profile: Profile) -> str:
+    """The text that sbatch is given. Raises `UsageError`."""
+    shebang, rest = render(job, profile, first=_CLAIM).split("\n", 1)
+    return "\n".join((shebang, *directives(job, profile), rest))
 
 
 def _ours(told: Mapping[JobId, Told], ids: Collection[JobId], sent: Mapping[JobId, Sent]) -> States:

@@ -34,6 +34,8 @@ NOTE: Final = "job.started"
 _NOT_ASKED, _NOT_TAKEN, _IN_DOUBT, _FORGOTTEN, _WITHDRAWN = 90, 91, 92, 93, 95
 _NOBODY: Final = "withdrawn"
 """In the note of a job that is not to run: whichever begins ends at once."""
+OPTIONS: Final = "--no-requeue --no-kill --export=NONE --parsable"
+"""Of each sbatch."""
 _NO_ANSWER = (
     "timed out|communication (connection|shutdown)|insane message|zero bytes|unable to contact|standby mode|"
     "temporarily un|authentication (error|credential)|message (send|receive) failure"
@@ -131,7 +133,7 @@ begin() {{
     ! grep -qsx {_NOBODY} {NOTE} || exit {_WITHDRAWN}
     begun=$(date +%s)
     echo "$begun" >> .submit && rm -f .missed || exit {_NOT_ASKED}
-    said=$(sbatch ${{M:+-M "$M"}} --no-requeue --no-kill --export=NONE --parsable script.sh 2>&1)
+    said=$(sbatch ${{M:+-M "$M"}} {OPTIONS} script.sh 2>&1)
     status=$?
     said=$(sed 's/[[:space:]]*$//' <<< "$said")
     if [ "$status" -ne 0 ]; then

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from tokenstorm.api.dry_run import DryRun
 from tokenstorm.api.services import (
     AccessEndpoint,
     AccessInfo,
@@ -88,6 +89,18 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
         key was used for another request. What Slurm refuses later ends the service as `failed`, in Slurm's words.
         """
         return info(await orchestrator.create(request.recipe_name, request.config, idempotency_key))
+
+    @routes.post(
+        "/services/dry-run",
+        summary="Show what a service would submit, and submit nothing",
+        responses=problems(404, 422),
+    )
+    async def dry_run(request: ServiceRequest) -> DryRun:
+        """The job's script, the command of sbatch and of the engine, and the files, without secrets.
+
+        Nothing is kept, and the cluster is not asked.
+        """
+        return orchestrator.dry_run(request.recipe_name, request.config)
 
     @routes.get("/services", summary="All services")
     async def list_services(

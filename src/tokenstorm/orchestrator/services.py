@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from tokenstorm.api.dry_run import DryRun
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.site import Site
@@ -170,6 +171,11 @@ class ServiceOrchestrator:
         self.put(service)
         self._starter.tend(service.id)
         return service
+
+    def dry_run(self, recipe_name: str, config: Mapping[str, object]) -> DryRun:
+        """What `create` would submit. Nothing is kept, and the site is not asked. Raises as `create` does."""
+        launch = self._starter.launch(recipe_name, config)
+        return self._starter.preview(self._new(launch), launch)
 
     async def cancel(self, service_id: str) -> Service:
         """End a service; one that has ended is left as it is. Raises Unknown, and what the scheduler raises.

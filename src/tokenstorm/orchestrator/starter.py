@@ -9,11 +9,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
+from tokenstorm.api.dry_run import DryRun
 from tokenstorm.cluster.deploy import Deployment
+from tokenstorm.cluster.preview import HIDDEN, preview
 from tokenstorm.cluster.scheduler import Job, Kind
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
@@ -182,17 +184,36 @@ class Starter:
             return self._site.profile.of(kind).python
         return str(await self._deployment.python(kind, say))
 
+    def preview(self, service: Service, launch: Launch) -> DryRun:
+        """What would be submitted for a service that nobody keeps. The site is not asked. Raises UsageError."""
+        profile = self._site.profile
+        content, texts = self._folder(service, launch)
+        notes = ["words such as {port} are filled in on the node"]
+        if self._deployment is not None:
+            notes.append("the Python is that of the environment which `tokenstorm deploy` makes")
+        return preview(
+            self._job(service, profile.of(_kind(service.resources)).python),
+            profile,
+            command=tuple(map(str, cast(list[str], content["command"]))),
+            files={**dict.fromkeys(texts, HIDDEN), "service.json": content},
+            notes=tuple(filter(None, (launch.note, *notes))),
+        )
+
     async def _write_folder(self, service: Service, launch: Launch) -> None:
-        profile, folder, shell = self._site.profile, service.path, self._site.shell
+        content, texts = self._folder(service, launch)
+        for name, text in texts.items():
+            await self._site.shell.put(service.path / name, text.encode(), mode=0o700 if name == ENTRY else 0o600)
+        await self._site.shell.put(service.path / "service.json", msgspec.json.encode(content), mode=0o600)
+
+    def _folder(self, service: Service, launch: Launch) -> tuple[dict[str, object], dict[str, str]]:
+        """What `service.json` holds, and the texts of the other files of the service's folder, by name."""
+        profile, folder = self._site.profile, service.path
         host = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
         launch = contained(at_site(launch, profile), profile, folder)
-        content = service_file(launch, service.id, service.api_key, host, folder)
-        if profile.container.runtime == "enroot":
-            await shell.put(folder / ENTRY, ENTRY_TEXT.encode(), mode=0o700)
+        texts = {ENTRY: ENTRY_TEXT} if profile.container.runtime == "enroot" else {}
         if launch.key.file:
-            key = launch.key.content.replace("{api_key}", service.api_key)
-            await shell.put(folder / launch.key.file, key.encode(), mode=0o600)
-        await shell.put(folder / "service.json", msgspec.json.encode(content), mode=0o600)
+            texts[launch.key.file] = launch.key.content.replace("{api_key}", service.api_key)
+        return service_file(launch, service.id, service.api_key, host, folder), texts
 
     def _job(self, service: Service, python: str) -> Job:
         resources = service.resources

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from tokenstorm.api import group_answers, groups, services
+from tokenstorm.api import dry_run, group_answers, groups, services
 from tokenstorm.errors import NOT_JSON, ApiError
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.written import fault
@@ -74,6 +74,12 @@ def create_service(
     headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
     read, seconds = _as(services.ServiceInfo), SUBMIT_SECONDS
     return Call("server", "POST", "/services", read, body=body, headers=headers, seconds=seconds)
+
+
+def dry_run_service(recipe_name: str, config: Mapping[str, object] | None = None) -> Call[dry_run.DryRun]:
+    """What `create_service` would submit; nothing is."""
+    body = {"recipe_name": recipe_name, "config": dict(config or {})}
+    return Call("server", "POST", "/services/dry-run", _as(dry_run.DryRun), body=body)
 
 
 def list_services(status: services.Status | None = None) -> Call[services.ServiceList]:
@@ -175,6 +181,12 @@ def create_group(*, idempotency_key: str | None = None, **request: object) -> Ca
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     read, seconds = _as(group_answers.Created), SUBMIT_SECONDS
     return Call("client", "POST", "/client-groups", read, body=request, headers=headers, seconds=seconds)
+
+
+@_takes(groups.GroupRequest)
+def dry_run_group(**request: object) -> Call[dry_run.DryRun]:
+    """What `create_group` would submit; nothing is."""
+    return Call("client", "POST", "/client-groups/dry-run", _as(dry_run.DryRun), body=request)
 
 
 def list_groups(status: group_answers.GroupStatus | None = None) -> Call[group_answers.Groups]:

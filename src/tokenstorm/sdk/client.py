@@ -198,6 +198,7 @@ class Client(_Wire):
             answer.close()
 
     create_service = _sync(calls.create_service)
+    dry_run_service = _sync(calls.dry_run_service)
     list_services = _sync(calls.list_services)
     get_service = _sync(calls.get_service)
     get_service_status = _sync(calls.get_service_status)
@@ -215,6 +216,7 @@ class Client(_Wire):
     prompt = _sync(calls.prompt)
     get_orchestrator = _sync(calls.get_orchestrator)
     create_group = _sync(calls.create_group)
+    dry_run_group = _sync(calls.dry_run_group)
     list_groups = _sync(calls.list_groups)
     get_group = _sync(calls.get_group)
     run_group = _sync(calls.run_group)
@@ -328,6 +330,7 @@ class AsyncClient(_Wire):
             await answer.aclose()
 
     create_service = _async(calls.create_service)
+    dry_run_service = _async(calls.dry_run_service)
     list_services = _async(calls.list_services)
     get_service = _async(calls.get_service)
     get_service_status = _async(calls.get_service_status)
@@ -345,6 +348,7 @@ class AsyncClient(_Wire):
     prompt = _async(calls.prompt)
     get_orchestrator = _async(calls.get_orchestrator)
     create_group = _async(calls.create_group)
+    dry_run_group = _async(calls.dry_run_group)
     list_groups = _async(calls.list_groups)
     get_group = _async(calls.get_group)
     run_group = _async(calls.run_group)
