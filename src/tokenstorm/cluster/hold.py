@@ -116,9 +116,10 @@ async def submitted(site: Site, job: Job) -> AsyncIterator[JobId]:
             raise RefusedJob(message) from error
         yield job_id
     finally:
-        with contextlib.suppress(ClusterError):
+        with contextlib.suppress(ClusterError):  # one that begins without its folder ends at once
             if job_id is None:
                 job_id = await site.scheduler.withdraw(job)
+        with contextlib.suppress(ClusterError):
             if job_id is not None:
                 await _end(site, job_id, Sent(job.name))
             await site.shell.remove(job.folder)
