@@ -79,6 +79,7 @@ def test_an_answer_that_is_lost_makes_no_second_service(start: Callable[..., Up]
             server.shutdown()
         assert ended.code == 0, ended
         assert (len(seen), len(set(seen))) == (3, 1)
+        assert ended.err.count("asking again") == 1
         (service,) = client.list_services().services
         assert json.loads(ended.out)["id"] == service.id
         client.stop_service(service.id)

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from tokenstorm.cli.api import client_of
+from tokenstorm.cli.api import client_of, say_again
 from tokenstorm.cli.preview import show_dry_run
 from tokenstorm.cli.request import request_of
 from tokenstorm.cli.terminal import (
@@ -45,7 +45,7 @@ def create(args: argparse.Namespace) -> int:
             show_dry_run(client.dry_run_group(**request), as_json=args.json)
             return 0
         key = args.idempotency_key or secrets.token_hex(16)
-        created = client.follow(made(create_group(idempotency_key=key, **request), BACK_SECONDS))
+        created = client.follow(made(create_group(idempotency_key=key, **request), BACK_SECONDS, say_again))
         if args.watch:
             if not args.json:
                 show_line(created.message)

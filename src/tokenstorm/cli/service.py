@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tokenstorm.api.services import ENDED, GroupInfo, LogPiece, RecipeInfo, ServiceInfo
-from tokenstorm.cli.api import client_of
+from tokenstorm.cli.api import client_of, say_again
 from tokenstorm.cli.preview import show_dry_run
 from tokenstorm.cli.stack import all_recipes
 from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell, tell_progress
@@ -210,7 +210,7 @@ def _created(client: Client, args: argparse.Namespace, config: dict[str, Any]) -
     key = args.idempotency_key or secrets.token_hex(16)
     call = create_service(args.recipe, config, idempotency_key=key)
     try:
-        return client.follow(made(call, args.timeout if args.wait else AGAIN_SECONDS))
+        return client.follow(made(call, args.timeout if args.wait else AGAIN_SECONDS, say_again))
     except ApiError as error:
         if may_have_been_made(error):
             error.args = (f"{error}; it may be there all the same: with --idempotency-key {key} it is made once",)

@@ -66,16 +66,18 @@ def until_stopped(
         yield PAUSE_SECONDS
 
 
-def made(call: Call[T], seconds: float) -> Steps[T]:
+def made(call: Call[T], seconds: float, on_failure: Callable[[ApiError], None] | None = None) -> Steps[T]:
     """Make a call that has an idempotency key: a failure that may pass is tried again for so long, which does nothing twice.
 
-    Where nobody takes the call the first time, that is raised at once.
+    Where nobody takes the call the first time, that is raised at once. `on_failure` hears of the first failure.
     """
     try:
         answer: T = yield call
     except ApiError as error:
         if not may_have_been_made(error):
             raise
+        if on_failure:
+            on_failure(error)
     else:
         return answer
     yield PAUSE_SECONDS
