@@ -152,6 +152,19 @@ def test_without_an_ssh_here_the_configuration_is_read_all_the_same(
     assert runs(SSHManager, Ssh(host="cluster"))
 
 
+@has_sshd
+@pytest.mark.integration
+@pytest.mark.parametrize(("kept", "file"), [("{known}", "{known}"), ("/dev/null", "ssh.known_hosts of the profile")])
+def test_an_unknown_key_is_to_be_added_where_ssh_looks_for_it(
+    kind: Kind, configure: Callable[[str], None], login: Login, kept: str, file: str
+) -> None:
+    known = Path(str(login.ssh.known_hosts))
+    configure(ALIAS + f" UserKnownHostsFile {kept}\n")
+    known.write_text("")
+    with pytest.raises(Unreachable, match="add this line to .*" + file.format(known=known)):
+        runs(kind, Ssh(host="cluster"))
+
+
 def test_a_jump_is_made_as_ssh_makes_it() -> None:
     def proxy(line: str) -> list[str] | None:
         return parsed("a", f"hostname b\nport 22\n{line}\n").proxy()

@@ -134,7 +134,7 @@ class Login:
 
     async def _about_its_key(self, error: asyncssh.HostKeyNotVerifiable) -> str:
         """What to do about a host key that is not in known_hosts: the line to add, and by what to check it before."""
-        file = self._ssh.known_hosts or "~/.ssh/known_hosts"
+        file = self._ssh.known_hosts or (self._there.new_keys if self._there else "~/.ssh/known_hosts")
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 key, name = await self._key()

@@ -183,21 +183,21 @@ class Master:
         if way and _NOBODY in said:
             why = f"no way there: {on_the_way or 'what goes there ended, and said nothing'}"
             raise self.back_off.failed(self._said(why), refused="ermission denied" in on_the_way)
-        raise self.back_off.failed(await self._cause(said), refused="ermission denied" in said)
+        raise self.back_off.failed(await self._cause(said, there), refused="ermission denied" in said)
 
-    async def _cause(self, said: str) -> str:
+    async def _cause(self, said: str, there: Resolved) -> str:
         """Why nobody was logged in, and what to do about it."""
         if "host key" in said.lower():
-            return self._said(await self._about_its_key(said))
+            return self._said(await self._about_its_key(said, there))
         if "ermission denied" in said:
             return self._said(f"{about_a_refusal(self._ssh, self.host)}: {said}")
         if re.search("resolve hostname|connect to host|timed out", said):
             return self._said(f"{said}: see ssh.host and ssh.port of the profile, and whether the network is there")
         return self._said(said or "ssh did not log in, and said nothing")
 
-    async def _about_its_key(self, said: str) -> str:
+    async def _about_its_key(self, said: str, there: Resolved) -> str:
         """Asks for the key by a login that goes no further."""
-        file = self._ssh.known_hosts or "~/.ssh/known_hosts"
+        file = self._ssh.known_hosts or there.new_keys
         with tempfile.TemporaryDirectory() as scratch:
             seen = Path(scratch) / "seen"
             asking = options(

@@ -122,6 +122,12 @@ class Resolved:
         """The files of known hosts that are there."""
         return [str(file) for kind in ("user", "global") for file in self._files(f"{kind}knownhostsfile")]
 
+    @property
+    def new_keys(self) -> str:
+        """The file that a host key is to be added to, in words where ssh is told to keep none."""
+        first = next(iter(self._one("userknownhostsfile").split()), "none")
+        return first if first not in {"none", os.devnull} else "a file that ssh.known_hosts of the profile names"
+
     def beyond(self) -> list[str]:
         """The settings that asyncssh does not have, as they would stand in the file."""
         given = [(name, self._one(key)) for key, (name, idle) in _BEYOND.items() if self._one(key) not in {"", idle}]
