@@ -55,6 +55,7 @@ def judged(engine: Engine, **wanted: Any) -> tuple[Verdict, Asked]:
         pytest.param({"/health": (200, b""), CHAT: TOKEN}, id="no list of models"),
         pytest.param({"/health": (200, b""), "/v1/models": (200, b"<html>"), CHAT: TOKEN}, id="a page for a list"),
         pytest.param({CHAT: TOKEN}, id="neither"),
+        pytest.param({**VLLM, "/health": 401}, id="a health call with a key of its own"),
         pytest.param({"/health": 405, "/v1/models": 501, COMPLETIONS: TEXT}, id="other ways to say so, and no chat"),
         pytest.param({**VLLM, CHAT: (400, {"error": {"message": "no chat template"}})}, id="a base model"),
         pytest.param({**VLLM, CHAT: {"choices": [{"message": {"content": ""}}]}}, id="an empty token"),
@@ -137,5 +138,6 @@ def test_one_token_is_asked_for_of_the_model_that_clients_ask_for_and_not_of_an_
     path, body = asked.calls[-1]
     assert path == CHAT
     assert body["model"] == "/models/m"
+    assert set(body) == {"model", "messages", "max_tokens", "stream"}
     assert (body["max_tokens"], body["stream"]) == (1, False)
     assert asked.said == ["a first request (/v1/chat/completions, one token) has no answer yet"]

@@ -37,6 +37,7 @@ async def started(cluster: Cluster, orchestrator: ServiceOrchestrator, reason: s
     [
         ({"health": ABSENT}, (BASE,)),
         ({"v1_models": ABSENT}, (BASE,)),
+        ({"health": (401, b"")}, (BASE,)),
         ({"health": (405, b""), "v1_models": (501, b"")}, (BASE,)),
         ({"v1_models": (200, b"<html>")}, (BASE,)),
         ({"v1_models": (200, b'{"object": "list", "data": null}')}, (BASE,)),

@@ -85,13 +85,13 @@ class Wanted:
 async def judge(wanted: Wanted, ask: Ask, say: Callable[[str], None]) -> Verdict:
     """Ask an engine that listens. `say` is told what is waited for, for as long as an answer takes."""
     health = await ask(wanted.health_path, None)
-    if not (health.good or health.absent):
+    if not (health.good or health.absent or health.denied):  # a health call may want another key than ours
         return Verdict("waiting", health.told(wanted.health_path))
     listed = await ask(wanted.models_path, None)
     absent = [
         answer.told(path)
         for path, answer in ((wanted.health_path, health), (wanted.models_path, listed))
-        if answer.absent
+        if answer.absent or answer.denied
     ]
     if listed.denied:
         return Verdict("denied", listed.told(wanted.models_path))
@@ -133,8 +133,8 @@ async def _first_token(wanted: str | None, models: Models, ask: Ask, say: Callab
 
 
 def _requests(model: str | None) -> Iterator[tuple[str, bytes]]:
-    """One token, asked for as a chat and as a completion."""
-    common = {"max_tokens": 1, "temperature": 0, "stream": False, **({"model": model} if model else {})}
+    """One token, asked for as a chat and as a completion, with nothing that an engine may refuse (TGI takes no temperature 0)."""
+    common = {"max_tokens": 1, "stream": False, **({"model": model} if model else {})}
     prompts: tuple[dict[str, object], ...] = ({"messages": [{"role": "user", "content": "Hi"}]}, {"prompt": "Hi"})
     for path, prompt in zip(_CALLS, prompts, strict=True):
         yield path, msgspec.json.encode({**common, **prompt})

@@ -194,7 +194,7 @@ class WorkerPart:
         first = self._service.base_port
         taken = ports.take(self._service.host, range(first, min(first + PORTS_TRIED, LAST_PORT + 1)))
         if taken is None:
-            message = f"no free port from {first} up: choose another `base_port`"
+            message = f"no free port from {first} up: choose another `ports` (of replicas: `base_port`) in the recipe"
             raise Failed(message)
         port, self._reserved = taken
         values = {

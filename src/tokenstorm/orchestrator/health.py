@@ -38,7 +38,7 @@ async def ask(client: httpx.AsyncClient, url: str, api_key: str, probe: Probe, m
         for path in (probe.path, probe.models_path):
             got = await client.get(url + path, headers=headers, timeout=timeout)
             answer = Answer(got.status_code, got.content)
-            if not (answer.good or answer.absent):
+            if not (answer.good or answer.absent or (answer.denied and path == probe.path)):
                 return Health(reason=answer.told(path))
             bodies.append(answer.body if answer.good else b"")
         models = read_models(bodies[1])

@@ -190,26 +190,10 @@ def make_recipe(document: Document) -> Recipe:
     return recipe
 
 
-_KEYS = frozenset(
-    [
-        "name",
-        "description",
-        "engine",
-        "model",
-        "command",
-        "environment",
-        "ports",
-        "base_port",
-        "gpu_per_replica",
-        "replicas_per_node",
-        "nodes_per_replica",
-        "spans_nodes",
-        "resources",
-        "readiness",
-        "api_key",
-        "parameters",
-        "image",
-    ]
+_KEYS = (
+    *("name", "description", "engine", "model", "command", "environment", "ports", "base_port", "gpu_per_replica"),
+    *("replicas_per_node", "nodes_per_replica", "spans_nodes", "resources", "readiness", "api_key"),
+    *("parameters", "image"),
 )
 _RESOURCE_KEYS = ("nodes", "cpu", "memory", "gpu", "time_limit")
 
