@@ -130,7 +130,10 @@ class Login:
     def _beyond(self) -> str:
         """What of the configuration only ssh itself can do, in words."""
         lines = self._there.beyond() if self._there else []
-        return f"; asyncssh does not do {', '.join(lines)} of ~/.ssh/config: {OPENSSH}" if lines else ""
+        if not lines:
+            return ""
+        said = f"asyncssh does not do {', '.join(lines)} of your ssh configuration"
+        return f"; {said}: where `ssh {self.host}` gets in, {OPENSSH}"
 
     async def _about_its_key(self, error: asyncssh.HostKeyNotVerifiable) -> str:
         """What to do about a host key that is not in known_hosts: the line to add, and by what to check it before."""
