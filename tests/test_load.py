@@ -1,4 +1,4 @@
-"""A field of a load is declared once: the plan, the request, the options and the SDK have it from there."""
+"""A field of a load is declared once: the plan, the request, the options and the SDK have it from there; so are answers."""
 
 import argparse
 import ast
@@ -32,7 +32,16 @@ def parsed(*options: str) -> argparse.Namespace:
     return parser().parse_args(["group", "create", "abc", *options])
 
 
-def test_a_field_of_a_load_stands_in_one_class() -> None:
+@pytest.mark.parametrize(
+    ("field", "owner"),
+    [
+        ("think_time_seconds", "Load"),
+        ("total_replicas", "ServiceInfo"),
+        ("load_config", "Info"),
+        ("routed_to", "PromptAnswer"),
+    ],
+)
+def test_a_field_of_a_load_or_of_an_answer_stands_in_one_class(field: str, owner: str) -> None:
     sources = Path(tokenstorm.__file__).parent.rglob("*.py")
     classes = [
         node for path in sources for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
@@ -41,9 +50,9 @@ def test_a_field_of_a_load_stands_in_one_class() -> None:
         declared.name
         for declared in classes
         for line in declared.body
-        if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "think_time_seconds"
+        if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == field
     ]
-    assert declaring == ["Load"]
+    assert declaring == [owner]
 
 
 @pytest.mark.parametrize("name", OF_A_LOAD)
