@@ -13,6 +13,7 @@ from tokenstorm.cluster.hold import Say
 from tokenstorm.cluster.scheduler import Kind
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unreachable
+from tokenstorm.orchestrator.recipes import Recipes
 from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 from tokenstorm.orchestrator.store import Store
@@ -156,6 +157,31 @@ def test_a_service_that_is_deleted_in_doubt_is_over_at_once_and_leaves_no_job(tm
 
     with_orchestrator(cluster, in_doubt)
     with_orchestrator(cluster, after_a_restart)
+
+
+def test_a_service_that_can_go_on_no_more_in_doubt_fails_and_leaves_no_job(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def in_doubt(orchestrator: ServiceOrchestrator) -> None:
+        cluster.scheduler.trouble_after_submit = LOST
+        await submitted(orchestrator, ONE, {})
+
+    async def without_its_recipe(orchestrator: ServiceOrchestrator) -> None:
+        (service,) = orchestrator.list()
+        cluster.scheduler.trouble_after_submit, cluster.scheduler.trouble = None, LOST
+        await look(cluster, orchestrator)
+        failed = orchestrator.get(service.id)
+        assert (failed.status, failed.stopping) == ("failed", True)
+        cluster.scheduler.trouble = None
+        await look(cluster, orchestrator)
+        over = orchestrator.get(service.id)
+        assert over.reason == failed.reason
+        assert over.reason.startswith(f"there is no recipe {ONE!r}")
+        assert (over.stopping, over.job_id, cluster.scheduler.cancelled) == (False, "100", ["100"])
+
+    with_orchestrator(cluster, in_doubt)
+    cluster.recipes = Recipes({})
+    with_orchestrator(cluster, without_its_recipe)
 
 
 @pytest.mark.parametrize("error", [RefusedJob("no such account"), CommandFailed(["pip"], 1, b"", b"no room")])

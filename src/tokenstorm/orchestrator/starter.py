@@ -153,18 +153,22 @@ class Starter:
         self._rows.put(replace(self._rows.get(service_id), job_id=job_id, reason="", config={}))
 
     async def _end(self, service_id: str) -> None:
-        """Of a service that was cancelled before its job was known: nothing is submitted, and what there is is cancelled."""
+        """Of a service that ended before its job was known: nothing is submitted, and what there is is cancelled."""
         service = self._rows.get(service_id)
         job_id = await self._site.scheduler.withdraw(self._job(service, self._site.profile.python))
         if job_id is not None:
             await self._site.scheduler.cancel(job_id, service.sent)
-        self._rows.put(replace(self._rows.get(service_id), job_id=job_id, reason="", stopping=False, config={}))
+        service = self._rows.get(service_id)
+        reason = service.reason if service.status == "failed" else ""
+        self._rows.put(replace(service, job_id=job_id, reason=reason, stopping=False, config={}))
 
     def _fail(self, service_id: str, why: str) -> None:
+        """Of an earlier submission in doubt there may be a job, which is ruled out next."""
         service = self._rows.get(service_id)
-        if not service.ended:
+        stopping = not service.ended
+        if stopping:
             service = replace(service, status="failed", reason=why, ended_at=self._clock.now())
-        self._rows.put(replace(service, stopping=False, config={}))
+        self._rows.put(replace(service, stopping=stopping, config={}))
 
     def _wait(self, service_id: str, work: _Work, reason: str, error: Exception) -> None:
         """It is tried again in a while."""
@@ -174,9 +178,11 @@ class Starter:
         work.pause = min(2 * work.pause, LONGEST_PAUSE)
 
     def _say(self, service_id: str, reason: str) -> None:
-        """What a service waits for."""
+        """What a service waits for; one that failed says for ever why."""
+        service = self._rows.get(service_id)
         with contextlib.suppress(RunError):  # the disk; it is said again at the next try
-            self._rows.put(replace(self._rows.get(service_id), reason=reason))
+            if service.status != "failed":
+                self._rows.put(replace(service, reason=reason))
 
     async def _python(self, kind: Kind, say: Callable[[str], None]) -> str:
         """What runs our code on the nodes for that kind of job; it is deployed where it is missing."""
