@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tokenstorm
 from tokenstorm.cluster.bare import digest
-from tokenstorm.errors import UsageError
+from tokenstorm.errors import RunError, UsageError
 from tokenstorm.runs import make_private
 
 PACKAGE = Path(tokenstorm.__file__).parent
@@ -103,13 +103,17 @@ def bundle(*, services: bool = False) -> Bundle:
 def wheels(bundle: Bundle, target: Target, cache: Path) -> dict[str, bytes]:
     """All files that pip needs there, by name. Downloaded once, with the index that this user's pip is set up for.
 
-    Raises UsageError when there is no wheel for the target, or no pip here.
+    Raises UsageError when there is no wheel for the target, or no pip here, and RunError for a disk that takes none.
     """
     pins = hashlib.sha256(bundle.pins.encode()).hexdigest()[:12]
     folder = cache / f"{pins}-{target.machine}-{target.libc}{target.libc_version}-{target.abi}"
-    if not folder.is_dir():
-        _download(bundle, target, folder)
-    found = {path.name: path.read_bytes() for path in sorted(folder.glob("*.whl"))}
+    try:
+        if not folder.is_dir():
+            _download(bundle, target, folder)
+        found = {path.name: path.read_bytes() for path in sorted(folder.glob("*.whl"))}
+    except OSError as error:
+        message = f"the wheels for the cluster cannot be kept in {cache} on this machine: {error.strerror or error}"
+        raise RunError(message) from error
     return {**found, bundle.wheel_name: bundle.wheel, "requirements.txt": bundle.requirements.encode()}
 
 

@@ -64,7 +64,7 @@ class Deployment:
         if found := self._fresh(kind):
             return found
         making = self._making.get(kind)
-        if making is None:
+        if making is None or making.given_up:
             making = self._making[kind] = _Making([self._say])
             making.task = asyncio.create_task(self._make(kind, making))
         return await making.wait(say)
@@ -96,6 +96,8 @@ class _Making:
         self._told = told
         self._waiting = 0
         self._last = ""
+        self.given_up = False
+        """Whether it is being cleared away: whoever comes now begins anew."""
 
     def tell(self, line: str) -> None:
         """What it is at."""
@@ -117,6 +119,7 @@ class _Making:
             if say:
                 self._told.remove(say)
             if not self._waiting and not self.task.done():
+                self.given_up = True
                 self.task.cancel()
                 await asyncio.wait((self.task,))
 
@@ -260,11 +263,12 @@ def _is_this(site: Site) -> bool:
 
 
 def _answer_file(site: Site, which: Bundle, kind: Kind) -> PurePosixPath:
-    """Another Python, prologue or partition is another question."""
+    """Another Python, prologue, cluster or partition is another question."""
     profile = site.profile.of(kind)
     asked = [
         profile.python,
         *profile.prologue,
+        str(profile.cluster),
         str(profile.partition),
         str(profile.account),
         str(profile.qos),
