@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,21 @@ def slurm_lab(folder: Path, *options: str) -> Iterator[Path]:
         yield folder / "slurm.conf"
     finally:
         subprocess.run([LAB, "down", folder], check=True, capture_output=True, timeout=60)
+
+
+@contextlib.contextmanager
+def network_lab(nodes: int) -> Iterator[Path]:
+    """A lab whose nodes have addresses, clocks and cables of their own; only root may make it. Gives its folder."""
+    with tempfile.TemporaryDirectory(prefix="lab-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        folder = Path(name) / "lab"
+        with slurm_lab(folder, "--nodes", str(nodes), "--netns", "--set", "SlurmdTimeout=5"):
+            yield folder
+
+
+def ask(folder: Path, *words: str) -> None:
+    """A command of scripts/lab about one that is up: `unplug n2`, or `run n2 hostname`."""
+    subprocess.run([LAB, words[0], folder, *words[1:]], check=True, capture_output=True, timeout=120)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from tokenstorm.cluster.site import open_site
 from tokenstorm.config import Profile, load_config
 from waiting import finish
 
-LAB = Path(__file__).parents[2] / "scripts" / "lab"
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not slurmlab.THERE, reason=slurmlab.MISSING),
@@ -38,19 +36,15 @@ class Network:
     engine: str
 
     def ask(self, *words: str) -> None:
-        subprocess.run([LAB, words[0], self.folder, *words[1:]], check=True, capture_output=True, timeout=120)
+        slurmlab.ask(self.folder, *words)
 
 
 @pytest.fixture
 def network(stage: Stage) -> Iterator[Network]:
-    with tempfile.TemporaryDirectory(prefix="lab-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        folder = Path(name) / "lab"
+    with slurmlab.network_lab(3) as folder:
         try:
-            options = ("--nodes", "3", "--netns", "--set", "SlurmdTimeout=5")
-            subprocess.run([LAB, "up", folder, *options], check=True, capture_output=True, timeout=120)
             simulator = [sys.executable, "-m", "tokenstorm.simulator", "--host", "10.77.0.254", "--port", "0"]
-            argv = [str(LAB), "run", str(folder), "login", *simulator, "--preset", "fast"]
+            argv = [str(slurmlab.LAB), "run", str(folder), "login", *simulator, "--preset", "fast"]
             process = stage.popen(argv, stdout=subprocess.PIPE)
             assert process.stdout
             found = re.search(r"at (http://\S+)", process.stdout.readline())
@@ -59,7 +53,6 @@ def network(stage: Stage) -> Iterator[Network]:
             yield Network(folder, profile, found[1])
         finally:
             stage.close()
-            subprocess.run([LAB, "down", folder], check=True, capture_output=True, timeout=120)
 
 
 def test_ranks_reach_a_launcher_on_another_node_and_users_do_through_the_login_node(

@@ -61,14 +61,32 @@ def test_a_part_that_is_killed_fails_the_service_and_names_its_node(tmp_path: Pa
     over_slurm(tmp_path, test)
 
 
-def test_a_part_that_never_joins_is_named_when_the_time_for_getting_ready_is_up(tmp_path: Path) -> None:
+def test_a_part_that_never_meets_the_others_is_named_when_the_time_for_getting_ready_is_up(tmp_path: Path) -> None:
     async def test(lab: Spanning) -> None:
         service = await submitted(lab.orchestrator, "test/span", {"worker_args": ["--alone"]})
         found = await lab.ended(service)
         assert found.status == "failed"
         assert "not ready" in found.reason
+        assert f"the part on {found.nodes[1]} said last: part 1 of 2" in found.reason
 
     over_slurm(tmp_path, test, ready=4)
+
+
+def test_a_requeued_job_starts_its_engine_anew_on_its_new_nodes(tmp_path: Path) -> None:
+    async def test(lab: Spanning) -> None:
+        service = await lab.running()
+        before = parts_of(service.folder)
+        scontrol("update", f"jobid={service.job_id}", "requeue=1")  # as a site may that preempts
+        scontrol("requeue", str(service.job_id))
+        await lab.until(service.id, lambda one: one.status == "pending")
+        scontrol("update", f"jobid={service.job_id}", "starttime=now")
+        found = await lab.until(service.id, lambda one: one.status == "running" or one.ended, 150)
+        assert found.status == "running", (found, lab.said(found))
+        after = parts_of(service.folder)
+        assert not set(before.values()) & set(after.values())
+        assert await lab.asked(found) == [200]
+
+    over_slurm(tmp_path, test)
 
 
 def test_a_node_that_goes_down_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from running import Stage
-from serving import start_up
+from serving import Up, start_up
 
 FOLDER = Path(os.environ.get("TOKENSTORM_TEST_ENGINE", Path(__file__).parents[2] / ".engine"))
 START_SECONDS = 420.0
@@ -20,9 +20,9 @@ def counted(metrics: str, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE))
 
 
-@pytest.mark.engine
-def test_a_real_vllm_is_served_as_a_slurm_job_and_loaded_by_a_group(stage: Stage, lab: Path) -> None:
-    """What the engine counted is what the group counted."""
+@pytest.fixture
+def up(stage: Stage, lab: Path) -> Up:
+    """`tokenstorm up` on the lab, whose jobs find the engine and its model."""
     if not (FOLDER / "stamp").exists():
         pytest.skip(f"no engine in {FOLDER}: scripts/test engine makes one")
     more = {
@@ -36,7 +36,12 @@ def test_a_real_vllm_is_served_as_a_slurm_job_and_loaded_by_a_group(stage: Stage
     kept[1:1] = [f"{key} = {json.dumps(value)}" for key, value in more.items()]
     config = stage.folder / "config.toml"
     config.write_text("\n".join(kept))
-    up = start_up(stage, "--profile", "lab", TOKENSTORM_CONFIG=str(config), SLURM_CONF=str(lab))
+    return start_up(stage, "--profile", "lab", TOKENSTORM_CONFIG=str(config), SLURM_CONF=str(lab))
+
+
+@pytest.mark.engine
+def test_a_real_vllm_is_served_as_a_slurm_job_and_loaded_by_a_group(up: Up) -> None:
+    """What the engine counted is what the group counted."""
     with up.sdk() as client:
         created = client.create_service("inference/vllm-cpu", {"model": "tiny", "kv_cache_gb": 1})
         service = client.wait_until_ready(created.id, seconds=START_SECONDS)
@@ -62,4 +67,27 @@ def test_a_real_vllm_is_served_as_a_slurm_job_and_loaded_by_a_group(stage: Stage
     assert counted(after, "vllm:request_success_total") - counted(before, "vllm:request_success_total") >= 40
     generated = counted(after, "vllm:generation_tokens_total") - counted(before, "vllm:generation_tokens_total")
     assert generated >= summary.tokens.output
+    assert up.stop().code == 0
+
+
+@pytest.mark.engine
+def test_a_real_vllm_over_two_nodes_is_one_replica_and_ends_with_its_parts(up: Up) -> None:
+    """Each node holds one of the model's two layers (pipeline parallelism), so every token passes through both."""
+    config = {
+        "model": "tiny",
+        "dtype": "bfloat16",
+        "enforce_eager": True,
+        "max_model_len": 512,
+        "resources": {"nodes": 2, "gpu": 0, "cpu": 1, "memory": "8G"},
+        "environment": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+    }
+    with up.sdk() as client:
+        created = client.create_service("inference/vllm-multi-node", config)
+        service = client.wait_until_ready(created.id, seconds=START_SECONDS)
+        assert (service.engine, service.total_replicas, len(service.nodes)) == ("vllm", 1, 2)
+        said = client.prompt(service.id, "Say something about the weather on the sea.", max_tokens=16)
+        assert said.success, said
+        for node in service.nodes:
+            assert "rank" in client.get_service_logs(service.id, source=f"{node}.0").logs
+        client.stop_service(service.id)
     assert up.stop().code == 0

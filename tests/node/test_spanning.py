@@ -1,5 +1,6 @@
 """An engine over several nodes: its parts find each other, live and die together, and the head tells why."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from running import Stage, alive, fetch, free_port, wait_for
+from running import Stage, alive, fetch, wait_for
 
 KEY = "sk-of-this-service"
 ENGINE = Path(__file__).parents[1] / "partsengine.py"
@@ -32,7 +33,7 @@ class Nodes:
             "service_id": "service",
             "api_key": KEY,
             "replicas_per_node": 1,
-            "base_port": free_port(),
+            "base_port": 8300,  # not one that another test's connection may get while an engine starts
             "host": "127.0.0.1",
             "command": [*WORDS, str(parts)],
             "worker_command": [*WORDS, str(parts)],
@@ -76,7 +77,7 @@ class Nodes:
     def reaches(self, status: str, name: str = "n1.0") -> dict[str, Any]:
         def there() -> dict[str, Any] | None:
             found = self.published(name)
-            assert found["status"] in (status, "starting", "running", None), found
+            assert found["status"] in (status, "starting", "running", None), found["reason"]
             return found if found["status"] == status else None
 
         return wait_for(there, f"{name} never was {status}")
@@ -122,12 +123,14 @@ def nodes(stage: Stage) -> Iterator[Nodes]:
     made = Nodes(stage)
     yield made
     for pid in made.engines():
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_an_engine_is_ready_once_all_its_parts_have_joined_and_is_one_replica(nodes: Nodes) -> None:
     nodes.start(0)
     assert nodes.reaches("starting")["nodes"] == ["n1", "n2"]
+    assert nodes.published()["reason"].endswith("; the part on n2 has not joined")
     nodes.start(1)
     found = nodes.reaches("running")
     assert (found["node"], found["nodes"]) == ("n1", ["n1", "n2"])
@@ -177,8 +180,8 @@ def test_a_part_that_never_joins_is_named_when_time_is_up(stage: Stage) -> None:
     nodes = Nodes(stage, parts=3, ready_seconds=2).start(0, 1)
     reason = nodes.reaches("failed")["reason"]
     assert reason.startswith("it was not ready in 2 s: it does not listen on port ")
-    assert "; the last it said: part 0 of 3 on n1" in reason
-    assert reason.endswith("; the part on n3 has not joined")
+    assert "; the part on n3 has not joined; the last it said: part 0 of 3 on n1" in reason
+    assert reason.endswith("; the part on n2 said last: part 1 of 3 on n2")
     nodes.all_is_gone()
 
 
@@ -264,6 +267,7 @@ def test_on_one_machine_all_parts_of_all_engines_run_together_with_their_share_o
     node = socket.gethostname()
     found = [nodes.reaches("running", f"{node}.{index}") for index in range(2)]
     assert found[0]["port"] != found[1]["port"]
+    assert [one["nodes"] for one in found] == [[node], [node]]
     shares = sorted(
         line.decode()
         for pid in nodes.engines()

@@ -15,6 +15,7 @@ from tokenstorm.orchestrator.document import RecipeError, parse_document
 from tokenstorm.orchestrator.launch import ConfigError, Launch, prepare, service_file
 from tokenstorm.orchestrator.recipes import Recipe, Recipes, load_recipes, make_recipe
 from tokenstorm.orchestrator.schemas import group_info
+from tokenstorm.orchestrator.service import WRAPPER_SAYS_SECONDS
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 
 RECIPES = load_recipes()
@@ -174,6 +175,25 @@ def test_a_part_that_waits_or_cannot_start_is_told_as_the_reason(tmp_path: Path)
         await orchestrator.look()
         assert orchestrator.get(service.id).status == "failed"
         assert "n2 cannot be reached" in orchestrator.get(service.id).reason
+
+    with_orchestrator(cluster, test)
+
+
+def test_the_wrapper_has_the_first_word_on_why_an_engine_is_not_ready_in_time(tmp_path: Path) -> None:
+    cluster = with_recipe(slurm(tmp_path), MINE)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await submitted(orchestrator, "mine/span", {})
+        cluster.put_job(service, RUNNING)
+        cluster.publish(service, 0, None, "starting", "the part on n2 has not joined")
+        await orchestrator.look()
+        cluster.time.seconds += service.probe.timeout_seconds + 1
+        await orchestrator.look()
+        assert orchestrator.get(service.id).status == "starting"
+        cluster.time.seconds += WRAPPER_SAYS_SECONDS
+        await orchestrator.look()
+        found = orchestrator.get(service.id)
+        assert (found.status, "not ready after 600 s" in found.reason) == ("failed", True)
 
     with_orchestrator(cluster, test)
 

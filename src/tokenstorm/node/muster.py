@@ -7,12 +7,13 @@ that a wrapper or its node is gone. Each message is a line of JSON.
 import asyncio
 import contextlib
 import hmac
+import secrets
 import socket
 
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
-from tokenstorm.node.parts import Failed, Head, Part
+from tokenstorm.node.parts import STOPPED, Failed, Head, Part
 
 JOIN_SECONDS = 10.0
 """How long one side waits for the other at the beginning."""
@@ -25,6 +26,8 @@ _QUIET_SECONDS, _PROBES, _PROBE_SECONDS = 10, 6, 5
 class _Hello(msgspec.Struct, frozen=True):
     secret: str
     rank: int
+    node: str
+    index: int
 
 
 class _Ended(msgspec.Struct, frozen=True):
@@ -32,16 +35,21 @@ class _Ended(msgspec.Struct, frozen=True):
 
 
 class Muster:
-    """The head's side: who has joined, and what became of them."""
+    """The head's side: which parts have `joined`, by rank with their node and number there, and what became of them.
 
-    def __init__(self, part: Part, secret: str) -> None:
+    `stopped` is whether one was told to end, as all are when the service is stopped. Only who knows the `secret` may join.
+    """
+
+    def __init__(self, part: Part) -> None:
         self._part = part
-        self._secret = secret
-        self._joined: dict[int, asyncio.StreamWriter] = {}
+        self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
         self._over = False
         self._broken = asyncio.Event()
+        self.secret = secrets.token_urlsafe()
+        self.joined: dict[int, tuple[str, int]] = {}
         self.reports: list[str] = []
+        self.stopped = False
 
     async def open(self, host: str) -> int:
         """Listen on an address. Returns the port."""
@@ -55,13 +63,14 @@ class Muster:
 
     @property
     def missing(self) -> list[str]:
-        """The nodes whose parts have not joined."""
-        return [self._part.node_of(rank) for rank in range(1, self._part.of) if rank not in self._joined]
+        """Which parts have not joined, in words."""
+        ranks = (rank for rank in range(1, self._part.of) if rank not in self.joined)
+        return [f"the part on {self._part.node_of(rank)} has not joined" for rank in ranks]
 
     def close(self) -> None:
         """Tell all parts that the engine is over, and listen no more."""
         self._over = True
-        for writer in self._joined.values():
+        for writer in self._writers:
             with contextlib.suppress(OSError):
                 writer.write(_line(_Ended("the engine is over")))
             writer.close()
@@ -76,15 +85,17 @@ class Muster:
         except (OSError, ValueError, *NOT_JSON):
             writer.close()
             return
-        known = hmac.compare_digest(hello.secret.encode(), self._secret.encode())
+        known = hmac.compare_digest(hello.secret.encode(), self.secret.encode())
         if not known or hello.rank not in range(1, self._part.of):
             writer.close()
             return
-        self._joined[hello.rank] = writer
+        self._writers.append(writer)
+        self.joined[hello.rank] = (hello.node, hello.index)
         node = self._part.node_of(hello.rank)
         ended = await _read(reader)
         if self._over:
             return
+        self.stopped |= ended is not None and ended.reason == STOPPED
         gone = "is gone: its node is down, or its wrapper was killed"
         self.reports.append(f"the part on {node} {gone}" if ended is None else f"the part on {node}: {ended.reason}")
         self._broken.set()
@@ -116,12 +127,12 @@ class Tie:
         return False
 
 
-async def join(head: Head, part: Part) -> Tie:
-    """Connect a part to the wrapper of its head. Raises OSError."""
+async def join(head: Head, part: Part, node: str) -> Tie:
+    """Connect a part on `node` to the wrapper of its head. Raises OSError."""
     async with asyncio.timeout(JOIN_SECONDS):
         reader, writer = await asyncio.open_connection(head.host, head.wrapper_port)
     _notice_silence(writer)
-    writer.write(_line(_Hello(head.secret, part.rank)))
+    writer.write(_line(_Hello(head.secret, part.rank, node, part.index)))
     return Tie(part, reader, writer)
 
 

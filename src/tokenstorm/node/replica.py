@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,9 +62,11 @@ class Replica:
         *,
         values: Mapping[str, str] | None = None,
         nodes: tuple[str, ...] = (),
+        lacking: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`values` are further placeholders, and `nodes` those of an engine that spans several."""
+        """For an engine that spans nodes `values` are further placeholders, and `lacking` tells what it waits for."""
         self._values = values or {}
+        self._lacking = lacking
         self._nodes = nodes or (place.node,)
         self._service = service
         self._place = place
@@ -76,6 +78,7 @@ class Replica:
         self._reserved: socket.socket | None = None
         self._port = service.base_port
         self._reason = ""
+        self.was_ready = False
 
     async def run(self) -> None:
         """Until the engine ended, which is always a failure: it is meant to stay. Cancelling ends the engine."""
@@ -89,6 +92,7 @@ class Replica:
         """Start the engine and follow it. Returns why it ended or will not run."""
         try:
             await self._reach_running()
+            self.was_ready = True
             self._publish("running", self._reason)
             return await self._end()
         except (Failed, UsageError) as error:
@@ -109,8 +113,7 @@ class Replica:
             if not self._take(port):
                 continue
             self._start()
-            self._reason = f"it does not listen on port {port} yet"
-            self._publish("starting", self._reason)
+            self._say(f"it does not listen on port {port} yet")
             if await self._settle(deadline) == "running":
                 return
             how = self._said()
@@ -221,7 +224,7 @@ class Replica:
 
     def _say(self, reason: str) -> None:
         """Publish why the engine is not ready yet, when that changes."""
-        reason = reason.replace(self._service.api_key, "…")
+        reason = "; ".join(filter(None, (reason.replace(self._service.api_key, "…"), *self._lacking())))
         if reason != self._reason:
             self._reason = reason
             self._publish("starting", reason)

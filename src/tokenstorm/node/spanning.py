@@ -6,9 +6,9 @@ that had something to say.
 
 import asyncio
 import contextlib
-import secrets
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -46,20 +46,22 @@ class HeadPart:
     async def run(self) -> None:
         """Until the engine ended, which is always a failure. Cancelling ends all its parts."""
         port, mark = ports.take(self._service.host, HEAD_PORTS) or (0, None)
+        muster = Muster(self._part)
         replica = Replica(
             self._service,
             self._place,
             self._api_key_file,
             self._slot,
             values={"head": self._service.host, "head_port": str(port), "node_rank": "0"},
-            nodes=self._part.nodes,
+            nodes=tuple(dict.fromkeys(self._part.nodes)),
+            lacking=lambda: muster.missing,
         )
         reason = STOPPED
         try:
             if mark is None:
                 reason = f"no port is free from {HEAD_PORTS.start} to {HEAD_PORTS.stop} for its parts to meet at"
             else:
-                reason = await self._lead(replica, port)
+                reason = await self._lead(replica, muster, port)
         except OSError as error:
             reason = f"its parts cannot meet: {error}"
         finally:
@@ -67,27 +69,52 @@ class HeadPart:
             if mark is not None:
                 mark.close()
 
-    async def _lead(self, replica: Replica, port: int) -> str:
+    async def _lead(self, replica: Replica, muster: Muster, port: int) -> str:
         """Let the other parts join, and follow all of them. Returns why the engine is over."""
-        folder, secret = self._place.folder, secrets.token_urlsafe()
-        muster = Muster(self._part, secret)
+        folder = self._place.folder
         head = Head(
             run=self._part.run,
             node=self._place.node,
             host=self._service.host,
             port=port,
             wrapper_port=await muster.open(self._service.host),
-            secret=secret,
+            secret=muster.secret,
         )
         announcing = asyncio.create_task(_announce(folder, self._part, head))
         try:
-            return await _until_a_part_ends(replica, muster)
+            return await self._until_a_part_ends(replica, muster)
         finally:
             announcing.cancel()
             await asyncio.wait((announcing,))
             muster.close()
             with contextlib.suppress(OSError):  # parts that come late then find out by not reaching it
                 publish_head(folder, self._part, replace(head, over=True))
+
+    async def _until_a_part_ends(self, replica: Replica, muster: Muster) -> str:
+        """Why the engine is over, in the words of all parts that ended by themselves."""
+        own, broken = asyncio.create_task(replica.follow()), asyncio.create_task(muster.broken())
+        try:
+            await asyncio.wait((own, broken), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((own, broken), timeout=TOGETHER_SECONDS)
+            if muster.stopped:
+                return STOPPED
+            words = [own.result()] if own.done() else []
+            words += muster.reports
+            if not (replica.was_ready or muster.reports):
+                words += [one for one in muster.missing if one not in words[0]]
+                words += self._last_words(muster)
+            return "; ".join(words)
+        finally:
+            for task in (own, broken):
+                task.cancel()
+            await asyncio.wait((own, broken))
+
+    def _last_words(self, muster: Muster) -> Iterator[str]:
+        """What the other parts said last: it may be one of them that keeps the engine from getting ready."""
+        for rank, name in sorted(muster.joined.items()):
+            log = Place(self._place.folder, *name).log
+            if words := engine.last_words(log, self._service.api_key):
+                yield f"the part on {self._part.node_of(rank)} said last: {words}"
 
 
 async def _announce(folder: Path, part: Part, head: Head) -> None:
@@ -99,22 +126,6 @@ async def _announce(folder: Path, part: Part, head: Head) -> None:
             await asyncio.sleep(AGAIN_SECONDS)
         else:
             return
-
-
-async def _until_a_part_ends(replica: Replica, muster: Muster) -> str:
-    """Why the engine is over, in the words of all parts that ended by themselves."""
-    own, broken = asyncio.create_task(replica.follow()), asyncio.create_task(muster.broken())
-    try:
-        await asyncio.wait((own, broken), return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait((own, broken), timeout=TOGETHER_SECONDS)
-        words = [own.result()] if own.done() else []
-        words += muster.reports
-        words += [f"the part on {node} has not joined" for node in muster.missing]
-        return "; ".join(words)
-    finally:
-        for task in (own, broken):
-            task.cancel()
-        await asyncio.wait((own, broken))
 
 
 class WorkerPart:
@@ -178,7 +189,7 @@ class WorkerPart:
             if head.over:
                 return head
             try:
-                self._tie = await join(head, self._part)
+                self._tie = await join(head, self._part, self._place.node)
             except OSError as error:
                 if time.monotonic() > until:
                     message = (

@@ -21,6 +21,8 @@ LEAVE_SECONDS = 30
 """How long before the time limit a service's job is told to end: engines have nothing to write then."""
 SIGNALLED_EARLY_SECONDS = 60
 """How much earlier than asked for Slurm may tell a job that its limit comes."""
+WRAPPER_SAYS_SECONDS = 20.0
+"""A wrapper began later than its job, and knows better why its engine is not ready in time: so long it may say it first."""
 
 _SUSPENDED = "Slurm has suspended the job: its engines go on when the site lets it"
 _TERMINATED = 128 + 15
@@ -160,7 +162,7 @@ def _run(service: Service, replicas: Sequence[Replica], now: datetime, ran_secon
         )
     if any(replica.status == "failed" and replica.stopped_after is None for replica in replicas):
         return _give_up(service, _unwell(service, replicas, healthy), now)
-    if ran_seconds > service.probe.timeout_seconds:
+    if ran_seconds > service.probe.timeout_seconds + (WRAPPER_SAYS_SECONDS if replicas else 0.0):
         reason = f"not ready after {service.probe.timeout_seconds:g} s: {_unwell(service, replicas, healthy)}"
         return _give_up(service, reason, now)
     if not replicas:
