@@ -8,8 +8,9 @@ from tokenstorm.errors import ApiError
 from tokenstorm.load import Arrival, Length, Ramp, Stage
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.result import Result
+from tokenstorm.sdk.addresses import CLIENT_URL, SERVER_URL
 from tokenstorm.sdk.calls import GroupRequest
-from tokenstorm.sdk.client import CLIENT_URL, SERVER_URL, AsyncClient, Client
+from tokenstorm.sdk.client import AsyncClient, Client
 
 __all__ = [
     "CLIENT_URL",

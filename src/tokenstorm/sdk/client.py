@@ -3,12 +3,10 @@
 import asyncio
 import functools
 import inspect
-import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -16,6 +14,7 @@ import msgspec
 from tokenstorm.errors import NOT_JSON, ApiError, UsageError
 from tokenstorm.result import Result
 from tokenstorm.sdk import calls, waits
+from tokenstorm.sdk.addresses import CLIENT_URL, SERVER_URL, base_of, trusts_proxies
 from tokenstorm.sdk.calls import Api, Call
 from tokenstorm.sdk.events import GroupEvent, Reader
 from tokenstorm.sdk.lines import read_alines, read_lines
@@ -23,8 +22,6 @@ from tokenstorm.sdk.lines import read_alines, read_lines
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SERVER_URL = "http://127.0.0.1:8001"
-CLIENT_URL = "http://127.0.0.1:8003"
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0
 """A stream of events is broken when it is silent for longer: the API says something every 15 s."""
@@ -36,7 +33,7 @@ class _Wire:
     """The addresses of the two APIs, and how requests to them look."""
 
     def __init__(self, server_url: str = SERVER_URL, client_url: str = CLIENT_URL, *, token: str | None = None) -> None:
-        self._urls: dict[Api, str] = {"server": _base(server_url), "client": _base(client_url)}
+        self._urls: dict[Api, str] = {"server": base_of(server_url), "client": base_of(client_url)}
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
 
     def _options(self, call: Call[Any], silence: float | None = None) -> dict[str, Any]:
@@ -124,7 +121,9 @@ class Client(_Wire):
 
     def __init__(self, server_url: str = SERVER_URL, client_url: str = CLIENT_URL, *, token: str | None = None) -> None:
         super().__init__(server_url, client_url, token=token)
-        self._http = {api: httpx.Client(trust_env=_trusts(url), limits=_LIMITS) for api, url in self._urls.items()}
+        self._http = {
+            api: httpx.Client(trust_env=trusts_proxies(url), limits=_LIMITS) for api, url in self._urls.items()
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -249,7 +248,8 @@ class AsyncClient(_Wire):
     ) -> None:
         super().__init__(server_url, client_url, token=token)
         self._http = {
-            api: http or httpx.AsyncClient(trust_env=_trusts(url), limits=_LIMITS) for api, url in self._urls.items()
+            api: http or httpx.AsyncClient(trust_env=trusts_proxies(url), limits=_LIMITS)
+            for api, url in self._urls.items()
         }
 
     async def __aenter__(self) -> Self:
@@ -363,24 +363,6 @@ class AsyncClient(_Wire):
     results = _async(calls.results)
     wait_until_ready = _async_wait(waits.until_ready)
     wait_until_stopped = _async_wait(waits.until_stopped)
-
-
-def _base(url: str) -> str:
-    """An address as calls are added to it; one with `/api/v1` is the same."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        message = f"{url!r} is no address of an API: it looks like {SERVER_URL}"
-        raise UsageError(message)
-    return url.rstrip("/").removesuffix("/api/v1") + "/api/v1"
-
-
-def _trusts(url: str) -> bool:
-    """Whether the environment's proxy is for that address: never for this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
 
 
 def _json(body: object) -> bytes:
