@@ -177,9 +177,10 @@ class Master:
                 )  # to the end of what it said; the master has let go of that
                 listening.cancel()
                 await ended(process, politely=True)
+        on_the_way = words(_taken(by_the_way))
         if made := await Control.to(control):
             return made
-        said, on_the_way = words(bytes(heard)), words(_taken(by_the_way))
+        said = words(bytes(heard))
         if way and _NOBODY in said:
             why = f"no way there: {on_the_way or 'what goes there ended, and said nothing'}"
             raise self.back_off.failed(self._said(why), refused="ermission denied" in on_the_way)

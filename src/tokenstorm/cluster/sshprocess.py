@@ -41,6 +41,7 @@ async def hear(process: Process, heard: bytearray, *, aloud: bool) -> None:
     assert process.stderr
     while part := await process.stderr.read(NOISE_BYTES):
         heard += part
+        del heard[:-NOISE_BYTES]  # a command on the way may go on talking for days
         if aloud:
             sys.stderr.write(printable(part.decode(errors="replace")))
             sys.stderr.flush()
