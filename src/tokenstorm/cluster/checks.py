@@ -1,20 +1,16 @@
 """What the doctor's checks are made of."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
 from tokenstorm.cluster.bundle import Target
-from tokenstorm.cluster.clusters import prelude
 from tokenstorm.cluster.hold import Node, Say, hold
 from tokenstorm.cluster.scheduler import Job, Kind
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Profile
 from tokenstorm.errors import TokenstormError
-
-_RUN = 'name=$1; shift; exec "$name" ${M:+-M "$M"} "$@"'
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -88,8 +84,3 @@ class Step:
     look: Callable[[Visit], Awaitable[Finding]]
     after: tuple[str, ...] = ()
     only: Literal["slurm"] | None = None
-
-
-def clean(profile: Profile, argv: Sequence[str]) -> list[str]:
-    """A command of Slurm's for the profile's cluster, without the variables of a job that this may run in."""
-    return ["bash", "-c", prelude(profile.cluster) + _RUN, "bash", *argv]

@@ -7,7 +7,7 @@ The id of a job is Slurm's number, as in `123`; of a job on another cluster than
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from tokenstorm.cluster.scheduler import JobId
 
@@ -31,6 +31,7 @@ for name in ${{!S@}}; do
 done
 export M
 """
+_RUN = 'name=$1; shift; exec "$name" ${M:+-M "$M"} "$@"'
 
 
 def prelude(cluster: str | None) -> str:
@@ -49,3 +50,8 @@ def by_cluster(ids: Collection[JobId], usual: str | None) -> dict[str | None, di
         if match := JOB.fullmatch(job):
             found[match[2] or usual][match[1]] = job
     return dict(found)
+
+
+def clean(cluster: str | None, argv: Sequence[str]) -> list[str]:
+    """A command of Slurm's for one cluster, without the variables of a job that this may run in."""
+    return ["bash", "-c", prelude(cluster) + _RUN, "bash", *argv]

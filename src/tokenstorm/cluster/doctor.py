@@ -13,9 +13,10 @@ from dataclasses import replace
 from time import monotonic
 
 from tokenstorm.cluster.asking import Ask
-from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit, clean
-from tokenstorm.cluster.directives import directives
-from tokenstorm.cluster.hold import Say, keys, probe_job, submitted, written
+from tokenstorm.cluster.blame import accepted, keys, refused
+from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit
+from tokenstorm.cluster.clusters import clean
+from tokenstorm.cluster.hold import Say, probe_job, submitted, written
 from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
 from tokenstorm.cluster.remote import Remote
@@ -97,7 +98,6 @@ def _few(sessions: int) -> str:
     return f"; its SSH server gives {sessions} sessions at a time (MaxSessions): the rest waits for them to end"
 
 
-_ACCEPTED = "to start at"
 _NO_NODE = re.compile("DOWN|DRAINED|NotAvail")
 _NEEDED, _TELLING = ("sbatch", "scancel"), ("squeue", "scontrol", "sacct")
 
@@ -114,7 +114,7 @@ async def _slurm(visit: Visit) -> Finding:
             f"no {', '.join(missing)} on the path of the login node: is this the login node of a Slurm cluster? "
             "Set the path in the file that a shell without a terminal reads (~/.bashrc)"
         )
-    answer = await visit.site.shell.run(clean(visit.site.profile, ["sinfo", "--version"]))
+    answer = await visit.site.shell.run(clean(visit.site.profile.cluster, ["sinfo", "--version"]))
     version = answer.stdout.decode(errors="replace").strip() or "Slurm"
     try:
         await visit.site.scheduler.states(["1"])
@@ -123,7 +123,7 @@ async def _slurm(visit: Visit) -> Finding:
     telling, silent = [name for name in _TELLING if name in there], ""
     if "sacct" in there:
         asked = await visit.site.shell.run(
-            ["timeout", "10", *clean(visit.site.profile, ["sacct", "--noheader", "--jobs=1"])]
+            ["timeout", "10", *clean(visit.site.profile.cluster, ["sacct", "--noheader", "--jobs=1"])]
         )
         if asked.status:
             telling.remove("sacct")
@@ -174,14 +174,11 @@ async def _recipe_job(visit: Visit) -> Finding:
 
 async def _accepted(visit: Visit, job: Job) -> Finding:
     """What `sbatch --test-only` says: of the options, of the nodes there are, and not of all limits."""
-    lines = "\n".join(["#!/bin/sh", *directives(job, visit.site.profile), "true", ""])
-    done = await visit.site.shell.run(clean(visit.site.profile, ["sbatch", "--test-only"]), stdin=lines.encode())
-    said = (done.stderr or done.stdout).decode(errors="replace").strip()
-    if done.status or _ACCEPTED not in said:
-        return (
-            "failed",
-            f"sbatch does not accept {_asked(job)}: {said or f'status {done.status}'}; {keys(visit.site.profile, job.kind)}",
-        )
+    shell, profile = visit.site.shell, visit.site.profile
+    taken, said = await accepted(shell, job, profile)
+    if not taken:
+        advice = await refused(shell, job, profile, said)
+        return "failed", f"sbatch does not accept {_asked(job)}: {said}; {advice}"
     return "ok", said.splitlines()[-1].removeprefix("sbatch: ")
 
 
@@ -202,7 +199,10 @@ async def _tried(visit: Visit, job: Job, state: State, said: str) -> Finding:
     if ran:
         return "ok", f"{_asked(job)} ran"
     if never:
-        return "failed", f"{_asked(job)} would wait for ever: {seen.reason}; {keys(visit.site.profile, job.kind)}"
+        return (
+            "failed",
+            f"{_asked(job)} would wait for ever: {seen.reason}; {keys(visit.site.profile, job.kind, seen.reason)}",
+        )
     if seen.phase == "ended":
         why = f"{seen.outcome}, status {seen.exit_code}: {complaints or 'it said nothing'}"
         advice = "see the prologue, and whether those nodes share the base path"

@@ -18,12 +18,12 @@ from pathlib import PurePosixPath
 from time import monotonic
 from typing import Protocol
 
+from tokenstorm.cluster.blame import keys
 from tokenstorm.cluster.pending import pends_for_ever
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind, Sent, state_of
 from tokenstorm.cluster.script import render, words
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Profile
 from tokenstorm.errors import ClusterError, NoNodeFree, RefusedJob, Unconfirmed, Unreachable, UsageError
 
 START_SECONDS = 600.0
@@ -146,11 +146,6 @@ def where(site: Site, kind: Kind) -> str:
     return f"partition {partition}" if partition else "the default partition"
 
 
-def keys(profile: Profile, kind: Kind) -> str:
-    """Which keys of a profile decide what nodes its jobs get."""
-    return f"see {', '.join(profile.key(kind, name) for name in profile.given(kind))} in profiles.{profile.name}"
-
-
 async def written(site: Site, path: PurePosixPath) -> str:
     """What stands in a file, for people; nothing if it is not there."""
     try:
@@ -221,7 +216,7 @@ async def _started(site: Site, job: Job, job_id: JobId, say: Say, *, patient: bo
         if state.phase == "pending":
             why = f"job {job_id} is pending" + (f" ({state.reason})" if state.reason else "")
             if pends_for_ever(state, now - began):
-                message = f"{where(site, job.kind)} gives no node: {why}; {keys(site.profile, job.kind)}"
+                message = f"{where(site, job.kind)} gives no node: {why}; {keys(site.profile, job.kind, state.reason)}"
                 raise RefusedJob(message)
             if not patient and now - began > START_SECONDS:
                 message = f"no node of {where(site, job.kind)} was free in {START_SECONDS / 60:.0f} minutes: {why}"

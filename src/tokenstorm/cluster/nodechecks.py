@@ -65,7 +65,21 @@ async def _python(visit: Visit) -> Finding:
     if target.code is None:
         check(visit.site, target)
     platform = f"{target.machine}, {target.libc} {target.libc_version}"
-    return "ok", f"{visit.site.profile.of('cpu').python} is Python {target.python} on {platform}"
+    return (
+        "ok",
+        f"{visit.site.profile.of('cpu').python} is Python {target.python} on {platform}{await _gpu_python(visit)}",
+    )
+
+
+async def _gpu_python(visit: Visit) -> str:
+    """The same of jobs with GPUs, where they have a Python or a prologue of their own."""
+    profile = visit.site.profile
+    if not {"python", "prologue"} & profile.gpu.model_fields_set:
+        return ""
+    target = await ask(visit.site, await visit.node("gpu"), await bundle_for(visit.site), "gpu")
+    if target.code is None:
+        check(visit.site, target, "gpu")
+    return f"; {profile.of('gpu').python} of jobs with GPUs is Python {target.python} on {target.machine}"
 
 
 async def _code(visit: Visit) -> Finding:
