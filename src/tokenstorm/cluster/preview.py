@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tokenstorm.api.dry_run import DryRun, PlannedFile
 from tokenstorm.cluster.scheduler import Job
@@ -12,9 +13,12 @@ from tokenstorm.cluster.submission import OPTIONS
 from tokenstorm.config import Profile
 
 HIDDEN = "…"
-_SECRET = re.compile(r"(?i)(token|secret|passw|api_?key|credential)")
-_IN_URL = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
-_EXPORT = re.compile(r"^(export ([A-Za-z_][A-Za-z0-9_]*)=).*$", re.MULTILINE)
+_WORDS = r"(?:token|secret|passw|passphrase|pwd|credential|(?:api|access|private)[_-]?key)"
+_SECRET = re.compile(_WORDS, re.IGNORECASE)
+_IN_URL = re.compile(r"(?<=://)[^/\s]+(?=@)")
+_SET = re.compile(rf"""((?:^|[\s;&])\w*{_WORDS}\w*=)("[^"]*"|'[^']*'|[^\s;&]+)""", re.IGNORECASE)
+"""A variable that is set in shell text, such as the prologue's."""
+_OPTION = re.compile(rf"(--(?:[\w-]*[_-])?{_WORDS})(=.*)?", re.IGNORECASE | re.DOTALL)
 
 
 def preview(
@@ -28,11 +32,13 @@ def preview(
     """The job's script, how it would be submitted, and the files of its folder, by name: text, or what they hold as JSON."""
     slurm = profile.scheduler == "slurm"
     cluster = ("-M", profile.cluster) if profile.cluster else ()
-    script = script_of(job, profile) if slurm else render(job, profile)
+    environment = {name: str(_hidden(value, name)) for name, value in {**profile.variables, **job.environment}.items()}
+    shown = replace(job, environment=environment, command=_argv(job.command))
+    script = script_of(shown, profile) if slurm else render(shown, profile)
     return DryRun(
-        script=_IN_URL.sub(HIDDEN, _EXPORT.sub(_exported, script)),
+        script=_IN_URL.sub(HIDDEN, _SET.sub(rf"\1{HIDDEN}", script)),
         submit=("sbatch", *cluster, *OPTIONS.split(), f"{job.folder}/script.sh") if slurm else (),
-        command=tuple(_IN_URL.sub(HIDDEN, word) for word in command),
+        command=_argv(command),
         files=tuple(
             PlannedFile(path=f"{job.folder}/{name}", content=content if isinstance(content, str) else _json(content))
             for name, content in files.items()
@@ -45,8 +51,16 @@ def _json(content: Mapping[str, object]) -> str:
     return json.dumps(_hidden(content), indent=2, ensure_ascii=False)
 
 
-def _exported(line: re.Match[str]) -> str:
-    return f"{line[1]}{HIDDEN}" if _SECRET.search(line[2]) else line[0]
+def _argv(words: Sequence[str]) -> tuple[str, ...]:
+    """An argv without the values of options that name secrets."""
+    shown: list[str] = []
+    follows = False
+    for word in words:
+        option = _OPTION.fullmatch(word)
+        text = f"{option[1]}={HIDDEN}" if option and option[2] else _IN_URL.sub(HIDDEN, word)
+        shown.append(HIDDEN if follows else text)
+        follows = option is not None and not option[2]
+    return tuple(shown)
 
 
 def _hidden(value: object, name: str = "") -> object:
@@ -54,7 +68,8 @@ def _hidden(value: object, name: str = "") -> object:
     if isinstance(value, Mapping):
         return {key: _hidden(inner, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_hidden(inner) for inner in value]
+        words = _argv(value) if all(isinstance(inner, str) for inner in value) else value
+        return [_hidden(inner) for inner in words]
     if not isinstance(value, str):
         return value
     return HIDDEN if value and _SECRET.search(name) and name not in _NO_SECRETS else _IN_URL.sub(HIDDEN, value)
