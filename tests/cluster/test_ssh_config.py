@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from sshd import MISSING, SSHD, Kind, Login, sshd
+from tokenstorm.cluster.openssh import OpenSSH
+from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.cluster.sshconfig import parsed
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable
@@ -37,6 +39,7 @@ CONFIGURED: dict[str, str] = {
     "algorithms": ALIAS + " Ciphers ^aes256-ctr\n KexAlgorithms +diffie-hellman-group14-sha1\n MACs hmac-sha2-256\n",
     "what is for terminals": ALIAS + " RemoteCommand tmux\n RequestTTY force\n LocalForward 1 127.0.0.1:1\n",
     "an address family": ALIAS + " AddressFamily inet\n",
+    "an input of nothing": ALIAS + " StdinNull yes\n",
 }
 RELAY = "#!/bin/sh\nexec python3 -c 'import socket,sys,threading,os\n\
 s=socket.create_connection((sys.argv[1],int(sys.argv[2])))\n\
@@ -45,6 +48,8 @@ def up():\n\
  os._exit(0)\n\
 threading.Thread(target=up,daemon=True).start()\n\
 while b:=s.recv(65536): os.write(1,b)' \"$@\"\n"
+WITHOUT_2 = "import os, shlex, sys\nwords = shlex.split(sys.argv[2])[1:]\n\
+assert not any(word.startswith('2>') for word in words)\nos.execvp(words[0], words)\n"
 
 
 @pytest.fixture
@@ -97,6 +102,29 @@ def test_where_ssh_gets_in_the_profile_does(kind: Kind, configure: Callable[[str
 
 @has_sshd
 @pytest.mark.integration
+def test_a_command_on_the_way_is_started_by_any_shell(
+    kind: Kind, configure: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by csh, which does not say as sh does where errors go."""
+    configure(CONFIGURED["a command on the way"])
+    shell = tmp_path / "shell"
+    shell.write_text("#!/usr/bin/env python3\n" + WITHOUT_2)
+    shell.chmod(0o755)
+    monkeypatch.setenv("SHELL", str(shell))
+    assert runs(kind, Ssh(host="cluster"))
+
+
+@has_sshd
+@pytest.mark.integration
+def test_a_command_that_knows_host_keys_is_named_with_the_shell_that_asks_it(configure: Callable[[str], None]) -> None:
+    configure(ALIAS + " UserKnownHostsFile /dev/null\n KnownHostsCommand /bin/cat {known}\n")
+    with pytest.raises(Unreachable, match=r'KnownHostsCommand /bin/cat .*ssh\.shell = "openssh"'):
+        runs(SSHManager, Ssh(host="cluster"))
+    assert runs(OpenSSH, Ssh(host="cluster"))
+
+
+@has_sshd
+@pytest.mark.integration
 def test_a_line_that_ssh_cannot_read_is_told_in_its_own_words(kind: Kind, configure: Callable[[str], None]) -> None:
     configure(ALIAS + " ConnectTimeout soon\n")
     with pytest.raises(Unreachable, match=r"config line 5: invalid time value"):
@@ -131,8 +159,6 @@ def test_what_stops_it_on_the_way_is_told_in_its_own_words(
 def test_a_setting_that_only_ssh_can_do_is_named_with_the_shell_that_does_it(
     configure: Callable[[str], None], login: Login
 ) -> None:
-    from tokenstorm.cluster.ssh import SSHManager  # noqa: PLC0415
-
     configure(ALIAS + " HostbasedAuthentication yes\n")
     Path(str(login.ssh.identity_file)).with_name("authorized").write_text("")
     with pytest.raises(Unreachable, match=r'HostbasedAuthentication yes of your ssh.*ssh\.shell = "openssh"'):
@@ -144,8 +170,6 @@ def test_a_setting_that_only_ssh_can_do_is_named_with_the_shell_that_does_it(
 def test_without_an_ssh_here_the_configuration_is_read_all_the_same(
     configure: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from tokenstorm.cluster.ssh import SSHManager  # noqa: PLC0415
-
     configure(ALIAS)
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))

@@ -110,7 +110,7 @@ class Login:
     async def _cause(self, error: Exception) -> str:
         """Why nobody was logged in, and what to do about it."""
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            return self._said(await self._about_its_key(error))
+            return self._said(await self._about_its_key(error) + self._beyond("KnownHostsCommand"))
         if isinstance(error, asyncssh.PermissionDenied):
             other = self._beyond() or f"; where `ssh {self.host}` gets in and tokenstorm does not, {OPENSSH}"
             return self._said(about_a_refusal(self._ssh, self.host) + other)
@@ -127,9 +127,9 @@ class Login:
             return f"asyncssh cannot use what ~/.ssh/config says of it: {error}; {OPENSSH}"
         return f"{error}; where `ssh {self.host}` gets in, {OPENSSH}{self._beyond()}"
 
-    def _beyond(self) -> str:
-        """What of the configuration only ssh itself can do, in words."""
-        lines = self._there.beyond() if self._there else []
+    def _beyond(self, name: str = "") -> str:
+        """What of the configuration only ssh itself can do, in words: all of it, or the setting of that name."""
+        lines = [line for line in self._there.beyond() if line.startswith(name)] if self._there else []
         if not lines:
             return ""
         said = f"asyncssh does not do {', '.join(lines)} of your ssh configuration"

@@ -75,6 +75,7 @@ class Master:
         self.back_off = back_off
         self._connecting = asyncio.Lock()
         self._control: Control | None = None
+        self._stdin_null = False
 
     async def login(self) -> None:
         async with self._connecting:
@@ -115,7 +116,8 @@ class Master:
     def _mux(self, control: Path) -> list[str]:
         """Options with which ssh goes through a master or nowhere: where there is none, it says a word of ours."""
         nowhere = f"ProxyCommand=sh -c 'echo {NO_MASTER} >&2'"
-        return [*self._options(), *options("BatchMode=yes", "ControlMaster=no", nowhere), "-S", escaped(control)]
+        own = options("BatchMode=yes", "ControlMaster=no", nowhere, *(("StdinNull=no",) if self._stdin_null else ()))
+        return [*self._options(), *own, "-S", escaped(control)]
 
     def _options(self) -> list[str]:
         """What the profile says, and what is ours."""
@@ -143,6 +145,7 @@ class Master:
             there = await resolved(self.host, self._options())
         except Unreachable as error:
             raise self.back_off.failed(str(error)) from error
+        self._stdin_null = there.stdin_null
         if there.control and not self._apart and (control := await Control.to(there.control)):
             return control
         path = _folder() / hashlib.sha256(f"{there}{self._apart}".encode(errors="replace")).hexdigest()[:16]
@@ -159,7 +162,8 @@ class Master:
         by_the_way = control.with_suffix(".way")
         by_the_way.unlink(missing_ok=True)
         if way := there.proxy(asks=self._asks):  # whose words an ssh that will be a master throws away
-            command = f"{shlex.join(way)} 2>>{shlex.quote(str(by_the_way))}"
+            # in words that each user's own shell reads alike: csh has another way to say where errors go
+            command = shlex.join(("/bin/sh", "-c", 'exec "$@" 2>>"$0"', str(by_the_way), *way))
             asked += options(f"ProxyCommand={command.replace('%', '%%')}")
         arguments = [*asked, *self._options(), "-N", "-S", escaped(control), "--", self.host]
         with same_terminal() if self._asks else contextlib.nullcontext():

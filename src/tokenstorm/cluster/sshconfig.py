@@ -70,6 +70,11 @@ class Resolved:
         path = self._one("controlpath")
         return Path(path) if path and path != "none" else None
 
+    @property
+    def stdin_null(self) -> bool:
+        """Whether commands are to read nothing. An ssh that is too old to be told so does not know the word."""
+        return self._one("stdinnull") == "yes"
+
     def proxy(self, *, asks: bool = False) -> list[str] | None:
         """The command whose streams are the connection, as ssh makes it of ProxyCommand or ProxyJump; None without. An ssh in
         it may ask on the terminal with `asks`."""
