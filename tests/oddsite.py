@@ -83,7 +83,7 @@ async def _prove(odd: Odd, folder: Path) -> None:
             await odd.holds(OddSite(folder, shell, Slurm(shell, settings), Slurm(plain, settings)))
 
 
-def scripted(folder: Path, answers: Mapping[str, str]) -> Slurm:
+def scripted(folder: Path, answers: Mapping[Command, str]) -> Slurm:
     """A site without a lab: its commands are these lines of shell."""
     return Slurm(_Odd(wrapped(folder, **{**ABSENT, **answers})), profile(folder))
 

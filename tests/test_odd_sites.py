@@ -73,6 +73,7 @@ ALREADY = "echo 'scancel: error: Kill job error on job id 7: Job/step already co
 NO_SUCH_JOB = "echo 'slurm_load_jobs error: Invalid job id specified'"
 UNKNOWN: dict[Command, str] = {"squeue": "exit 0", "scontrol": f"{NO_SUCH_JOB} >&2; exit 1"}
 SILENT: dict[Command, str] = {"scontrol": "echo 'slurm_load_jobs error: Connection timed out' >&2; exit 1"}
+NO_END = '[[ $* =~ --jobs=([0-9]+) ]]; echo "${BASH_REMATCH[1]}|ts-7|2026-11-27T09:00:00|RUNNING|n1|0:0|None"'
 OLD_RECORD = '[[ $* =~ --jobs=([0-9]+) ]]; echo "${BASH_REMATCH[1]}|theirs|2024-01-01T00:00:00|COMPLETED|n1|0:0|None"'
 
 SITES = [
@@ -89,6 +90,7 @@ SITES = [
         'echo "Submitted batch job $(real "$@") on cluster lab"',
         a_job_runs_to_its_end,
     ),
+    Odd("an sbatch that fails once it submitted", "sbatch", 'real "$@"; exit 1', a_job_runs_to_its_end),
     Odd("no number at all", "sbatch", 'real "$@" > /dev/null; echo "It is on its way"', a_job_runs_to_its_end),
     Odd("the cluster above the list", "squeue", 'echo "CLUSTER: lab"; real "$@"', a_job_runs_to_its_end),
     Odd("a heading in squeue", "squeue", 'echo "JOBID STATE"; real "$@"', a_job_runs_to_its_end),
@@ -172,3 +174,15 @@ def test_what_a_command_says_of_a_job_is_how_it_stands(
 def test_a_record_of_another_job_says_nothing_of_ours(tmp_path: Path, row: str) -> None:
     slurm, since = scripted(tmp_path, {"sacct": f"echo '{row}'"}), datetime(2026, 11, 27, 8, tzinfo=UTC).timestamp()
     assert asyncio.run(state_of(slurm, "7", Sent("ts-7", since))) is None
+
+
+def test_a_job_whose_end_was_never_recorded_does_not_run_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstorm.cluster.slurm.LISTED_AFTER_SECONDS", -1.0)
+    runaway = scripted(tmp_path, {**UNKNOWN, "sacct": NO_END, "scancel": "exit 0"})
+    state = asyncio.run(state_of(runaway, "7", Sent("ts-7")))
+    assert state is not None
+    assert state.outcome == "lost"
+    late = scripted(tmp_path, {"squeue": "exit 0", **SILENT, "sacct": NO_END})
+    assert asyncio.run(state_of(late, "7", Sent("ts-7"))) == RUNS

@@ -194,6 +194,9 @@ def test_what_is_withdrawn_is_never_submitted_and_a_job_that_is_there_is_known(
 
     async def what(it: Slurm) -> None:
         assert await it.withdraw(never) is None, "there is not even a folder"
+        (tmp_path / "away").write_bytes(b"")  # as a file system that is out of reach: what lies there is not known
+        with pytest.raises(Unconfirmed, match="away/one: Not a directory; it is not submitted any more"):
+            await it.withdraw(job(tmp_path / "away" / "one", "true"))
         (tmp_path / "never").mkdir()
         assert await it.withdraw(never) is None
         with pytest.raises(RefusedJob, match="withdrawn"):

@@ -139,7 +139,10 @@ class Slurm:
             asked.append(shown)
         if gone := [number for number in unsure if number not in found]:
             accounted = await self._bash(_SACCT, ",".join(gone), f"{ACCOUNTING_SECONDS:g}", cluster=cluster)
-            found |= _ours(of_table(accounted.stdout), gone, sent)
+            recorded = _ours(of_table(accounted.stdout), gone, sent)
+            if _no_such_job(shown):  # what runs is known there: of others it was never recorded that they ended
+                recorded = {number: state for number, state in recorded.items() if state.phase == "ended"}
+            found |= recorded
             asked.append(accounted)
             if _answers(listing) and _answers(
                 accounted

@@ -139,9 +139,12 @@ begin() {{
     if [ "$status" -ne 0 ]; then
         printf '%s\n' "$said" >&2
         if [ "$status" -gt 128 ] || grep -qiE '{_NO_ANSWER}' <<< "$said"; then exit {_IN_DOUBT}; fi
-        [ -z "$doubt" ] || claim {_NOBODY} # of an earlier sbatch there may be a job after all
-        : > .submit
-        exit {_NOT_TAKEN}
+        [ -z "$(told)" ] || look # a wrapper may fail behind an sbatch that did not
+        if [ -z "$known" ]; then
+            [ -z "$doubt" ] || claim {_NOBODY} # of an earlier sbatch there may be a job after all
+            : > .submit
+            exit {_NOT_TAKEN}
+        fi
     fi
     printf '%s\n' "$said" > .taken
     again=$doubt doubt=yes
@@ -198,8 +201,9 @@ withdraw() {{ # the job that there is all the same
 nothing() {{ echo 'nothing was submitted'; exit 0; }}
 """
 _MAIN = rf"""
-if ! cd -- "$folder"; then
-    [ "$what" = submit ] || nothing
+if ! trouble=$(LC_ALL=C; cd -- "$folder" 2>&1) || ! cd -- "$folder"; then
+    echo "$trouble" >&2
+    case $what/$trouble in withdraw/*'No such file or directory') nothing ;; esac # else it is out of reach
     exit {_NOT_ASKED}
 fi
 [ "$what" = submit ] || claim {_NOBODY} # before an earlier submission that goes on comes to its sbatch
