@@ -68,3 +68,28 @@ def test_a_real_vllm_is_served_as_a_slurm_job_and_loaded_by_a_group(up: Up) -> N
     generated = counted(after, "vllm:generation_tokens_total") - counted(before, "vllm:generation_tokens_total")
     assert generated >= summary.tokens.output
     assert up.stop().code == 0
+
+
+@pytest.mark.engine
+def test_a_real_vllm_over_two_nodes_is_one_replica_and_ends_with_its_parts(up: Up) -> None:
+    """The nodes share each layer: on CPUs a second stage of the pipeline stops at an assertion of vLLM's own."""
+    config = {
+        "model": "tiny",
+        "dtype": "bfloat16",
+        "enforce_eager": True,
+        "max_model_len": 512,
+        "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 1,
+        "resources": {"nodes": 2, "gpu": 0, "cpu": 1, "memory": "8G"},
+        "environment": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+    }
+    with up.sdk() as client:
+        created = client.create_service("inference/vllm-multi-node", config)
+        service = client.wait_until_ready(created.id, seconds=START_SECONDS)
+        assert (service.engine, service.total_replicas, len(service.nodes)) == ("vllm", 1, 2)
+        said = client.prompt(service.id, "Say something about the weather on the sea.", max_tokens=16)
+        assert said.success, said
+        for node in service.nodes:
+            assert "rank" in client.get_service_logs(service.id, source=f"{node}.0").logs
+        client.stop_service(service.id)
+    assert up.stop().code == 0
