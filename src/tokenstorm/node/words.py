@@ -19,7 +19,7 @@ _PROGRESS = re.compile(
 )
 _EXCEPTION = re.compile(r"(?<![\w.])(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)(?:: .+|$|:$)")
 _COMPLAINT = re.compile(
-    r"\b(?:ERROR|CRITICAL|FATAL|PANIC)\b|\b(?:error|fatal|panic)(?:\[\w+\])?:|panicked at|[Ss]egmentation fault|"
+    r"\b(?:ERROR|CRITICAL|FATAL|PANIC)\b|\b(?:error|fatal|panic)(?:\[\w+\])?:|panicked at|[Ss]eg(?:mentation )?fault|"
     r"[Oo]ut of memory|[Nn]o such file|not found|[Pp]ermission denied|No space left|core dumped"
 )
 _POINTS_BACK = re.compile("root cause above|[Ss]ee (?:the )?(?:error|log|stack ?trace|traceback)s? above")
@@ -35,7 +35,7 @@ def last_words(text: str) -> str:
         for back, line in enumerate(reversed(lines[-among:])):
             if found := pattern.search(line):
                 told = line[found.start() :] if pattern is _EXCEPTION else line
-                return _short(" ".join([told.strip(), *_continued(lines[len(lines) - back :])]))
+                return _short(" ".join([told.strip(), *_continued(told, lines[len(lines) - back :])]))
     return _short(lines[-1].strip()) if lines else ""
 
 
@@ -53,13 +53,13 @@ def _spoken(text: str) -> list[str]:
     return [line for line in shown if _WORD.search(line) and not _PROGRESS.search(line)]
 
 
-def _continued(lines: list[str]) -> list[str]:
-    """The lines that belong to the one before them: those that are indented."""
-    found = []
-    for line in lines:
-        if not line.startswith((" ", "\t")):
+def _continued(line: str, following: list[str]) -> list[str]:
+    """The lines that belong to the one before them: those that are indented, and the first behind a colon."""
+    found: list[str] = []
+    for one in following:
+        if not one.startswith((" ", "\t")) and (found or not line.endswith(":")):
             break
-        found.append(line.strip())
+        found.append(one.strip())
     return found
 
 
