@@ -111,11 +111,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         return {**environment, **self._said_again(environment), MARK: self._marked(index)}
 
     def mark(self, index: int) -> bytes:
-        """What tells the processes of one replica from all others of its node, wherever a container's runtime put them."""
+        """What tells the processes of one replica from all others of its node, wherever a container's runtime put them.
+
+        It holds the wrapper's process id, so that it is also another one for each run of a job.
+        """
         return f"{MARK}={self._marked(index)}".encode()
 
     def _marked(self, index: int) -> str:
-        return f"{self.service_id}.{node_name()}.{index}"
+        return f"{self.service_id}.{node_name()}.{index}.{os.getpid()}"
 
     def make_caches(self) -> None:
         """Make the folders of the caches: a container's runtime wants them to be there. Raises `UsageError`."""
