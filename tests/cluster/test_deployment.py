@@ -5,13 +5,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from orchestrating import MemoryShell, slurm
+from orchestrating import RUNNING, HandScheduler, MemoryShell, slurm
 from tokenstorm.cluster import bundle, deploy
 from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.hold import Say
-from tokenstorm.cluster.scheduler import Kind
+from tokenstorm.cluster.hold import Say, hold
+from tokenstorm.cluster.scheduler import Job, JobId, Kind
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import RunError
+from tokenstorm.errors import RunError, Unreachable
 
 PYTHON = PurePosixPath("/deployed/bin/python")
 
@@ -94,3 +94,45 @@ def test_a_disk_here_that_takes_no_wheels_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(RunError, match=f"cannot be kept in {full} on this machine: File exists"):
         bundle.wheels(bundle.bundle(), target, full)
+
+
+class RunsAtOnce(HandScheduler):
+    """Every job has its node as soon as it is submitted."""
+
+    async def submit(self, job: Job) -> JobId:
+        number = await super().submit(job)
+        self.state[number] = RUNNING
+        return number
+
+
+class AwayOnce(MemoryShell):
+    """Cannot be reached at the second look at a folder."""
+
+    looks = 0
+
+    async def list(self, path: PurePosixPath) -> list[str]:
+        self.looks += 1
+        if self.looks == 2:
+            message = "the connection broke"
+            raise Unreachable(message)
+        if self.looks > 2:
+            self.files[path / "node"] = b"n1"
+        return await super().list(path)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_login_node_that_is_away_for_a_moment_costs_who_is_patient_no_place(tmp_path: Path, patient: bool) -> None:
+    scheduler = RunsAtOnce()
+    site = Site(slurm(tmp_path).profile, AwayOnce(), scheduler, has_gpu=True)
+
+    async def held() -> str:
+        async with hold(site, say=print, patient=patient) as node:
+            return node.name
+
+    if patient:
+        assert asyncio.run(held()) == "n1"
+    else:
+        with pytest.raises(Unreachable, match="the connection broke"):
+            asyncio.run(held())
+    assert len(scheduler.submitted) == 1
+    assert scheduler.cancelled == ["100"]

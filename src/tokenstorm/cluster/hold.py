@@ -209,6 +209,9 @@ async def _started(site: Site, job: Job, job_id: JobId, say: Say, *, patient: bo
             if "node" in await site.shell.list(job.folder):
                 return
             state = await state_of(site.scheduler, job_id, Sent(job.name)) or JobState("pending")
+            if state.phase != "pending":
+                ran_from = ran_from or now
+                await _check_start(site, job, job_id, state, ran=now - ran_from)
         except Unreachable as error:
             if not patient:
                 raise
@@ -224,9 +227,6 @@ async def _started(site: Site, job: Job, job_id: JobId, say: Say, *, patient: bo
             if state.reason and why != told:
                 say(f"waiting for a node of {where(site, job.kind)}: {why}")
                 told = why
-        else:
-            ran_from = ran_from or now
-            await _check_start(site, job, job_id, state, ran=now - ran_from)
         await asyncio.sleep(_pause(now - began, RARELY_SECONDS if patient else OFTEN_SECONDS))
 
 
