@@ -160,6 +160,14 @@ def test_each_service_that_is_created_has_a_key_of_its_own_unless_one_is_given()
     assert third == "mine"
 
 
+@pytest.mark.parametrize("key", ["é", "a\nb", "a b", "x" * 201])
+def test_a_key_that_no_header_takes_is_refused_before_anything_is_sent(key: str) -> None:
+    with pytest.raises(UsageError, match="must be 1 to 200 letters, digits and signs of ASCII"):
+        every_call.create_service("a/b", idempotency_key=key)
+    with pytest.raises(UsageError, match="the idempotency key "):
+        every_call.create_group(service_id="s1", num_clients=3, prompts=["a"], idempotency_key=key)
+
+
 def test_a_call_with_a_key_is_made_until_it_is_answered_and_at_once_given_up_where_nobody_takes_it() -> None:
     answers: list[Answer] = [(504, {"detail": "no answer"}), (502, {}), (201, SERVICE)]
     with serving(lambda _: answers.pop(0)) as api, api.client() as client:

@@ -1,6 +1,8 @@
 """Every call of both APIs, described once: what is sent, and how the answer is read. No I/O."""
 
 import inspect
+import re
+import reprlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from tokenstorm.api import dry_run, group_answers, groups, services
-from tokenstorm.errors import NOT_JSON, ApiError
+from tokenstorm.errors import NOT_JSON, ApiError, UsageError
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.written import fault
 
@@ -71,7 +73,7 @@ def create_service(
     The same request with the same key makes one service; without one each call has its own.
     """
     body = {"recipe_name": recipe_name, "config": dict(config or {})}
-    headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+    headers = _keyed(idempotency_key or secrets.token_hex(16))
     read, seconds = _as(services.ServiceInfo), SUBMIT_SECONDS
     return Call("server", "POST", "/services", read, body=body, headers=headers, seconds=seconds)
 
@@ -80,6 +82,14 @@ def dry_run_service(recipe_name: str, config: Mapping[str, object] | None = None
     """What `create_service` would submit; nothing is."""
     body = {"recipe_name": recipe_name, "config": dict(config or {})}
     return Call("server", "POST", "/services/dry-run", _as(dry_run.DryRun), body=body)
+
+
+def _keyed(key: str) -> dict[str, str]:
+    """The header of a key. Raises UsageError for one that no header takes, or no API of ours."""
+    if not re.fullmatch(r"[!-~]{1,200}", key):
+        message = f"the idempotency key {reprlib.repr(key)} must be 1 to 200 letters, digits and signs of ASCII, without spaces"
+        raise UsageError(message)
+    return {"Idempotency-Key": key}
 
 
 def list_services(status: services.Status | None = None) -> Call[services.ServiceList]:
@@ -178,7 +188,7 @@ def create_group(*, idempotency_key: str | None = None, **request: object) -> Ca
 
     `docs/groups.md` has the meanings of its fields, and what is taken when one is left out.
     """
-    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    headers = _keyed(idempotency_key) if idempotency_key else {}
     read, seconds = _as(group_answers.Created), SUBMIT_SECONDS
     return Call("client", "POST", "/client-groups", read, body=request, headers=headers, seconds=seconds)
 
