@@ -211,6 +211,30 @@ def test_while_slurm_is_silent_engines_are_looked_at_and_the_reason_says_so(tmp_
     with_orchestrator(cluster, test)
 
 
+class Forgetful(HandScheduler):
+    """Answers, and lists no job yet."""
+
+    async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
+        await super().states(ids, sent)
+        return {}
+
+
+def test_a_slurm_that_answers_again_is_not_called_silent_although_it_lists_no_job_yet(tmp_path: Path) -> None:
+    cluster = replace(slurm(tmp_path), scheduler=Forgetful())
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await submitted(orchestrator, ONE, {})
+        cluster.scheduler.trouble = Unreachable("Slurm does not answer")
+        cluster.time.seconds += 20
+        await orchestrator.look()
+        assert orchestrator.get(service.id).reason == "Slurm has not answered for 20 s"
+        cluster.scheduler.trouble = None
+        await orchestrator.look()
+        assert orchestrator.get(service.id).reason == ""
+
+    with_orchestrator(cluster, test)
+
+
 class Hanging(HandScheduler):
     """Does not even fail: its commands hang."""
 

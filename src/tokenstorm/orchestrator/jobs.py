@@ -8,6 +8,7 @@ from tokenstorm.errors import ClusterError
 
 PATIENCE_SECONDS = 2.0
 """How long a look waits for the scheduler; what it says later is for the next look."""
+SILENT = "Slurm has not answered for"
 
 
 class Jobs:
@@ -83,4 +84,4 @@ class Errands:
 def silence(seconds: float) -> str:
     """What a user is told of so long a silence, by steps; nothing of a short one."""
     whole = int(seconds // 60 * 60 if seconds >= 60 else seconds // 10 * 10)  # noqa: PLR2004 - a minute
-    return f"Slurm has not answered for {whole} s" if whole else ""
+    return f"{SILENT} {whole} s" if whole else ""

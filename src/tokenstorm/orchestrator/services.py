@@ -21,7 +21,7 @@ from .caches import at_site
 from .clock import Clock
 from .container import contained
 from .exposition import merge
-from .jobs import Errands, Jobs, silence
+from .jobs import SILENT, Errands, Jobs, silence
 from .launch import Launch
 from .logs import read_logs
 from .recipes import Recipes
@@ -266,7 +266,7 @@ class ServiceOrchestrator:
         service_id, live, silent = service.id, self._live[service.id], silence(self._jobs.silent_seconds)
         job = self._jobs.of(service.job_id or "") or as_stored(service)
         if job is None:  # nobody has told of it yet
-            if silent and silent != service.reason:
+            if silent != service.reason and (silent or service.reason.startswith(SILENT)):
                 self.put(replace(service, reason=silent))
             return
         async with _noting(trouble):
