@@ -194,9 +194,6 @@ def test_what_is_withdrawn_is_never_submitted_and_a_job_that_is_there_is_known(
 
     async def what(it: Slurm) -> None:
         assert await it.withdraw(never) is None, "there is not even a folder"
-        (tmp_path / "away").write_bytes(b"")  # as a file system that is out of reach: what lies there is not known
-        with pytest.raises(Unconfirmed, match="away/one: Not a directory; it is not submitted any more"):
-            await it.withdraw(job(tmp_path / "away" / "one", "true"))
         (tmp_path / "never").mkdir()
         assert await it.withdraw(never) is None
         with pytest.raises(RefusedJob, match="withdrawn"):
@@ -219,6 +216,31 @@ def test_what_is_withdrawn_is_never_submitted_and_a_job_that_is_there_is_known(
 
     use(tmp_path, what)
     assert not (tmp_path / "ran").exists(), "what is withdrawn does nothing, whenever it begins"
+
+
+def test_of_what_is_withdrawn_while_its_folder_is_out_of_reach_slurm_tells(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").mkdir()
+    never, there = [job(tmp_path / "base" / name, "true") for name in ("never", "there")]
+
+    async def what(it: Slurm) -> None:
+        with monkeypatch.context() as cut:
+            cut.setenv("PATH", wrapped(tmp_path, sbatch='real --hold "$@"; kill -9 $PPID'))
+            with pytest.raises(Unconfirmed):
+                await it.submit(there)
+        (tmp_path / "base").rename(tmp_path / "elsewhere")
+        (tmp_path / "base").write_bytes(b"")
+        assert await it.withdraw(never) is None
+        (number,) = named(there)
+        assert await it.withdraw(there) == number
+        await it.cancel(number)
+        with monkeypatch.context() as silent:
+            silent.setenv("PATH", wrapped(tmp_path, squeue="exit 1"))
+            with pytest.raises(Unconfirmed, match="base/never: Not a directory; it is not submitted any more"):
+                await it.withdraw(never)
+
+    use(tmp_path, what)
 
 
 def test_a_submission_that_goes_on_by_itself_makes_no_job_once_it_is_withdrawn(

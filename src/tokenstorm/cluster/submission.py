@@ -203,8 +203,16 @@ nothing() {{ echo 'nothing was submitted'; exit 0; }}
 _MAIN = rf"""
 if ! trouble=$(LC_ALL=C; cd -- "$folder" 2>&1) || ! cd -- "$folder"; then
     echo "$trouble" >&2
-    case $what/$trouble in withdraw/*'No such file or directory') nothing ;; esac # else it is out of reach
-    exit {_NOT_ASKED}
+    case $what/$trouble in
+        submit/*) exit {_NOT_ASKED} ;;
+        *'No such file or directory') nothing ;;
+    esac
+    found=$(queued) || exit {_IN_DOUBT} # the folder is out of reach: Slurm alone tells
+    [ -n "$found" ] || nothing
+    known=$(sort -n <<< "$found" | head -n 1)
+    [ "$M" = "$named" ] || known="$known;$M"
+    printf 'submitted as %s\n' "$known"
+    exit 0
 fi
 [ "$what" = submit ] || claim {_NOBODY} # before an earlier submission that goes on comes to its sbatch
 if [ ! -s job.id ]; then
