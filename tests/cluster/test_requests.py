@@ -102,6 +102,10 @@ def test_nodes_that_the_profile_leaves_out_stay_out_beside_those_of_an_engine() 
     lines = asked(job, sbatch=["--exclude=bad[1-2]", "--licenses=a"])
     assert [line for line in lines if "exclude" in line] == ['--exclude="n1,n2,bad[1-2]"']
     assert "--licenses=a" in lines
+    together = asked(job, sbatch=["--exclude=bad[1-2] --licenses=a"])
+    assert (
+        next(line for line in reversed(together) if "exclude" in line) == '--exclude="n1,n2,bad[1-2]"'
+    )  # the last one counts
 
 
 def test_the_profile_says_what_nobody_else_does() -> None:

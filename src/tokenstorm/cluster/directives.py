@@ -30,7 +30,6 @@ def directives(job: Job, profile: Profile) -> list[str]:
         **_gpus(job, jobs),
         "time": job.time_limit_minutes,
         "signal": f"{'B:' if job.signal_to == 'script' else ''}TERM@{job.signal_lead_seconds}",
-        "exclude": ",".join(excluded) or None,
         "output": f"{folder}/stdout.log",
         "error": f"{folder}/stderr.log",
         "open-mode": "append",  # what a second instance would cut off is the first one's
@@ -39,6 +38,8 @@ def directives(job: Job, profile: Profile) -> list[str]:
     if job.exclusive:
         lines.append("#SBATCH --exclusive")
     lines += [f"#SBATCH {line}" for line in without(jobs.sbatch, "exclude")]
+    if excluded:  # in the end, where it counts: a line above may have one beside another option
+        lines.append(f"#SBATCH --exclude={_quoted(','.join(excluded))}")
     if "\\" in folder:
         message = f"{folder} holds a backslash, by which sbatch would find its logs elsewhere: choose another base_path"
         raise UsageError(message)
