@@ -30,6 +30,7 @@ from tokenstorm.client_api.results import results_routes
 from tokenstorm.client_api.schemas import ObserverRequest, RunGroupsRequest, RunRequest, TakenGroup
 from tokenstorm.idempotency import IdempotencyKey
 from tokenstorm.models import Documented
+from tokenstorm.prometheus import family
 from tokenstorm.web import Problem, new_app, problem, problems
 
 COMMON_START_SECONDS = 5.0
@@ -250,8 +251,8 @@ def _ended_lately(group: ClientGroup) -> bool:
 
 def _own_metrics(manager: ClientManager) -> str:
     statuses: tuple[GroupStatus, ...] = ("pending", "running", "stopped")
-    lines = [f'tokenstorm_groups{{status="{status}"}} {len(manager.ids(status))}' for status in statuses]
-    return "\n".join(("# HELP tokenstorm_groups Client groups", "# TYPE tokenstorm_groups gauge", *lines, ""))
+    samples = [({"status": status}, len(manager.ids(status))) for status in statuses]
+    return family("tokenstorm_groups", "gauge", "Client groups", samples)
 
 
 async def _on_not_now(_request: Request, error: Exception) -> Response:

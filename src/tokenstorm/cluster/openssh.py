@@ -20,6 +20,7 @@ from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.sshprocess import ended
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable
+from tokenstorm.hosts import in_url
 
 
 class OpenSSH(Remote):
@@ -68,9 +69,7 @@ class OpenSSH(Remote):
 
     async def _forward(self, host: str, port: int) -> Streams:
         """Ssh tells in what -v prints that it is connected, and of a refusal not whose it was."""
-        process = await self._master.through(
-            "-v", "-W", f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "--", self.host
-        )
+        process = await self._master.through("-v", "-W", f"{in_url(host)}:{port}", "--", self.host)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connected = await _connected(process)

@@ -25,6 +25,7 @@ from tokenstorm.api.services import (
 from tokenstorm.errors import Unreachable
 from tokenstorm.idempotency import IdempotencyKey
 from tokenstorm.models import Documented
+from tokenstorm.prometheus import family
 from tokenstorm.web import Problem, new_app, problems
 
 from .logs import LEAST_BYTES, PLACES, UnknownSource
@@ -289,8 +290,14 @@ def _own_metrics(orchestrator: ServiceOrchestrator) -> str:
     counts = Counter(service.status for service in services)
     replicas = [replica for service in services if not service.ended for replica in orchestrator.replicas(service.id)]
     by_health = Counter("running" if replica.status == "running" else "not_running" for replica in replicas)
-    lines = ["# HELP tokenstorm_services Services by status", "# TYPE tokenstorm_services gauge"]
-    lines += [f'tokenstorm_services{{status="{status}"}} {counts[status]}' for status in STATUSES]
-    lines += ["# HELP tokenstorm_replicas Replicas of services that have not ended", "# TYPE tokenstorm_replicas gauge"]
-    lines += [f'tokenstorm_replicas{{state="{state}"}} {by_health[state]}' for state in ("running", "not_running")]
-    return "\n".join(lines) + "\n"
+    return family(
+        "tokenstorm_services",
+        "gauge",
+        "Services by status",
+        [({"status": status}, counts[status]) for status in STATUSES],
+    ) + family(
+        "tokenstorm_replicas",
+        "gauge",
+        "Replicas of services that have not ended",
+        [({"state": state}, by_health[state]) for state in ("running", "not_running")],
+    )

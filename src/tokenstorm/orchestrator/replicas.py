@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tokenstorm.api.services import ReplicaStatus
+from tokenstorm.hosts import in_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,4 +32,4 @@ class Replica:
         """The base URL without `/v1`, as the cluster sees it."""
         if self.host is None or self.port is None:
             return None
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return f"http://{in_url(self.host)}:{self.port}"

@@ -12,6 +12,7 @@ from tokenstorm.errors import ClusterError
 from tokenstorm.orchestrator import app as orchestrator_app
 from tokenstorm.orchestrator.routing import Router, error_form
 from tokenstorm.orchestrator.services import ServiceOrchestrator
+from tokenstorm.prometheus import family
 from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
 from tokenstorm.server_api.where import Where
 from tokenstorm.web import Problem, new_app, problems
@@ -76,10 +77,9 @@ def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = N
 
 
 def _own_metrics(answered: Mapping[str, int]) -> str:
-    name = "tokenstorm_forwarded_requests_total"
-    lines = [f"# HELP {name} Calls handed on, by the orchestrator's answer", f"# TYPE {name} counter"]
-    lines += [f'{name}{{answer="{answer}"}} {count}' for answer, count in sorted(answered.items())]
-    return "\n".join(lines) + "\n"
+    samples = [({"answer": answer}, count) for answer, count in sorted(answered.items())]
+    name, text = "tokenstorm_forwarded_requests_total", "Calls handed on, by the orchestrator's answer"
+    return family(name, "counter", text, samples)
 
 
 async def _send(where: Where, client: httpx.AsyncClient, call: Call, *, again: bool) -> httpx.Response:
