@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import requests.utils
 
 from running import Stage, free_port, wait_for
 from tokenstorm.interfaces import addresses
+from tokenstorm.node.service import Service as NodeService
 from tokenstorm.unproxied import unproxied
 from wrapped import Service
 
@@ -109,3 +111,12 @@ def test_an_engine_is_told_in_its_own_environment(stage: Stage) -> None:
     words = seen["no_proxy"].split(",")
     assert {".example", "127.0.0.1", "10.0.0.0/8", *(address for _, address in addresses())} <= set(words)
     assert seen["no_proxy"] == seen["NO_PROXY"] == seen["APPTAINERENV_no_proxy"]
+
+
+def test_a_part_of_an_engine_is_told_where_its_head_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes may be in networks of their own, with a router between them."""
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    told = {"service_id": "s", "api_key": "k", "replicas_per_node": 1, "base_port": 8300, "host": "127.0.0.1"}
+    service = msgspec.convert({"schema": 1, "command": ["true"], **told}, type=NodeService)
+    environment = service.engine_environment(0, {"head": "10.77.0.9", "port": "8300"})
+    assert "10.77.0.9" in environment["no_proxy"].split(",")

@@ -107,7 +107,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
                 replicas=self.replicas_per_node,
                 dev=Path("/dev"),
             )
-        environment |= unproxied(environment, more=(self.host, *self.networks))
+        head = (
+            [values["head"]] if "head" in values else []
+        )  # of an engine that spans nodes: it may be in another network
+        environment |= unproxied(environment, more=(self.host, *head, *self.networks))
         return {**environment, **self._said_again(environment), MARK: self._marked(index)}
 
     def mark(self, index: int) -> bytes:
