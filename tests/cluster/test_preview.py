@@ -1,6 +1,7 @@
 """A dry run shows no secret, in whatever form somebody gave one."""
 
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -44,3 +45,16 @@ def test_no_secret_that_the_prologue_sets_is_shown() -> None:
 def test_what_is_no_secret_is_shown_as_it_is() -> None:
     words = ("vllm", "--max-num-batched-tokens=8192", "--tokenizer", "auto", "--api-key-file", "/run/key", "a@b")
     assert "\n".join(words) in shown(words=words)
+    harmless = {"TOKENSTORM_LOG": "loud", "TOKENIZERS_PARALLELISM": "false", "KEYS": "3"}
+    text = shown(environment=harmless)
+    for name, value in harmless.items():
+        assert f"export {name}={value}\n" in text
+        assert f'"{name}": "{value}"' in text
+
+
+def test_only_a_job_of_slurm_may_get_another_python() -> None:
+    site = Profile(name="here", scheduler="local", base_path=PurePosixPath("/base"))
+    job = probe_job("cpu", site.base_path)
+    assert preview(job, site, command=(), files={}).notes == ()
+    (note,) = preview(job, Profile(name="far", scheduler="slurm", base_path=site.base_path), command=(), files={}).notes
+    assert "tokenstorm deploy" in note

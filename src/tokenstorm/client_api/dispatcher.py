@@ -78,7 +78,7 @@ class SlurmClientDispatcher:
 
     def preview(self, group: ClientGroup, request: GroupRequest, access: Access | None) -> DryRun:
         """What would be submitted for a group that nobody keeps. The cluster is not asked. Raises `UsageError`."""
-        notes = ["the Python is that of the environment which `tokenstorm deploy` makes"] if self._deployment else []
+        notes: list[str] = []
         if access is None:
             notes.append("the service is not ready: where its engines will listen is not known yet")
             access = Access((("0", "http://not-known-yet"),))

@@ -13,7 +13,8 @@ from tokenstorm.cluster.submission import OPTIONS
 from tokenstorm.config import Profile
 
 HIDDEN = "…"
-_WORDS = r"(?:token|secret|passw|passphrase|pwd|credential|(?:api|access|private)[_-]?key)"
+_PYTHON = "the Python may become that of the environment which `tokenstorm deploy` makes"
+_WORDS = r"(?:token(?!storm|iz)|secret|passw|passphrase|pwd|credential|(?:api|access|private)[_-]?key)"
 _SECRET = re.compile(_WORDS, re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _SET = re.compile(rf"""((?:^|[\s;&])\w*{_WORDS}\w*=)("[^"]*"|'[^']*'|[^\s;&]+)""", re.IGNORECASE)
@@ -43,7 +44,7 @@ def preview(
             PlannedFile(path=f"{job.folder}/{name}", content=content if isinstance(content, str) else _json(content))
             for name, content in files.items()
         ),
-        notes=notes,
+        notes=(*notes, *((_PYTHON,) if slurm else ())),
     )
 
 

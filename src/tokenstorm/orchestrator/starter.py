@@ -194,15 +194,12 @@ class Starter:
         """What would be submitted for a service that nobody keeps. The site is not asked. Raises UsageError."""
         profile = self._site.profile
         content, texts = self._folder(service, launch)
-        notes = ["words such as {port} are filled in on the node"]
-        if self._deployment is not None:
-            notes.append("the Python is that of the environment which `tokenstorm deploy` makes")
         return preview(
             self._job(service, profile.of(_kind(service.resources)).python),
             profile,
             command=tuple(map(str, cast(list[str], content["command"]))),
             files={**dict.fromkeys(texts, HIDDEN), "service.json": content},
-            notes=tuple(filter(None, (launch.note, *notes))),
+            notes=tuple(filter(None, (launch.note, "words such as {port} are filled in on the node"))),
         )
 
     async def _write_folder(self, service: Service, launch: Launch) -> None:
