@@ -12,7 +12,7 @@ from tokenstorm.cluster import submission
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.errors import RefusedJob, Unconfirmed
+from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
 
 ALL = ("sbatch", "squeue", "scontrol", "sacct", "scancel")
 THERE = 'if [ "$1 $2" = "-M other" ]; then shift 2; real "$@"; else {else_}; fi'
@@ -85,9 +85,19 @@ def test_an_environment_that_leaves_the_cluster_open_is_refused_in_words(
     one = job(tmp_path / "job", "true")
     with monkeypatch.context() as user:
         user.setenv("SLURM_CLUSTERS", clusters)
-        with pytest.raises(RefusedJob, match=f"SLURM_CLUSTERS is '{clusters}'.*name it in the profile's `cluster`"):
+        with pytest.raises(
+            RefusedJob, match=f"SLURM_CLUSTERS on the login node is '{clusters}'.*name it in the profile's `cluster`"
+        ):
             use(tmp_path, lambda it: it.submit(one))
     assert named(one) == []
+
+
+def test_a_profile_that_leaves_the_cluster_open_is_blamed_itself_and_once(tmp_path: Path) -> None:
+    settings = profile(tmp_path).model_copy(update={"cluster": "all"})
+    with pytest.raises(
+        Unreachable, match=r"answer: the profile's `cluster` is 'all', and .* one cluster: name that one$"
+    ):
+        asyncio.run(Slurm(LocalShell(), settings).states(["7"]))
 
 
 def test_an_sbatch_that_ended_well_is_never_followed_by_another(

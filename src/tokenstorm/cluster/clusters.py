@@ -16,11 +16,13 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 JOB = re.compile(rf"([0-9]+)(?:;({NAME}))?", re.ASCII)
 """An id: the number, and the cluster where that is another."""
 MANY = 94
-"""The status of a command that was not run, since the user's SLURM_CLUSTERS names several clusters."""
+"""The status of a command that was not run, since the profile or the user's SLURM_CLUSTERS names several clusters."""
 _CLEAN = f"""\
 M=${{M:-${{SBATCH_CLUSTERS:-${{SLURM_CLUSTERS-}}}}}}
 case $M in all|*,*)
-    echo "SLURM_CLUSTERS is '$M' on the login node, and a job has to be on one cluster: name it in the profile's \\`cluster\\`" >&2
+    of='SLURM_CLUSTERS on the login node' one="name it in the profile's \\`cluster\\`"
+    [ -z "$named" ] || of="the profile's \\`cluster\\`" one='name that one'
+    echo "$of is '$M', and a job has to be on one cluster: $one" >&2
     exit {MANY} ;;
 esac
 for name in ${{!S@}}; do

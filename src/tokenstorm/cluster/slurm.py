@@ -150,7 +150,7 @@ class Slurm:
                 asked.remove(shown)
         answers = [_answers(done) for done in asked]
         if True not in answers:
-            message = f"Slurm does not answer: {'; '.join(filter(None, map(_said, asked)))}"
+            message = f"Slurm does not answer: {'; '.join(dict.fromkeys(filter(None, map(_said, asked))))}"
             raise Unreachable(message)
         return found, False not in answers
 
