@@ -259,6 +259,33 @@ def test_a_job_that_was_submitted_is_known_although_the_disk_was_full(
     with_orchestrator(cluster, test)
 
 
+def test_a_refusal_that_the_full_disk_does_not_take_is_kept_later_and_holds_up_no_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        save = Store.save
+
+        def full(store: Store, service: Service) -> None:
+            if service.ended:
+                message = "services.db cannot be written: is the disk full?"
+                raise RunError(message)
+            save(store, service)
+
+        cluster.scheduler.trouble = RefusedJob("no such account")
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "save", full)
+            service = await submitted(orchestrator, ONE, {})
+            assert (service.status, service.reason) == ("pending", "no such account")
+            await orchestrator.look()
+            assert orchestrator.trouble == "services.db cannot be written: is the disk full?"
+        await look(cluster, orchestrator)
+        assert orchestrator.get(service.id).status == "failed"
+
+    with_orchestrator(cluster, test)
+
+
 def test_a_service_that_waits_holds_up_no_other(tmp_path: Path) -> None:
     cluster = slurm(tmp_path)
 

@@ -133,7 +133,11 @@ class Starter:
             else:
                 await self._start(service_id)
         except (RefusedJob, UsageError, Unknown, CommandFailed) as error:
-            self._fail(service_id, str(error))
+            try:
+                self._fail(service_id, str(error))
+            except RunError as full:
+                self._wait(service_id, work, str(error), full)
+                return
         except Unconfirmed as error:
             self._wait(service_id, work, f"submission unconfirmed: {error}", error)
             return
