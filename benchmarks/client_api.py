@@ -31,7 +31,7 @@ from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import ServerServices
 from tokenstorm.client_api.store import GroupSecrets, Store
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import Profile
 from tokenstorm.plan import new_run_id
 from tokenstorm.web import Server

@@ -27,7 +27,8 @@ import msgspec
 from grouplab import Counting, groups, same
 from running import Stage, compile_truthd
 from slurmlab import slurm_lab
-from tokenstorm.cluster.site import Site, open_site
+from tokenstorm.cluster.opening import open_site
+from tokenstorm.cluster.site import Site
 from tokenstorm.config import load_config
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.merge import merge_ranks

@@ -16,8 +16,8 @@ import pytest
 
 import slurmlab
 import sshd
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.scheduler import Job
-from tokenstorm.cluster.site import open_site
 from tokenstorm.config import Profile, load_config
 
 ROOT = Path(__file__).parents[1]

@@ -53,6 +53,21 @@ def test_simulator_and_load_generator_do_not_know_each_other(module: str) -> Non
     assert not [name for name in done.stdout.split() if name.startswith(other)]
 
 
+def test_only_a_login_by_asyncssh_loads_it() -> None:
+    modules = (
+        "cli.serve",
+        "cli.deploy",
+        "cli.doctor",
+        "cli.demo",
+        "client_api.app",
+        "server_api.placed",
+        "cluster.opening",
+    )
+    program = "".join(f"import tokenstorm.{module}\n" for module in modules)
+    program += "import sys; sys.exit('asyncssh' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize("package", ["httpd", "loadgen", "metrics", "report", "simulator"])
 def test_a_file_of_the_instrument_is_read_in_one_sitting_and_a_function_at_one_look(package: str) -> None:
     files = sorted((Path(tokenstorm.__file__).parent / package).glob("*.py"))

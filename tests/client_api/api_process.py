@@ -9,7 +9,7 @@ from tokenstorm.client_api.app import create_app
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import Profile
 from tokenstorm.web import Server
 

@@ -16,8 +16,8 @@ from cable import Cable, cable
 from grouplab import Groups, groups, slurm_says
 from groups import GROUPS
 from running import Stage
+from tokenstorm.cluster.opening import settled, site_over
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.cluster.site import settled, site_over
 from tokenstorm.config import Profile, Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
 from waiting import finish

@@ -24,9 +24,10 @@ from tokenstorm.cluster import bare, bundle
 from tokenstorm.cluster import deploy as deploying
 from tokenstorm.cluster.deploy import Deployment, check, deploy, deployed
 from tokenstorm.cluster.hold import submitted
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.prune import prune
 from tokenstorm.cluster.scheduler import Job
-from tokenstorm.cluster.site import Site, open_site
+from tokenstorm.cluster.site import Site
 from tokenstorm.config import Orchestrator, Partitions, Profile, Ssh
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from waiting import finish, until
@@ -178,7 +179,7 @@ def test_a_deploy_that_was_killed_is_never_taken_for_whole_and_the_next_one_succ
         "import asyncio, sys\n"
         "from pathlib import PurePosixPath\n"
         "from tokenstorm.cluster.deploy import deploy\n"
-        "from tokenstorm.cluster.site import open_site\n"
+        "from tokenstorm.cluster.opening import open_site\n"
         "from tokenstorm.config import Partitions, Profile\n"
         "async def main():\n"
         "    profile = Profile(name='lab', scheduler='slurm', base_path=PurePosixPath(sys.argv[1]), python=sys.argv[2],\n"

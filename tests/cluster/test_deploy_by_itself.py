@@ -13,7 +13,7 @@ from running import Stage
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.cluster import deploy, hold
 from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import Partitions, Profile
 from tokenstorm.orchestrator.recipes import load_recipes
 from tokenstorm.orchestrator.services import ServiceOrchestrator

@@ -14,8 +14,8 @@ import slurmlab
 import sshd
 from grouplab import groups
 from running import Stage
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.remote import Remote
-from tokenstorm.cluster.site import open_site
 from tokenstorm.config import Profile, load_config
 from waiting import finish
 

@@ -12,8 +12,9 @@ import pytest
 
 from tokenstorm.cluster import hold as held
 from tokenstorm.cluster.hold import hold
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.shell import Output
-from tokenstorm.cluster.site import Site, open_site
+from tokenstorm.cluster.site import Site
 from tokenstorm.config import Partitions, Profile
 from tokenstorm.errors import NoNodeFree, RefusedJob, UsageError
 from waiting import finish, until

@@ -6,10 +6,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tokenstorm.cluster.opening import open_shell, open_site
 from tokenstorm.cluster.openssh import OpenSSH
 from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState
-from tokenstorm.cluster.site import open_shell, open_site
 from tokenstorm.cluster.ssh import SSHManager
 from tokenstorm.config import load_config
 from tokenstorm.errors import Unreachable

@@ -9,7 +9,7 @@ from grouplab import cancel_everything, profile
 from orchestrating import submitted
 from slurmjobs import output
 from spanlab import Spanning, idle, kill_part, parts_of, scontrol, spanning
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from waiting import finish, until
 
 

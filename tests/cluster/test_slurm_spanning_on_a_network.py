@@ -8,7 +8,7 @@ import pytest
 import slurmlab
 import sshd
 from spanlab import parts_of, spanning
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import load_config
 from waiting import finish, until
 

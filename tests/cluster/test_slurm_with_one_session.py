@@ -12,7 +12,7 @@ from grouplab import cancel_everything, groups, profile
 from running import Stage
 from sshd import sshd
 from tokenstorm.cluster.doctor import examine
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import Partitions, Profile, Ssh
 from waiting import finish
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from orchestrating import submitted
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import Container, Partitions, Profile
 from tokenstorm.errors import UsageError
 from tokenstorm.node.service import read_service

@@ -16,7 +16,7 @@ import pytest
 
 from orchestrating import RECIPES, submitted
 from running import TIMEOUT, alive
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import load_config
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.service import Service

@@ -11,7 +11,7 @@ from tokenstorm.cli.serve import Signals, everything, handled_signals, new_token
 from tokenstorm.cli.stack import Listen
 from tokenstorm.cli.terminal import live, show_line, show_summary, show_text, tell, width
 from tokenstorm.cli.watching import Watching
-from tokenstorm.cluster.site import open_site
+from tokenstorm.cluster.opening import open_site
 from tokenstorm.config import LOCAL, Config
 from tokenstorm.errors import RunError
 from tokenstorm.options import DEFAULT_PROMPT

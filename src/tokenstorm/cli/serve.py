@@ -19,7 +19,8 @@ from tokenstorm.cli.ending import Active, OwnServices, PlacedServices, Services,
 from tokenstorm.cli.stack import Listen
 from tokenstorm.cli.terminal import asking, show_line, tell
 from tokenstorm.client_api.manager import ClientManager
-from tokenstorm.cluster.site import Site, open_site
+from tokenstorm.cluster.opening import open_site
+from tokenstorm.cluster.site import Site
 from tokenstorm.config import Config, load_config
 from tokenstorm.errors import ApiError, ClusterError, RunError
 from tokenstorm.peers import users_are_known

@@ -21,7 +21,8 @@ from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
-from tokenstorm.cluster.site import Site, open_site
+from tokenstorm.cluster.opening import open_site
+from tokenstorm.cluster.site import Site
 from tokenstorm.config import Config, Profile
 from tokenstorm.interfaces import ANY_NETWORK, local_address
 from tokenstorm.orchestrator.app import create_app as orchestrator_app

@@ -18,11 +18,11 @@ from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit
 from tokenstorm.cluster.clusters import clean
 from tokenstorm.cluster.hold import Say, probe_job, submitted, written
 from tokenstorm.cluster.nodechecks import ON_NODES
+from tokenstorm.cluster.opening import open_shell, settled, site_over
 from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
 from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
 from tokenstorm.cluster.sessions import COUNTED
-from tokenstorm.cluster.site import open_shell, settled, site_over
 from tokenstorm.config import Profile
 from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormError, Unreachable
 

@@ -11,17 +11,16 @@ from pathlib import Path
 import asyncssh
 
 from tokenstorm.cluster import keys
-from tokenstorm.cluster.asking import Ask, Asking
+from tokenstorm.cluster.asking import TYPING_SECONDS, Ask, typed
 from tokenstorm.cluster.backoff import BackOff
 from tokenstorm.cluster.reach import CONNECT_SECONDS
 from tokenstorm.cluster.refused import about_a_refusal, about_its_key
+from tokenstorm.cluster.remote import KEEPALIVE_COUNT
 from tokenstorm.cluster.sshconfig import PORT, Resolved, resolved
 from tokenstorm.cluster.sshprocess import ended, hear, words
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
 
-KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
-TYPING_SECONDS = 180.0
 OPENSSH = 'set ssh.shell = "openssh" in the profile'
 
 
@@ -211,3 +210,31 @@ async def _through(argv: Sequence[str] | None) -> AsyncIterator[socket.socket | 
         yield way.near
     finally:
         await way.close()
+
+
+class Asking(asyncssh.SSHClient):
+    """Logs in with what the user types, where keys are not enough."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._left = 3
+
+    def kbdint_auth_requested(self) -> str | None:
+        return self._once("")
+
+    async def kbdint_challenge_received(
+        self, name: str, instructions: str, _lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> list[str]:
+        said = "".join(f"{text.strip()}\n" for text in (name, instructions) if text.strip())
+        answers = []
+        for text, shown in prompts:
+            answers.append(await typed(self._ask, said + text, shown))
+            said = ""
+        return answers
+
+    async def password_auth_requested(self) -> str | None:
+        return None if self._once("") is None else await typed(self._ask, "Password: ", False)  # noqa: FBT003
+
+    def _once(self, answer: str) -> str | None:
+        self._left -= 1
+        return answer if self._left >= 0 else None

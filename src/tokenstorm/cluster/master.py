@@ -21,11 +21,12 @@ from contextlib import asynccontextmanager
 from math import ceil
 from pathlib import Path
 
+from tokenstorm.cluster.asking import TYPING_SECONDS
 from tokenstorm.cluster.backoff import BackOff
 from tokenstorm.cluster.control import Control
-from tokenstorm.cluster.login import KEEPALIVE_COUNT, TYPING_SECONDS
 from tokenstorm.cluster.reach import CONNECT_SECONDS
 from tokenstorm.cluster.refused import about_a_refusal, about_its_key
+from tokenstorm.cluster.remote import KEEPALIVE_COUNT
 from tokenstorm.cluster.sshconfig import Resolved, resolved
 from tokenstorm.cluster.sshprocess import ended, escaped, hear, options, quoted, same_terminal, start, words
 from tokenstorm.config import Ssh

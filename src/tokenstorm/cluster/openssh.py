@@ -11,10 +11,9 @@ from functools import partial
 
 from tokenstorm.cluster.asking import Ask
 from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
-from tokenstorm.cluster.login import KEEPALIVE_SECONDS
 from tokenstorm.cluster.master import NO_MASTER, NO_ROOM, Master
 from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden
-from tokenstorm.cluster.remote import Remote, Session
+from tokenstorm.cluster.remote import KEEPALIVE_SECONDS, Remote, Session
 from tokenstorm.cluster.sessions import NoRoom, Place
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.sshprocess import ended

@@ -25,6 +25,8 @@ from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.cluster.transfer import ByCommands, Leftovers
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 
+KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
+"""How long a connection may be silent before it is asked whether it lives, and how often it is asked in vain."""
 OUTPUT_BYTES = 64 * 2**20
 """What a command may say at most."""
 _READ = 65536

@@ -16,9 +16,9 @@ from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from tokenstorm.cluster.asking import Ask
 from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
-from tokenstorm.cluster.login import KEEPALIVE_SECONDS, Login
+from tokenstorm.cluster.login import Login
 from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden, LostEarly
-from tokenstorm.cluster.remote import Remote, Session
+from tokenstorm.cluster.remote import KEEPALIVE_SECONDS, Remote, Session
 from tokenstorm.cluster.sessions import NoRoom, Place
 from tokenstorm.cluster.sftp import BySftp, NoSftp, told_apart
 from tokenstorm.cluster.shell import Streams
