@@ -190,6 +190,12 @@ def test_keys_that_do_not_go_together_are_named(tmp_path: Path, lines: str, said
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["account", "qos", "constraint", "reservation", "gpu.account", "partitions.gpu"])
+def test_a_second_line_in_what_stands_on_one_of_the_script_is_refused_with_its_key(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UsageError, match=f"profiles.x.{key}: must be one line of text"):
+        configured(tmp_path, f'[profiles.x]\nscheduler = "slurm"\nbase_path = "/x"\n{key} = "a\\ntouch /tmp/b"')
+
+
 def test_a_kind_of_job_says_what_differs_and_a_variable_overrides_that(tmp_path: Path) -> None:
     text = CLUSTER.replace("[profiles.there.ssh]", '[profiles.there.gpu]\nqos = "boost"\n\n[profiles.there.ssh]')
     variables = {"TOKENSTORM_GPU_ACCOUNT": "g", "TOKENSTORM_GPU_PROLOGUE": "module load a\nmodule load b"}

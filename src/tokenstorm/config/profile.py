@@ -5,13 +5,24 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tokenstorm.config.sbatch import FORMS, overridden, refused, values
 from tokenstorm.timelimit import minutes_between
 
 Kind = Literal["cpu", "gpu"]
 """What nodes a job is for."""
+
+
+def _one_line(text: str) -> str:
+    if text.splitlines() not in ([], [text]):
+        message = f"must be one line of text, not {text!r}"
+        raise ValueError(message)
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""What stands on a line of its own in a job's script."""
 
 
 def in_home(path: str, home: str) -> str:
@@ -39,8 +50,8 @@ class Ssh(Table):
 class Partitions(Table):
     """The partitions of clients and engines."""
 
-    cpu: str | None = None
-    gpu: str | None = None
+    cpu: Line | None = None
+    gpu: Line | None = None
 
 
 class Container(Table):
@@ -85,11 +96,11 @@ class JobKeys(Table):
     form what a job asks for is written; the total is the same in each.
     """
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    reservation: Line | None = None
     sbatch: tuple[str, ...] = ()
     prologue: tuple[str, ...] = ()
     python: str = "python3"
