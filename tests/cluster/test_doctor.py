@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,6 +182,19 @@ def test_a_login_node_without_srun_is_enough(slurm: Path, tmp_path: Path, monkey
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = examined(profile(tmp_path / "base"))
     assert states(found, "slurm", "compute node", "code", "reach", "reach inside job") == [*["ok"] * 4, "skipped"]
+
+
+def test_what_start_up_files_print_is_no_version_of_slurm_and_no_word_of_sacct(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sinfo", "sacct"):
+        noise = "echo WELCOME 12345; echo noise >&2; printf 'no newline'"
+        (tmp_path / name).write_text(f'#!/bin/sh\n{noise}\nexec {shutil.which(name)} "$@"\n')
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = examined(profile(tmp_path / "base"), last="slurm")["slurm"]
+    assert (found.state, found.text.startswith("slurm")) == ("ok", True)
+    assert "noise" not in found.text
 
 
 def test_a_base_path_that_cannot_be_made_fails(slurm: Path, tmp_path: Path) -> None:

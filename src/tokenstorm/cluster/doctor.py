@@ -99,6 +99,7 @@ def _few(sessions: int) -> str:
 
 
 _NO_NODE = re.compile("DOWN|DRAINED|NotAvail")
+_VERSION = re.compile(r"slurm[\w-]* \d+(?:\.\d+)+\S*", re.ASCII)
 _NEEDED, _TELLING = ("sbatch", "scancel"), ("squeue", "scontrol", "sacct")
 
 
@@ -115,7 +116,8 @@ async def _slurm(visit: Visit) -> Finding:
             "Set the path in the file that a shell without a terminal reads (~/.bashrc)"
         )
     answer = await visit.site.shell.run(clean(visit.site.profile.cluster, ["sinfo", "--version"]))
-    version = answer.stdout.decode(errors="replace").strip() or "Slurm"
+    named = _VERSION.findall(answer.stdout.decode(errors="replace"))  # behind what start-up files print
+    version = named[-1] if named else "Slurm"
     try:
         await visit.site.scheduler.states(["1"])
     except Unreachable as error:
@@ -127,7 +129,8 @@ async def _slurm(visit: Visit) -> Finding:
         )
         if asked.status:
             telling.remove("sacct")
-            silent = f" (sacct: {asked.stderr.decode(errors='replace').strip() or 'no answer'})"
+            words = asked.stderr.decode(errors="replace").strip().splitlines()
+            silent = f" (sacct: {words[-1] if words else 'no answer'})"
     return "ok", f"{version}; states from {', '.join(telling)}{silent}"
 
 
