@@ -339,3 +339,18 @@ def test_a_service_whose_job_is_suspended_says_so_and_goes_on_later(tmp_path: Pa
         assert orchestrator.get(service.id).reason == ""
 
     with_orchestrator(cluster, test)
+
+
+@pytest.mark.parametrize("state", [RUNNING, TOLD], ids=["before Slurm knows", "after it"])
+def test_an_engine_that_failed_is_told_in_the_same_words_whoever_saw_it_first(tmp_path: Path, state: JobState) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await submitted(orchestrator, ONE, {})
+        cluster.put_job(service, state)
+        cluster.publish(service, 0, None, "failed", "the engine ended with status 2")
+        await orchestrator.look()
+        ended = orchestrator.get(service.id)
+        assert (ended.status, ended.reason) == ("failed", "replica n1.0: the engine ended with status 2")
+
+    with_orchestrator(cluster, test)

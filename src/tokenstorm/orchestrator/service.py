@@ -26,6 +26,8 @@ WRAPPER_SAYS_SECONDS = 20.0
 
 _SUSPENDED = "Slurm has suspended the job: its engines go on when the site lets it"
 _TERMINATED = 128 + 15
+_SAYS_NOTHING = "NonZeroExitCode"
+"""Slurm's reason, which is left out where a replica says more."""
 _STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled"}
 _WORDS: dict[Outcome, str] = {
     "cancelled": "the job was cancelled",
@@ -160,8 +162,9 @@ def _run(service: Service, replicas: Sequence[Replica], now: datetime, ran_secon
         return replace(
             service, status="running", reason=reason, ready_at=service.ready_at or now, model=_model(service, replicas)
         )
-    if any(replica.status == "failed" and replica.stopped_after is None for replica in replicas):
-        return _give_up(service, _unwell(service, replicas, healthy), now)
+    failed = [replica for replica in replicas if replica.status == "failed" and replica.stopped_after is None]
+    if failed:
+        return _give_up(service, "; ".join(_last_words(failed)) or _unwell(service, replicas, healthy), now)
     if ran_seconds > service.probe.timeout_seconds + (WRAPPER_SAYS_SECONDS if replicas else 0.0):
         reason = f"not ready after {service.probe.timeout_seconds:g} s: {_unwell(service, replicas, healthy)}"
         return _give_up(service, reason, now)
@@ -175,10 +178,9 @@ def _end(service: Service, job: JobState, replicas: Sequence[Replica], now: date
     if outcome == "timeout" or (outcome == "failed" and _reached_its_limit(service, job, replicas, now)):
         reason = f"the job reached its time limit of {service.resources.time_limit} min"
         return replace(service, status="timeout", reason=reason, ended_at=now, stopping=False)
-    told = [_WORDS.get(outcome, ""), job.reason]
-    words = [f"{told[0]} ({told[1]})" if all(told) and outcome != "lost" else told[1] or told[0]]
-    tell = [one for one in replicas if one.reason and (one.stopped_after is None or outcome == "failed")]
-    words += [f"replica {replica.id}: {replica.reason}" for replica in tell]
+    tell = _last_words([one for one in replicas if one.stopped_after is None or outcome == "failed"])
+    told = [_WORDS.get(outcome, ""), "" if tell and job.reason == _SAYS_NOTHING else job.reason]
+    words = [f"{told[0]} ({told[1]})" if all(told) and outcome != "lost" else told[1] or told[0], *tell]
     if job.exit_code and outcome == "failed" and not tell:
         words.append(f"the job ended with exit code {job.exit_code}: its log says why")
     status = _STATUS_OF.get(outcome, "failed")
@@ -196,6 +198,10 @@ def _reached_its_limit(service: Service, job: JobState, replicas: Sequence[Repli
 
 def _give_up(service: Service, reason: str, now: datetime) -> Service:
     return replace(service, status="failed", reason=reason, ended_at=now, stopping=True)
+
+
+def _last_words(replicas: Sequence[Replica]) -> list[str]:
+    return [f"replica {one.id}: {one.reason}" for one in replicas if one.reason]
 
 
 def _notes(replicas: Sequence[Replica]) -> str:

@@ -70,7 +70,7 @@ def open_store(path: Path) -> Store:
         _prepare(connection)
     except sqlite3.Error as error:
         connection.close()
-        locked = "another orchestrator uses it: stop that one, or give this one a folder of its own"
+        locked = "another orchestrator uses it: stop that one, or give this one a folder of its own (TOKENSTORM_HOME)"
         why = locked if "locked" in str(error) else f"{error}; move it away to begin anew"
         message = f"cannot use {path}: {why}"
         raise RunError(message) from None
