@@ -140,6 +140,7 @@ def test_a_line_that_ssh_cannot_read_is_told_in_its_own_words(kind: Kind, config
         ("ProxyJump nowhere.invalid", "nowhere.invalid: "),
         ("ProxyJump root@localhost:{port}", "Host key verification failed"),
         ("ProxyJump 127.0.0.1:1", "port 1: Connection refused"),
+        ("ProxyCommand sh -c 'echo hello'", "no way there: what goes there ended, and said nothing"),
     ],
 )
 def test_what_stops_it_on_the_way_is_told_in_its_own_words(
@@ -151,6 +152,20 @@ def test_what_stops_it_on_the_way_is_told_in_its_own_words(
     with pytest.raises(Unreachable) as refused:
         runs(kind, Ssh(host="cluster"))
     assert said in str(refused.value)
+    assert "UNKNOWN" not in str(refused.value)
+
+
+@has_sshd
+@pytest.mark.integration
+def test_what_the_machine_behind_the_way_says_is_told_whatever_the_way_says(
+    kind: Kind, configure: Callable[[str], None]
+) -> None:
+    """A jump host greets, and that is not why nobody gets in."""
+    greets = " ProxyCommand sh -c 'echo Welcome >&2; exec {relay} 127.0.0.1 {port}'\n"
+    configure(ALIAS + " KexAlgorithms diffie-hellman-group14-sha1\n" + greets)
+    with pytest.raises(Unreachable, match=r"(?i)no matching key exchange") as refused:
+        runs(kind, Ssh(host="cluster"))
+    assert "no way there" not in str(refused.value)
     assert "UNKNOWN" not in str(refused.value)
 
 

@@ -14,7 +14,7 @@ from tokenstorm.cluster import keys
 from tokenstorm.cluster.asking import TYPING_SECONDS, Ask, typed
 from tokenstorm.cluster.backoff import BackOff
 from tokenstorm.cluster.reach import CONNECT_SECONDS
-from tokenstorm.cluster.refused import about_a_refusal, about_its_key
+from tokenstorm.cluster.refused import SILENT, about_a_refusal, about_its_key
 from tokenstorm.cluster.remote import KEEPALIVE_COUNT
 from tokenstorm.cluster.sshconfig import PORT, Resolved, resolved
 from tokenstorm.cluster.sshprocess import ended, hear, words
@@ -113,9 +113,11 @@ class Login:
         if isinstance(error, asyncssh.PermissionDenied):
             other = self._beyond() or f"; where `ssh {self.host}` gets in and tokenstorm does not, {OPENSSH}"
             return self._said(about_a_refusal(self._ssh, self.host) + other)
-        if self._way and (on_the_way := words(await self._way.heard())):
-            return self._said(f"no way there: {on_the_way}{self._beyond()}")
-        return self._said(self._failure(error))
+        on_the_way = words(await self._way.heard()) if self._way else ""
+        late = isinstance(error, TimeoutError) and not on_the_way  # what goes there may be well
+        if self._way and isinstance(error, (OSError, asyncssh.ConnectionLost)) and not late:
+            return self._said(f"no way there: {on_the_way or SILENT}{self._beyond()}")
+        return self._said(self._failure(error) + (f"; on the way there it said: {on_the_way}" if on_the_way else ""))
 
     def _failure(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):

@@ -25,7 +25,7 @@ from tokenstorm.cluster.asking import TYPING_SECONDS
 from tokenstorm.cluster.backoff import BackOff
 from tokenstorm.cluster.control import Control
 from tokenstorm.cluster.reach import CONNECT_SECONDS
-from tokenstorm.cluster.refused import about_a_refusal, about_its_key
+from tokenstorm.cluster.refused import SILENT, about_a_refusal, about_its_key
 from tokenstorm.cluster.remote import KEEPALIVE_COUNT
 from tokenstorm.cluster.sshconfig import Resolved, resolved
 from tokenstorm.cluster.sshprocess import ended, escaped, hear, options, quoted, same_terminal, start, words
@@ -39,8 +39,9 @@ SOCKET_ROOM = 40
 NO_MASTER = "tokenstorm-no-master"
 """What an ssh says that finds no master to go through."""
 NO_ROOM = "Session open refused by peer"
-_NOBODY = "UNKNOWN port"
-"""How ssh names what is at the other end of a command that ended."""
+_CUT = re.compile(r"Connection (?:(?:closed|reset) by|to) UNKNOWN port")
+_NOBODY = re.compile(r" (?:with|from|by|to) UNKNOWN port \d+")
+"""How ssh names what is at the other end of a command, which may have ended, or lead to a machine that said no."""
 # What ~/.ssh/config may say for terminals is not for us. A host key is known, or refused.
 _OURS = (
     "StrictHostKeyChecking=yes",
@@ -186,10 +187,10 @@ class Master:
         if made := await Control.to(control):
             return made
         said = words(bytes(heard))
-        if way and _NOBODY in said:
-            why = f"no way there: {on_the_way or 'what goes there ended, and said nothing'}"
+        if way and _CUT.search(said):
+            why = f"no way there: {on_the_way or SILENT}"
             raise self.back_off.failed(self._said(why), refused="ermission denied" in on_the_way)
-        raise self.back_off.failed(await self._cause(said, there), refused="ermission denied" in said)
+        raise self.back_off.failed(await self._cause(_NOBODY.sub("", said), there), refused="ermission denied" in said)
 
     async def _cause(self, said: str, there: Resolved) -> str:
         """Why nobody was logged in, and what to do about it."""

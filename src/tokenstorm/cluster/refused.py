@@ -2,6 +2,9 @@
 
 from tokenstorm.config import Ssh
 
+SILENT = "what goes there ended, and said nothing"
+"""What to tell of a jump host, or of another command on the way, that gave no reason."""
+
 
 def about_a_refusal(ssh: Ssh, host: str) -> str:
     """What to tell of a login that was refused: who asked, by what, and what to do."""
