@@ -65,7 +65,7 @@ def test_a_disk_that_is_full_is_told_in_its_own_words() -> None:
 def test_a_field_that_is_wrong_is_told_by_its_name() -> None:
     answer = answered(b'{"number": 0}')
     assert [error["field"] for error in answer.json()["errors"]] == ["number"]
-    assert answer.json()["detail"] == "number: Input should be greater than or equal to 1"
+    assert answer.json()["detail"] == "number: must be at least 1"
 
 
 @pytest.mark.parametrize(

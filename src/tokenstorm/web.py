@@ -22,12 +22,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_swagger import patch_fastapi
 from pydantic import BaseModel, Field
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokenstorm import __version__
+from tokenstorm.config.reasons import reason_in_json
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
 from tokenstorm.hosts import in_url
 from tokenstorm.peers import find_peer
@@ -64,7 +66,7 @@ class FieldError(BaseModel):
     """One field of a request that is wrong."""
 
     field: str = Field(examples=["num_clients"])
-    message: str = Field(examples=["Input should be greater than or equal to 1"])
+    message: str = Field(examples=["must be at least 1"])
 
 
 class ProblemDocument(BaseModel):
@@ -369,11 +371,10 @@ async def _on_bug(request: Request, _error: Exception) -> Response:
     return problem(500, "this is a bug of tokenstorm: its traceback is in the log of the API")
 
 
-def _field_error(found: dict[str, Any]) -> dict[str, str]:
+def _field_error(found: ErrorDetails) -> dict[str, str]:
     if found["type"] == "json_invalid":
         return {"field": "body", "message": f"is not JSON from character {found['loc'][-1]} on"}
-    own = found.get("ctx", {}).get("error")  # a ValueError of ours, to which pydantic's message adds words
-    return {"field": _field(found["loc"]), "message": str(own or found["msg"])}
+    return {"field": _field(found["loc"]), "message": reason_in_json(found)}
 
 
 def _field(location: Sequence[object]) -> str:

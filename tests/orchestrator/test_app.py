@@ -98,9 +98,11 @@ def test_a_group_shows_its_replicas_node_by_node(tmp_path: Path) -> None:
         ({"recipe_name": "inference/nothing"}, 404, None, "there are inference/llama-cpp, inference/sglang"),
         ({**ONE, "config": {"modle": "x"}}, 422, "config.modle", "there are dtype"),
         ({**ONE, "config": {"resources": {"gpu": 1e9}}}, 422, "config.resources.gpu", "whole number"),
-        ({**ONE, "more": 1}, 422, "more", "Extra inputs"),
-        ({"config": {}}, 422, "recipe_name", "required"),
-        ({**ONE, "config": []}, 422, "config", "dictionary"),
+        ({**ONE, "more": 1}, 422, "more", "there is no such field: /docs lists"),
+        ({"config": {}}, 422, "recipe_name", "must be given"),
+        ({**ONE, "config": []}, 422, "config", "must be an object"),
+        ({"recipe_name": 5}, 422, "recipe_name", "must be text in quotes"),
+        ([], 422, "body", "must be an object"),
     ],
 )
 def test_a_request_that_is_wrong_is_answered_with_its_field(

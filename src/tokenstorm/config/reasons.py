@@ -1,4 +1,4 @@
-"""What is wrong with a key of `config.toml`, in words for whoever wrote the file, instead of pydantic's."""
+"""What is wrong with a key of `config.toml` or a field of a request, in words for whoever wrote it, instead of pydantic's."""
 
 import reprlib
 from collections.abc import Callable, Mapping
@@ -46,11 +46,29 @@ _WANTED: dict[str, str | Callable[[Mapping[str, Any]], str]] = {
 }
 
 
+_IN_JSON = {
+    "extra_forbidden": "there is no such field: /docs lists those there are",
+    "missing": "must be given",
+    **dict.fromkeys(("tuple_type", "list_type", "set_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "must be an object, {…}"),
+}
+
+
 def reason(error: ErrorDetails) -> str:
     """What a value must be, and what it is, unless it may hold a secret. A `ValueError` of ours has its own words."""
+    said = _wanted(error)
+    own = "error" in error.get("ctx", {})
+    return said if own or _SECRET & set(map(str, error["loc"])) else f"{said}, not {reprlib.repr(error['input'])}"
+
+
+def reason_in_json(error: ErrorDetails) -> str:
+    """What a field of a request must be. What it is was sent by whoever reads this, and may be a key: it is not repeated."""
+    return _IN_JSON.get(error["type"]) or _wanted(error)
+
+
+def _wanted(error: ErrorDetails) -> str:
     about = error.get("ctx", {})
     if "error" in about:
         return str(about["error"])
     wanted = _WANTED.get(error["type"], error["msg"].replace("Input should be", "must be"))
-    said = wanted if isinstance(wanted, str) else wanted(about)
-    return said if _SECRET & set(map(str, error["loc"])) else f"{said}, not {reprlib.repr(error['input'])}"
+    return wanted if isinstance(wanted, str) else wanted(about)
