@@ -28,6 +28,7 @@ def test_no_secret_of_a_variable_a_proxy_or_an_option_is_shown(secret: str) -> N
         shown(environment={"DEPLOY_KEY_PASSPHRASE": f"one\n{secret}\nthree"}),
         shown(environment={"DATABASE": f"postgres://me:{secret}@db/loads"}),
         shown(environment={"AWS_ACCESS_KEY": secret, "MYSQL_PWD": secret}),
+        shown(environment={"LICENCE_KEY": secret}),
         shown(proxies={"https": f"http://me:{secret}@proxy:3128"}),
         shown(words=("vllm", "serve", "--hf-token", secret, f"--api-key={secret}")),
     ):
