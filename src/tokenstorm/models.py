@@ -1,6 +1,7 @@
 """msgspec structs in FastAPI: pydantic models of them check requests, and document requests and answers."""
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache, wraps
 from types import UnionType
@@ -139,3 +140,13 @@ def _constraint(meta: Meta) -> FieldInfo:
     given = {name: value for name in _SAME if (value := getattr(meta, name)) is not None}
     found: FieldInfo = Field(**given, json_schema_extra=meta.extra_json_schema)
     return found
+
+
+_FORM = re.compile(r"\w+\[.*\]|(?:[A-Z][a-z]+)+")
+"""One of several forms of a field, as pydantic names it: `literal['constant','poisson']`, `Arrival`."""
+
+
+def field_name(location: Sequence[object]) -> str:
+    """`("body", "stages", 0, "rps")` as `stages.0.rps`. Which form of a field was tried is no part of its name."""
+    first, *rest = location[1:] if len(location) > 1 else location
+    return ".".join(map(str, (first, *(part for part in rest if not _FORM.fullmatch(str(part))))))

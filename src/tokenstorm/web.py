@@ -32,6 +32,7 @@ from tokenstorm import __version__
 from tokenstorm.config.reasons import reason_in_json
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, Unreachable, UsageError
 from tokenstorm.hosts import in_url
+from tokenstorm.models import field_name
 from tokenstorm.peers import find_peer
 from tokenstorm.printable import printable_line
 from tokenstorm.prometheus import MEDIA_TYPE
@@ -374,12 +375,7 @@ async def _on_bug(request: Request, _error: Exception) -> Response:
 def _field_error(found: ErrorDetails) -> dict[str, str]:
     if found["type"] == "json_invalid":
         return {"field": "body", "message": f"is not JSON from character {found['loc'][-1]} on"}
-    return {"field": _field(found["loc"]), "message": reason_in_json(found)}
-
-
-def _field(location: Sequence[object]) -> str:
-    """`("body", "stages", 0, "rps")` as `stages.0.rps`."""
-    return ".".join(map(str, location[1:] if len(location) > 1 else location))
+    return {"field": field_name(found["loc"]), "message": reason_in_json(found)}
 
 
 def _describe_problems(app: FastAPI) -> None:

@@ -14,7 +14,9 @@ from tokenstorm.config import Profile
 
 HIDDEN = "…"
 _PYTHON = "the Python may become that of the environment which `tokenstorm deploy` makes"
-_WORDS = r"(?:token(?!storm|iz)|secret|passw|passphrase|pwd|credential|(?:api|access|private)[_-]?key|(?<=[_-])key(?![a-z]))"
+_WORDS = (
+    r"(?:token(?!storm|iz)|secret|passw|passphrase|pwd|credential|(?:api|access|private)[_-]?key|(?<=[_-])key(?![a-z]))"
+)
 _SECRET = re.compile(_WORDS, re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _SET = re.compile(rf"""((?:^|[\s;&])\w*{_WORDS}\w*=)("[^"]*"|'[^']*'|[^\s;&]+)""", re.IGNORECASE)
