@@ -38,8 +38,9 @@ def test_a_deploy_keeps_its_place_in_the_queue_for_as_long_as_somebody_waits_for
     later = profile(tmp_path / "base").model_copy(update={"sbatch": ("--begin=now+1hour",), "python": sys.executable})
 
     def queued() -> list[str]:
-        listed = subprocess.run(["squeue", "-h", "-o", "%i %j"], check=True, capture_output=True, text=True).stdout
-        return [line.split()[0] for line in listed.splitlines() if " tokenstorm-probe" in line]
+        listed = subprocess.run(["squeue", "-h", "-o", "%i %j %Z"], check=True, capture_output=True, text=True).stdout
+        ours = [line for line in listed.splitlines() if str(tmp_path) in line]  # not what another test's job left
+        return [line.split()[0] for line in ours if " tokenstorm-probe" in line]
 
     async def scenario() -> None:
         site = await open_site(later)
