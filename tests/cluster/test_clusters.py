@@ -186,9 +186,10 @@ def test_a_job_that_shows_up_after_another_took_its_place_does_nothing(
             number = await it.submit(one)
         first = (tmp_path / "job" / "first").read_text().strip()
         assert number != first
+        while not (tmp_path / "ran").exists():  # noqa: ASYNC110 - a job sets no event
+            await asyncio.sleep(0.05)
         await asyncio.to_thread(output, "scontrol", "release", first)
         assert (await until(it, first, "ended")).exit_code == 1
-        await until(it, number, "running")
         await it.cancel(number)
         await until(it, number, "ended")
 
