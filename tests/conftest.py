@@ -1,8 +1,6 @@
-import getpass
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +11,7 @@ import pytest
 
 import slurmlab
 import sshd
-from running import Stage, compile_truthd, wait_for
+from running import Stage, compile_truthd
 from slurmlab import slurm_lab
 from tokenstorm.config import Profile, Ssh, load_config
 
@@ -127,14 +125,6 @@ def slurm(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The shared Slurm, in the environment of this test. Gives its slurm.conf."""
     monkeypatch.setenv("SLURM_CONF", str(lab))
     return lab
-
-
-@pytest.fixture
-def idle_slurm(slurm: Path) -> Path:
-    """The same without what earlier tests left there: the first node is free."""
-    subprocess.run(["scancel", "--user", getpass.getuser()], check=True)
-    wait_for(lambda: not subprocess.check_output(["squeue", "--noheader"]), "the jobs of earlier tests end")
-    return slurm
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_a_job_that_ends_well(slurm: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "reason"), [("exit 3", 3, "NonZeroExitCode"), ("kill -9 $$", 137, "JobLaunchFailure")]
 )
-def test_a_job_that_fails_tells_how(idle_slurm: Path, tmp_path: Path, text: str, code: int, reason: str) -> None:
+def test_a_job_that_fails_tells_how(slurm: Path, tmp_path: Path, text: str, code: int, reason: str) -> None:
     async def what(it: Slurm) -> JobState:
         return await until(it, await it.submit(job(tmp_path, text)), "ended")
 
@@ -45,7 +45,7 @@ def test_a_job_that_fails_tells_how(idle_slurm: Path, tmp_path: Path, text: str,
 
 
 @pytest.mark.parametrize("text", ["sleep 600", "trap '' TERM; while :; do sleep 1; done"])
-def test_a_job_that_is_cancelled_even_when_it_ignores_that(idle_slurm: Path, tmp_path: Path, text: str) -> None:
+def test_a_job_that_is_cancelled_even_when_it_ignores_that(slurm: Path, tmp_path: Path, text: str) -> None:
     async def what(it: Slurm) -> JobState:
         number = await it.submit(job(tmp_path, text))
         running = await until(it, number, "running")

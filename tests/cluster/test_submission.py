@@ -214,7 +214,7 @@ def test_the_id_is_found_whatever_else_a_site_says(
 
 
 def test_what_start_up_files_and_wrappers_say_is_read_over(
-    idle_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = job(tmp_path / "job", "sleep 600")
     noise = tmp_path / "noise.sh"
@@ -242,9 +242,7 @@ def begun_again(folder: Path) -> None:
     (folder / ".submit").write_text(output("date", "+%s"))
 
 
-def test_the_users_variables_change_no_answer(
-    idle_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_variables_change_no_answer(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = job(tmp_path / "job", "sleep 600"), job(tmp_path / "other", "true", nodes=9)
     for name, value in {
         "SQUEUE_FORMAT": "%j",
