@@ -41,7 +41,9 @@ def test_a_job_that_fails_tells_how(slurm: Path, tmp_path: Path, text: str, code
     async def what(it: Slurm) -> JobState:
         return await until(it, await it.submit(job(tmp_path, text)), "ended")
 
-    assert use(tmp_path, what) == JobState("ended", "failed", reason, code, nodes=("n1",))
+    state = use(tmp_path, what)
+    assert state == JobState("ended", "failed", reason, code, nodes=state.nodes)
+    assert len(state.nodes) == 1  # any: the job of an earlier test may still be ending on the first
 
 
 @pytest.mark.parametrize("text", ["sleep 600", "trap '' TERM; while :; do sleep 1; done"])
@@ -49,7 +51,7 @@ def test_a_job_that_is_cancelled_even_when_it_ignores_that(slurm: Path, tmp_path
     async def what(it: Slurm) -> JobState:
         number = await it.submit(job(tmp_path, text))
         running = await until(it, number, "running")
-        assert running.nodes == ("n1",)
+        assert len(running.nodes) == 1
         await it.cancel(number)
         await it.cancel(number)
         return await until(it, number, "ended")
