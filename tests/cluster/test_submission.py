@@ -227,7 +227,7 @@ def test_what_start_up_files_and_wrappers_say_is_read_over(
         number = await it.submit(one)
         begun_again(tmp_path / "job")
         assert await it.submit(one) == number
-        assert len((await until(it, number, "running")).nodes) == 1
+        assert (await until(it, number, "running")).nodes == ("n1",)
         await it.cancel(number)
         failing = await it.submit(job(tmp_path / "failing", "exit 3"))
         return await until(it, number, "ended"), await until(it, failing, "ended")
@@ -266,7 +266,7 @@ def test_the_users_variables_change_no_answer(slurm: Path, tmp_path: Path, monke
         for number, again in zip(numbers, (one, other), strict=True):
             begun_again(Path(again.folder))
             assert await it.submit(again) == number
-        assert len((await until(it, numbers[0], "running")).nodes) == 1
+        assert (await until(it, numbers[0], "running")).nodes == ("n1",)
         for number in numbers:
             await it.cancel(number)
         return [(await until(it, number, "ended")).outcome for number in numbers]
