@@ -12,6 +12,7 @@ import pytest
 
 from grouplab import cancel_everything, profile
 from orchestrating import submitted
+from running import wait_for
 from slurmjobs import output
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.site import Site
@@ -135,6 +136,14 @@ def test_while_slurm_is_silent_an_engine_gets_ready_and_one_that_is_killed_fails
         finish(scenario(), 180)
     finally:
         cancel_everything(slurm)
+        free_nodes()
+
+
+def free_nodes() -> None:
+    """Slurm hears only a minute later of a job that ended while it was silent, and its node would be taken as long."""
+    for state in ("down reason=silent", "resume"):
+        output("scontrol", "update", "nodename=ALL", *f"state={state}".split())
+    wait_for(lambda: not output("squeue", "--noheader"), "no job is left")
 
 
 @pytest.fixture(autouse=True)
