@@ -166,7 +166,7 @@ async def _interface(visit: Visit) -> Finding:
     command = [str(visit.python), "-m", "tokenstorm.cluster.echo", str(visit.folder), network, f"{ECHO_SECONDS:.0f}"]
     node = await visit.node("cpu")
     echo = asyncio.create_task(node.run(command))
-    visit.stack.callback(echo.cancel)
+    visit.stack.push_async_callback(_ended, echo)
     if not await _appears(visit, "address.json", echo):
         words = echo.result().stderr.decode(errors="replace").strip() if echo.done() else "its address was not seen"
         return "failed", f"nothing could be made to listen on a node: {words}"
@@ -177,6 +177,12 @@ async def _interface(visit: Visit) -> Finding:
     if profile.interface is None and profile.scheduler != "local":
         return "ok", f"{where}: its own choice, since the profile names no interface"
     return "ok", where
+
+
+async def _ended(echo: "asyncio.Task[Output]") -> None:
+    """Its process too: the event loop may close right after."""
+    echo.cancel()
+    await asyncio.wait((echo,))
 
 
 async def _direct(visit: Visit) -> Finding:
