@@ -19,7 +19,7 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.shell import Output, Shell
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.ssh.native import SSHManager
 
 Command = Literal["sbatch", "squeue", "scontrol", "sacct", "scancel", "sftp"]
 ABSENT = dict.fromkeys((name for name in get_args(Command) if name != "sftp"), "exit 127")

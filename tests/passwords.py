@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncssh
 
-from tokenstorm.cluster.sshprocess import ended
+from tokenstorm.cluster.ssh.process import ended
 
 
 class Asking(asyncssh.SSHServer):

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenstorm.cluster.openssh import OpenSSH
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.ssh.native import SSHManager
+from tokenstorm.cluster.ssh.openssh import OpenSSH
 from tokenstorm.config import Ssh
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")

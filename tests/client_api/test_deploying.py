@@ -6,9 +6,9 @@ from typing import cast
 
 from groups import api
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
-from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.hold import Say
 from tokenstorm.cluster.scheduler import Kind
+from tokenstorm.cluster.setup.deploy import Deployment
+from tokenstorm.cluster.setup.hold import Say
 
 
 class HandDeployment:

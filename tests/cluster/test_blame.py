@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from grouplab import profile
-from tokenstorm.cluster.blame import accepted, keys, refused
-from tokenstorm.cluster.hold import probe_job
 from tokenstorm.cluster.local import LocalShell
+from tokenstorm.cluster.setup.blame import accepted, keys, refused
+from tokenstorm.cluster.setup.hold import probe_job
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sshd import MISSING, SSHD, Kind, sshd
-from tokenstorm.cluster.command import once
-from tokenstorm.cluster.remote import OUTPUT_BYTES, Remote
+from tokenstorm.cluster.ssh.command import once
+from tokenstorm.cluster.ssh.remote import OUTPUT_BYTES, Remote
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 from waiting import finish, until
 

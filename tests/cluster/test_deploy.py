@@ -20,13 +20,13 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sshd import MISSING, SSHD, sshd
-from tokenstorm.cluster import bare, bundle
-from tokenstorm.cluster import deploy as deploying
-from tokenstorm.cluster.deploy import Deployment, check, deploy, deployed
-from tokenstorm.cluster.hold import submitted
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.cluster.prune import prune
 from tokenstorm.cluster.scheduler import Job
+from tokenstorm.cluster.setup import bare, bundle
+from tokenstorm.cluster.setup import deploy as deploying
+from tokenstorm.cluster.setup.deploy import Deployment, check, deploy, deployed
+from tokenstorm.cluster.setup.hold import submitted
+from tokenstorm.cluster.setup.prune import prune
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Orchestrator, Partitions, Profile, Ssh
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
@@ -178,7 +178,7 @@ def test_a_deploy_that_was_killed_is_never_taken_for_whole_and_the_next_one_succ
     code = (
         "import asyncio, sys\n"
         "from pathlib import PurePosixPath\n"
-        "from tokenstorm.cluster.deploy import deploy\n"
+        "from tokenstorm.cluster.setup.deploy import deploy\n"
         "from tokenstorm.cluster.opening import open_site\n"
         "from tokenstorm.config import Partitions, Profile\n"
         "async def main():\n"
@@ -419,7 +419,7 @@ def test_the_wheel_is_the_same_bytes_each_time_and_holds_the_whole_package() -> 
     assert once == again
     with zipfile.ZipFile(BytesIO(once.wheel)) as archive:
         held = set(archive.namelist())
-        pins = archive.read("tokenstorm/cluster/base.txt").decode()
+        pins = archive.read("tokenstorm/cluster/setup/base.txt").decode()
     here = {path.relative_to(bundle.PACKAGE.parent).as_posix() for path in bundle.PACKAGE.rglob("*.py")}
     assert here <= held
     assert not [name for name in held if "__pycache__" in name]
@@ -444,7 +444,7 @@ def test_an_installed_tokenstorm_deploys_the_same_as_the_checkout_it_came_from(t
     subprocess.run(build, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
         archive.extractall(tmp_path / "site")
-    code = "from tokenstorm.cluster.bundle import PACKAGE, bundle; print(PACKAGE, bundle().name)"
+    code = "from tokenstorm.cluster.setup.bundle import PACKAGE, bundle; print(PACKAGE, bundle().name)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(tmp_path / "site")},

@@ -11,9 +11,9 @@ import pytest
 from grouplab import cancel_everything, groups
 from running import Stage
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
-from tokenstorm.cluster import deploy, hold
-from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.opening import open_site
+from tokenstorm.cluster.setup import deploy, hold
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.config import Partitions, Profile
 from tokenstorm.orchestrator.recipes import load_recipes
 from tokenstorm.orchestrator.services import ServiceOrchestrator

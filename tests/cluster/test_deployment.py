@@ -6,10 +6,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from orchestrating import RUNNING, HandScheduler, MemoryShell, slurm
-from tokenstorm.cluster import bundle, deploy
-from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.hold import Say, hold
 from tokenstorm.cluster.scheduler import Job, JobId, Kind
+from tokenstorm.cluster.setup import bundle, deploy
+from tokenstorm.cluster.setup.deploy import Deployment
+from tokenstorm.cluster.setup.hold import Say, hold
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RunError, Unreachable
 

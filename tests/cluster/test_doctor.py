@@ -14,10 +14,10 @@ import pytest
 
 from running import wait_for
 from sshd import MISSING, SSHD, sshd
-from tokenstorm.cluster import hold
-from tokenstorm.cluster.checks import Check, Needs
-from tokenstorm.cluster.doctor import examine, stops_a_run
 from tokenstorm.cluster.scheduler import Job
+from tokenstorm.cluster.setup import hold
+from tokenstorm.cluster.setup.checks import Check, Needs
+from tokenstorm.cluster.setup.doctor import examine, stops_a_run
 from tokenstorm.config import Partitions, Profile, Ssh
 from waiting import finish, until
 

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sshd import MISSING, SSHD, Kind, Login, sshd
-from tokenstorm.cluster.remote import Remote
-from tokenstorm.cluster.sessions import COUNTED
+from tokenstorm.cluster.ssh.remote import Remote
+from tokenstorm.cluster.ssh.sessions import COUNTED
 from tokenstorm.errors import Unreachable
 from waiting import finish, until
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sshd import MISSING, SSHD, sshd
-from tokenstorm.cluster import ssh as by_asyncssh
-from tokenstorm.cluster.doctor import examine
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.setup.doctor import examine
+from tokenstorm.cluster.ssh import native as by_asyncssh
+from tokenstorm.cluster.ssh.native import SSHManager
 from tokenstorm.config import Partitions, Profile, Ssh
 from tokenstorm.errors import RefusedFile
 from waiting import finish

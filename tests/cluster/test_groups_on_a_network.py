@@ -15,7 +15,7 @@ import sshd
 from grouplab import groups
 from running import Stage
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.cluster.remote import Remote
+from tokenstorm.cluster.ssh.remote import Remote
 from tokenstorm.config import Profile, load_config
 from waiting import finish
 

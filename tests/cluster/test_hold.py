@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tokenstorm.cluster import hold as held
-from tokenstorm.cluster.hold import hold
 from tokenstorm.cluster.opening import open_site
+from tokenstorm.cluster.setup import hold as held
+from tokenstorm.cluster.setup.hold import hold
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Partitions, Profile

@@ -14,7 +14,7 @@ import pytest
 
 from passwords import conversation, site
 from sshd import MISSING, SSHD, Login, sshd
-from tokenstorm.cluster.openssh import OpenSSH
+from tokenstorm.cluster.ssh.openssh import OpenSSH
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
 from waiting import finish, until
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 HOLD = """
 import asyncio, sys
-from tokenstorm.cluster.openssh import OpenSSH
+from tokenstorm.cluster.ssh.openssh import OpenSSH
 from tokenstorm.config import Ssh
 
 async def hold():

@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from tokenstorm.cluster.hold import probe_job
 from tokenstorm.cluster.preview import preview
+from tokenstorm.cluster.setup.hold import probe_job
 from tokenstorm.config import Profile
 
 GIVEN = ("hunter2", "zz", "ss@ss", "it's")

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tokenstorm.cluster.reach import SOURCE, Forbidden, Reach
 from tokenstorm.cluster.shell import Streams
+from tokenstorm.cluster.ssh.reach import SOURCE, Forbidden, Reach
 from tokenstorm.errors import Unreachable
 from waiting import finish
 

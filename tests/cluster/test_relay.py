@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from sshd import MISSING, SSHD, Kind, sshd
-from tokenstorm.cluster import relay
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.relay import HELLO, WINDOW, Relay
-from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.shell import Streams
+from tokenstorm.cluster.ssh import relay
+from tokenstorm.cluster.ssh.relay import HELLO, WINDOW, Relay
+from tokenstorm.cluster.ssh.remote import Remote
 from waiting import finish, until
 
 pytestmark = [pytest.mark.integration]

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tokenstorm.cluster import sessions
-from tokenstorm.cluster.sessions import BELIEVED_SECONDS, SESSIONS, NoRoom, Place, Sessions
+from tokenstorm.cluster.ssh import sessions
+from tokenstorm.cluster.ssh.sessions import BELIEVED_SECONDS, SESSIONS, NoRoom, Place, Sessions
 from waiting import finish, until
 
 TRIES = len(BELIEVED_SECONDS) + 1

@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tokenstorm.cluster.opening import open_shell, open_site
-from tokenstorm.cluster.openssh import OpenSSH
-from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.ssh.native import SSHManager
+from tokenstorm.cluster.ssh.openssh import OpenSSH
+from tokenstorm.cluster.ssh.remote import Remote
 from tokenstorm.config import load_config
 from tokenstorm.errors import Unreachable
 

@@ -22,7 +22,7 @@ from slurmjobs import NO_ACCOUNTING, NO_DATABASE, SECONDS, TELLING, job, only, o
 from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.ssh.native import SSHManager
 from tokenstorm.config import Profile, load_config
 from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
 

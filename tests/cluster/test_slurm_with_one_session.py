@@ -11,8 +11,8 @@ import pytest
 from grouplab import cancel_everything, groups, profile
 from running import Stage
 from sshd import sshd
-from tokenstorm.cluster.doctor import examine
 from tokenstorm.cluster.opening import open_site
+from tokenstorm.cluster.setup.doctor import examine
 from tokenstorm.config import Partitions, Profile, Ssh
 from waiting import finish
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from sshd import MISSING, SSHD, Kind, Login, sshd
-from tokenstorm.cluster.remote import Remote
+from tokenstorm.cluster.ssh.remote import Remote
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sshd import MISSING, SSHD, Kind, Login, sshd
-from tokenstorm.cluster.openssh import OpenSSH
-from tokenstorm.cluster.ssh import SSHManager
-from tokenstorm.cluster.sshconfig import parsed
+from tokenstorm.cluster.ssh.config import parsed
+from tokenstorm.cluster.ssh.native import SSHManager
+from tokenstorm.cluster.ssh.openssh import OpenSSH
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable
 

@@ -15,9 +15,9 @@ import pytest
 
 from passwords import conversation, site
 from sshd import MISSING, SSHD, Kind, Login, sshd
-from tokenstorm.cluster.asking import Ask
-from tokenstorm.cluster.backoff import BackOff
-from tokenstorm.cluster.ssh import SSHManager
+from tokenstorm.cluster.ssh.asking import Ask
+from tokenstorm.cluster.ssh.backoff import BackOff
+from tokenstorm.cluster.ssh.native import SSHManager
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
 from waiting import finish, until

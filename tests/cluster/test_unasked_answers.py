@@ -17,9 +17,9 @@ import pytest
 from sshd import MISSING, SSHD, Kind, sshd
 from tokenstorm.cluster.http import AGAIN, transport
 from tokenstorm.cluster.local import LocalShell
-from tokenstorm.cluster.reach import pair
-from tokenstorm.cluster.relay import Relay
 from tokenstorm.cluster.shell import Streams
+from tokenstorm.cluster.ssh.reach import pair
+from tokenstorm.cluster.ssh.relay import Relay
 from waiting import finish, until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

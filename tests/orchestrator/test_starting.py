@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 
 from orchestrating import RUNNING, Cluster, look, slurm, submitted, with_orchestrator
-from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.hold import Say
 from tokenstorm.cluster.scheduler import Kind
+from tokenstorm.cluster.setup.deploy import Deployment
+from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, Unconfirmed, Unreachable
 from tokenstorm.orchestrator.recipes import Recipes

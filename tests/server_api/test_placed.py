@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from orchestrating import slurm
-from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.hold import Say
+from tokenstorm.cluster.setup.deploy import Deployment
+from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Orchestrator
 from tokenstorm.errors import Unreachable

@@ -4,10 +4,10 @@ import argparse
 import asyncio
 
 from tokenstorm.cli.terminal import asking, show_facts, show_json, tell_progress
-from tokenstorm.cluster.deploy import deploy as put_there
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.cluster.prune import prune
 from tokenstorm.cluster.scheduler import Kind
+from tokenstorm.cluster.setup.deploy import deploy as put_there
+from tokenstorm.cluster.setup.prune import prune
 from tokenstorm.config import Profile, load_config
 
 

@@ -6,8 +6,8 @@ from contextlib import aclosing
 
 from tokenstorm.cli.stack import all_recipes
 from tokenstorm.cli.terminal import asking, show_json, show_line, tell_progress
-from tokenstorm.cluster.checks import Check, Needs
-from tokenstorm.cluster.doctor import examine, stops_a_run
+from tokenstorm.cluster.setup.checks import Check, Needs
+from tokenstorm.cluster.setup.doctor import examine, stops_a_run
 from tokenstorm.config import Config, Profile, load_config
 from tokenstorm.orchestrator.needs import needs_of
 

@@ -18,10 +18,10 @@ from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import ServerServices
 from tokenstorm.client_api.store import Store
-from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.opening import open_site
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Config, Profile
 from tokenstorm.interfaces import ANY_NETWORK, local_address

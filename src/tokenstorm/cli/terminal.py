@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tokenstorm.cluster.tty import restore
+from tokenstorm.cluster.ssh.tty import restore
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable, printable_json, printable_line
 from tokenstorm.report.text import summary_text

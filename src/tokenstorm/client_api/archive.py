@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from tokenstorm.client_api.homecoming import RESULTS, Expected, bring, missing, status_of, summary_of
-from tokenstorm.cluster.files import LOGS, PART
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
+from tokenstorm.cluster.ssh.files import LOGS, PART
 from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary

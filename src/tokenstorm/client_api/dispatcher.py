@@ -15,10 +15,10 @@ from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.schemas import signal_lead
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
-from tokenstorm.cluster.deploy import Deployment
-from tokenstorm.cluster.hold import Say
 from tokenstorm.cluster.preview import HIDDEN, preview
 from tokenstorm.cluster.scheduler import Job, JobId
+from tokenstorm.cluster.setup.deploy import Deployment
+from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
-from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.shell import Shell
+from tokenstorm.cluster.ssh.files import LOGS, fetch_new
 from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary

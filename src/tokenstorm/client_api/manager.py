@@ -36,9 +36,9 @@ from tokenstorm.client_api.releases import latest_start, not_releasable
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.starter import Starter
 from tokenstorm.client_api.store import Store
-from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import EACH_ANEW, transport
 from tokenstorm.cluster.scheduler import JobState, Outcome
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, KeyUsed, RunError, Unknown, UsageError
 from tokenstorm.metrics.exposition import with_age

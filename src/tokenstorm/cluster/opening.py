@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from tokenstorm.cluster.asking import Ask
-from tokenstorm.cluster.inside import beside_a_job
 from tokenstorm.cluster.local import LocalScheduler, LocalShell
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.slurm import Slurm
+from tokenstorm.cluster.ssh.asking import Ask
+from tokenstorm.cluster.ssh.inside import beside_a_job
 from tokenstorm.config import Profile
 from tokenstorm.errors import Unreachable
 
@@ -29,10 +29,10 @@ def open_shell(profile: Profile, ask: Ask | None = None) -> Shell:
         return LocalShell()
     inside = beside_a_job(profile) if profile.scheduler == "slurm" else None
     if profile.ssh.shell == "openssh":
-        from tokenstorm.cluster.openssh import OpenSSH  # noqa: PLC0415 - each way to log in is loaded where it is chosen
+        from tokenstorm.cluster.ssh.openssh import OpenSSH  # noqa: PLC0415 - each way to log in is loaded where it is chosen
 
         return OpenSSH(profile.ssh, ask=ask, inside=inside)
-    from tokenstorm.cluster.ssh import SSHManager  # noqa: PLC0415
+    from tokenstorm.cluster.ssh.native import SSHManager  # noqa: PLC0415
 
     return SSHManager(profile.ssh, ask=ask, inside=inside)
 

@@ -2,8 +2,8 @@
 
 from pathlib import PurePosixPath
 
-from tokenstorm.cluster.checks import Needs
 from tokenstorm.cluster.scheduler import Job
+from tokenstorm.cluster.setup.checks import Needs
 from tokenstorm.config import Profile
 
 from .container import image_path

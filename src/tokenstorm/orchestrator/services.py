@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 
 from tokenstorm.api.dry_run import DryRun
-from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, KeyUsed, RunError, Unknown, Unreachable
 

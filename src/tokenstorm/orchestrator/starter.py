@@ -14,9 +14,9 @@ from typing import Protocol, cast
 import msgspec
 
 from tokenstorm.api.dry_run import DryRun
-from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.preview import HIDDEN, preview
 from tokenstorm.cluster.scheduler import Job, Kind
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
 from tokenstorm.interfaces import ANY_NETWORK

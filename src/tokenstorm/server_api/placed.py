@@ -20,10 +20,10 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
-from tokenstorm.cluster.deploy import Deployment
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.scheduler import Job, Sent, state_of
 from tokenstorm.cluster.script import render
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.config import Ssh

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tokenstorm
-from tokenstorm.cluster.bare import digest
+from tokenstorm.cluster.setup.bare import digest
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.runs import make_private
 

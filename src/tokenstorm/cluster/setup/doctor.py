@@ -12,17 +12,17 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from time import monotonic
 
-from tokenstorm.cluster.asking import Ask
-from tokenstorm.cluster.blame import accepted, keys, refused
-from tokenstorm.cluster.checks import Check, Finding, Needs, State, Step, Visit
 from tokenstorm.cluster.clusters import clean
-from tokenstorm.cluster.hold import Say, probe_job, submitted, written
-from tokenstorm.cluster.nodechecks import ON_NODES
 from tokenstorm.cluster.opening import open_shell, settled, site_over
 from tokenstorm.cluster.pending import SETTLED_SECONDS, VAGUE, pends_for_ever
-from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Job, JobState, Sent, state_of
-from tokenstorm.cluster.sessions import COUNTED
+from tokenstorm.cluster.setup.blame import accepted, keys, refused
+from tokenstorm.cluster.setup.checks import Check, Finding, Needs, State, Step, Visit
+from tokenstorm.cluster.setup.hold import Say, probe_job, submitted, written
+from tokenstorm.cluster.setup.nodechecks import ON_NODES
+from tokenstorm.cluster.ssh.asking import Ask
+from tokenstorm.cluster.ssh.remote import Remote
+from tokenstorm.cluster.ssh.sessions import COUNTED
 from tokenstorm.config import Profile
 from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormError, Unreachable
 

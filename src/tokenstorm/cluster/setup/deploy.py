@@ -20,10 +20,10 @@ from time import monotonic
 
 import msgspec
 
-from tokenstorm.cluster import bare
-from tokenstorm.cluster.bundle import DOWNLOAD_SECONDS, OLDEST, Bundle, Target, bundle, wheels
-from tokenstorm.cluster.hold import Node, Say, hold, where
 from tokenstorm.cluster.scheduler import Kind
+from tokenstorm.cluster.setup import bare
+from tokenstorm.cluster.setup.bundle import DOWNLOAD_SECONDS, OLDEST, Bundle, Target, bundle, wheels
+from tokenstorm.cluster.setup.hold import Node, Say, hold, where
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import NOT_JSON, ClusterError, CommandFailed, UsageError
 from tokenstorm.runs import data_home

@@ -18,10 +18,10 @@ from pathlib import PurePosixPath
 from time import monotonic
 from typing import Protocol
 
-from tokenstorm.cluster.blame import keys
 from tokenstorm.cluster.pending import pends_for_ever
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Kind, Sent, state_of
 from tokenstorm.cluster.script import render, words
+from tokenstorm.cluster.setup.blame import keys
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, NoNodeFree, RefusedJob, Unconfirmed, Unreachable, UsageError

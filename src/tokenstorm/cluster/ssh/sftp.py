@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 import asyncssh
 from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
-from tokenstorm.cluster.transfer import SLOWEST_BYTES_PER_SECOND, TRANSFER_SECONDS, Leftovers
+from tokenstorm.cluster.ssh.transfer import SLOWEST_BYTES_PER_SECOND, TRANSFER_SECONDS, Leftovers
 from tokenstorm.errors import ClusterError, Unconfirmed, Unreachable
 
 _ENDED = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)

@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-from tokenstorm.cluster import bare
 from tokenstorm.cluster.clusters import prelude
+from tokenstorm.cluster.setup import bare
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import NOT_JSON, Unreachable
 

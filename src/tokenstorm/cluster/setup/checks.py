@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from tokenstorm.cluster.bundle import Target
-from tokenstorm.cluster.hold import Node, Say, hold
 from tokenstorm.cluster.scheduler import Job, Kind
+from tokenstorm.cluster.setup.bundle import Target
+from tokenstorm.cluster.setup.hold import Node, Say, hold
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import TokenstormError
 

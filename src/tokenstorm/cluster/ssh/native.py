@@ -14,15 +14,15 @@ from typing import Protocol, TypeVar
 import asyncssh
 from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
-from tokenstorm.cluster.asking import Ask
-from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
-from tokenstorm.cluster.login import Login
-from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden, LostEarly
-from tokenstorm.cluster.remote import KEEPALIVE_SECONDS, Remote, Session
-from tokenstorm.cluster.sessions import NoRoom, Place
-from tokenstorm.cluster.sftp import BySftp, NoSftp, told_apart
 from tokenstorm.cluster.shell import Streams
-from tokenstorm.cluster.transfer import Files
+from tokenstorm.cluster.ssh.asking import Ask
+from tokenstorm.cluster.ssh.backoff import BACK_OFF_SECONDS, BackOff
+from tokenstorm.cluster.ssh.login import Login
+from tokenstorm.cluster.ssh.reach import CONNECT_SECONDS, Forbidden, LostEarly
+from tokenstorm.cluster.ssh.remote import KEEPALIVE_SECONDS, Remote, Session
+from tokenstorm.cluster.ssh.sessions import NoRoom, Place
+from tokenstorm.cluster.ssh.sftp import BySftp, NoSftp, told_apart
+from tokenstorm.cluster.ssh.transfer import Files
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable
 

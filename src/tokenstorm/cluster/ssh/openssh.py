@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-from tokenstorm.cluster.asking import Ask
-from tokenstorm.cluster.backoff import BACK_OFF_SECONDS, BackOff
-from tokenstorm.cluster.master import NO_MASTER, NO_ROOM, Master
-from tokenstorm.cluster.reach import CONNECT_SECONDS, Forbidden
-from tokenstorm.cluster.remote import KEEPALIVE_SECONDS, Remote, Session
-from tokenstorm.cluster.sessions import NoRoom, Place
 from tokenstorm.cluster.shell import Streams
-from tokenstorm.cluster.sshprocess import ended
+from tokenstorm.cluster.ssh.asking import Ask
+from tokenstorm.cluster.ssh.backoff import BACK_OFF_SECONDS, BackOff
+from tokenstorm.cluster.ssh.master import NO_MASTER, NO_ROOM, Master
+from tokenstorm.cluster.ssh.process import ended
+from tokenstorm.cluster.ssh.reach import CONNECT_SECONDS, Forbidden
+from tokenstorm.cluster.ssh.remote import KEEPALIVE_SECONDS, Remote, Session
+from tokenstorm.cluster.ssh.sessions import NoRoom, Place
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable
 from tokenstorm.hosts import in_url

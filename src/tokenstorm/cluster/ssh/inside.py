@@ -1,7 +1,7 @@
 """The relay beside one of our jobs: for sites whose login node reaches no compute node."""
 
 from tokenstorm.cluster.clusters import prelude
-from tokenstorm.cluster.reach import SOURCE
+from tokenstorm.cluster.ssh.reach import SOURCE
 from tokenstorm.config import Profile
 
 # The job that goes on the longest: any node of the cluster is reached from each of them. The step takes none of its

@@ -20,7 +20,7 @@ from asyncssh.encryption import get_encryption_algs
 from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 
-from tokenstorm.cluster.sshprocess import ended, start, words
+from tokenstorm.cluster.ssh.process import ended, start, words
 from tokenstorm.errors import Unreachable
 
 PORT = 22

@@ -21,14 +21,14 @@ from contextlib import asynccontextmanager
 from math import ceil
 from pathlib import Path
 
-from tokenstorm.cluster.asking import TYPING_SECONDS
-from tokenstorm.cluster.backoff import BackOff
-from tokenstorm.cluster.control import Control
-from tokenstorm.cluster.reach import CONNECT_SECONDS
-from tokenstorm.cluster.refused import SILENT, about_a_refusal, about_its_key
-from tokenstorm.cluster.remote import KEEPALIVE_COUNT
-from tokenstorm.cluster.sshconfig import Resolved, resolved
-from tokenstorm.cluster.sshprocess import ended, escaped, hear, options, quoted, same_terminal, start, words
+from tokenstorm.cluster.ssh.asking import TYPING_SECONDS
+from tokenstorm.cluster.ssh.backoff import BackOff
+from tokenstorm.cluster.ssh.config import Resolved, resolved
+from tokenstorm.cluster.ssh.control import Control
+from tokenstorm.cluster.ssh.process import ended, escaped, hear, options, quoted, same_terminal, start, words
+from tokenstorm.cluster.ssh.reach import CONNECT_SECONDS
+from tokenstorm.cluster.ssh.refused import SILENT, about_a_refusal, about_its_key
+from tokenstorm.cluster.ssh.remote import KEEPALIVE_COUNT
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import asyncssh
 
-from tokenstorm.cluster.asking import Ask, typed
+from tokenstorm.cluster.ssh.asking import Ask, typed
 
 _UNREADABLE = (OSError, ValueError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError)
 

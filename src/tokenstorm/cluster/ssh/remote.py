@@ -15,14 +15,14 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from tokenstorm.cluster.command import Command, once, talking
-from tokenstorm.cluster.files import LOGS, fetch_new
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.reach import CONNECT_SECONDS, LostEarly, Reach, pair
-from tokenstorm.cluster.relay import hung_up
-from tokenstorm.cluster.sessions import COUNTED, NoRoom, Place, Sessions
 from tokenstorm.cluster.shell import Output, Streams
-from tokenstorm.cluster.transfer import ByCommands, Leftovers
+from tokenstorm.cluster.ssh.command import Command, once, talking
+from tokenstorm.cluster.ssh.files import LOGS, fetch_new
+from tokenstorm.cluster.ssh.reach import CONNECT_SECONDS, LostEarly, Reach, pair
+from tokenstorm.cluster.ssh.relay import hung_up
+from tokenstorm.cluster.ssh.sessions import COUNTED, NoRoom, Place, Sessions
+from tokenstorm.cluster.ssh.transfer import ByCommands, Leftovers
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3

@@ -8,13 +8,13 @@ from typing import Literal
 
 import msgspec
 
-from tokenstorm.cluster.checks import Finding, Step, Visit
-from tokenstorm.cluster.deploy import ask, bundle_for, check, deployed
-from tokenstorm.cluster.hold import SEEN_SECONDS, where
-from tokenstorm.cluster.reach import Opening
-from tokenstorm.cluster.remote import Remote
 from tokenstorm.cluster.scheduler import Kind
+from tokenstorm.cluster.setup.checks import Finding, Step, Visit
+from tokenstorm.cluster.setup.deploy import ask, bundle_for, check, deployed
+from tokenstorm.cluster.setup.hold import SEEN_SECONDS, where
 from tokenstorm.cluster.shell import Output
+from tokenstorm.cluster.ssh.reach import Opening
+from tokenstorm.cluster.ssh.remote import Remote
 from tokenstorm.errors import ClusterError, CommandFailed
 from tokenstorm.interfaces import ANY_NETWORK
 
@@ -163,7 +163,14 @@ async def _interface(visit: Visit) -> Finding:
     profile = visit.site.profile
     network = "127.0.0.1" if profile.scheduler == "local" else profile.interface or ANY_NETWORK
     await visit.site.shell.put(visit.folder / "greeting", visit.greeting)
-    command = [str(visit.python), "-m", "tokenstorm.cluster.echo", str(visit.folder), network, f"{ECHO_SECONDS:.0f}"]
+    command = [
+        str(visit.python),
+        "-m",
+        "tokenstorm.cluster.setup.echo",
+        str(visit.folder),
+        network,
+        f"{ECHO_SECONDS:.0f}",
+    ]
     node = await visit.node("cpu")
     echo = asyncio.create_task(node.run(command))
     visit.stack.push_async_callback(_ended, echo)

@@ -12,9 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import PurePosixPath
 from typing import Any
 
-from tokenstorm.cluster import relay
-from tokenstorm.cluster.relay import Relay
 from tokenstorm.cluster.shell import Streams
+from tokenstorm.cluster.ssh import relay
+from tokenstorm.cluster.ssh.relay import Relay
 from tokenstorm.errors import ClusterError, Unreachable
 
 CONNECT_SECONDS = 20.0

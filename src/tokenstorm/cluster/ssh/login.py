@@ -10,14 +10,14 @@ from pathlib import Path
 
 import asyncssh
 
-from tokenstorm.cluster import keys
-from tokenstorm.cluster.asking import TYPING_SECONDS, Ask, typed
-from tokenstorm.cluster.backoff import BackOff
-from tokenstorm.cluster.reach import CONNECT_SECONDS
-from tokenstorm.cluster.refused import SILENT, about_a_refusal, about_its_key
-from tokenstorm.cluster.remote import KEEPALIVE_COUNT
-from tokenstorm.cluster.sshconfig import PORT, Resolved, resolved
-from tokenstorm.cluster.sshprocess import ended, hear, words
+from tokenstorm.cluster.ssh import keys
+from tokenstorm.cluster.ssh.asking import TYPING_SECONDS, Ask, typed
+from tokenstorm.cluster.ssh.backoff import BackOff
+from tokenstorm.cluster.ssh.config import PORT, Resolved, resolved
+from tokenstorm.cluster.ssh.process import ended, hear, words
+from tokenstorm.cluster.ssh.reach import CONNECT_SECONDS
+from tokenstorm.cluster.ssh.refused import SILENT, about_a_refusal, about_its_key
+from tokenstorm.cluster.ssh.remote import KEEPALIVE_COUNT
 from tokenstorm.config import Ssh
 from tokenstorm.errors import Unreachable, UsageError
 

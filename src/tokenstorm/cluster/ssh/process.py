@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from tokenstorm.cluster.tty import restore
+from tokenstorm.cluster.ssh.tty import restore
 from tokenstorm.errors import UsageError
 from tokenstorm.printable import printable
 
