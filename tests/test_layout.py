@@ -68,6 +68,18 @@ def test_only_a_login_by_asyncssh_loads_it() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 
+def test_a_command_that_asks_an_api_loads_no_web_framework_and_help_not_even_an_event_loop() -> None:
+    program = """
+import sys
+import tokenstorm.cli
+assert "asyncio" not in sys.modules
+import tokenstorm.cli.service, tokenstorm.cli.group, tokenstorm.cli.recipes
+assert not {"fastapi", "starlette", "uvicorn"} & {*sys.modules}
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("package", ["httpd", "loadgen", "metrics", "report", "simulator"])
 def test_a_file_of_the_instrument_is_read_in_one_sitting_and_a_function_at_one_look(package: str) -> None:
     files = sorted((Path(tokenstorm.__file__).parent / package).glob("*.py"))

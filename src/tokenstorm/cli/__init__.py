@@ -5,12 +5,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tokenstorm import __version__
-from tokenstorm.cli import bench
-from tokenstorm.cli import commands as services
+from tokenstorm.cli.commands import add_commands
 from tokenstorm.cli.terminal import tell
 from tokenstorm.errors import TokenstormError
 from tokenstorm.printable import printable
-from tokenstorm.simulator import command as simulator
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,11 +42,5 @@ def _parser() -> argparse.ArgumentParser:
         prog="tokenstorm", description="Load tests of AI inference services.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"tokenstorm {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    bench.add_commands(commands)
-    services.add_commands(commands)
-    sim = commands.add_parser("sim", help="a simulated engine that costs no GPU", allow_abbrev=False)
-    simulator.add_arguments(sim)
-    sim.set_defaults(run=simulator.run)
+    add_commands(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
     return parser

@@ -10,7 +10,7 @@ from tokenstorm.cli.terminal import live, show_summary, tell, width
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.options import add_load_options, api_key_of, plan_of
+from tokenstorm.options import api_key_of, plan_of
 from tokenstorm.plan import Plan
 from tokenstorm.program import OutputLost
 from tokenstorm.report.life import life_of
@@ -19,35 +19,8 @@ from tokenstorm.report.text import live_line
 from tokenstorm.runs import RunPaths, data_home
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`bench` and `report`."""
-    bench = commands.add_parser("bench", help="load an endpoint from this machine", allow_abbrev=False)
-    bench.add_argument(
-        "url",
-        nargs="+",
-        metavar="URL",
-        help="of an OpenAI-compatible service, with or without /v1; several are replicas",
-    )
-    add_load_options(bench)
-    _add_run_options(bench)
-    bench.set_defaults(run=_bench)
-
-    report = commands.add_parser("report", help="the numbers of a run, from its files", allow_abbrev=False)
-    report.add_argument("run_dir", metavar="RUN", help="a run directory, or a run id or its beginning")
-    report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
-    report.add_argument("--json", action="store_true", help="print the summary as JSON")
-    report.set_defaults(run=_report)
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="where the run's files go (a new folder in the data folder)"
-    )
-    parser.add_argument("--record-chunks", action="store_true", help="keep the time of every chunk in the result lines")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
-
-
-def _bench(args: argparse.Namespace) -> int:
+def bench(args: argparse.Namespace) -> int:
+    """Load an endpoint from this machine."""
     plan = plan_of(args)
     return _load(plan, args, api_key_of(args))
 
@@ -106,7 +79,8 @@ def _found(name: str) -> Path:
     return found[0]
 
 
-def _report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace) -> int:
+    """The numbers of a run, from its files."""
     paths = RunPaths(_found(args.run_dir))
     if paths.root.is_file():
         message = f"{paths.root} is a file: give the folder of the run, {paths.root.parent}"

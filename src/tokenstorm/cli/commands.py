@@ -1,4 +1,4 @@
-"""The commands of the services: what may be typed. What they do is imported once one is run, since it needs the extra."""
+"""The commands: what may be typed. What one does is imported once it is run, so that the others start quickly."""
 
 import argparse
 import importlib
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tokenstorm.errors import RunError
 from tokenstorm.options import add_group_options, add_load_options
 from tokenstorm.program import interrupts_leave
+from tokenstorm.simulator.options import add_arguments as add_simulator_options
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - what add_subparsers gives
@@ -19,6 +20,8 @@ TOKEN = "TOKENSTORM_TOKEN"  # noqa: S105 - the name of the variable
 
 def add_commands(commands: "Commands") -> None:
     """All of them."""
+    _add_bench(commands)
+    _add_report(commands)
     _add_serving(commands)
     _add_service(commands)
     _add_group(commands)
@@ -29,21 +32,24 @@ def add_commands(commands: "Commands") -> None:
         "--recipes", type=Path, action="append", default=[], metavar="DIR", help="more recipes; may be given again"
     )
     _add_json(recipes)
-    recipes.set_defaults(run=_later("service", "recipes"))
+    recipes.set_defaults(run=_later("cli.recipes", "recipes"))
     demo = commands.add_parser(
         "demo", help="everything on this machine: deploy a simulated engine, load it, results", allow_abbrev=False
     )
     _add_json(demo)
-    demo.set_defaults(run=_later("demo", "demo"))
+    demo.set_defaults(run=_later("cli.demo", "demo"))
+    sim = commands.add_parser("sim", help="a simulated engine that costs no GPU", allow_abbrev=False)
+    add_simulator_options(sim)
+    sim.set_defaults(run=_later("simulator.command", "run"))
 
 
 def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
-    """A function of a module of this package, which is imported when the command is run."""
+    """A function of a module of ours, which is imported when the command is run."""
 
     def run(args: argparse.Namespace) -> int:
         try:
             with interrupts_leave():
-                found = importlib.import_module(f"tokenstorm.cli.{module}")
+                found = importlib.import_module(f"tokenstorm.{module}")
         except ModuleNotFoundError as error:
             if (error.name or "tokenstorm").partition(".")[0] == "tokenstorm":
                 raise
@@ -53,6 +59,31 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
         return command(args)
 
     return run
+
+
+def _add_bench(commands: "Commands") -> None:
+    bench = commands.add_parser("bench", help="load an endpoint from this machine", allow_abbrev=False)
+    bench.add_argument(
+        "url",
+        nargs="+",
+        metavar="URL",
+        help="of an OpenAI-compatible service, with or without /v1; several are replicas",
+    )
+    add_load_options(bench)
+    bench.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where the run's files go (a new folder in the data folder)"
+    )
+    bench.add_argument("--record-chunks", action="store_true", help="keep the time of every chunk in the result lines")
+    bench.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    bench.set_defaults(run=_later("cli.bench", "bench"))
+
+
+def _add_report(commands: "Commands") -> None:
+    report = commands.add_parser("report", help="the numbers of a run, from its files", allow_abbrev=False)
+    report.add_argument("run_dir", metavar="RUN", help="a run directory, or a run id or its beginning")
+    report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
+    report.add_argument("--json", action="store_true", help="print the summary as JSON")
+    report.set_defaults(run=_later("cli.bench", "report"))
 
 
 def _add_serving(commands: "Commands") -> None:
@@ -66,7 +97,7 @@ def _add_serving(commands: "Commands") -> None:
     _add_port(up, "--orchestrator-port", ORCHESTRATOR_PORT)
     _add_recipes(up)
     up.add_argument("--keep", action="store_true", help="leave services and groups running at the end")
-    up.set_defaults(run=_later("serve", "up"))
+    up.set_defaults(run=_later("cli.serve", "up"))
 
     orchestrator = commands.add_parser("orchestrator", help="the orchestrator alone", allow_abbrev=False)
     _add_profile(orchestrator)
@@ -74,14 +105,14 @@ def _add_serving(commands: "Commands") -> None:
     _add_port(orchestrator, "--port", ORCHESTRATOR_PORT)
     _add_recipes(orchestrator)
     orchestrator.add_argument("--placed", type=Path, help=argparse.SUPPRESS)  # how a Server API starts it on a cluster
-    orchestrator.set_defaults(run=_later("serve", "orchestrator"))
+    orchestrator.set_defaults(run=_later("cli.serve", "orchestrator"))
 
     server = commands.add_parser("server", help="the Server API alone", allow_abbrev=False)
     _add_host(server)
     _add_port(server, "--port", SERVER_PORT)
     address = f"http://127.0.0.1:{ORCHESTRATOR_PORT}"
     server.add_argument("--orchestrator-url", default=address, metavar="URL", help="(%(default)s)")
-    server.set_defaults(run=_later("serve", "server"))
+    server.set_defaults(run=_later("cli.serve", "server"))
 
     client = commands.add_parser("client", help="the Client API alone", allow_abbrev=False)
     _add_profile(client)
@@ -89,7 +120,7 @@ def _add_serving(commands: "Commands") -> None:
     _add_port(client, "--port", CLIENT_PORT)
     address = f"http://127.0.0.1:{SERVER_PORT}"
     client.add_argument("--server-url", default=address, metavar="URL", help="(%(default)s)")
-    client.set_defaults(run=_later("serve", "client"))
+    client.set_defaults(run=_later("cli.serve", "client"))
 
 
 def _add_cluster(commands: "Commands") -> None:
@@ -97,14 +128,14 @@ def _add_cluster(commands: "Commands") -> None:
     _add_profile(deploy)
     deploy.add_argument("--prune", action="store_true", help="remove environments of other versions that nothing uses")
     _add_json(deploy)
-    deploy.set_defaults(run=_later("deploy", "deploy"))
+    deploy.set_defaults(run=_later("cli.deploy", "deploy"))
 
     doctor = commands.add_parser("doctor", help="check that a profile works, step by step", allow_abbrev=False)
     _add_profile(doctor)
     doctor.add_argument("--recipe", metavar="R", help="check what this recipe needs, too")
     _add_recipes(doctor)
     _add_json(doctor)
-    doctor.set_defaults(run=_later("doctor", "doctor"))
+    doctor.set_defaults(run=_later("cli.doctor", "doctor"))
 
 
 def _add_service(commands: "Commands") -> None:
@@ -188,7 +219,7 @@ def _action(actions: "Commands", module: str, name: str, text: str, *, json: boo
         parser.add_argument(option, metavar="URL", help=f"of the {api} API ($TOKENSTORM_{api.upper()}_URL, or here)")
     if json:
         _add_json(parser)
-    parser.set_defaults(run=_later(module, name))
+    parser.set_defaults(run=_later(f"cli.{module}", name))
     return parser
 
 

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 from contextlib import aclosing
 
-from tokenstorm.cli.stack import all_recipes
+from tokenstorm.cli.recipes import all_recipes
 from tokenstorm.cli.terminal import asking, show_json, show_line, tell_progress
 from tokenstorm.cluster.setup.checks import Check, Needs
 from tokenstorm.cluster.setup.doctor import examine, stops_a_run

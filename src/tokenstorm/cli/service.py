@@ -1,4 +1,4 @@
-"""`tokenstorm service …`, and `recipes`. Each function is a command."""
+"""`tokenstorm service …`. Each function is a command."""
 
 import argparse
 import secrets
@@ -8,14 +8,11 @@ from typing import Any
 
 import msgspec
 
-from tokenstorm.api.services import ENDED, GroupInfo, LogPiece, RecipeInfo, ServiceInfo
+from tokenstorm.api.services import ENDED, GroupInfo, LogPiece, ServiceInfo
 from tokenstorm.cli.api import client_of, say_again
 from tokenstorm.cli.preview import show_dry_run
-from tokenstorm.cli.stack import all_recipes
 from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell, tell_progress
-from tokenstorm.config import load_config
 from tokenstorm.errors import NOT_JSON, ApiError, UsageError
-from tokenstorm.orchestrator.schemas import recipe_info
 from tokenstorm.sdk import Client
 from tokenstorm.sdk.calls import create_service
 from tokenstorm.sdk.waits import made, may_have_been_made
@@ -164,45 +161,6 @@ def prompt(args: argparse.Namespace) -> int:
         if said.simulated:
             tell_progress("a SIMULATED engine answered")
     return 0
-
-
-def recipes(args: argparse.Namespace) -> int:
-    """What there is on this machine; no API is asked."""
-    found = all_recipes(load_config(), args.recipes)
-    chosen = [found.get(args.name)] if args.name else [*found.by_name.values()]
-    infos = [recipe_info(recipe) for recipe in chosen]
-    if args.json:
-        show_json(infos[0] if args.name else infos)
-    elif args.name:
-        _show_recipe(infos[0])
-    else:
-        show_table(("RECIPE", "ENGINE", "GPUS", ""), [_row(one) for one in infos])
-    return 0
-
-
-def _row(recipe: RecipeInfo) -> tuple[object, ...]:
-    return recipe.name, recipe.engine, recipe.resources.gpu * recipe.resources.nodes, recipe.description
-
-
-def _show_recipe(recipe: RecipeInfo) -> None:
-    resources = recipe.resources
-    show_facts(
-        [
-            ("recipe", recipe.name),
-            ("", recipe.description),
-            ("engine", recipe.engine),
-            ("nodes", resources.nodes),
-            ("replicas per node", None if resources.nodes_per_replica else resources.replicas_per_node),
-            ("nodes per replica", resources.nodes_per_replica),
-            ("GPUs per node", resources.gpu),
-            ("time limit", f"{resources.time_limit} min"),
-        ]
-    )
-    show_text("\nparameters, for --set NAME=VALUE:")
-    rows = [
-        (one.name, one.type, msgspec.json.encode(one.default).decode(), one.description) for one in recipe.parameters
-    ]
-    show_table(("NAME", "TYPE", "DEFAULT", ""), rows)
 
 
 def _created(client: Client, args: argparse.Namespace, config: dict[str, Any]) -> ServiceInfo:

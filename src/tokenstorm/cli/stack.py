@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
-import platformdirs
 
+from tokenstorm.cli.recipes import all_recipes, recipe_folders
 from tokenstorm.cli.terminal import tell_progress
 from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
@@ -43,18 +43,6 @@ class Listen:
     host: str
     port: int
     token: str | None = field(default=None, repr=False)
-
-
-def all_recipes(config: Config, folders: Sequence[Path] = ()) -> Recipes:
-    """Those that are shipped, the user's own beside the configuration file, and those of further folders."""
-    return load_recipes(recipe_folders(config, folders))
-
-
-def recipe_folders(config: Config, folders: Sequence[Path]) -> list[Path]:
-    """Where recipes lie that are not shipped; the later ones win."""
-    usual = platformdirs.user_config_path("tokenstorm", appauthor=False)
-    own = (config.file.parent if config.file else usual) / "recipes"
-    return [*([own] if own.is_dir() else []), *folders]
 
 
 @asynccontextmanager
