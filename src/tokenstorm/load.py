@@ -6,66 +6,19 @@ options of the command line and the arguments of the SDK are made from the field
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from tokenstorm.errors import PlanError
+from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
 
 T = TypeVar("T")
 
-Positive = Annotated[float, Meta(gt=0, le=1e9)]
-NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
-Count = Annotated[int, Meta(ge=1, le=2**31)]
-Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Text = Annotated[str, Meta(max_length=512)]
-
 DEFAULT_SECONDS = 60.0
 """The measured window where nothing else ends the run."""
-
-
-class Misfit(ValueError):
-    """A part of a load that makes no sense; `field` and `also` are as in `UsageError`, seen from that part.
-
-    msgspec makes a `ValidationError` of it, which knows the place of the part in the whole.
-    """
-
-    def __init__(self, message: str, field: str = "", also: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.field = field
-        self.also = also
-
-
-class Option(msgspec.Struct, frozen=True):
-    """How a field is typed on the command line: as `name`, in a section of `--help`.
-
-    `metavar` stands for the value in the help, which is the field's description unless `help` says it in the command line's
-    own words. `default` is taken where the field itself has none.
-    """
-
-    name: str
-    metavar: str | None = None
-    section: Literal["load", "requests", "where and when"] = "load"
-    default: int | None = None
-    help: str | None = None
-
-
-def doc(text: str | None, option: Option | None = None, *examples: object) -> Meta:
-    """What a field means, and how it is typed."""
-    return Meta(description=text, examples=[*examples] or None, extra={"option": option} if option else None)
-
-
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a load: unknown fields are refused, floats are finite."""
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, float) and not math.isfinite(value):
-                message = f"must be a finite number, not {value}"
-                raise Misfit(message, name)
 
 
 class Ramp(Strict, frozen=True, kw_only=True):
@@ -121,28 +74,6 @@ class Arrival(Strict, frozen=True, kw_only=True):
             raise Misfit(message, also=["burstiness"])
 
 
-class Length(Strict, frozen=True, kw_only=True):
-    """How long a prompt is: `n`, or `low` to `high` (uniform), or `mean` and `stddev` (normal)."""
-
-    kind: Literal["fixed", "uniform", "normal"] = "fixed"
-    n: Count | None = None
-    low: Count | None = None
-    high: Count | None = None
-    mean: Positive | None = None
-    stddev: NotNegative | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        needed = {"fixed": ("n",), "uniform": ("low", "high"), "normal": ("mean", "stddev")}[self.kind]
-        for name in ("n", "low", "high", "mean", "stddev"):
-            if (getattr(self, name) is None) == (name in needed):
-                message = f"a `{self.kind}` length takes {' and '.join(f'`{field}`' for field in needed)}, nothing else"
-                raise Misfit(message)
-        if self.low is not None and self.high is not None and self.low > self.high:
-            message = f"`low` ({self.low}) is above `high` ({self.high})"
-            raise Misfit(message)
-
-
 class Load(Strict, frozen=True, kw_only=True):
     """What to send, and how its arrivals are spread. Seconds are seconds; rates are requests per second of all clients.
 
@@ -158,7 +89,7 @@ class Load(Strict, frozen=True, kw_only=True):
             Option("--label", "KEY=VALUE", "where and when", help="may be given again"),
             {"team": "hpc"},
         ),
-    ] = {}
+    ] = {}  # noqa: RUF012 - msgspec gives each its own
 
     endpoint: Annotated[
         Literal["chat", "completions"],
@@ -180,7 +111,7 @@ class Load(Strict, frozen=True, kw_only=True):
     extra_body: Annotated[
         dict[str, Any],
         doc("More fields of each request's body; null takes one out", Option("--extra-body", "JSON", "requests")),
-    ] = {}
+    ] = {}  # noqa: RUF012 - msgspec gives each its own
     prompts: object = None
     """A plan has them in one form, the request for a group in another: each declares its own."""
     unique_prompts: Annotated[

@@ -15,11 +15,12 @@ from msgspec import NODEFAULT, inspect
 
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.errors import NOT_JSON, PlanError, UsageError
-from tokenstorm.load import Arrival, Load, Option, make
+from tokenstorm.load import Arrival, Load, make
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
+from tokenstorm.strict import Option
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {

@@ -14,19 +14,9 @@ from msgspec import Meta
 
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
-from tokenstorm.load import (
-    DEFAULT_SECONDS,
-    Arrival,
-    Count,
-    Length,
-    Load,
-    Misfit,
-    Positive,
-    Seed,
-    Strict,
-    load_error,
-    make,
-)
+from tokenstorm.lengths import Length
+from tokenstorm.load import DEFAULT_SECONDS, Arrival, Load, load_error, make
+from tokenstorm.strict import Count, Misfit, Positive, Seed, Strict
 from tokenstorm.written import refuse_later_version, refuse_other_version
 
 SCHEMA: Literal[1] = 1

@@ -10,9 +10,11 @@ from msgspec import Meta
 from msgspec.structs import asdict, force_setattr
 
 from tokenstorm.errors import UsageError
-from tokenstorm.load import Count, Length, Load, Misfit, Option, Strict, Text, doc
+from tokenstorm.lengths import Length
+from tokenstorm.load import Load
 from tokenstorm.loadgen.endpoint import endpoint_for
 from tokenstorm.plan import Synthetic as MadeUp
+from tokenstorm.strict import Count, Misfit, Option, Strict, Text, doc
 from tokenstorm.timelimit import minutes_between
 
 CLIENTS_PER_NODE = 1000

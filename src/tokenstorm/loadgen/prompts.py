@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tokenstorm.errors import PlanError
-from tokenstorm.load import Length
+from tokenstorm.lengths import Length
 from tokenstorm.loadgen.promptfile import Prompt, parse_prompts, read_file
 from tokenstorm.loadgen.words import WORDS
 from tokenstorm.plan import Plan, PromptFile, PromptList, Synthetic

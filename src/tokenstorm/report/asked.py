@@ -4,7 +4,8 @@ import shlex
 
 import msgspec
 
-from tokenstorm.load import Arrival, Length
+from tokenstorm.lengths import Length
+from tokenstorm.load import Arrival
 from tokenstorm.plan import Plan, PromptFile, PromptList, Synthetic, Target, listed
 
 MOST_SHOWN = 20

@@ -5,7 +5,8 @@ from tokenstorm.api.groups import Synthetic
 from tokenstorm.api.services import GroupInfo as ServiceGroup
 from tokenstorm.api.services import ServiceInfo as Service
 from tokenstorm.errors import ApiError
-from tokenstorm.load import Arrival, Length, Ramp, Stage
+from tokenstorm.lengths import Length
+from tokenstorm.load import Arrival, Ramp, Stage
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.result import Result
 from tokenstorm.sdk.addresses import CLIENT_URL, SERVER_URL
