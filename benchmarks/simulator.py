@@ -55,7 +55,7 @@ def measure(args: argparse.Namespace, pid: int, host: str, port: int) -> int:
     tokens = counter(host, port, "vllm:generation_tokens_total") - tokens
     cpu, elapsed = cpu_seconds(pid) - cpu, now() - start
     rate = tokens / cpu
-    late = counter(host, port, "simulator:late_seconds_total")
+    late = counter(host, port, "simulator_late_seconds_total")
     print(f"{tokens:.0f} chunks in {elapsed:.2f} s, {cpu:.2f} CPU seconds ({cpu / elapsed:.0%})")
     print(f"{rate:.0f} chunks per CPU second, {1e6 / rate:.1f} us per chunk; late by {late:.2f} s")
     print(f"reads: {readers.reads} for {tokens:.0f} chunks, answers ended: {readers.ended}")

@@ -9,6 +9,7 @@ from lab.setup import refuse
 
 PACKAGES = ["munge", "slurm-wlm", "slurmctld", "slurmd", "slurm-client", "openssh-server", "rsync", "iproute2"]
 PACKAGES += ["nftables", "tcsh", "fish", "zsh"]  # firewalls, and login shells as sites have them
+PACKAGES += ["prometheus"]  # which scrapes what runs there
 ACCOUNTING = ["slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server"]
 _POLICY = Path("/usr/sbin/policy-rc.d")
 

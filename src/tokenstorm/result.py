@@ -28,6 +28,12 @@ EXHAUSTED = "exhausted"
 INTERNAL = "internal"
 """The failure kind of a request whose answer tokenstorm itself could not take in: a fault of ours, not of the service."""
 
+FAILURE_KINDS = (
+    *("refused", "unreachable", "dns", "tls", "reset", "closed", "timeout"),
+    *("malformed", "stream_error", "truncated", EXHAUSTED, INTERNAL),
+)
+"""Every failure kind but `http_<status>`."""
+
 Warned = Literal["no_token", "not_streamed", "short", "skipped", "unknown", "usage"]
 """What is odd about an answer that counts as a success all the same:
 

@@ -1,11 +1,13 @@
 """The group's Prometheus text, read back with a parser of its own."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
+import scraping
 from running import samples
-from tokenstorm.metrics.exposition import BOUNDS, PHASES, Gauges, render
+from tokenstorm.metrics.exposition import BOUNDS, KINDS, PHASES, Gauges, render, with_age
 from tokenstorm.metrics.tally import Tally
 
 GAUGES = Gauges(phase="measured", in_flight=3, target_rps=20.0, loop_lag=0.001, rank_up={0: True, 1: False})
@@ -85,9 +87,25 @@ def test_a_sample_stands_in_the_bucket_it_belongs_to() -> None:
 
 def test_labels_are_escaped_and_failures_told_by_kind() -> None:
     found = text(full(), group='a"b\\c')
-    labels = [labels for name, labels, _ in samples(found) if name == "client_requests_failed_total"]
-    assert {label["kind"] for label in labels} == {"http_500", r"od\"d\\kind\n"}
-    assert {label["group_id"] for label in labels} == {r"a\"b\\c"}
+    failed = [(labels, value) for name, labels, value in samples(found) if name == "client_requests_failed_total"]
+    assert {labels["kind"]: value for labels, value in failed if value} == {"http_500": 2, r"od\"d\\kind\n": 1}
+    assert {labels["group_id"] for labels, _ in failed} == {r"a\"b\\c"}
+
+
+def test_failures_are_counted_from_zero_so_that_a_rate_sees_the_first() -> None:
+    found = {labels["kind"]: value for name, labels, value in samples(text(Tally())) if name.endswith("failed_total")}
+    assert found == dict.fromkeys(KINDS, 0)
+    assert {"refused", "timeout", "truncated", "http_429", "http_503"} <= found.keys()
+
+
+def test_a_quantile_is_known_to_within_a_factor_of_two() -> None:
+    assert all(low < high <= 2 * low for low, high in pairwise(BOUNDS))
+
+
+@pytest.mark.skipif(not scraping.THERE, reason=scraping.MISSING)
+@pytest.mark.parametrize("tally", [Tally(), full()], ids=["empty", "full"])
+def test_promtool_finds_nothing_to_say(tally: Tally) -> None:
+    assert scraping.complaints(with_age(render("7", tally, GAUGES), "7", 0.0).decode()) == []
 
 
 @pytest.mark.parametrize("phase", PHASES)

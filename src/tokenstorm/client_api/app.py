@@ -30,14 +30,13 @@ from tokenstorm.client_api.results import results_routes
 from tokenstorm.client_api.schemas import ObserverRequest, RunGroupsRequest, RunRequest, TakenGroup
 from tokenstorm.idempotency import IdempotencyKey
 from tokenstorm.models import Documented
-from tokenstorm.prometheus import family
+from tokenstorm.prometheus import MEDIA_TYPE, family
 from tokenstorm.web import Problem, new_app, problem, problems
 
 COMMON_START_SECONDS = 5.0
 """How far ahead the common start of several groups is, when nobody says."""
 DISCOVERED_SECONDS = 300.0
 """How long a group that is over stays among the targets of Prometheus, so that its last figures are read."""
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 ABOUT = """
 Groups of clients that send load to a service and measure what comes back.
 
@@ -201,7 +200,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
             raise Problem(503, f"group {group_id} is {group.status} and has no metrics{said}: ask again once it runs")
         text, age = found
         headers = {"age": str(round(age))} if age else {}
-        return Response(text, media_type=PROMETHEUS, headers=headers)
+        return Response(text, media_type=MEDIA_TYPE, headers=headers)
 
     @routes.get(
         "/{group_id:int}/events",

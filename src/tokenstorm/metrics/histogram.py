@@ -1,7 +1,10 @@
 """A mergeable log-linear histogram of integer nanoseconds, with at most 1% relative error."""
 
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import accumulate
 from math import ceil
 from typing import Annotated, Self
 
@@ -91,9 +94,12 @@ class Histogram(msgspec.Struct):
         """The exact mean; None without samples."""
         return self.total / self.count if self.count else None
 
-    def count_at_most(self, bound: int) -> int:
-        """How many samples lie in bins whose middle does not exceed `bound`."""
-        return sum(number for index, number in self.counts.items() if _middle(index) <= bound)
+    def counts_at_most(self, bounds: Iterable[int]) -> list[int]:
+        """For each bound, how many samples lie in bins whose middle does not exceed it."""
+        indexes = sorted(self.counts)
+        middles = [_middle(index) for index in indexes]
+        below = [0, *accumulate(self.counts[index] for index in indexes)]
+        return [below[bisect_right(middles, bound)] for bound in bounds]
 
 
 def _middle(index: int) -> int:

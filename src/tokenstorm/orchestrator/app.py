@@ -25,7 +25,7 @@ from tokenstorm.api.services import (
 from tokenstorm.errors import Unreachable
 from tokenstorm.idempotency import IdempotencyKey
 from tokenstorm.models import Documented
-from tokenstorm.prometheus import family
+from tokenstorm.prometheus import MEDIA_TYPE, family
 from tokenstorm.web import Problem, new_app, problems
 
 from .logs import LEAST_BYTES, PLACES, UnknownSource
@@ -35,7 +35,6 @@ from .service import STATUSES, Service
 from .services import ServiceOrchestrator
 
 PREFIX = "/api/v1"
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _DESCRIPTION = """Starts inference engines as jobs from recipes, and leads prompts to those that are well.
 
 1. `GET /api/v1/recipes` shows what can be started.
@@ -186,7 +185,7 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
             text = await orchestrator.engine_metrics(service_id)
         except Unreachable as error:
             raise Problem(503, str(error)) from None
-        return PlainTextResponse(text, media_type=PROMETHEUS)
+        return PlainTextResponse(text, media_type=MEDIA_TYPE)
 
     @routes.get(
         "/services/{service_id}/access", summary="What a client needs to use the engine", responses=problems(404, 409)

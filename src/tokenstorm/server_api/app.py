@@ -1,7 +1,6 @@
 """The Server API: the orchestrator's resources, documented as there, and handed on as they are."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ READY_SECONDS = 5.0
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 _OURS = frozenset((b"origin", b"x-forwarded-host"))
 """Headers that are for this hop: Origin was looked at here."""
+_ANSWERS = ("2xx", "3xx", "4xx", "5xx", "unreachable")
 _DESCRIPTION = """Inference services on the cluster, from this machine. Everything here is answered by the orchestrator.
 
 """
@@ -60,7 +60,7 @@ def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = N
                 _send(where, client, call, again=error_form(request.url.path) is not None),
                 lambda answer: answer.aclose(),
             )
-            answered[str(answer.status_code)] += 1
+            answered[f"{answer.status_code // 100}xx"] += 1
             return Passed(answer)
         except (httpx.TransportError, ClusterError) as error:
             answered["unreachable"] += 1
@@ -76,9 +76,9 @@ def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = N
     return app
 
 
-def _own_metrics(answered: Mapping[str, int]) -> str:
-    samples = [({"answer": answer}, count) for answer, count in sorted(answered.items())]
-    name, text = "tokenstorm_forwarded_requests_total", "Calls handed on, by the orchestrator's answer"
+def _own_metrics(answered: Counter[str]) -> str:
+    samples = [({"answer": answer}, answered[answer]) for answer in _ANSWERS]
+    name, text = "tokenstorm_forwarded_requests_total", "Calls handed on, by the class of the orchestrator's answer"
     return family(name, "counter", text, samples)
 
 

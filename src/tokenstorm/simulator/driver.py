@@ -24,7 +24,7 @@ class Driver:
     Event loops fire timers up to a millisecond off. A step never ends early, and the next one
     begins where the last one should have ended, so that a late timer shortens the next step
     instead of slowing the engine down. Only when the process is late by more than 50 ms is the
-    time given up, and counted in `simulator:late_seconds_total`. Time is in integer nanoseconds.
+    time given up, and counted in `simulator_late_seconds_total`. Time is in integer nanoseconds.
     """
 
     def __init__(self, engine: Engine, metrics: Metrics, clock: Callable[[], int], later: Later) -> None:

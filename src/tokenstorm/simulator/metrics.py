@@ -6,6 +6,8 @@ from itertools import accumulate
 
 from tokenstorm.prometheus import Labels, family, histogram
 
+from .settings import FAULT_KINDS
+
 __all__ = ["Histogram", "Metrics"]
 
 
@@ -54,7 +56,7 @@ class Metrics:
         self.preemptions = 0
         self.late_seconds = 0.0
         self.finish_reasons: Counter[str] = Counter({"stop": 0, "length": 0, "abort": 0})
-        self.faults: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter(dict.fromkeys(FAULT_KINDS, 0))
         self.ttft = Histogram(_TTFT)
         self.inter_token = Histogram(_INTER_TOKEN)
         self.e2e = Histogram(_REQUEST)
@@ -77,13 +79,13 @@ class Metrics:
             ("vllm:num_preemptions_total", "Preempted requests.", self.preemptions),
             ("vllm:prompt_tokens_total", "Prompt tokens processed.", self.prompt_tokens),
             ("vllm:generation_tokens_total", "Tokens generated.", self.generation_tokens),
-            ("simulator:late_seconds_total", "Time lost to a busy machine.", self.late_seconds),
+            ("simulator_late_seconds_total", "Time lost to a busy machine.", self.late_seconds),
         )
         families = [
             *(family(name, "gauge", text, [(labels, value)]) for name, text, value in gauges),
             *(family(name, "counter", text, [(labels, value)]) for name, text, value in counters),
             family("vllm:request_success_total", "counter", "Ended requests.", ended),
-            family("simulator:faults_total", "counter", "Faults injected.", faults),
+            family("simulator_faults_total", "counter", "Faults injected.", faults),
             self.ttft.render("vllm:time_to_first_token_seconds", "Time to first token.", labels),
             self.inter_token.render("vllm:inter_token_latency_seconds", "Time between two tokens.", labels),
             self.e2e.render("vllm:e2e_request_latency_seconds", "Arrival to last token.", labels),

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Final, Literal
 
-__all__ = ["PRESETS", "Faults", "Settings"]
+__all__ = ["FAULT_KINDS", "PRESETS", "Faults", "Settings"]
+
+FAULT_KINDS: Final = ("error_500", "error_429", "reset", "stall", "malformed")
+"""The faults that a request can have, each a share of requests in `Faults`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +76,7 @@ class Faults:
 
     def rates(self) -> dict[str, float]:
         """The share of each kind of fault."""
-        kinds = ("error_500", "error_429", "reset", "stall", "malformed")
-        return {kind: getattr(self, kind) for kind in kinds}
+        return {kind: getattr(self, kind) for kind in FAULT_KINDS}
 
 
 def _check_numbers(values: Settings | Faults) -> None:
