@@ -18,11 +18,12 @@ pytestmark = pytest.mark.integration
 
 
 class Roads:
-    """A login node whose forwarding raises `trouble`, or waits for ever; `relays` are the processes that it started."""
+    """A login node whose forwarding raises `trouble`, or waits for ever (`silent`); `relays` are the processes that it started."""
 
     def __init__(self, trouble: Exception | None = None, *, silent: bool = False) -> None:
         self.trouble, self.silent = trouble, silent
         self.relays: list[asyncio.subprocess.Process] = []
+        self.leaves_slowly, self.waits = False, 0
         self.reach = Reach(self.login, self.forward, self.talk, (OSError,), (sys.executable, "-c", SOURCE))
 
     async def login(self) -> None:
@@ -30,7 +31,15 @@ class Roads:
 
     async def forward(self, host: str, port: int) -> Streams:
         if self.silent:
-            await asyncio.Event().wait()
+            self.waits += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if self.leaves_slowly:  # as one that ends a process of its own: this ends after the relay
+                    await self.relays[0].wait()
+                    for _ in range(100):
+                        await asyncio.sleep(0)
+                self.waits -= 1
         if self.trouble:
             raise self.trouble
         return await asyncio.open_connection(host, port)
@@ -92,6 +101,19 @@ def test_a_way_that_is_silent_is_not_waited_for() -> None:
         async with hello() as port:
             assert await heard(roads.reach, port) == b"hello"
         await roads.reach.close()
+
+    finish(scenario())
+
+
+def test_who_closes_it_waits_for_the_end_of_the_way_that_was_not_taken() -> None:
+    async def scenario() -> None:
+        roads = Roads(silent=True)
+        roads.leaves_slowly = True
+        async with hello() as port:
+            assert await heard(roads.reach, port) == b"hello"
+            roads.silent = False
+            await roads.reach.close()
+            assert roads.waits == 0
 
     finish(scenario())
 

@@ -90,6 +90,7 @@ async def _flow(client: AsyncClient, signals: Signals, say: Say) -> tuple[Summar
         group = await client.wait_until_stopped(created.group_id, seconds=60)
     finally:
         drain.cancel()
+        await asyncio.wait((drain,))
     if group.info.outcome not in {"completed", "cancelled"}:
         message = f"group {created.group_id} {group.info.outcome}: {group.info.reason}"
         raise RunError(message)
@@ -114,6 +115,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
     finally:
         task.cancel()
         told.cancel()
+        await asyncio.wait((task, told))
 
 
 def _saying(*, quiet: bool) -> Say:

@@ -180,6 +180,7 @@ class Replica:
             return judging.result() if judging.done() else Verdict("waiting", self._reason)
         finally:
             judging.cancel()
+            await asyncio.wait((judging,))
 
     async def _whose(self, verdict: Verdict, *, sure: bool) -> Found:
         """Whether a listener that is well, or does not accept our key, is our engine: somebody else's accepts any key, or another."""

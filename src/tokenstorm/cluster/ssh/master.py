@@ -183,6 +183,7 @@ class Master:
                 )  # to the end of what it said; the master has let go of that
                 listening.cancel()
                 await ended(process, politely=True)
+                await asyncio.wait((listening,))
         on_the_way = words(_taken(by_the_way))
         if made := await Control.to(control):
             return made

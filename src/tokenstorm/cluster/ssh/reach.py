@@ -60,6 +60,8 @@ class Reach:
         self._inside = Through("the relay inside a job", talk, inside, lost) if inside else None
         self._forwards = True
         self._from_inside_until = 0.0
+        self._left: set[asyncio.Task[Streams]] = set()
+        """Ways that were not taken: each may still be ending a process of its own."""
 
     async def open(self, host: str, port: int) -> Streams:
         """The way from the login node has a head start, unless a moment ago only the other one worked.
@@ -71,7 +73,7 @@ class Reach:
             return await self.from_login_node(host, port)
         now = asyncio.get_running_loop().time()
         ways = [self.from_login_node, self._inside.open]
-        streams, way = await _first(ways if now > self._from_inside_until else ways[::-1], host, port)
+        streams, way = await self._first(ways if now > self._from_inside_until else ways[::-1], host, port)
         if way == self._inside.open:
             if now > self._from_inside_until:
                 self._from_inside_until = now + INSIDE_SECONDS
@@ -122,10 +124,39 @@ class Reach:
         )
 
     async def close(self) -> None:
-        """End the relays."""
+        """End the relays, and see the end of the ways that were not taken."""
         await self._on_login_node.close()
         if self._inside:
             await self._inside.close()
+        if self._left:
+            await asyncio.wait(self._left)
+
+    async def _first(self, ways: Sequence[Opening], host: str, port: int) -> tuple[Streams, Opening]:
+        """The connection of the first way that gets one; each is begun when the one before failed, or has been alone long enough.
+
+        Raises the error of a way that was answered, before that of one that was not.
+        """
+        trying: dict[asyncio.Task[Streams], Opening] = {}
+        try:
+            waiting = list(ways)
+            while waiting or any(not task.done() for task in trying):
+                if waiting:
+                    way = waiting.pop(0)
+                    trying[asyncio.ensure_future(way(host, port))] = way
+                under_way = [task for task in trying if not task.done()]
+                limit = HEAD_START_SECONDS if waiting else None
+                done, _ = await asyncio.wait(under_way, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if not task.exception():
+                        return task.result(), trying.pop(task)
+            errors = [error for task in trying if (error := task.exception())]
+            raise next((error for error in errors if isinstance(error, OSError)), errors[0])
+        finally:
+            for task in trying:
+                task.cancel()
+                self._left.add(task)
+                task.add_done_callback(self._left.discard)
+                task.add_done_callback(_close_unwanted)
 
 
 class Through:
@@ -200,33 +231,7 @@ class Through:
                 started.set_exception(why)
 
 
-async def _first(ways: "Sequence[Opening]", host: str, port: int) -> tuple[Streams, Opening]:
-    """The connection of the first way that gets one; each is begun when the one before failed, or has been alone long enough.
-
-    Raises the error of a way that was answered, before that of one that was not.
-    """
-    trying: dict[asyncio.Task[Streams], Opening] = {}
-    try:
-        waiting = list(ways)
-        while waiting or any(not task.done() for task in trying):
-            if waiting:
-                way = waiting.pop(0)
-                trying[asyncio.ensure_future(way(host, port))] = way
-            under_way = [task for task in trying if not task.done()]
-            limit = HEAD_START_SECONDS if waiting else None
-            done, _ = await asyncio.wait(under_way, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if not task.exception():
-                    return task.result(), trying.pop(task)
-        errors = [error for task in trying if (error := task.exception())]
-        raise next((error for error in errors if isinstance(error, OSError)), errors[0])
-    finally:
-        for task in trying:
-            task.cancel()
-            task.add_done_callback(_let_go)
-
-
-def _let_go(task: "asyncio.Task[Streams]") -> None:
+def _close_unwanted(task: "asyncio.Task[Streams]") -> None:
     """One that connected after it was not wanted any more."""
     if not task.cancelled() and not task.exception():
         task.result()[1].close()

@@ -52,10 +52,13 @@ class Relay:
             for opening in self._opening.values():
                 if not opening.done():
                     opening.set_exception(ConnectionResetError(_GONE))
-            for task in self._tasks.values():
+            left = tuple(self._tasks.values())
+            for task in left:
                 task.cancel()
             for connection in self._connections.values():
                 connection.writer.close()
+            if left:
+                await asyncio.wait(left)
 
     async def open(self, host: str, port: int, near: "tuple[Any, Any]") -> None:
         """Connect the pair of streams `near` to an address, as the other side sees it. Raises OSError.
