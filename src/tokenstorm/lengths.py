@@ -1,27 +1,125 @@
 """How long prompts and answers are: a number, or a distribution."""
 
-from typing import Literal
+from collections.abc import Callable
+from math import cos, exp, fsum, log, log1p, sqrt, tau
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from tokenstorm.strict import Count, Misfit, NotNegative, Positive, Strict
 
+Draw = Callable[[], float]
+"""Gives numbers from 0 to below 1, evenly."""
+
+_NEEDED = {
+    "fixed": ("n",),
+    "uniform": ("low", "high"),
+    "normal": ("mean", "stddev"),
+    "lognormal": ("mean", "stddev"),
+    "histogram": ("bins",),
+}
+_BOUNDED = ("normal", "lognormal")
+"""Kinds whose values are kept between `low` and `high` where these are given."""
+
+
+class Bin(Strict, frozen=True, kw_only=True):
+    """Lengths from `low` to `high`, each as likely, and how often this bin is drawn beside the others."""
+
+    low: Count
+    high: Count
+    weight: Positive
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_turned(self.low, self.high)
+
 
 class Length(Strict, frozen=True, kw_only=True):
-    """How long a prompt is: `n`, or `low` to `high` (uniform), or `mean` and `stddev` (normal)."""
+    """A length: `n`, or drawn anew for each request.
 
-    kind: Literal["fixed", "uniform", "normal"] = "fixed"
+    `low` to `high` (uniform), or from a histogram's `bins`; or by the `mean` and `stddev` of the lengths themselves (normal,
+    lognormal), then kept between `low` and `high` where these are given.
+    """
+
+    kind: Literal["fixed", "uniform", "normal", "lognormal", "histogram"] = "fixed"
     n: Count | None = None
     low: Count | None = None
     high: Count | None = None
     mean: Positive | None = None
     stddev: NotNegative | None = None
+    bins: Annotated[tuple[Bin, ...], Meta(min_length=1, max_length=1000)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed = {"fixed": ("n",), "uniform": ("low", "high"), "normal": ("mean", "stddev")}[self.kind]
-        for name in ("n", "low", "high", "mean", "stddev"):
-            if (getattr(self, name) is None) == (name in needed):
-                message = f"a `{self.kind}` length takes {' and '.join(f'`{field}`' for field in needed)}, nothing else"
+        needed = _NEEDED[self.kind]
+        free = ("low", "high") if self.kind in _BOUNDED else ()
+        for name in ("n", "low", "high", "mean", "stddev", "bins"):
+            if name not in free and (getattr(self, name) is None) == (name in needed):
+                takes = " and ".join(f"`{field}`" for field in needed)
+                rest = "and `low` and `high` as bounds" if free else "nothing else"
+                message = f"a `{self.kind}` length takes {takes}, {rest}"
                 raise Misfit(message)
-        if self.low is not None and self.high is not None and self.low > self.high:
-            message = f"`low` ({self.low}) is above `high` ({self.high})"
-            raise Misfit(message)
+        if self.low is not None and self.high is not None:
+            _refuse_turned(self.low, self.high)
+
+    def draw(self, draw: Draw) -> int:
+        """A length of this kind, from `draw` alone: the same numbers give the same length in every version."""
+        match self:
+            case Length(kind="uniform", low=int(low), high=int(high)):
+                return _between(low, high, draw)
+            case Length(kind="normal", mean=float(mean), stddev=float(stddev)):
+                return self._bounded(mean + stddev * _standard_normal(draw))
+            case Length(kind="lognormal", mean=float(mean), stddev=float(stddev)):
+                variance = log1p((stddev / mean) ** 2)  # of the logarithm
+                return self._bounded(exp(log(mean) - variance / 2 + sqrt(variance) * _standard_normal(draw)))
+            case Length(kind="histogram", bins=tuple(bins)):
+                found = bins[weighted([one.weight for one in bins], draw)]
+                return _between(found.low, found.high, draw)
+            case Length(n=int(n)):
+                return n
+        message = f"no way to draw a length from {self}"
+        raise AssertionError(message)
+
+    def _bounded(self, value: float) -> int:
+        return max(self.low or 1, min(round(value), self.high or MOST))
+
+
+MOST = 2**31
+"""No length is above this."""
+
+
+class Pair(Strict, frozen=True, kw_only=True):
+    """One part of a mix: the lengths of its prompts and answers, and how often it is drawn beside the others."""
+
+    input: Count | Length
+    output: Count | Length
+    weight: Positive = 1.0
+
+
+def length_of(given: int | Length) -> Length:
+    """A length, where a number alone may be given."""
+    return given if isinstance(given, Length) else Length(n=given)
+
+
+def weighted(weights: list[float], draw: Draw) -> int:
+    """A place in a list, each as likely as its weight says."""
+    left = draw() * fsum(weights)
+    for place, weight in enumerate(weights):
+        left -= weight
+        if left < 0:
+            return place
+    return len(weights) - 1
+
+
+def _between(low: int, high: int, draw: Draw) -> int:
+    return low + int(draw() * (high - low + 1))
+
+
+def _standard_normal(draw: Draw) -> float:
+    return sqrt(-2 * log1p(-draw())) * cos(tau * draw())  # Box and Muller, 1958
+
+
+def _refuse_turned(low: int, high: int) -> None:
+    if low > high:
+        message = f"`low` ({low}) is above `high` ({high})"
+        raise Misfit(message)

@@ -21,10 +21,13 @@ from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
 from tokenstorm.strict import Option
+from tokenstorm.typed import add_synthetic_options, number, typed_synthetic
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {
-    "prompts.length": "--synthetic-words or --synthetic-tokens",
+    "prompts.length": "--input-tokens, --synthetic-words or --synthetic-tokens",
+    "prompts.output": "--output-tokens",
+    "prompts.mix": "--mix",
     "prompts": "--prompt",
 }
 """Options that are more than a field."""
@@ -45,10 +48,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text with a prompt a line, or JSON lines with prompt or messages",
     )
-    prompts.add_argument(
-        "--synthetic-words", metavar="LENGTH", help="made-up text: 100, 50:200 (uniform) or 100~20 (normal)"
-    )
-    prompts.add_argument("--synthetic-tokens", metavar="LENGTH", help="made-up token ids, for --endpoint completions")
+    add_synthetic_options(prompts, request)
 
 
 def add_group_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
@@ -212,7 +212,7 @@ def _arrival(args: argparse.Namespace) -> dict[str, object]:
         if not match:
             message = f"--ramp {args.ramp!r} must look like 1:50 (requests per second, from and to)"
             raise UsageError(message)
-        arrival["ramp"] = {"from_rps": _number("--ramp", match[1]), "to_rps": _number("--ramp", match[2])}
+        arrival["ramp"] = {"from_rps": number("--ramp", match[1]), "to_rps": number("--ramp", match[2])}
     return arrival
 
 
@@ -225,15 +225,7 @@ def _stage(text: str) -> dict[str, float]:
     if not match:
         message = f"--stages: {text!r} must look like 5x30 (5 requests per second for 30 seconds)"
         raise UsageError(message)
-    return {"rps": _number("--stages", match[1]), "seconds": _number("--stages", match[2])}
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        message = f"{option}: {text!r} is no number"
-        raise UsageError(message) from None
+    return {"rps": number("--stages", match[1]), "seconds": number("--stages", match[2])}
 
 
 def typed_prompts(args: argparse.Namespace) -> dict[str, Any]:
@@ -241,22 +233,7 @@ def typed_prompts(args: argparse.Namespace) -> dict[str, Any]:
     if args.prompts_file is not None:
         found: dict[str, Any] = msgspec.to_builtins(prompt_file(args.prompts_file))
         return found
-    if args.synthetic_words is not None:
-        return {"kind": "synthetic", "unit": "words", "length": _length("--synthetic-words", args.synthetic_words)}
-    if args.synthetic_tokens is not None:
-        return {"kind": "synthetic", "unit": "tokens", "length": _length("--synthetic-tokens", args.synthetic_tokens)}
-    return {"kind": "list", "prompts": args.prompt or [DEFAULT_PROMPT]}
-
-
-def _length(option: str, text: str) -> dict[str, object]:
-    if match := re.fullmatch(r"(\d+)", text):
-        return {"kind": "fixed", "n": int(match[1])}
-    if match := re.fullmatch(r"(\d+):(\d+)", text):
-        return {"kind": "uniform", "low": int(match[1]), "high": int(match[2])}
-    if match := re.fullmatch(r"([\d.]+)~([\d.]+)", text):
-        return {"kind": "normal", "mean": _number(option, match[1]), "stddev": _number(option, match[2])}
-    message = f"{option} {text!r} must look like 100, 50:200 (uniform) or 100~20 (normal: mean and deviation)"
-    raise UsageError(message)
+    return typed_synthetic(args) or {"kind": "list", "prompts": args.prompt or [DEFAULT_PROMPT]}
 
 
 def _extra_body(text: str) -> dict[str, object]:

@@ -53,15 +53,39 @@ class PromptFile(Strict, frozen=True, kw_only=True, tag="file", tag_field="kind"
     sha256: str
 
 
-class Synthetic(Strict, frozen=True, kw_only=True, tag="synthetic", tag_field="kind"):
-    """Prompts made up from the seed: `words` of text, or `tokens` ids (completions only).
+Unit = Literal["text", "words", "tokens"]
+"""What is counted of a prompt that is made up: see `Synthetic`."""
 
-    `vocabulary` is how many ids there are, or how many words at most: the list that is shipped has about 400.
+
+class Mixed(Strict, frozen=True, kw_only=True):
+    """One part of a mix of lengths, with nothing left open."""
+
+    input: Length
+    output: Length
+    weight: Positive
+
+
+class Synthetic(Strict, frozen=True, kw_only=True, tag="synthetic", tag_field="kind"):
+    """Prompts made up from the seed: `text` or `words`, or `tokens` ids (completions only).
+
+    `length` is that of the prompt, and `output` sets the `max_tokens` of each request; a `mix` has both. `vocabulary` is how
+    many ids there are, or how many words at most: the list that is shipped has about 400.
     """
 
-    unit: Literal["words", "tokens"]
-    length: Length
+    unit: Unit
+    length: Length | None = None
+    output: Length | None = None
+    mix: Annotated[tuple[Mixed, ...], Meta(min_length=1)] | None = None
     vocabulary: Annotated[int, Meta(ge=2)] = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.length is None) == (self.mix is None):
+            message = "give `length` or `mix`, one of them"
+            raise Misfit(message, also=["length", "mix"])
+        if self.mix is not None and self.output is not None:
+            message = "the parts of a `mix` have an `output` of their own: leave this one out"
+            raise Misfit(message, "output", ["mix"])
 
 
 Prompts = PromptList | PromptFile | Synthetic

@@ -10,9 +10,10 @@ from msgspec import Meta
 from msgspec.structs import asdict, force_setattr
 
 from tokenstorm.errors import UsageError
-from tokenstorm.lengths import Length
+from tokenstorm.lengths import Length, Pair, length_of
 from tokenstorm.load import Load
 from tokenstorm.loadgen.endpoint import endpoint_for
+from tokenstorm.plan import Mixed, Unit
 from tokenstorm.plan import Synthetic as MadeUp
 from tokenstorm.strict import Count, Misfit, Option, Strict, Text, doc
 from tokenstorm.timelimit import minutes_between
@@ -30,24 +31,44 @@ _WHERE = "where and when"
 
 
 class Synthetic(Strict, frozen=True, kw_only=True):
-    """Prompts made up from the seed: of so many words, or of so many token ids (endpoint `completions` only)."""
+    """Prompts made up from the seed: text by `input`, of so many `words`, or of so many `tokens` ids (completions only).
 
+    `output` is how many tokens each answer may have, in place of `max_tokens`. A `mix` has both, for each of its parts.
+    """
+
+    input: Annotated[Count | Length | None, Meta(description="How long the text is", examples=[100])] = None
     words: Annotated[Count | Length | None, Meta(examples=[100])] = None
     tokens: Annotated[Count | Length | None, Meta(examples=[{"kind": "uniform", "low": 50, "high": 200}])] = None
+    output: Annotated[Count | Length | None, Meta(description="Of each answer: sets its `max_tokens`")] = None
+    mix: Annotated[
+        Annotated[tuple[Pair, ...], Meta(min_length=1, max_length=1000)] | None,
+        Meta(
+            description="Prompts and answers whose lengths belong together, by their weights",
+            examples=[[{"input": 500, "output": 100, "weight": 3}, {"input": 8000, "output": 20}]],
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.words is None) == (self.tokens is None):
-            message = "give `words` or `tokens`, one of them"
+        if sum(given is not None for given in (self.input, self.words, self.tokens, self.mix)) != 1:
+            message = "give `input`, `words`, `tokens` or `mix`, one of them"
             raise Misfit(message)
+        if self.mix is not None and self.output is not None:
+            message = "the parts of a `mix` have an `output` of their own: leave this one out"
+            raise Misfit(message, "output", ["mix"])
 
     @property
     def made_up(self) -> MadeUp:
         """As a plan has it."""
-        length = self.tokens if self.words is None else self.words
-        assert length is not None, "one of them is given"
-        unit: Literal["words", "tokens"] = "tokens" if self.words is None else "words"
-        return MadeUp(unit=unit, length=Length(n=length) if isinstance(length, int) else length)
+        if self.mix is not None:
+            parts = [
+                Mixed(input=length_of(one.input), output=length_of(one.output), weight=one.weight) for one in self.mix
+            ]
+            return MadeUp(unit="text", mix=tuple(parts))
+        lengths: dict[Unit, int | Length | None] = {"text": self.input, "words": self.words, "tokens": self.tokens}
+        unit, length = next((unit, length) for unit, length in lengths.items() if length is not None)
+        output = None if self.output is None else length_of(self.output)
+        return MadeUp(unit=unit, length=length_of(length), output=output)
 
 
 class GroupRequest(Load, frozen=True, kw_only=True):

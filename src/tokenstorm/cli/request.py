@@ -49,8 +49,12 @@ def _prompts(args: argparse.Namespace) -> dict[str, Any]:
     match typed_prompts(args):
         case {"kind": "list", "prompts": prompts}:
             return {} if args.dataset and not args.prompt else {"prompts": prompts}
+        case {"mix": mix}:
+            return {"synthetic": {"mix": mix}}
         case made_up:
-            return {"synthetic": {made_up["unit"]: made_up["length"]}}
+            name = "input" if made_up["unit"] == "text" else made_up["unit"]
+            output = {"output": made_up["output"]} if "output" in made_up else {}
+            return {"synthetic": {name: made_up["length"], **output}}
 
 
 def _texts(path: Path) -> list[str]:

@@ -3,14 +3,13 @@
 import hashlib
 import random
 from collections.abc import Callable
-from math import cos, log1p, sqrt, tau
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tokenstorm.errors import PlanError
-from tokenstorm.lengths import Length
+from tokenstorm.lengths import Draw, weighted
 from tokenstorm.loadgen.promptfile import Prompt, parse_prompts, read_file
 from tokenstorm.loadgen.words import WORDS
 from tokenstorm.plan import Plan, PromptFile, PromptList, Synthetic
@@ -118,25 +117,21 @@ def prompt_file(path: Path) -> PromptFile:
 def _make_up(synthetic: Synthetic, seed: int, seq: int) -> Prompt:
     """Draws from `random()` alone, which Python promises to be the same for a seed in every version."""
     draw = random.Random(mix(seed ^ mix(seq))).random
-    length = _draw(synthetic.length, draw)
+    length, output = _lengths(synthetic, draw)
     size = synthetic.vocabulary
     if synthetic.unit == "tokens":
-        return Prompt(tokens=[int(draw() * size) for _ in range(length)])
+        return Prompt(tokens=[int(draw() * size) for _ in range(length)], max_tokens=output)
     size = min(size, len(WORDS))
-    return Prompt(text=" ".join([WORDS[int(draw() * size)] for _ in range(length)]))
+    return Prompt(text=" ".join([WORDS[int(draw() * size)] for _ in range(length)]), max_tokens=output)
 
 
-def _draw(length: Length, draw: Callable[[], float]) -> int:
-    match length:
-        case Length(kind="uniform", low=int(low), high=int(high)):
-            return low + int(draw() * (high - low + 1))
-        case Length(kind="normal", mean=float(mean), stddev=float(stddev)):
-            normal = sqrt(-2 * log1p(-draw())) * cos(tau * draw())  # Box and Muller, 1958
-            return max(1, round(mean + stddev * normal))
-        case Length(n=int(n)):
-            return n
-    message = f"no way to draw a length from {length}"
-    raise AssertionError(message)
+def _lengths(synthetic: Synthetic, draw: Draw) -> tuple[int, int | None]:
+    """The length of a prompt, and of its answer where that is asked for."""
+    if synthetic.mix is not None:
+        part = synthetic.mix[weighted([one.weight for one in synthetic.mix], draw)]
+        return part.input.draw(draw), part.output.draw(draw)
+    assert synthetic.length is not None, "there is a mix or a length"
+    return synthetic.length.draw(draw), synthetic.output.draw(draw) if synthetic.output else None
 
 
 def _salted(prompt: Prompt, salt: int, vocabulary: int) -> Prompt:

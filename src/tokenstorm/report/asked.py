@@ -86,15 +86,33 @@ def _prompts(prompts: PromptList | PromptFile | Synthetic) -> str:
             return _listed(texts, "\n")
         case PromptFile():
             return f"{prompts.path}\nSHA-256 {prompts.sha256}"
-    return f"made up: {_length(prompts.length)} {prompts.unit} of a vocabulary of {prompts.vocabulary}"
+    return f"made up: {_made_up(prompts)}"
 
 
-def _length(length: Length) -> str:
+def _made_up(made_up: Synthetic) -> str:
+    unit = {"text": "words", "words": "words", "tokens": "token ids"}[made_up.unit]
+    of = f"of a vocabulary of {made_up.vocabulary}"
+    if made_up.length is not None:
+        answers = f"; answers of {length_text(made_up.output)} tokens" if made_up.output else ""
+        return f"{length_text(made_up.length)} {unit} {of}{answers}"
+    parts = [
+        f"{length_text(part.input)} {unit} and {length_text(part.output)} tokens of an answer (weight {part.weight:g})"
+        for part in made_up.mix or ()
+    ]
+    return f"{_listed(parts, ', ')}, {of}"
+
+
+def length_text(length: Length) -> str:
+    """A length in words."""
     match length.kind:
         case "uniform":
             return f"{length.low} to {length.high}"
-        case "normal":
-            return f"{length.mean} ± {length.stddev}"
+        case "normal" | "lognormal":
+            bounds = [f"{name} {value}" for name, value in (("from", length.low), ("to", length.high)) if value]
+            kind = " (lognormal)" if length.kind == "lognormal" else ""
+            return " ".join([f"{length.mean:.10g} ± {length.stddev:.10g}{kind}", *bounds])
+        case "histogram":
+            return f"{len(length.bins or ())} bins of a histogram"
     return str(length.n)
 
 
