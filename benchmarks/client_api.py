@@ -29,10 +29,10 @@ from tokenstorm.client_api import group as states
 from tokenstorm.client_api.app import create_app
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.manager import ClientManager
-from tokenstorm.client_api.services import ServerServices
+from tokenstorm.client_api.server import ServerServices
 from tokenstorm.client_api.store import GroupSecrets, Store
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.plan import new_run_id
 from tokenstorm.web import Server
 

@@ -29,13 +29,13 @@ from running import Stage, compile_truthd
 from slurmlab import slurm_lab
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import load_config
+from tokenstorm.config.file import load_config
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Done, Hello
 from tokenstorm.loadgen.ranks import Member, Ranks
+from tokenstorm.metrics.reports import Environment, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
-from tokenstorm.metrics.summary import Environment, RankReport
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
 from tokenstorm.plan import make_plan
 from tokenstorm.runs import RunPaths

@@ -13,7 +13,8 @@ import slurmlab
 import sshd
 from running import Stage, compile_truthd
 from slurmlab import slurm_lab
-from tokenstorm.config import Profile, Ssh, load_config
+from tokenstorm.config.file import load_config
+from tokenstorm.config.profile import Profile, Ssh
 
 INSTALL = "scripts/lab install"
 HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's packages, and starts nothing."

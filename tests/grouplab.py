@@ -26,7 +26,7 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Output, Shell, Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 
 LOAD: dict[str, Any] = {
     "service_id": "sim",

@@ -17,7 +17,7 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobId, JobState
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import TokenstormError, Unknown
 
 GROUPS = "/api/v1/client-groups"

@@ -12,7 +12,7 @@ from typing import Any
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.shell import Output, Streams
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.orchestrator.clock import Clock
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes

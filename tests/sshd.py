@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenstorm.cluster.ssh.native import SSHManager
 from tokenstorm.cluster.ssh.openssh import OpenSSH
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 MISSING = "no sshd here: install it with scripts/lab install"

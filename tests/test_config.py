@@ -10,8 +10,8 @@ import pytest
 
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.script import render
-from tokenstorm.config import Config, Profile, load_config
-from tokenstorm.config.file import keys_of
+from tokenstorm.config.file import Config, keys_of, load_config
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def configured(folder: Path, text: str, **environ: str) -> Config:
 
 def test_with_nothing_configured_there_is_this_machine(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "none")}
-    code = "from tokenstorm.config import load_config as l; c = l(); p = c.profile(); print(c.file, c.home, p.base_path, p.python)"
+    code = "from tokenstorm.config.file import load_config as l; c = l(); p = c.profile(); print(c.file, c.home, p.base_path, p.python)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     home = f"{tmp_path}/.local/share/tokenstorm"
     assert done.stdout.split() == ["None", home, home, sys.executable]
@@ -67,7 +67,7 @@ def test_the_file_in_the_users_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "tokenstorm").mkdir()
     (tmp_path / "tokenstorm" / "config.toml").write_text('[profiles.local]\ninterface = "mine"\n')
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    code = "from tokenstorm.config import load_config as l; print(l().profile('local').interface)"
+    code = "from tokenstorm.config.file import load_config as l; print(l().profile('local').interface)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "mine\n"
 
@@ -339,9 +339,6 @@ def test_the_manual_shows_every_key_and_its_example_is_right(tmp_path: Path) -> 
     manual = (ROOT / "docs" / "configuration.md").read_text()
     example = "\n".join(line[4:] for line in manual.splitlines() if line.startswith("    "))
     assert configured(tmp_path, example).profile().name == "there"
-    from tokenstorm.config import Profile  # noqa: PLC0415
-    from tokenstorm.config.file import keys_of  # noqa: PLC0415 - the table of keys is no part of the interface
-
     paths = [path[1:] if path[0] in {"cpu", "gpu"} else path for path in keys_of(Profile)]
     missing = [".".join(path) for path in paths if f"`{'.'.join(path)}`" not in manual]
     assert not missing

@@ -18,7 +18,8 @@ import slurmlab
 import sshd
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.scheduler import Job
-from tokenstorm.config import Profile, load_config
+from tokenstorm.config.file import load_config
+from tokenstorm.config.profile import Profile
 
 ROOT = Path(__file__).parents[1]
 LAB = ROOT / "scripts" / "lab"

@@ -176,7 +176,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
             ranks=load.ranks or fewest_ranks(load, cores(), open_files()),
             record_chunks=args.record_chunks,
         )
-        endpoints_of(plan)
+        endpoints_of((target.url for target in plan.targets), plan.endpoint)
     refuse_other_text(plan)
     return plan
 

@@ -1,17 +1,11 @@
 """What happened to one request: the record that every stage passes on, and a line of `results.*.jsonl`."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from tokenstorm.errors import NOT_JSON
-from tokenstorm.written import fault, refuse_other_version
-
 SCHEMA: Literal[1] = 1
-T = TypeVar("T")
 
 Moment = Annotated[int, Meta(ge=0, le=2**62)]
 """Nanoseconds from the common start."""
@@ -122,33 +116,3 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
 encode_result = msgspec.json.Encoder().encode
 """Result → one JSON line without its newline."""
-
-
-Skip = Callable[[str], None]
-"""Is told, in words, of each line that cannot be read."""
-
-
-def read_results(path: Path, skip: Skip) -> Iterator[Result]:
-    """The results in one file; a line that is none, or is cut off, costs that line.
-
-    Raises OSError, and `OtherVersion` where another version wrote the file.
-    """
-    return read_lines(path, Result, skip)
-
-
-def read_lines(path: Path, kind: type[T], skip: Skip) -> Iterator[T]:
-    """The same of a file of any kind of lines."""
-    decode = msgspec.json.Decoder(kind).decode
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                skip(f"{path.name}, line {number}: it is cut off")
-                return
-            try:
-                value = decode(line)
-            except NOT_JSON as error:
-                if number == 1:
-                    refuse_other_version(line, str(path))
-                skip(f"{path.name}, line {number}: {fault(error)}")
-            else:
-                yield value

@@ -5,6 +5,8 @@ when this version knows all its fields, and refused when it does not.
 """
 
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +16,8 @@ from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 
 SCHEMA = 1
 T = TypeVar("T")
+Skip = Callable[[str], None]
+"""Is told, in words, of each line that cannot be read."""
 
 
 class _By(msgspec.Struct):
@@ -70,6 +74,27 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
     if unknown := _unknown(msgspec.json.decode(data), msgspec.to_builtins(value, str_keys=True), ""):
         refuse_later_version(data, where, f"there is no field `{unknown}`")
     return value
+
+
+def read_lines(path: Path, kind: type[T], skip: Skip) -> Iterator[T]:
+    """The records of a file with one in each line; a line that is none, or is cut off, costs that line.
+
+    Raises OSError, and `OtherVersion` where another version wrote the file.
+    """
+    decode_line = msgspec.json.Decoder(kind).decode
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                skip(f"{path.name}, line {number}: it is cut off")
+                return
+            try:
+                value = decode_line(line)
+            except NOT_JSON as error:
+                if number == 1:
+                    refuse_other_version(line, str(path))
+                skip(f"{path.name}, line {number}: {fault(error)}")
+            else:
+                yield value
 
 
 def fault(error: Exception) -> str:

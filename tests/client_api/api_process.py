@@ -10,7 +10,7 @@ from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.web import Server
 
 

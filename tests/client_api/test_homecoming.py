@@ -11,7 +11,7 @@ from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.homecoming import Expected, bring, missing
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.loadgen.live import Glance, RankSecond
-from tokenstorm.metrics.summary import DiskReport
+from tokenstorm.metrics.reports import DiskReport
 from tokenstorm.runs import RunPaths
 
 

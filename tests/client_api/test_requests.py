@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from groups import GROUPS, SMALL, Services, api
-from tokenstorm.api.groups import GroupRequest
-from tokenstorm.client_api.schemas import signal_lead
+from tokenstorm.api.groups import GroupRequest, signal_lead
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.load import make
 from waiting import finish

@@ -8,7 +8,8 @@ import pytest
 
 from tokenstorm.client_api.archive import Archive
 from tokenstorm.cluster.local import LocalShell
-from tokenstorm.result import Failure, Result, Stretch, encode_result, read_results
+from tokenstorm.result import Failure, Result, Stretch, encode_result
+from tokenstorm.written import read_lines
 
 ROWS = [
     Result(1, 0, 0, "0", "measured", 0, 0, 5, done=9, error=Failure("timeout", "no answer")),
@@ -20,7 +21,7 @@ ROWS = [
 def test_rows_of_a_table_say_for_how_many_requests_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "results.0.0.jsonl"
     path.write_bytes(b"".join(encode_result(row) + b"\n" for row in ROWS))
-    assert [row.count for row in read_results(path, pytest.fail)] == [1, 1, 500]
+    assert [row.count for row in read_lines(path, Result, pytest.fail)] == [1, 1, 500]
     archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path)
 
     async def table() -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tokenstorm.client_api.services import Access, ServerServices, ServiceInfo
+from tokenstorm.client_api.server import ServerServices
+from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.errors import Unknown, Unreachable
 
 ANSWERS: dict[str, tuple[int, Any]] = {

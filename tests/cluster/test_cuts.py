@@ -18,7 +18,7 @@ from groups import GROUPS
 from running import Stage
 from tokenstorm.cluster.opening import settled, site_over
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.config import Profile, Ssh
+from tokenstorm.config.profile import Profile, Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
 from waiting import finish
 

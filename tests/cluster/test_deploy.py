@@ -28,7 +28,7 @@ from tokenstorm.cluster.setup.deploy import Deployment, check, deploy, deployed
 from tokenstorm.cluster.setup.hold import submitted
 from tokenstorm.cluster.setup.prune import prune
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Orchestrator, Partitions, Profile, Ssh
+from tokenstorm.config.profile import Orchestrator, Partitions, Profile, Ssh
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from waiting import finish, until
 
@@ -180,7 +180,7 @@ def test_a_deploy_that_was_killed_is_never_taken_for_whole_and_the_next_one_succ
         "from pathlib import PurePosixPath\n"
         "from tokenstorm.cluster.setup.deploy import deploy\n"
         "from tokenstorm.cluster.opening import open_site\n"
-        "from tokenstorm.config import Partitions, Profile\n"
+        "from tokenstorm.config.profile import Partitions, Profile\n"
         "async def main():\n"
         "    profile = Profile(name='lab', scheduler='slurm', base_path=PurePosixPath(sys.argv[1]), python=sys.argv[2],\n"
         "                      partitions=Partitions(cpu='cpu'))\n"

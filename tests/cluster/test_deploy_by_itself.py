@@ -14,7 +14,7 @@ from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.setup import deploy, hold
 from tokenstorm.cluster.setup.deploy import Deployment
-from tokenstorm.config import Partitions, Profile
+from tokenstorm.config.profile import Partitions, Profile
 from tokenstorm.orchestrator.recipes import load_recipes
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 from waiting import finish, until

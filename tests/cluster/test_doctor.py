@@ -18,7 +18,7 @@ from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.setup import hold
 from tokenstorm.cluster.setup.checks import Check, Needs
 from tokenstorm.cluster.setup.doctor import examine, stops_a_run
-from tokenstorm.config import Partitions, Profile, Ssh
+from tokenstorm.config.profile import Partitions, Profile, Ssh
 from waiting import finish, until
 
 pytestmark = [pytest.mark.integration]

@@ -11,7 +11,7 @@ from sshd import MISSING, SSHD, sshd
 from tokenstorm.cluster.setup.doctor import examine
 from tokenstorm.cluster.ssh import native as by_asyncssh
 from tokenstorm.cluster.ssh.native import SSHManager
-from tokenstorm.config import Partitions, Profile, Ssh
+from tokenstorm.config.profile import Partitions, Profile, Ssh
 from tokenstorm.errors import RefusedFile
 from waiting import finish
 

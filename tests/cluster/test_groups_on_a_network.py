@@ -16,7 +16,8 @@ from grouplab import groups
 from running import Stage
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.ssh.remote import Remote
-from tokenstorm.config import Profile, load_config
+from tokenstorm.config.file import load_config
+from tokenstorm.config.profile import Profile
 from waiting import finish
 
 pytestmark = [

@@ -15,7 +15,7 @@ from tokenstorm.cluster.setup import hold as held
 from tokenstorm.cluster.setup.hold import hold
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Partitions, Profile
+from tokenstorm.config.profile import Partitions, Profile
 from tokenstorm.errors import NoNodeFree, RefusedJob, UsageError
 from waiting import finish, until
 

@@ -17,7 +17,7 @@ from tokenstorm.cluster.jobfolder import JobFolder, Order, State
 from tokenstorm.cluster.local import LocalScheduler, LocalShell
 from tokenstorm.cluster.processes import Process, job_processes, this_process
 from tokenstorm.cluster.scheduler import Job, JobState
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import CommandFailed, RefusedJob, Unreachable
 
 IGNORES_TERM = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)"

@@ -15,7 +15,7 @@ import pytest
 from passwords import conversation, site
 from sshd import MISSING, SSHD, Login, sshd
 from tokenstorm.cluster.ssh.openssh import OpenSSH
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
 from waiting import finish, until
 
@@ -27,7 +27,7 @@ pytestmark = [
 HOLD = """
 import asyncio, sys
 from tokenstorm.cluster.ssh.openssh import OpenSSH
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 
 async def hold():
     shell = OpenSSH(Ssh.model_validate_json(sys.argv[1]), ask=(lambda *_: "") if sys.argv[2:] else None)

@@ -7,7 +7,7 @@ import pytest
 
 from tokenstorm.cluster.preview import preview
 from tokenstorm.cluster.setup.hold import probe_job
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 
 GIVEN = ("hunter2", "zz", "ss@ss", "it's")
 """Passwords that are hard to cut out: short, and with signs of URLs and of shells."""

@@ -12,7 +12,7 @@ from tokenstorm.cluster.directives import directives
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.slurm import Slurm
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import UsageError
 from tokenstorm.orchestrator.launch import at_home, prepare
 from tokenstorm.orchestrator.recipes import load_recipes

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.script import render
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import UsageError
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,7 +11,7 @@ from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.ssh.native import SSHManager
 from tokenstorm.cluster.ssh.openssh import OpenSSH
 from tokenstorm.cluster.ssh.remote import Remote
-from tokenstorm.config import load_config
+from tokenstorm.config.file import load_config
 from tokenstorm.errors import Unreachable
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tokenstorm.cluster.directives import directives
 from tokenstorm.cluster.scheduler import Job
-from tokenstorm.config import Config, load_config
+from tokenstorm.config.file import Config, load_config
 from tokenstorm.orchestrator.caches import at_site
 from tokenstorm.orchestrator.container import contained
 from tokenstorm.orchestrator.launch import at_home, prepare

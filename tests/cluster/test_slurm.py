@@ -17,7 +17,7 @@ from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.cluster.states import OUTCOMES, PENDING
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,7 +9,7 @@ import slurmlab
 import sshd
 from spanlab import parts_of, spanning
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.config import load_config
+from tokenstorm.config.file import load_config
 from waiting import finish, until
 
 pytestmark = [

@@ -23,7 +23,8 @@ from tokenstorm.cluster.scheduler import Job, JobState
 from tokenstorm.cluster.shell import Output
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.cluster.ssh.native import SSHManager
-from tokenstorm.config import Profile, load_config
+from tokenstorm.config.file import load_config
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
 
 T = TypeVar("T")

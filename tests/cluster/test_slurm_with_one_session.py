@@ -13,7 +13,7 @@ from running import Stage
 from sshd import sshd
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.setup.doctor import examine
-from tokenstorm.config import Partitions, Profile, Ssh
+from tokenstorm.config.profile import Partitions, Profile, Ssh
 from waiting import finish
 
 Shell = Literal["asyncssh", "openssh"]

@@ -15,7 +15,7 @@ import pytest
 
 from sshd import MISSING, SSHD, Kind, Login, sshd
 from tokenstorm.cluster.ssh.remote import Remote
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable, UsageError
 
 pytestmark = [pytest.mark.skipif(SSHD is None, reason=MISSING), pytest.mark.integration]

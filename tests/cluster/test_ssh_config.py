@@ -13,7 +13,7 @@ from sshd import MISSING, SSHD, Kind, Login, sshd
 from tokenstorm.cluster.ssh.config import parsed
 from tokenstorm.cluster.ssh.native import SSHManager
 from tokenstorm.cluster.ssh.openssh import OpenSSH
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import Unreachable
 
 has_sshd = pytest.mark.skipif(SSHD is None, reason=MISSING)

@@ -18,7 +18,7 @@ from sshd import MISSING, SSHD, Kind, Login, sshd
 from tokenstorm.cluster.ssh.asking import Ask
 from tokenstorm.cluster.ssh.backoff import BackOff
 from tokenstorm.cluster.ssh.native import SSHManager
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import Unconfirmed, Unreachable
 from waiting import finish, until
 

@@ -12,7 +12,6 @@ from time import monotonic_ns
 import pytest
 import trustme
 
-from plans import plan
 from scripted import Serve, listening, run, saying, server
 from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
@@ -575,9 +574,9 @@ def test_an_address_of_an_operation_is_taken_as_it_is(url: str, chat: str, compl
 
 
 def test_an_address_of_another_operation_than_the_loads_is_refused_with_the_way_out() -> None:
-    assert len(endpoints_of(plan(targets=[{"replica": "0", "url": "http://h/v1/chat/completions"}]))) == 1
+    assert len(endpoints_of(["http://h/v1/chat/completions"], "chat")) == 1
     with pytest.raises(UsageError, match=r"`endpoint`: .*say completions here"):
-        endpoints_of(plan(targets=[{"replica": "0", "url": "http://h/v1/completions"}]))
+        endpoints_of(["http://h/v1/completions"], "chat")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.messages import AnyMessage, Delta, Hello, Live, Ready, Tell, send
 from tokenstorm.loadgen.offset import EXCHANGES_KEPT, Clock
 from tokenstorm.loadgen.ranks import SILENT_SECONDS, Member, Ranks
-from tokenstorm.metrics.summary import DiskReport
+from tokenstorm.metrics.reports import DiskReport
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.runs import RunPaths
 from waiting import until

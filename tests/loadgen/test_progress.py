@@ -7,7 +7,7 @@ from tokenstorm.loadgen import progress
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.messages import Delta, Live
 from tokenstorm.loadgen.progress import Progress
-from tokenstorm.metrics.summary import DiskReport
+from tokenstorm.metrics.reports import DiskReport
 from tokenstorm.metrics.tally import Tally
 
 SECOND = 1_000_000_000

@@ -25,7 +25,8 @@ from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan
-from tokenstorm.result import Result, read_results
+from tokenstorm.result import Result
+from tokenstorm.written import read_lines
 
 MS = 1_000_000
 FIELDS = {"stream": False, "drain_seconds": 5.0, "arrival": {"kind": "constant"}}
@@ -123,7 +124,7 @@ def drive(folder: Path, some: Plan, during: Callable[[Rank, Standstill], None] |
         live, _ = rank.take_live()
         assert writer.close(20).lost_lines == 0
         return Driven(
-            rank.total, live, list(read_results(path, pytest.fail)), rank.window, path, rank._standstills.hold
+            rank.total, live, list(read_lines(path, Result, pytest.fail)), rank.window, path, rank._standstills.hold
         )
 
     return uvloop.run(main())

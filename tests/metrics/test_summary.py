@@ -10,8 +10,9 @@ from plans import TWO_REPLICAS
 from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
 from tokenstorm.metrics.summarize import Run, metric, summarize
-from tokenstorm.metrics.summary import QUANTILES, DiskReport, Environment, RankReport, Summary
+from tokenstorm.metrics.summary import QUANTILES, Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
 

@@ -7,19 +7,9 @@ from msgspec.structs import replace
 
 from plans import plan
 from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
 from tokenstorm.metrics.summarize import metric
-from tokenstorm.metrics.summary import (
-    ClientReport,
-    DiskReport,
-    Environment,
-    Figures,
-    Outcome,
-    RankReport,
-    Rates,
-    ReplicaReport,
-    Tokens,
-    Windows,
-)
+from tokenstorm.metrics.summary import ClientReport, Figures, Outcome, Rates, ReplicaReport, Tokens, Windows
 from tokenstorm.metrics.tally import Counts
 from tokenstorm.metrics.verdict import judge
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrating import submitted
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.config import Container, Partitions, Profile
+from tokenstorm.config.profile import Container, Partitions, Profile
 from tokenstorm.errors import UsageError
 from tokenstorm.node.service import read_service
 from tokenstorm.orchestrator.container import contained

@@ -17,7 +17,7 @@ import pytest
 from orchestrating import RECIPES, submitted
 from running import TIMEOUT, alive
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.config import load_config
+from tokenstorm.config.file import load_config
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import UsageError
 from tokenstorm.orchestrator.caches import at_site
 from tokenstorm.orchestrator.container import contained

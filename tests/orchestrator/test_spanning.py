@@ -9,7 +9,7 @@ import pytest
 
 from orchestrating import RUNNING, laptop, slurm, submitted, with_orchestrator
 from tokenstorm.cluster.scheduler import JobState
-from tokenstorm.config import Container, Profile
+from tokenstorm.config.profile import Container, Profile
 from tokenstorm.orchestrator.container import contained
 from tokenstorm.orchestrator.document import RecipeError, parse_document
 from tokenstorm.orchestrator.launch import ConfigError, Launch, prepare, service_file

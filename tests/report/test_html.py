@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tokenstorm.metrics.reports import Environment, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
-from tokenstorm.metrics.summary import Environment, RankReport, Summary
+from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan, make_plan
 from tokenstorm.report.html import summary_page

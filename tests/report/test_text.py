@@ -9,8 +9,9 @@ from plans import TWO_REPLICAS
 from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
+from tokenstorm.metrics.reports import Environment, PromptStock, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
-from tokenstorm.metrics.summary import Environment, PromptStock, RankReport, Summary
+from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.report.text import duration, live_line, prompts_used, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result

@@ -10,7 +10,7 @@ from orchestrating import slurm
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Orchestrator
+from tokenstorm.config.profile import Orchestrator
 from tokenstorm.errors import Unreachable
 from tokenstorm.server_api import placed
 from tokenstorm.server_api.placed import PlacedOrchestrator

@@ -23,11 +23,20 @@ STARTUP_SECONDS = 120
 """What a job may take from its start until its ranks are ready to send."""
 SIGNAL_LEAD_SECONDS = 90
 """How long before its time limit a job is told to end, so that it can drain and write its summary."""
+WRITE_SECONDS = 30
+"""What a run may take beyond its drain to merge and to write its summary."""
+MOST_LEAD_SECONDS = 65_535
+"""Slurm takes no more."""
 UNKNOWN_LENGTH_MINUTES = 60
 """The time limit of a run whose length nobody can tell: a count of requests in a closed loop."""
 PROMPT_BYTES = 4 * 2**20
 """Of all the prompts of a request, in UTF-8. More of them belong into a dataset."""
 _WHERE = "where and when"
+
+
+def signal_lead(drain_seconds: float) -> int:
+    """How long before its limit a job is told to end: its drain has to fit in, however late in its window it is told."""
+    return min(MOST_LEAD_SECONDS, max(SIGNAL_LEAD_SECONDS, math.ceil(drain_seconds) + WRITE_SECONDS))
 
 
 class Synthetic(Strict, frozen=True, kw_only=True):

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from tokenstorm.cli.serve import Signals, everything, handled_signals, new_token
-from tokenstorm.cli.stack import Listen
+from tokenstorm.cli.signals import Signals, handled_signals
+from tokenstorm.cli.stack import Listen, everything, new_token
 from tokenstorm.cli.terminal import live, show_line, show_summary, show_text, tell, width
 from tokenstorm.cli.watching import Watching
 from tokenstorm.cluster.opening import open_site
-from tokenstorm.config import LOCAL, Config
+from tokenstorm.config.file import LOCAL, Config
 from tokenstorm.errors import RunError
 from tokenstorm.options import DEFAULT_PROMPT
 from tokenstorm.peers import users_are_known

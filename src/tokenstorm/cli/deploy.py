@@ -8,7 +8,8 @@ from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.scheduler import Kind
 from tokenstorm.cluster.setup.deploy import deploy as put_there
 from tokenstorm.cluster.setup.prune import prune
-from tokenstorm.config import Profile, load_config
+from tokenstorm.config.file import load_config
+from tokenstorm.config.profile import Profile
 
 
 def deploy(args: argparse.Namespace) -> int:

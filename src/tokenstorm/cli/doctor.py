@@ -8,7 +8,8 @@ from tokenstorm.cli.recipes import all_recipes
 from tokenstorm.cli.terminal import asking, show_json, show_line, tell_progress
 from tokenstorm.cluster.setup.checks import Check, Needs
 from tokenstorm.cluster.setup.doctor import examine, stops_a_run
-from tokenstorm.config import Config, Profile, load_config
+from tokenstorm.config.file import Config, load_config
+from tokenstorm.config.profile import Profile
 from tokenstorm.orchestrator.needs import needs_of
 
 

@@ -9,7 +9,7 @@ import platformdirs
 
 from tokenstorm.api.services import RecipeInfo
 from tokenstorm.cli.terminal import show_facts, show_json, show_table, show_text
-from tokenstorm.config import Config, load_config
+from tokenstorm.config.file import Config, load_config
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.schemas import recipe_info
 

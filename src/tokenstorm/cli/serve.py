@@ -2,30 +2,23 @@
 
 import argparse
 import asyncio
-import contextlib
 import os
-import secrets
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
 from tokenstorm.cli import stack
 from tokenstorm.cli.commands import TOKEN
-from tokenstorm.cli.ending import Active, OwnServices, PlacedServices, Services, active, stop
-from tokenstorm.cli.stack import Listen
+from tokenstorm.cli.signals import Signals, handled_signals
+from tokenstorm.cli.stack import Listen, everything, new_token
 from tokenstorm.cli.terminal import asking, show_line, tell
-from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Config, load_config
-from tokenstorm.errors import ApiError, ClusterError, RunError
+from tokenstorm.config.file import Config, load_config
+from tokenstorm.errors import RunError
 from tokenstorm.peers import users_are_known
-from tokenstorm.sdk import AsyncClient
-from tokenstorm.web import is_loopback
 
 _LABEL = 14
 _PLACES = {"login": "on the login node", "job": "as a job"}
@@ -49,111 +42,6 @@ def server(args: argparse.Namespace) -> int:
 def client(args: argparse.Namespace) -> int:
     """One alone."""
     return uvloop.run(_client(args))
-
-
-@dataclass(frozen=True)
-class Signals:
-    """`stop` is set by the first signal, `hurry` by the second."""
-
-    stop: asyncio.Event
-    hurry: asyncio.Event
-
-    def came(self) -> None:
-        """A signal came."""
-        (self.hurry if self.stop.is_set() else self.stop).set()
-
-
-@contextlib.contextmanager
-def handled_signals() -> Iterator[Signals]:
-    """SIGINT, SIGTERM and a lost terminal end the block in order; `nohup` is respected."""
-    loop, signals = asyncio.get_running_loop(), Signals(asyncio.Event(), asyncio.Event())
-    heard = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        heard.append(signal.SIGHUP)
-    for one in heard:
-        loop.add_signal_handler(one, signals.came)
-    try:
-        yield signals
-    finally:
-        for one in heard:
-            loop.remove_signal_handler(one)
-
-
-@dataclass(frozen=True)
-class Running:
-    """The addresses of what is up; None for an orchestrator that runs on the cluster, when it is needed."""
-
-    orchestrator_url: str | None
-    server_url: str
-    client_url: str
-
-
-@asynccontextmanager
-async def everything(
-    config: Config,
-    site: Site,
-    *,
-    listen: Callable[[int], Listen],
-    ports: tuple[int, int, int],
-    recipes: list[Path],
-    signals: Signals,
-    keep: bool,
-    earlier: bool = False,
-    say: Callable[[str], None],
-) -> AsyncIterator[Running]:
-    """The three APIs, at the `ports` of orchestrator, Server API and Client API.
-
-    Their end is that of what was started meanwhile, and with `earlier` before; with `keep` all goes on.
-    """
-    orchestrator_port, server_port, client_port = map(listen, ports)
-    async with contextlib.AsyncExitStack() as opened:
-        if site.profile.orchestrator.placement == "local":
-            serving = stack.own_orchestrator(config, site, recipes, orchestrator_port)
-            orchestrator_url, orchestrator = await opened.enter_async_context(serving)
-            where, client = stack.here(orchestrator_url, orchestrator_port)
-            services: Services = OwnServices(orchestrator)
-        else:
-            placed = stack.placed(site, config, recipes)
-            opened.push_async_callback(placed.close)
-            where, client, orchestrator_url = placed, placed.client(), None
-        server_url = await opened.enter_async_context(stack.server_api(where, client, server_port))
-        if orchestrator_url is None:
-            asking = await opened.enter_async_context(AsyncClient(server_url, token=server_port.token))
-            services = PlacedServices(placed, asking)
-        client_serving = stack.client_api(config, site, server_url, client_port)
-        client_url, manager = await opened.enter_async_context(client_serving)
-        before = Active() if earlier else await active(manager, services)
-        try:
-            yield Running(orchestrator_url, server_url, client_url)
-        finally:
-            await _end(manager, services, before, signals, keep=keep, say=say)
-
-
-async def _end(
-    manager: ClientManager,
-    services: Services,
-    before: Active,
-    signals: Signals,
-    *,
-    keep: bool,
-    say: Callable[[str], None],
-) -> None:
-    try:
-        now = await active(manager, services)
-    except (ApiError, ClusterError) as error:
-        say(f"nothing was stopped, since nobody tells what runs ({error}): the next `tokenstorm up` finds it")
-        return
-    started, others = now - before, now & before
-    words = f"{_count(len(started.groups), 'group')}, {_count(len(started.services), 'service')}"
-    if keep:
-        say(f"left running: {words}")
-    else:
-        if started:
-            say(f"stopping {words.replace(',', ' and')}; once more: at once")
-        for left in await stop(manager, services, started, signals.hurry):
-            say(f"{left} could not be ended: look at it with the next `tokenstorm up`")
-    if others:
-        say(f"left running, as it was before: {others}")
 
 
 @asynccontextmanager
@@ -246,21 +134,12 @@ async def _client(args: argparse.Namespace) -> int:
     return 0
 
 
-def new_token(host: str, *, known: bool) -> str | None:
-    """What to demand at that host, unless its connections tell who is there: over loopback, where users are `known`."""
-    return None if known and is_loopback(host) else secrets.token_urlsafe(24)
-
-
 def _listening(host: str) -> Callable[[int], Listen]:
     """Ports of that host, with the token of the environment, or one that is printed here where it takes one."""
     token = os.environ.get(TOKEN)
     if not token and (token := new_token(host, known=users_are_known())):
         _show("token", f"{token}  (for others: {TOKEN}={token})")
     return lambda port: Listen(host, port, token or None)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _show(what: str, value: str) -> None:

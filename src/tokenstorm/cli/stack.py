@@ -1,9 +1,10 @@
 """The three APIs, each as a block that serves while it lasts; needs the extra `services`."""
 
 import contextlib
+import secrets
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,28 +13,33 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from tokenstorm.cli.ending import Active, OwnServices, PlacedServices, Services, active, stop
 from tokenstorm.cli.recipes import all_recipes, recipe_folders
+from tokenstorm.cli.signals import Signals
 from tokenstorm.cli.terminal import tell_progress
 from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
-from tokenstorm.client_api.services import ServerServices
+from tokenstorm.client_api.server import ServerServices
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Config, Profile
+from tokenstorm.config.file import Config
+from tokenstorm.config.profile import Profile
+from tokenstorm.errors import ApiError, ClusterError
 from tokenstorm.interfaces import ANY_NETWORK, local_address
 from tokenstorm.orchestrator.app import create_app as orchestrator_app
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 from tokenstorm.runs import write_atomically
+from tokenstorm.sdk.client import AsyncClient
 from tokenstorm.server_api.app import create_app as server_app
 from tokenstorm.server_api.placed import PlacedOrchestrator, Published
 from tokenstorm.server_api.where import Address, Fixed, Where
-from tokenstorm.web import Server
+from tokenstorm.web import Server, is_loopback
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class Listen:
     host: str
     port: int
     token: str | None = field(default=None, repr=False)
+
+
+def new_token(host: str, *, known: bool) -> str | None:
+    """What to demand at that host, unless its connections tell who is there: over loopback, where users are `known`."""
+    return None if known and is_loopback(host) else secrets.token_urlsafe(24)
 
 
 @asynccontextmanager
@@ -150,6 +161,87 @@ async def client_api(
         store.close()
 
 
+@dataclass(frozen=True)
+class Running:
+    """The addresses of what is up; None for an orchestrator that runs on the cluster, when it is needed."""
+
+    orchestrator_url: str | None
+    server_url: str
+    client_url: str
+
+
+@asynccontextmanager
+async def everything(
+    config: Config,
+    site: Site,
+    *,
+    listen: Callable[[int], Listen],
+    ports: tuple[int, int, int],
+    recipes: list[Path],
+    signals: Signals,
+    keep: bool,
+    earlier: bool = False,
+    say: Callable[[str], None],
+) -> AsyncIterator[Running]:
+    """The three APIs, at the `ports` of orchestrator, Server API and Client API.
+
+    Their end is that of what was started meanwhile, and with `earlier` before; with `keep` all goes on.
+    """
+    orchestrator_port, server_port, client_port = map(listen, ports)
+    async with contextlib.AsyncExitStack() as opened:
+        if site.profile.orchestrator.placement == "local":
+            serving = own_orchestrator(config, site, recipes, orchestrator_port)
+            orchestrator_url, orchestrator = await opened.enter_async_context(serving)
+            where, client = here(orchestrator_url, orchestrator_port)
+            services: Services = OwnServices(orchestrator)
+        else:
+            remote = placed(site, config, recipes)
+            opened.push_async_callback(remote.close)
+            where, client, orchestrator_url = remote, remote.client(), None
+        server_url = await opened.enter_async_context(server_api(where, client, server_port))
+        if orchestrator_url is None:
+            asking = await opened.enter_async_context(AsyncClient(server_url, token=server_port.token))
+            services = PlacedServices(remote, asking)
+        client_serving = client_api(config, site, server_url, client_port)
+        client_url, manager = await opened.enter_async_context(client_serving)
+        before = Active() if earlier else await active(manager, services)
+        try:
+            yield Running(orchestrator_url, server_url, client_url)
+        finally:
+            await _end(manager, services, before, signals, keep=keep, say=say)
+
+
+async def _end(
+    manager: ClientManager,
+    services: Services,
+    before: Active,
+    signals: Signals,
+    *,
+    keep: bool,
+    say: Callable[[str], None],
+) -> None:
+    try:
+        now = await active(manager, services)
+    except (ApiError, ClusterError) as error:
+        say(f"nothing was stopped, since nobody tells what runs ({error}): the next `tokenstorm up` finds it")
+        return
+    started, others = now - before, now & before
+    words = f"{_count(len(started.groups), 'group')}, {_count(len(started.services), 'service')}"
+    if keep:
+        say(f"left running: {words}")
+    else:
+        if started:
+            say(f"stopping {words.replace(',', ' and')}; once more: at once")
+        for left in await stop(manager, services, started, signals.hurry):
+            say(f"{left} could not be ended: look at it with the next `tokenstorm up`")
+    if others:
+        say(f"left running, as it was before: {others}")
+
+
 def store_of(home: Path, site: Site, what: str) -> Path:
     """A file for each profile: what runs in one place is not looked for in another."""
     return home / f"{what}.{quote(site.profile.name, safe='')}.sqlite"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

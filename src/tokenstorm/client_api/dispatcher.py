@@ -10,9 +10,8 @@ from pathlib import PurePosixPath
 import msgspec
 
 from tokenstorm.api.dry_run import DryRun
-from tokenstorm.api.groups import STARTUP_SECONDS, GroupRequest
+from tokenstorm.api.groups import STARTUP_SECONDS, GroupRequest, signal_lead
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.schemas import signal_lead
 from tokenstorm.client_api.services import Access
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.cluster.preview import HIDDEN, preview

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from tokenstorm.api.group_answers import GroupStatus
-from tokenstorm.client_api.schemas import signal_lead
+from tokenstorm.api.groups import signal_lead
 from tokenstorm.cluster.pending import why_pending
 from tokenstorm.cluster.scheduler import JobState, Sent
 from tokenstorm.cluster.scheduler import Outcome as JobOutcome

@@ -1,25 +1,13 @@
 """What the Client API takes, with how it is checked and documented. Answers are in `answers`."""
 
-import math
 from datetime import datetime
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Body
 from pydantic import Field
 
-from tokenstorm.api.groups import SIGNAL_LEAD_SECONDS, GroupRequest
+from tokenstorm.api.groups import GroupRequest
 from tokenstorm.models import Strict, Taken
-
-WRITE_SECONDS = 30
-"""What a run may take beyond its drain to merge and to write its summary."""
-MOST_LEAD_SECONDS = 65_535
-"""Slurm takes no more."""
-
-
-def signal_lead(drain_seconds: float) -> int:
-    """How long before its limit a job is told to end: its drain has to fit in, however late in its window it is told."""
-    return min(MOST_LEAD_SECONDS, max(SIGNAL_LEAD_SECONDS, math.ceil(drain_seconds) + WRITE_SECONDS))
-
 
 EXAMPLE: dict[str, Any] = {
     "service_id": "a1b2c3",

@@ -4,7 +4,7 @@ import hashlib
 import re
 
 from tokenstorm.cluster.scheduler import Job
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.config.sbatch import values, without
 from tokenstorm.errors import UsageError
 

@@ -16,7 +16,7 @@ from tokenstorm.cluster.processes import end, job_processes, this_process
 from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell, Streams
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import CommandFailed, RefusedFile, RefusedJob, Unconfirmed, UsageError
 
 KILL_AFTER_SECONDS = 10.0

@@ -8,7 +8,7 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.cluster.ssh.asking import Ask
 from tokenstorm.cluster.ssh.inside import beside_a_job
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import Unreachable
 
 

@@ -10,7 +10,7 @@ from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.slurm import script_of
 from tokenstorm.cluster.submission import OPTIONS
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 
 HIDDEN = "…"
 _PYTHON = "the Python may become that of the environment which `tokenstorm deploy` makes"

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
 from tokenstorm.api.answer import Outcome
-from tokenstorm.config import Kind
+from tokenstorm.config.profile import Kind
 
 __all__ = ["Job", "JobId", "JobState", "Kind", "Outcome", "Scheduler"]
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 
 from tokenstorm.cluster.scheduler import Job
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)

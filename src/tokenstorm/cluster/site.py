@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tokenstorm.cluster.scheduler import Scheduler
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tokenstorm.cluster.scheduler import Job, JobId, JobState, Sent
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.shell import Output, Shell
 from tokenstorm.cluster.states import Told, of_scontrol, of_table
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import ClusterError, Unreachable, UsageError
 
 LISTED_AFTER_SECONDS = 60.0

@@ -1,13 +1,13 @@
 """Where a replica listens, read from the address that a user gives."""
 
 import re
+from collections.abc import Iterable
 from typing import Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from tokenstorm.errors import PlanError, UsageError
-from tokenstorm.plan import Plan
 
 Operation = Literal["chat", "completions"]
 
@@ -106,9 +106,9 @@ def _without_operation(path: str) -> tuple[str, Operation | None]:
     return path, None
 
 
-def endpoints_of(plan: Plan) -> list[Endpoint]:
-    """Where the plan's replicas listen. Raises `PlanError` for an address of another operation than the plan's."""
-    return [endpoint_for(target.url, plan.endpoint) for target in plan.targets]
+def endpoints_of(urls: Iterable[str], operation: Operation) -> list[Endpoint]:
+    """Where replicas listen. Raises `PlanError` for an address of another operation than the load's."""
+    return [endpoint_for(url, operation) for url in urls]
 
 
 def endpoint_for(url: str, operation: Operation) -> Endpoint:

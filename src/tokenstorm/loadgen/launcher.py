@@ -30,8 +30,9 @@ from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
 from tokenstorm.loadgen.sizing import too_little_room
+from tokenstorm.metrics.reports import Environment, PromptStock
 from tokenstorm.metrics.summarize import Run, summarize
-from tokenstorm.metrics.summary import Environment, PromptStock, Summary
+from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, encode_plan
 from tokenstorm.program import ends
 from tokenstorm.runs import RunPaths, make_private, write_atomically

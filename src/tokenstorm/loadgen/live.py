@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.summary import DiskReport, Environment
+from tokenstorm.metrics.reports import DiskReport, Environment
 from tokenstorm.result import Number
 
 SCHEMA: Literal[1] = 1

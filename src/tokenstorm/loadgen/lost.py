@@ -6,7 +6,7 @@ from tokenstorm.loadgen.arrivals import scheduled_count
 from tokenstorm.metrics.rebuild import YEAR_NS, tally_of
 from tokenstorm.metrics.tally import Counts, Tally
 from tokenstorm.plan import Plan
-from tokenstorm.result import Skip
+from tokenstorm.written import Skip
 
 
 def tally_of_lost(

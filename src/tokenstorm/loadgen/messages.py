@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
-from tokenstorm.metrics.summary import DiskReport, RankReport
+from tokenstorm.metrics.reports import DiskReport, RankReport
 from tokenstorm.metrics.tally import Tally, Work
 from tokenstorm.plan import Plan
 

@@ -73,7 +73,7 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
 
     Raises `PreflightError` with the engine's own message when no replica answers, or one refuses the request.
     """
-    endpoints = endpoints_of(plan)
+    endpoints = endpoints_of((target.url for target in plan.targets), plan.endpoint)
     pools = pools_of(endpoints)
     try:
         facts = await _versions(plan, pools, api_key)

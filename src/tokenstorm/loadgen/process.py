@@ -123,7 +123,7 @@ class RankProcess:
         share = -(-plan.num_clients // welcome.ranks)
         room = Room(allow_connections(share, len(plan.targets)))
         prompts = load_prompts(plan)
-        endpoints = endpoints_of(plan)
+        endpoints = endpoints_of((target.url for target in plan.targets), plan.endpoint)
         pools = pools_of(endpoints, room)
         writer = LineWriter(Path(welcome.results))
         writer.start()

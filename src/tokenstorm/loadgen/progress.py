@@ -8,7 +8,7 @@ from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.live import Glance, Status, TimelineLine
 from tokenstorm.metrics.exposition import render
-from tokenstorm.metrics.summary import Environment
+from tokenstorm.metrics.reports import Environment
 from tokenstorm.metrics.tally import Outcomes
 from tokenstorm.plan import Plan
 

@@ -10,7 +10,7 @@ from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.costs import Meter, Pauses
 from tokenstorm.loadgen.messages import AnyMessage, Delta, Done
 from tokenstorm.loadgen.rank import Rank
-from tokenstorm.metrics.summary import DiskReport, RankReport
+from tokenstorm.metrics.reports import DiskReport, RankReport
 
 
 class Reporter:

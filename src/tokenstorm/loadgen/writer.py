@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 from time import monotonic_ns
 
-from tokenstorm.metrics.summary import DiskReport
+from tokenstorm.metrics.reports import DiskReport
 
 INTERVAL_SECONDS = 0.2
 WRITE_BYTES = 1_000_000

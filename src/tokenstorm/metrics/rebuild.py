@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan
-from tokenstorm.result import Result, Skip, read_results
+from tokenstorm.result import Result
+from tokenstorm.written import Skip, read_lines
 
 BATCH = 1000
 YEAR_NS = 366 * 86400 * 10**9
@@ -25,7 +26,7 @@ def tally_of(
     for rank, path in results.items():
         stripe = _Stripe(plan, rank, latest)
         try:
-            lines = stripe.pick(read_results(path, skip), path, skip)
+            lines = stripe.pick(read_lines(path, Result, skip), path, skip)
             while batch := list(islice(lines, BATCH)):
                 tally.merge(_added(batch, window, path, skip))
         except OSError as error:

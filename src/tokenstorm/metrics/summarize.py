@@ -6,16 +6,13 @@ import msgspec
 from msgspec.structs import asdict
 
 from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport
 from tokenstorm.metrics.summary import (
     QUANTILES,
     ClientReport,
-    Clock,
-    DiskReport,
-    Environment,
     Figures,
     Metric,
     Outcome,
-    RankReport,
     Rates,
     ReplicaReport,
     Summary,

@@ -6,7 +6,7 @@ Homes of clusters are small, and not in every container.
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 
 from .launch import Launch
 

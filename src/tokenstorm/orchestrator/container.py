@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal
 
-from tokenstorm.config import Container, Profile
+from tokenstorm.config.profile import Container, Profile
 from tokenstorm.errors import UsageError
 from tokenstorm.node.devices import VISIBLE
 from tokenstorm.node.service import MARK

@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.setup.checks import Needs
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 
 from .container import image_path
 from .launch import Launch, at_home, prepare, simulated

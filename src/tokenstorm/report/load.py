@@ -10,15 +10,15 @@ from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.rebuild import tally_of
+from tokenstorm.metrics.reports import Environment, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
-from tokenstorm.metrics.summary import Environment, RankReport, Summary
+from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import STALL_SECONDS, Tally
 from tokenstorm.metrics.verdict import Missing
 from tokenstorm.plan import Plan, read_plan
 from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of
-from tokenstorm.result import read_lines
 from tokenstorm.runs import RunPaths
-from tokenstorm.written import decode
+from tokenstorm.written import decode, read_lines
 
 SILENT_LINES = 3
 """A rank that is missing in this many of the last seconds was gone."""

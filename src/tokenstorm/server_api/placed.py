@@ -26,7 +26,7 @@ from tokenstorm.cluster.script import render
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.site import Site
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import NOT_JSON, Unreachable
 from tokenstorm.server_api.where import Address
 

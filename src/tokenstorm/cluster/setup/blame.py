@@ -6,7 +6,7 @@ from tokenstorm.cluster.clusters import clean
 from tokenstorm.cluster.directives import directives
 from tokenstorm.cluster.scheduler import Job, Kind
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.config import JobKeys, Partitions, Profile
+from tokenstorm.config.profile import JobKeys, Partitions, Profile
 
 _ACCEPTED = "to start at"
 _NAMED = {

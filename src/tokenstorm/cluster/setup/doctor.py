@@ -23,7 +23,7 @@ from tokenstorm.cluster.setup.nodechecks import ON_NODES
 from tokenstorm.cluster.ssh.asking import Ask
 from tokenstorm.cluster.ssh.remote import Remote
 from tokenstorm.cluster.ssh.sessions import COUNTED
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormError, Unreachable
 
 

@@ -2,7 +2,7 @@
 
 from tokenstorm.cluster.clusters import prelude
 from tokenstorm.cluster.ssh.reach import SOURCE
-from tokenstorm.config import Profile
+from tokenstorm.config.profile import Profile
 
 # The job that goes on the longest: any node of the cluster is reached from each of them. The step takes none of its
 # memory and GPUs.

@@ -29,7 +29,7 @@ from tokenstorm.cluster.ssh.process import ended, escaped, hear, options, quoted
 from tokenstorm.cluster.ssh.reach import CONNECT_SECONDS
 from tokenstorm.cluster.ssh.refused import SILENT, about_a_refusal, about_its_key
 from tokenstorm.cluster.ssh.remote import KEEPALIVE_COUNT
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import Unreachable, UsageError
 
 PERSIST_SECONDS = 5

@@ -23,7 +23,7 @@ from tokenstorm.cluster.ssh.remote import KEEPALIVE_SECONDS, Remote, Session
 from tokenstorm.cluster.ssh.sessions import NoRoom, Place
 from tokenstorm.cluster.ssh.sftp import BySftp, NoSftp, told_apart
 from tokenstorm.cluster.ssh.transfer import Files
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import Unreachable
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from tokenstorm.cluster.ssh.process import ended
 from tokenstorm.cluster.ssh.reach import CONNECT_SECONDS, Forbidden
 from tokenstorm.cluster.ssh.remote import KEEPALIVE_SECONDS, Remote, Session
 from tokenstorm.cluster.ssh.sessions import NoRoom, Place
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import Unreachable
 from tokenstorm.hosts import in_url
 

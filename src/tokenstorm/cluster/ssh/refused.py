@@ -1,6 +1,6 @@
 """What to tell of a login that was refused, and what to do about it: the same for both shells."""
 
-from tokenstorm.config import Ssh
+from tokenstorm.config.profile import Ssh
 
 SILENT = "what goes there ended, and said nothing"
 """What to tell of a jump host, or of another command on the way, that gave no reason."""
