@@ -33,6 +33,13 @@ def test_no_tracked_file_names_a_package_index() -> None:
     assert not found
 
 
+def test_every_link_leads_somewhere() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    links = [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_symlink()]
+    assert links
+    assert [link for link in links if not link.exists()] == []
+
+
 def test_the_installed_version_is_the_one_in_the_source() -> None:
     assert version("tokenstorm") == tokenstorm.__version__, "run scripts/setup again"
 
