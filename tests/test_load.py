@@ -89,6 +89,7 @@ TYPED = {
     "drain_seconds": ("--drain", "9"),
     "request_timeout_seconds": ("--timeout", "10"),
     "ranks": ("--ranks", "2"),
+    "engine_metrics": ("--no-engine-metrics",),
     "start": ("--start", "manual"),
     "hold_seconds": ("--hold", "11"),
 }

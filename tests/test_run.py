@@ -142,12 +142,21 @@ def assert_timeline(run: Run) -> None:
     assert summary["client"]["loop_lag_max_seconds"] == max(lags)
 
 
+def assert_the_engine_counts_the_same(run: Run) -> None:
+    """What the engine says each second adds up to the tokens that came, and its summary is of the measured seconds."""
+    said = [(line["phase"], line["engine"]["0"]) for line in run.timeline() if line["engine"]]
+    assert sum(one["generation_tokens"] for _, one in said) == sum(line["output_tokens"] or 0 for line in run.lines())
+    measured = run.summary["engine"]["replicas"]["0"]
+    of_the_window = [one["generation_tokens"] for phase, one in said if phase == "measured"]
+    assert (measured["samples"], measured["generation_tokens"]) == (len(of_the_window), sum(of_the_window))
+
+
 def assert_rebuilt(stage: Stage, run: Run) -> None:
     """`report --rebuild` comes to the same counts, rates and metrics."""
     ended = stage.command("report", str(run.root), "--rebuild", "--json")
     assert ended.err == ""
     again, summary = json.loads(ended.out), run.summary
-    for name in ("counts", "windows", "tokens", "outcome", "client"):
+    for name in ("counts", "windows", "tokens", "outcome", "client", "engine"):
         assert again[name] == summary[name], name
     assert again["rates"] == pytest.approx(summary["rates"])
     assert again["metrics"] == summary["metrics"]
@@ -189,6 +198,7 @@ def test_a_clean_run_is_valid_and_every_number_follows_from_its_lines(stage: Sta
     run = stage.bench(stage.simulate().url, "--seed", "7", *CLEAN[shape])
     assert_valid(run, SCHEDULED.get(shape))
     assert_recomputable(run)
+    assert_the_engine_counts_the_same(run)
     assert_rebuilt(stage, run)
 
 

@@ -157,6 +157,10 @@ class Load(Strict, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=10_000)] | None,
         doc("Processes that send (the fewest that carry the load)", Option("--ranks", "N")),
     ] = None
+    engine_metrics: Annotated[
+        bool,
+        doc("Ask each replica for its own metrics, once a second", Option("--engine-metrics", None, "where and when")),
+    ] = True
     start: Annotated[
         Literal["auto", "manual"],
         doc(

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from plans import plan
+from tokenstorm.metrics.engine import EngineReport, ServerTimes
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
 from tokenstorm.metrics.summarize import metric
@@ -38,6 +39,8 @@ def figures(
     warnings: dict[str, int] | None = None,
     disk: DiskReport = DiskReport(slowest_seconds=0.4),  # noqa: B008 - frozen
     left_out: tuple[str, ...] = (),
+    ttft: tuple[int, float] = (1000, 0.150),
+    of_the_engine: tuple[int, float] | None = None,
     outcome: Outcome = "completed",
 ) -> Figures:
     """The figures of a good run, but for what is given."""
@@ -83,13 +86,17 @@ def figures(
         ),
         windows=Windows(0.0, seconds, Counts()),
         rates=Rates(None, 0.0, None, None),
-        metrics={"send_lag_seconds": replace(NO_LAG, p99=send_lag_p99)},
+        metrics={
+            "send_lag_seconds": replace(NO_LAG, p99=send_lag_p99),
+            "ttft_seconds": replace(NO_LAG, count=ttft[0], mean=ttft[1]),
+        },
         tokens=Tokens(None, None, None),
         warnings=warnings or {},
         replicas={name: ReplicaReport("-", Counts(), left_out=name in left_out) for name in "012"},
         ranks=reports,
         client=client,
         environment=Environment(),
+        engine=of_the_engine and EngineReport({}, ServerTimes(*of_the_engine, None, None, None), None),
     )
 
 
@@ -152,6 +159,14 @@ def test_a_good_run_is_valid_and_has_no_reasons() -> None:
         ({"disk": DiskReport(lost_lines=1)}, "suspect", "disk"),
         ({"disk": DiskReport(error="No space left on device")}, "suspect", "disk"),
         ({"left_out": ("2",)}, "suspect", "replica_left_out"),
+        ({"of_the_engine": (1000, 0.121)}, "valid", None),  # 29 ms are less than 20% of 150
+        ({"of_the_engine": (1000, 0.119)}, "suspect", "server_ttft"),
+        ({"of_the_engine": (1000, 0.200)}, "valid", None),
+        ({"ttft": (1000, 0.030), "of_the_engine": (1000, 0.0101)}, "valid", None),  # 66%, but less than 20 ms
+        ({"of_the_engine": (1101, 0.05)}, "valid", None),  # it served somebody else too
+        ({"of_the_engine": (1100, 0.05)}, "suspect", "server_ttft"),
+        ({"ttft": (99, 0.15), "of_the_engine": (99, 0.05)}, "valid", None),
+        ({"ttft": (100, 0.15), "of_the_engine": (100, 0.05)}, "suspect", "server_ttft"),
     ],
 )
 def test_each_bound_lies_where_the_design_says(change: dict[str, Any], state: str, code: str | None) -> None:
@@ -177,6 +192,7 @@ def test_the_worst_of_several_reasons_decides_and_all_are_told() -> None:
         ({"disk": DiskReport(error="No space left on device", lost_lines=5)}, ["No space left", "5 result lines"]),
         ({"left_out": ("1", "2")}, ["1, 2"]),
         ({"capped": 5000}, ["5000", "num_clients"]),
+        ({"of_the_engine": (1000, 0.05)}, ["150 ms here", "50 ms by the engine", "100 ms", "network"]),
     ],
 )
 def test_reasons_say_how_much_and_what_to_do(change: dict[str, Any], words: list[str]) -> None:

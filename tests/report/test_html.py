@@ -47,6 +47,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "drain_seconds": (31.5, "31.5"),
     "request_timeout_seconds": (119.5, "119.5"),
     "ranks": (3, "3"),
+    "engine_metrics": (False, "no"),
     "launch": (["srun", "--ntasks=3", "a b"], "srun --ntasks=3 'a b'"),
     "host": ("10.0.0.0/8", "10.0.0.0/8"),
     "start": ("manual", "manual"),

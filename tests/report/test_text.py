@@ -9,6 +9,7 @@ from plans import TWO_REPLICAS
 from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
+from tokenstorm.metrics.engine import EngineSecond, EngineTally, EngineTimes
 from tokenstorm.metrics.reports import Environment, PromptStock, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
@@ -194,3 +195,20 @@ def a_second(phase: str) -> Status:
         ranks_up=2,
         environment=None,
     )
+
+
+def test_what_the_engine_counts_stands_beside_what_we_measured() -> None:
+    said = EngineTally()
+    times = EngineTimes(2, 0.02, {"0.01": 1, "0.02": 1})
+    said.add(
+        {"0": EngineSecond(at=1, running=3, waiting=1, kv_usage=0.5, hit_rate=0.25, preemptions=2, ttft_seconds=times)}
+    )
+    plain = summary([result(seq) for seq in range(4)], Environment())
+    lines = summary_text(msgspec.structs.replace(plain, engine=said.report())).splitlines()
+    ours, theirs = (next(line for line in lines if line.startswith(name)) for name in ("TTFT ", "engine's own TTFT"))
+    assert ours.split()[1:3] == ["10.0", "ms"]
+    assert theirs.split()[3:5] == ["10.0", "ms"]
+    assert len(theirs) == len(ours)
+    (levels,) = (line for line in lines if line.startswith("engine of replica 0:"))
+    for words in ("running 3.0 on average", "KV cache 50.0% at most", "prefix cache hits 25%", "2 preemptions"):
+        assert words in levels

@@ -8,6 +8,7 @@ from msgspec.structs import asdict
 from tokenstorm.loadgen.arrivals import clients_of, count_end_ns, rate_in
 from tokenstorm.loadgen.live import Glance, RankSecond, TimelineLine
 from tokenstorm.loadgen.messages import Delta
+from tokenstorm.metrics.engine import EngineSecond, EngineTally
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally, Work
@@ -20,6 +21,7 @@ class Group:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.tally = Tally()
+        self.engine = EngineTally()
         self.inter_chunk: dict[int, Histogram] = {}
         self.last: dict[int, Delta] = {}
         self.worst: dict[int, RankSecond] = {}
@@ -72,8 +74,13 @@ class Group:
         """Whether something came in that no line holds yet."""
         return bool(self._pending)
 
-    def close(self, t: int, phase: str, target_rps: float | None) -> TimelineLine:
+    def close(
+        self, t: int, phase: str, target_rps: float | None, engine: dict[str, EngineSecond] | None = None
+    ) -> TimelineLine:
         """The line for the second `t`, and for what came in too late for the line of its own second."""
+        engine = engine or {}
+        if phase == "measured":
+            self.engine.add(engine)
         due = [(rank, delta) for rank, delta in self._pending if delta.second <= t]
         self._pending = [(rank, delta) for rank, delta in self._pending if delta.second > t]
         latest = dict(due)
@@ -99,6 +106,7 @@ class Group:
             ttft=Glance.of(tally.histograms["ttft"]),
             ranks={str(rank): second for rank, second in sorted(ranks.items())},
             left_out=sorted(self.left_out),
+            engine=engine,
             histograms={name: tally.histograms[name] for name in METRICS if tally.histograms[name].count},
         )
         self.total.include(work)

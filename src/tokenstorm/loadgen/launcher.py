@@ -29,6 +29,7 @@ from tokenstorm.loadgen.preflight import EngineFacts, try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Member, Ranks
+from tokenstorm.loadgen.sampling import Sampler
 from tokenstorm.loadgen.sizing import too_little_room
 from tokenstorm.metrics.reports import Environment, PromptStock
 from tokenstorm.metrics.summarize import Run, summarize
@@ -81,6 +82,7 @@ class Launcher:
         self._ranks = Ranks(plan, paths, secret, self._group.add)
         self._progress = Progress(plan, self._group, self._ranks.up)
         self._port = Port(secret, self._progress, accept=self._ranks.accept, obey=self.obey)
+        self._sampler = Sampler(plan, api_key)
         self._journal = Journal(paths, self._progress, self.obey)
         self._starting: asyncio.Task[Environment] | None = None
         self._released = asyncio.Event()
@@ -122,6 +124,7 @@ class Launcher:
             return summary
         finally:
             server.close()
+            await self._sampler.close()
             await self._ranks.close()
 
     def stop(self) -> None:
@@ -230,6 +233,7 @@ class Launcher:
         progress.start_at = start_at
         progress.phase = "running"
         self._ranks.send(Start(at=start_at, service=service))
+        self._sampler.start(start_at)
         if ahead > SILENCE_SECONDS:
             self._show()
         return start_at
@@ -263,7 +267,7 @@ class Launcher:
             self._journal.begin_turn(with_files=turn % FILES_EVERY == 0)
 
     def _close_second(self) -> None:
-        line = self._progress.close_second()
+        line = self._progress.close_second(self._sampler.take())
         self._journal.add(line)
         self._port.publish(self._progress.status(), line)
 
@@ -279,6 +283,7 @@ class Launcher:
         self._over.set()
         await asyncio.wait([watching])
         await self._journal.end_turns()
+        await self._sampler.finish()
         while self._progress.has_open_second():
             self._close_second()
 
@@ -316,6 +321,7 @@ class Launcher:
             left_out=sorted(group.left_out),
             environment=msgspec.structs.replace(environment, notes=notes),
             missing=merged.missing,
+            engine=group.engine.report(),
         )
         return summarize(run, merged.tally)
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment
 from tokenstorm.result import Number
@@ -38,7 +39,8 @@ class RankSecond(msgspec.Struct, frozen=True):
 class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     """One second of the group, a line of `timeline.jsonl`; the counts are of that second, warm-up included.
 
-    `phase` is the one that the second began in, `target_rps` the mean of the rate that was asked for in it.
+    `phase` is the one that the second began in, `target_rps` the mean of the rate that was asked for in it. `engine` is what
+    each replica said of itself, where it was asked and answered.
     """
 
     schema: Literal[1] = SCHEMA
@@ -60,6 +62,7 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     ttft: Glance
     ranks: dict[str, RankSecond]
     left_out: list[str]
+    engine: dict[str, EngineSecond] = {}
     histograms: dict[str, Histogram]
 
 

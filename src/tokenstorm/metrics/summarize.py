@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 import msgspec
 from msgspec.structs import asdict
 
+from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport
 from tokenstorm.metrics.summary import (
@@ -48,6 +49,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     left_out: list[str]
     environment: Environment
     missing: Missing = Missing()
+    engine: EngineReport | None = None
 
 
 def summarize(run: Run, tally: Tally) -> Summary:
@@ -78,6 +80,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
         ranks=run.ranks,
         client=_client(run, tally),
         environment=run.environment,
+        engine=run.engine,
     )
     return Summary(**asdict(figures), verdict=judge(figures, run.missing))
 

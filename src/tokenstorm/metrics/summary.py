@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport
 from tokenstorm.metrics.tally import Counts
 from tokenstorm.plan import Plan
@@ -107,7 +108,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """All of a summary but the verdict. Counts, rates, tokens and metrics speak of the measured window.
 
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
-    failed request for each kind.
+    failed request for each kind. `engine` is what the replicas said of themselves; None where they say nothing.
     """
 
     schema: Literal[1] = SCHEMA
@@ -129,6 +130,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     ranks: list[RankReport]
     client: ClientReport
     environment: Environment
+    engine: EngineReport | None = None
 
 
 class Summary(Figures, frozen=True, kw_only=True):

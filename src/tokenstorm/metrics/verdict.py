@@ -25,6 +25,12 @@ ODD_SUSPECT = 0.01
 MISSING_INVALID = 0.05
 """The share of what a run wrote that is missing."""
 MISSING_SHOWN = 4
+BETWEEN_SECONDS, BETWEEN_SHARE = 0.020, 0.20
+"""The mean TTFT is suspect if it exceeds the engine's own by more than both: so many seconds, and this share of itself."""
+COMPARED_COUNT = 100
+"""The two are compared if each comes from at least this many requests."""
+COMPARED_SHARE = 0.10
+"""And if their numbers of requests differ by at most this: else the engine also served somebody else."""
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -149,11 +155,30 @@ def _service(figures: Figures) -> _Found:
         hint = ": give the drain more seconds" if outcome == "completed" else ""
         text = f"{censored} of {sent} requests were still in flight when the run ended{hint}"
         found.append(("suspect", Reason("censored", text)))
-    found += _answers(figures.warnings, counts.succeeded)
+    found += [*_answers(figures.warnings, counts.succeeded), *_between(figures)]
     if left_out := sorted(name for name, replica in figures.replicas.items() if replica.left_out):
         text = f"replica {', '.join(left_out)} refused connections and was left out for some time"
         found.append(("suspect", Reason("replica_left_out", text)))
     return found
+
+
+def _between(figures: Figures) -> _Found:
+    """Does the engine count the same time to its first tokens as we do?"""
+    theirs = figures.engine and figures.engine.ttft_seconds
+    if not theirs or theirs.mean is None:
+        return []
+    ours = figures.metrics["ttft_seconds"]
+    alike = abs(ours.count - theirs.count) <= COMPARED_SHARE * ours.count
+    if ours.mean is None or min(ours.count, theirs.count) < COMPARED_COUNT or not alike:
+        return []
+    between = ours.mean - theirs.mean
+    if between <= max(BETWEEN_SECONDS, BETWEEN_SHARE * ours.mean):
+        return []
+    text = (
+        f"the mean TTFT is {ours.mean * 1e3:.0f} ms here and {theirs.mean * 1e3:.0f} ms by the engine's own count: "
+        f"{between * 1e3:.0f} ms of it are spent outside the engine, in the network, its HTTP server or the load generator"
+    )
+    return [("suspect", Reason("server_ttft", text))]
 
 
 def _answers(warnings: dict[str, int], succeeded: int) -> _Found:

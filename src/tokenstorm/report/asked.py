@@ -33,6 +33,7 @@ _NAMES = {
     "drain_seconds": "Drain at most, seconds",
     "request_timeout_seconds": "Timeout of a request, seconds",
     "ranks": "Ranks",
+    "engine_metrics": "The engine's own metrics sampled",
     "launch": "Ranks are started by",
     "host": "The launcher listens on",
     "start": "Start",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tokenstorm.loadgen.live import Status
+from tokenstorm.metrics.engine import ServerTimes
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.plan import Plan, Synthetic
 from tokenstorm.printable import printable_line
@@ -58,7 +59,15 @@ def summary_text(summary: Summary) -> str:
     lines = []
     if summary.environment.simulated:
         lines += ["*** SIMULATED ENGINE: these numbers say nothing about real hardware ***", ""]
-    lines += [*_head(summary), "", *_table(summary), "", *_replicas(summary), *_verdict(summary)]
+    lines += [
+        *_head(summary),
+        "",
+        *_table(summary),
+        "",
+        *_replicas(summary),
+        *_replica_levels(summary),
+        *_verdict(summary),
+    ]
     return "\n".join(map(printable_line, lines))  # of what came from outside, nothing begins a line of its own
 
 
@@ -181,11 +190,53 @@ def _table(summary: Summary) -> list[str]:
         small |= not all(metric.enough.values())
         bound |= any(metric.lower_bound.values())
         lines.append(f"{label:<24}" + "".join(f"{cell:>{_CELL}}" for cell in cells) + f"{metric.count:>{_CELL}}")
+    lines += _engine_rows(summary)
     if small:
         lines.append("~ too few samples for this percentile")
     if bound:
         lines.append("> a lower bound: the requests that failed or never ended would raise it")
     return lines
+
+
+_OF_THE_ENGINE = {"ttft_seconds": "engine's own TTFT", "queue_seconds": "engine's queue time"}
+
+
+def _engine_rows(summary: Summary) -> list[str]:
+    """What the engine itself counts; its percentiles are estimates from its buckets."""
+    rows = []
+    for name, label in _OF_THE_ENGINE.items():
+        times: ServerTimes | None = getattr(summary.engine, name, None)
+        if times and times.count:
+            cells = [
+                duration(times.mean),
+                *(_estimate(value) for value in (times.p50, times.p90, None, times.p99)),
+                "-",
+                "-",
+            ]
+            rows.append(f"{label:<24}" + "".join(f"{cell:>{_CELL}}" for cell in cells) + f"{times.count:>{_CELL}}")
+    return rows
+
+
+def _estimate(seconds: float | None) -> str:
+    return "-" if seconds is None else f"≈{duration(seconds)}"
+
+
+def _replica_levels(summary: Summary) -> list[str]:
+    """What each replica said of its load."""
+    lines = []
+    for name, said in (summary.engine.replicas if summary.engine else {}).items():
+        parts = [
+            f"{word} {level.mean:.1f} on average, {level.max:g} at most"
+            for word, level in (("running", said.running), ("waiting", said.waiting))
+            if level
+        ]
+        parts += [f"KV cache {said.kv_usage.max:.1%} at most"] if said.kv_usage else []
+        parts += [f"prefix cache hits {said.hit_rate:.0%}"] if said.hit_rate is not None else []
+        parts += [f"drafts accepted {said.acceptance:.0%}"] if said.acceptance is not None else []
+        parts += [f"{said.preemptions:.0f} preemptions"] if said.preemptions else []
+        if parts:
+            lines.append(f"engine of replica {name}: {', '.join(parts)}")
+    return [*lines, *[""][: len(lines)]]
 
 
 def _percentile(metric: Metric, quantile: str) -> str:
