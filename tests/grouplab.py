@@ -23,6 +23,7 @@ from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.local import LocalShell
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.shell import Output, Shell, Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.slurm import Slurm
@@ -204,6 +205,7 @@ async def groups(
     shell: Shell | None = None,
     jobs: Callable[[Shell, Profile], Slurm] = Slurm,
     site: Site | None = None,
+    deployment: Deployment | None = None,
 ) -> AsyncIterator[Groups]:
     """The API, over what an earlier one left in the same folder; leaving it is like the end of its process."""
     if site is None:
@@ -212,7 +214,7 @@ async def groups(
         site = Site(there, shell, jobs(shell, there), has_gpu=False)
     store = Store.open(folder / "home" / "client.db")
     services = Services({"sim": ServiceInfo(status="running", engine="simulated")}, url, replica="0")
-    manager = ClientManager(site, store, services, folder / "home")
+    manager = ClientManager(site, store, services, folder / "home", deployment)
     try:
         transport = httpx.ASGITransport(create_app(manager))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:

@@ -15,6 +15,7 @@ from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job, JobId, JobState
+from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.site import Site
 from tokenstorm.config.profile import Profile
@@ -132,13 +133,17 @@ class Api:
 
 @asynccontextmanager
 async def api(
-    folder: Path, jobs: Jobs | None = None, services: Services | None = None, shell: Shell | None = None
+    folder: Path,
+    jobs: Jobs | None = None,
+    services: Services | None = None,
+    shell: Shell | None = None,
+    deployment: Deployment | None = None,
 ) -> AsyncIterator[Api]:
     """The API over a real folder and a fake scheduler; leaving it is like the end of its process."""
     jobs, services = jobs or Jobs(), services or Services()
     store = Store.open(folder / "home" / "client.db")
     site = Site(profile(folder / "cluster"), shell or LocalShell(), jobs, has_gpu=False)
-    manager = ClientManager(site, store, services, folder / "home")
+    manager = ClientManager(site, store, services, folder / "home", deployment)
     app = create_app(manager)
     transport = httpx.ASGITransport(app)
     try:

@@ -3,12 +3,16 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
+from graphlib import TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
 import tokenstorm
 
+HOME = Path(tokenstorm.__file__).parent
 BARE_NODE = """
 import sys
 
@@ -80,9 +84,9 @@ assert not {"fastapi", "starlette", "uvicorn"} & {*sys.modules}
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("package", ["httpd", "loadgen", "metrics", "report", "simulator"])
-def test_a_file_of_the_instrument_is_read_in_one_sitting_and_a_function_at_one_look(package: str) -> None:
-    files = sorted((Path(tokenstorm.__file__).parent / package).glob("*.py"))
+@pytest.mark.parametrize("package", ["client_api", "httpd", "loadgen", "metrics", "report", "simulator"])
+def test_a_file_is_read_in_one_sitting_and_a_function_at_one_look(package: str) -> None:
+    files = sorted((HOME / package).glob("*.py"))
     assert files
     for path in files:
         text = path.read_text()
@@ -90,3 +94,29 @@ def test_a_file_of_the_instrument_is_read_in_one_sitting_and_a_function_at_one_l
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 60, (path, node.name)
+
+
+def test_no_module_needs_itself_not_even_for_its_types() -> None:
+    """What stands under TYPE_CHECKING counts."""
+    TopologicalSorter(imports()).prepare()  # raises CycleError, which names the circle
+
+
+def imports() -> dict[str, set[str]]:
+    """The modules that each of ours imports, wherever in its text that stands."""
+    paths = {
+        ".".join(path.relative_to(HOME.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in HOME.rglob("*.py")
+    }
+    return {module: _imported(path, module, paths.keys()) - {module} for module, path in paths.items()}
+
+
+def _imported(path: Path, module: str, known: Collection[str]) -> set[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            names += [one if (one := f"{source}.{alias.name}") in known else source for alias in node.names]
+    return {name for name in names if name in known}

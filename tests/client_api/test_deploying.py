@@ -5,7 +5,6 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from groups import api
-from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.cluster.scheduler import Kind
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.setup.hold import Say
@@ -33,9 +32,8 @@ def test_a_group_says_what_the_deploy_that_it_waits_for_is_at_and_gives_it_up_wh
     tmp_path: Path,
 ) -> None:
     async def scenario() -> None:
-        async with api(tmp_path) as client:
-            deployment = HandDeployment()
-            client.manager.dispatcher = SlurmClientDispatcher(client.manager.site, cast("Deployment", deployment))
+        deployment = HandDeployment()
+        async with api(tmp_path, deployment=cast("Deployment", deployment)) as client:
             group = await client.create()
             why = (
                 "this version of tokenstorm is being put on the cluster: waiting for a node of partition cpu: job 7 is"

@@ -14,7 +14,7 @@ import grouplab
 from grouplab import Groups, Walled
 from groups import api
 from running import Run, Stage
-from tokenstorm.client_api import manager
+from tokenstorm.client_api import endings
 from tokenstorm.cluster.local import LocalScheduler, LocalShell
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.shell import Shell
@@ -123,7 +123,7 @@ def test_what_a_crashed_node_left_broken_costs_no_results(tmp_path: Path, stage:
 
 
 def test_results_that_never_come_are_told(tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "SEEN_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(endings, "SEEN_AFTER_SECONDS", 0.5)
     run = a_run_with_results(stage)
 
     async def work() -> None:

@@ -128,7 +128,7 @@ def test_a_group_is_not_released_for_a_moment_at_which_its_time_limit_would_cut_
         async with api(tmp_path) as it:
             group = await it.create(start="manual", hold_seconds=300.0)
             started = (datetime.now(UTC) - timedelta(seconds=250)).isoformat()
-            it.manager.change(replace(it.manager.get(group), stage="running", started_at=started))
+            it.manager.book.change(replace(it.manager.get(group), stage="running", started_at=started))
             for ahead, status in ((200, 422), (100, 200)):
                 moment = (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat()
                 answer = await it.post(f"/{group}/run", start_at=moment)
@@ -206,9 +206,9 @@ def test_an_observer_that_is_gone_does_not_fill_the_disk(tmp_path: Path) -> None
             group = it.manager.get(await it.create(start="manual"))
             told = replace(group, observers=(f"http://127.0.0.1:{free_port()}/gone",))
             for _ in range(20):
-                it.manager.store.save(told, message=b'{"at": "2020-01-01T00:00:00.000+00:00"}')
-            it.manager.change(told)
+                it.manager.book.store.save(told, message=b'{"at": "2020-01-01T00:00:00.000+00:00"}')
+            it.manager.book.change(told)
             await it.post(f"/{group.group_id}/stop")
-            await until(lambda: it.manager.store.next_message(told.observers[0]).id > 20)  # type: ignore[union-attr]
+            await until(lambda: it.manager.book.store.next_message(told.observers[0]).id > 20)  # type: ignore[union-attr]
 
     finish(work(), 60)

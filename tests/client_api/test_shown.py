@@ -101,7 +101,7 @@ def test_the_files_of_a_group_that_was_deleted_can_still_be_removed(tmp_path: Pa
             assert run.exists()
             answer = await it.client.delete(f"{GROUPS}/{group}?purge=true")
             assert (answer.status_code, answer.json()) == (200, {"status": "deleted", "group_id": group})
-            await until(lambda: not run.exists() and it.manager.store.to_purge() == [])
+            await until(lambda: not run.exists() and it.manager.book.store.to_purge() == [])
             for again in (group, 999):
                 assert (await it.client.delete(f"{GROUPS}/{again}?purge=true")).status_code == 404
 
@@ -145,7 +145,7 @@ def test_a_purge_that_is_not_done_yet_goes_on_with_the_next_api(tmp_path: Path) 
             await it.until(group, status="stopped")
             await it.client.delete(f"{GROUPS}/{group}")
             assert (await it.client.delete(f"{GROUPS}/{group}?purge=true")).status_code == 200
-            await until(lambda: it.manager.trouble)
+            await until(lambda: it.manager.book.trouble)
             assert run.exists()
         async with api(tmp_path, jobs):
             await until(lambda: not run.exists())

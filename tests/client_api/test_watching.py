@@ -59,10 +59,10 @@ def test_what_an_observer_missed_while_the_api_was_away_it_hears_afterwards(tmp_
             job = (await it.info(group))["job_id"]
             it.jobs.found[job] = JobState("ended", "lost", "gone")
             await it.until(group, status="stopped")
-            first = it.manager.store.outbox_urls()
+            first = it.manager.book.store.outbox_urls()
         assert first == ["http://127.0.0.1:9/nobody"]
         async with api(tmp_path, it.jobs) as it:
-            assert it.manager.store.outbox_urls() == first
+            assert it.manager.book.store.outbox_urls() == first
 
     finish(work())
 

@@ -10,7 +10,6 @@ import pytest
 
 from grouplab import cancel_everything, groups
 from running import Stage
-from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.cluster.setup import deploy, hold
 from tokenstorm.cluster.setup.deploy import Deployment
@@ -89,8 +88,7 @@ def test_a_group_and_a_service_run_from_the_environment_that_the_first_of_them_d
         site = await open_site(profile(tmp_path / "base"))
         said: list[str] = []
         deployment = Deployment(site, said.append)
-        async with groups(tmp_path, truth.url, site=site) as api:
-            api.manager.dispatcher = SlurmClientDispatcher(site, deployment)
+        async with groups(tmp_path, truth.url, site=site, deployment=deployment) as api:
             group = await api.create(ranks=2)
             await api.until(group, lambda info: "is being put on the cluster" in (info["reason"] or ""))
             info = await api.stopped(group)

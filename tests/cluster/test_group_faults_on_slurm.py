@@ -253,7 +253,7 @@ def test_the_time_limit_comes_early_enough_to_drain_and_write(tmp_path: Path, st
 
     def fault(api: Groups, info: dict[str, Any]) -> None:
         assert info["load_config"]["time_limit"] == 4
-        api.manager.change(structs.replace(api.manager.expect(1), time_limit_minutes=2))
+        api.manager.book.change(structs.replace(api.manager.book.expect(1), time_limit_minutes=2))
 
     info, summary = run_until(tmp_path, stage, fault, jobs=Short, time_limit=4, **fields)
     assert (info["outcome"], summary["outcome"], lost(summary)) == ("timeout", "cancelled", {})

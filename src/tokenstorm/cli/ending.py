@@ -117,7 +117,7 @@ class Active:
 
 async def active(manager: ClientManager, services: Services) -> Active:
     """All there are now. Raises `ClusterError` or `ApiError` when nobody tells."""
-    return Active(frozenset(group.group_id for group in manager.active), frozenset(await services.active()))
+    return Active(frozenset(group.group_id for group in manager.book.active), frozenset(await services.active()))
 
 
 async def stop(manager: ClientManager, services: Services, which: Active, hurry: asyncio.Event) -> list[str]:
@@ -130,25 +130,25 @@ async def stop(manager: ClientManager, services: Services, which: Active, hurry:
 
 
 async def _stop_groups(manager: ClientManager, groups: list[int], hurry: asyncio.Event) -> list[str]:
-    found = [group for number in groups if (group := manager.current(number))]
+    found = [group for number in groups if (group := manager.book.current(number))]
     for group in found:
         with contextlib.suppress(RunError):  # the disk: its job is cancelled below
             if not group.deleted:
                 manager.stop(group.group_id)
     drain = max((group.drain_seconds for group in found), default=0.0)
     await _groups_end(manager, groups, drain + BEYOND_DRAIN_SECONDS, hurry)
-    late = [group for number in groups if (group := manager.current(number))]
+    late = [group for number in groups if (group := manager.book.current(number))]
     for group in late:
         if group.job_id:
             with contextlib.suppress(ClusterError):
                 await manager.site.scheduler.cancel(group.job_id, group.sent)
     await _groups_end(manager, groups, GONE_SECONDS, asyncio.Event())
-    return [f"group {number}" for number in groups if manager.current(number)]
+    return [f"group {number}" for number in groups if manager.book.current(number)]
 
 
 async def _groups_end(manager: ClientManager, groups: Collection[int], seconds: float, hurry: asyncio.Event) -> None:
     """Wait until they have, or the time is over, or somebody is in a hurry."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not hurry.is_set() and any(manager.current(number) for number in groups):  # noqa: ASYNC110 - nobody tells
+            while not hurry.is_set() and any(manager.book.current(number) for number in groups):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -5,8 +5,8 @@ from typing import Any
 from msgspec.structs import asdict
 
 from tokenstorm.api.group_answers import GroupAnswer, Info, ProgressAnswer
+from tokenstorm.client_api.book import Live
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.manager import Live
 
 
 def answer_of(group: ClientGroup, request: dict[str, Any], live: Live | None, run_dir: str) -> GroupAnswer[str]:

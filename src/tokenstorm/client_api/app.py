@@ -37,6 +37,7 @@ COMMON_START_SECONDS = 5.0
 """How far ahead the common start of several groups is, when nobody says."""
 DISCOVERED_SECONDS = 300.0
 """How long a group that is over stays among the targets of Prometheus, so that its last figures are read."""
+PREFIX = "/api/v1/client-groups"
 ABOUT = """
 Groups of clients that send load to a service and measure what comes back.
 
@@ -70,14 +71,15 @@ def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
     )
     app.add_exception_handler(NotNow, _on_not_now)
     app.add_exception_handler(SubmissionUnconfirmed, _on_unconfirmed)
-    app.include_router(_group_routes(manager), prefix="/api/v1/client-groups", tags=["client groups"])
-    app.include_router(_preview_routes(manager), prefix="/api/v1/client-groups", tags=["client groups"])
-    app.include_router(_live_routes(manager), prefix="/api/v1/client-groups", tags=["live"])
-    app.include_router(results_routes(manager), prefix="/api/v1/client-groups", tags=["results"])
+    for routes in (_all_routes(manager), _start_routes(manager), _group_routes(manager), _preview_routes(manager)):
+        app.include_router(routes, prefix=PREFIX, tags=["client groups"])
+    app.include_router(_live_routes(manager), prefix=PREFIX, tags=["live"])
+    app.include_router(results_routes(manager), prefix=PREFIX, tags=["results"])
     return app
 
 
-def _group_routes(manager: ClientManager) -> APIRouter:
+def _all_routes(manager: ClientManager) -> APIRouter:
+    """The list: a new group, those there are, and where Prometheus finds their metrics."""
     routes = APIRouter(route_class=Documented)
 
     @routes.post("", status_code=201, summary="Create a group", responses=problems(400, 404, 409, 502, 504))
@@ -101,21 +103,8 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         """Oldest first. With `detail`, `load_config` comes without `prompts`, which only the group itself tells."""
         found: list[int] | list[GroupAnswer[str]] = manager.ids(status)
         if detail:
-            found = [_answer(manager, group, request) for group, request in manager.store.groups(status)]
+            found = [_answer(manager, group, request) for group, request in manager.book.store.groups(status)]
         return GroupList(groups=found, count=len(found))
-
-    @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
-    async def run_groups(request: RunGroupsRequest) -> DoneToAll:
-        """For groups created with `"start": "manual"`: all of them, or none.
-
-        Without `start_at` each of them has to hold already. One that is not ready at a `start_at` starts once it is, and
-        its `reason` says how late.
-        """
-        named = _moment(request)
-        start_at = named or time.time() + COMMON_START_SECONDS
-        manager.run(request.group_ids, start_at, at_hand=named is None)
-        at = datetime.fromtimestamp(start_at, UTC).isoformat(timespec="milliseconds")
-        return DoneToAll(status="released", group_ids=tuple(request.group_ids), start_at=at)
 
     @routes.get("/targets", summary="Prometheus HTTP service discovery")
     async def targets(request: Request) -> list[ScrapeTarget]:
@@ -134,10 +123,43 @@ def _group_routes(manager: ClientManager) -> APIRouter:
             for group in groups
         ]
 
+    return routes
+
+
+def _start_routes(manager: ClientManager) -> APIRouter:
+    """The release of groups that hold."""
+    routes = APIRouter(route_class=Documented)
+
+    @routes.post("/run", summary="Release several groups at one moment", responses=problems(400, 404, 409))
+    async def run_groups(request: RunGroupsRequest) -> DoneToAll:
+        """For groups created with `"start": "manual"`: all of them, or none.
+
+        Without `start_at` each of them has to hold already. One that is not ready at a `start_at` starts once it is, and
+        its `reason` says how late.
+        """
+        named = _moment(request)
+        start_at = named or time.time() + COMMON_START_SECONDS
+        manager.run(request.group_ids, start_at, at_hand=named is None)
+        at = datetime.fromtimestamp(start_at, UTC).isoformat(timespec="milliseconds")
+        return DoneToAll(status="released", group_ids=tuple(request.group_ids), start_at=at)
+
+    @routes.post("/{group_id:int}/run", summary="Release a held group", responses=problems(400, 404, 409))
+    async def run(group_id: GroupId, request: RunRequest | None = None) -> Done:
+        """For a group created with `"start": "manual"`; at once, or at `start_at`."""
+        manager.run([group_id], _moment(request) or 0.0)
+        return Done(status="released", group_id=group_id)
+
+    return routes
+
+
+def _group_routes(manager: ClientManager) -> APIRouter:
+    """One group: seen, stopped, deleted."""
+    routes = APIRouter(route_class=Documented)
+
     @routes.get("/{group_id:int}", summary="One group", responses=problems(404))
     async def info(group_id: GroupId) -> GroupAnswer[str]:
         group = manager.get(group_id)
-        return _answer(manager, group, manager.store.request(group_id))
+        return _answer(manager, group, manager.book.store.request(group_id))
 
     @routes.delete("/{group_id:int}", summary="Stop a group and take it off the list", responses=problems(404))
     async def delete(
@@ -148,12 +170,6 @@ def _group_routes(manager: ClientManager) -> APIRouter:
         """With `purge` also for a group that was deleted before: its files go. 404 for one that never was, or is purged."""
         manager.delete(group_id, purge=purge)
         return Done(status="deleted", group_id=group_id)
-
-    @routes.post("/{group_id:int}/run", summary="Release a held group", responses=problems(400, 404, 409))
-    async def run(group_id: GroupId, request: RunRequest | None = None) -> Done:
-        """For a group created with `"start": "manual"`; at once, or at `start_at`."""
-        manager.run([group_id], _moment(request) or 0.0)
-        return Done(status="released", group_id=group_id)
 
     @routes.post("/{group_id:int}/stop", summary="Stop a group", responses=problems(404))
     async def stop(group_id: GroupId) -> Done:
@@ -226,7 +242,7 @@ def _live_routes(manager: ClientManager) -> APIRouter:
 
 
 def _answer(manager: ClientManager, group: ClientGroup, request: bytes | str) -> GroupAnswer[str]:
-    latest = manager.current(group.group_id) or group
+    latest = manager.book.current(group.group_id) or group
     run_dir = str(manager.archive.folder(group.run_id))
     return answer_of(latest, msgspec.json.decode(request), manager.live(latest), run_dir)
 

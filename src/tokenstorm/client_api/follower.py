@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,14 +10,17 @@ from msgspec.structs import replace
 
 from tokenstorm.api.services import ENDED
 from tokenstorm.client_api import group as states
+from tokenstorm.client_api.book import Book
+from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
+from tokenstorm.client_api.endings import Endings
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.pauses import pauses
+from tokenstorm.client_api.services import ServiceDirectory
+from tokenstorm.client_api.tasks import Tasks
 from tokenstorm.cluster.scheduler import JobState
+from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
-
-if TYPE_CHECKING:
-    from tokenstorm.client_api.manager import ClientManager
 
 FIRST_POLL, LAST_POLL = 0.1, 5.0
 """Seconds between questions for the jobs' states: soon after a change, then less and less often."""
@@ -36,38 +38,59 @@ CANCEL_AFTER_SECONDS = 20.0
 
 
 class Follower:
-    """Sees every group of a manager to its end."""
+    """Sees every group of a book to its end. `link` is the way to a group's launcher."""
 
-    def __init__(self, manager: "ClientManager") -> None:
-        self._manager = manager
+    def __init__(
+        self,
+        book: Book,
+        *,
+        site: Site,
+        endings: Endings,
+        tasks: Tasks,
+        dispatcher: SlurmClientDispatcher,
+        services: ServiceDirectory,
+        link: Callable[[ClientGroup], LauncherLink],
+    ) -> None:
+        self._book, self._site, self._endings, self._tasks = book, site, endings, tasks
+        self._dispatcher, self._services, self._link = dispatcher, services, link
         self._news = asyncio.Event()
         self._finishing: set[int] = set()
         self._followed: set[int] = set()
 
     def start(self) -> None:
         """Begin; groups that were being followed, ended or released before are taken up again."""
-        self._manager.spawn(self._poll())
-        self._manager.spawn(self._watch_services())
-        for group in self._manager.active:
+        self._tasks.spawn(self._poll())
+        self._tasks.spawn(self._watch_services())
+        for group in self._book.active:
             self._attend(group)
             if group.ending and group.stage != "waiting":
-                self._manager.spawn(self.end_early(group.group_id))
+                self._tasks.spawn(self.end_early(group.group_id))
             if group.released is not None:
-                self._manager.spawn(self.release(group.group_id))
+                self._tasks.spawn(self.release(group.group_id))
 
     def wake(self) -> None:
         """Something happened: ask now."""
         self._news.set()
 
+    def end(self, group: ClientGroup, why: states.Ending, reason: str) -> ClientGroup:
+        """Let a group end early. One that is over or ends already stays as it is."""
+        if group.stage == "stopped" or group.ending:
+            return group
+        group = self._book.change(states.ending(group, why, reason))
+        if group.stage == "waiting":
+            return self._book.change(states.stopped(group, "cancelled", "stopped before it started"))
+        self._tasks.spawn(self.end_early(group.group_id))
+        return group
+
     async def release(self, group_id: int) -> None:
         """Tell a held group's launcher to start, as soon as there is one."""
         for pause in pauses(0.2, 2.0):
-            group = self._manager.current(group_id)
+            group = self._book.current(group_id)
             if group is None or group.released is None or group.ending:
                 return
             if group.stage == "running":
                 try:
-                    await self._manager.link(group).control(f"run {group.released:.3f}" if group.released else "run")
+                    await self._link(group).control(f"run {group.released:.3f}" if group.released else "run")
                 except ClusterError:
                     pass  # not up yet, or lost for a moment
                 except UsageError:  # it runs already
@@ -78,10 +101,10 @@ class Follower:
 
     async def end_early(self, group_id: int) -> None:
         """End a group whose job may be there: by its launcher, so that everything is kept; by the scheduler at last."""
-        manager, began = self._manager, time.monotonic()
+        began = time.monotonic()
         aborted = False
         for pause in pauses(0.2, 1.0):
-            group = manager.current(group_id)
+            group = self._book.current(group_id)
             if group is None or group_id in self._finishing:
                 return
             died = group.ending == "service died"
@@ -89,42 +112,40 @@ class Follower:
             spent = time.monotonic() - began
             try:
                 if group.job_id and (group.stage == "queued" or spent > patience + ABORT_AFTER_SECONDS * died):
-                    await manager.site.scheduler.cancel(group.job_id, group.sent)
+                    await self._site.scheduler.cancel(group.job_id, group.sent)
                     self.wake()
                     if group.stage != "queued":
                         return
                 elif group.stage == "running" and not group.told:
-                    await manager.link(group).control("stop")
+                    await self._link(group).control("stop")
                     self._note_told(group_id)
                 elif died and group.told and not aborted and spent > ABORT_AFTER_SECONDS:
-                    await manager.link(group).control("abort")
+                    await self._link(group).control("abort")
                     aborted = True
             except (ClusterError, RunError, UsageError):
                 pass  # tried again, and cancelled when time is up
             await asyncio.sleep(pause)
 
     def _note_told(self, group_id: int) -> None:
-        if group := self._manager.current(group_id):
-            self._manager.change(replace(group, told=True))
+        if group := self._book.current(group_id):
+            self._book.change(replace(group, told=True))
 
     async def _poll(self) -> None:
-        manager, wait = self._manager, pauses(FIRST_POLL, LAST_POLL)
-        least = 0.0 if manager.site.profile.scheduler == "local" else LEAST_BETWEEN
+        book, wait = self._book, pauses(FIRST_POLL, LAST_POLL)
+        least = 0.0 if self._site.profile.scheduler == "local" else LEAST_BETWEEN
         while True:
             jobs = {
-                group.job_id: group
-                for group in manager.active
-                if group.job_id and group.group_id not in self._finishing
+                group.job_id: group for group in book.active if group.job_id and group.group_id not in self._finishing
             }
             if jobs:
                 try:
                     sent = {job_id: group.sent for job_id, group in jobs.items()}
-                    found = await manager.site.scheduler.states(jobs, sent)
+                    found = await self._site.scheduler.states(jobs, sent)
                     if any([self._job_says(jobs[job_id].group_id, state) for job_id, state in found.items()]):  # noqa: C419 - all of them
                         wait = pauses(FIRST_POLL, LAST_POLL)
-                    manager.trouble = None
+                    book.trouble = None
                 except (ClusterError, RunError) as error:
-                    manager.trouble = str(error)
+                    book.trouble = str(error)
             if jobs:
                 await asyncio.sleep(least)
             try:
@@ -137,35 +158,35 @@ class Follower:
 
     def _job_says(self, group_id: int, job: JobState) -> bool:
         """Take in a job's state; whether it is news."""
-        group = self._manager.current(group_id)
+        group = self._book.current(group_id)
         if group is None:
             return False
         if job.phase == "ended":
             self._finishing.add(group_id)
-            self._manager.spawn(self._finish(group_id, job))
+            self._tasks.spawn(self._finish(group_id, job))
             return True
         seen = states.observed(group, job)
         if seen == group:
             return False
-        self._attend(self._manager.change(seen))
+        self._attend(self._book.change(seen))
         return True
 
     async def _finish(self, group_id: int, job: JobState) -> None:
         try:
-            await self._manager.finish(group_id, job)
+            await self._endings.finish(group_id, job)
         finally:
             self._finishing.discard(group_id)
 
     def _attend(self, group: ClientGroup) -> None:
         if group.stage == "running" and group.group_id not in self._followed:
             self._followed.add(group.group_id)
-            self._manager.spawn(self._follow(group))
+            self._tasks.spawn(self._follow(group))
 
     async def _follow(self, group: ClientGroup) -> None:
         """One connection to the launcher, made anew when it breaks; its files while there is none."""
-        group_id, link, wait, seen = group.group_id, self._manager.link(group), pauses(0.1, 5.0), _Seen()
+        group_id, link, wait, seen = group.group_id, self._link(group), pauses(0.1, 5.0), _Seen()
         try:
-            while self._manager.current(group_id) and group_id not in self._finishing:
+            while self._book.current(group_id) and group_id not in self._finishing:
                 try:
                     async for said in link.events():
                         wait = pauses(0.1, 5.0)
@@ -173,7 +194,7 @@ class Follower:
                         await self._probe(group_id, seen)
                     self.wake()  # it is over, or its launcher is
                 except RunError as error:  # the disk: what was said is said again
-                    self._manager.trouble = str(error)
+                    self._book.trouble = str(error)
                 except ClusterError:
                     await self._read_files(group_id, link, seen)
                 await asyncio.sleep(next(wait))
@@ -181,14 +202,14 @@ class Follower:
             self._followed.discard(group_id)
 
     def _take(self, group_id: int, link: LauncherLink, said: Said, seen: "_Seen") -> None:
-        group = self._manager.current(group_id)
+        group = self._book.current(group_id)
         if group is None:  # it ended while this was on its way
             return
-        self._manager.change(states.heard(group, link.address, said.status))
+        self._book.change(states.heard(group, link.address, said.status))
         line = said.line if seen.is_new(said.line) else None
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
         data = msgspec.json.encode({**shown, "failed_so_far": said.status.failed}) if shown else None
-        self._manager.progressed(group_id, said, data, _written(line))
+        self._book.progressed(group_id, said, data, _written(line))
 
     async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:
         try:
@@ -200,20 +221,21 @@ class Follower:
 
     async def _watch_services(self) -> None:
         """A group whose service ends, ends."""
-        manager = self._manager
         while True:
             await asyncio.sleep(SERVICES_EVERY)
-            watched = [group for group in manager.active if group.stage in {"queued", "running"} and not group.ending]
+            watched = [
+                group for group in self._book.active if group.stage in {"queued", "running"} and not group.ending
+            ]
             for service in {group.service_id for group in watched if group.service_id}:
                 reason = await self._ended(service)
                 for group in watched:
-                    current = manager.current(group.group_id)
+                    current = self._book.current(group.group_id)
                     if reason and group.service_id == service and current:
                         self._end_with_service(current, reason)
 
     async def _ended(self, service: str) -> str | None:
         try:
-            info = await self._manager.services.find(service)
+            info = await self._services.find(service)
         except Unknown:
             return f"the service {service!r} is gone"
         except ClusterError:
@@ -227,9 +249,9 @@ class Follower:
         if seen.barren < BARREN_SECONDS:
             return
         seen.barren = 0
-        group = self._manager.current(group_id)
+        group = self._book.current(group_id)
         try:
-            plan = await self._manager.dispatcher.prepared(group) if group else None
+            plan = await self._dispatcher.prepared(group) if group else None
         except (ClusterError, UsageError):
             return
         for target in plan.targets if plan else ():
@@ -237,21 +259,21 @@ class Follower:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             try:
                 async with asyncio.timeout(5.0):
-                    _, writer = await self._manager.site.shell.open_connection(parts.hostname or "", port)
+                    _, writer = await self._site.shell.open_connection(parts.hostname or "", port)
             except (OSError, TimeoutError):
                 continue
             except ClusterError:
                 return
             writer.close()
             return
-        if plan and (group := self._manager.current(group_id)):
+        if plan and (group := self._book.current(group_id)):
             self._end_with_service(group, "the service died: nobody takes a connection at its address any more")
 
     def _end_with_service(self, group: ClientGroup, reason: str) -> None:
         try:
-            self._manager.end(group, "service died", reason)
+            self.end(group, "service died", reason)
         except RunError as error:  # the disk: seen again in a moment
-            self._manager.trouble = str(error)
+            self._book.trouble = str(error)
 
 
 class _Seen:

@@ -35,6 +35,13 @@ GroupId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
 
 def results_routes(manager: ClientManager) -> APIRouter:
     """`/results`, `/requests`, `/report` and `/logs` of a group."""
+    routes = APIRouter()
+    for some in (_summary_routes(manager), _request_routes(manager), _log_routes(manager)):
+        routes.include_router(some)
+    return routes
+
+
+def _summary_routes(manager: ClientManager) -> APIRouter:
     routes = APIRouter(route_class=Documented)
     archive = manager.archive
 
@@ -50,6 +57,25 @@ def results_routes(manager: ClientManager) -> APIRouter:
     async def results(group_id: GroupId) -> Response:
         """Counts, rates, percentiles and the verdict, as docs/runs.md tells; 409 before the end."""
         return Response(await _summary(archive, manager.get(group_id)), media_type="application/json")
+
+    @routes.get(
+        "/{group_id:int}/report",
+        summary="The report",
+        response_class=HTMLResponse,
+        responses=problems(404, 409, 502),
+    )
+    async def report(group_id: GroupId) -> HTMLResponse:
+        """One HTML page that needs nothing else, to keep or pass on; 409 before the end."""
+        group = manager.get(group_id)
+        summary = decode(await _summary(archive, group), Summary, f"the summary of group {group_id}")
+        return HTMLResponse(summary_page(summary), headers={"content-security-policy": _PAGE_RULES})
+
+    return routes
+
+
+def _request_routes(manager: ClientManager) -> APIRouter:
+    routes = APIRouter(route_class=Documented)
+    archive = manager.archive
 
     @routes.get(
         "/{group_id:int}/requests",
@@ -83,17 +109,12 @@ def results_routes(manager: ClientManager) -> APIRouter:
         rows = archive.lines(files) if wanted == "jsonl" else archive.csv(files)
         return StreamingResponse(rows, media_type=TYPES[wanted])
 
-    @routes.get(
-        "/{group_id:int}/report",
-        summary="The report",
-        response_class=HTMLResponse,
-        responses=problems(404, 409, 502),
-    )
-    async def report(group_id: GroupId) -> HTMLResponse:
-        """One HTML page that needs nothing else, to keep or pass on; 409 before the end."""
-        group = manager.get(group_id)
-        summary = decode(await _summary(archive, group), Summary, f"the summary of group {group_id}")
-        return HTMLResponse(summary_page(summary), headers={"content-security-policy": _PAGE_RULES})
+    return routes
+
+
+def _log_routes(manager: ClientManager) -> APIRouter:
+    routes = APIRouter(route_class=Documented)
+    archive = manager.archive
 
     @routes.get("/{group_id:int}/logs", summary="The job's logs", responses=problems(404, 502))
     async def logs(

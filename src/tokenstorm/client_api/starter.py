@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -13,59 +12,75 @@ from tokenstorm.api.dry_run import DryRun
 from tokenstorm.api.groups import UNKNOWN_LENGTH_MINUTES, GroupRequest, shown_fields
 from tokenstorm.api.services import ENDED
 from tokenstorm.client_api import group as states
+from tokenstorm.client_api.book import Book
+from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
+from tokenstorm.client_api.endings import Endings
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
-from tokenstorm.client_api.services import Access, ServiceInfo
+from tokenstorm.client_api.services import Access, ServiceDirectory, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
+from tokenstorm.client_api.tasks import Tasks
+from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
 from tokenstorm.plan import new_run_id
-
-if TYPE_CHECKING:
-    from tokenstorm.client_api.manager import ClientManager
-
 
 LOOK_SECONDS = 1.0
 """How soon a group that is stopped while it waits for a deploy gives that up."""
 
 
 class Starter:
-    """Starts the groups of a manager; `submitted` is called when the scheduler got one more job."""
+    """Starts the groups of a book; `submitted` is called when the scheduler got one more job."""
 
-    def __init__(self, manager: "ClientManager", submitted: Callable[[], None]) -> None:
-        self._manager = manager
-        self._submitted = submitted
+    def __init__(
+        self,
+        book: Book,
+        *,
+        site: Site,
+        endings: Endings,
+        tasks: Tasks,
+        dispatcher: SlurmClientDispatcher,
+        services: ServiceDirectory,
+        submitted: Callable[[], None],
+    ) -> None:
+        self._book, self._site, self._endings, self._tasks = book, site, endings, tasks
+        self._dispatcher, self._services, self._submitted = dispatcher, services, submitted
+
+    def start(self) -> None:
+        """Go on with the groups that were being brought up."""
+        for group in self._book.active:
+            if group.stage in {"waiting", "submitting"}:
+                self._tasks.spawn(self.bring_up(group.group_id))
 
     async def create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
         info, access = await self._find(request)
         if request.dataset is not None:
-            await self._manager.dispatcher.check_dataset(request.dataset)
+            await self._dispatcher.check_dataset(request.dataset)
         request = self._settled(request)
         run_id, created_at = new_run_id(), states.now()
 
         def make(group_id: int) -> ClientGroup:
             return _new(request, info, access, group_id=group_id, run_id=run_id, created_at=created_at)
 
-        group = self._manager.store.add(
+        group = self._book.add(
             make,
             msgspec.json.encode(shown_fields(request)),
             GroupSecrets(secrets.token_urlsafe(32), request.api_key),
             idempotency_key=key,
             fingerprint=fingerprint,
         )
-        self._manager.take(group)
         try:
-            if access is not None and await self._manager.dispatcher.deployed():
+            if access is not None and await self._dispatcher.deployed():
                 return await self._submit(group, request, access)
         except (Unconfirmed, RunError) as error:  # RunError: the disk, with the job submitted or not
             self._say(group.group_id, states.UNCONFIRMED)
-            self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
+            self._tasks.spawn(self.bring_up(group.group_id, first_pause=1.0))
             raise SubmissionUnconfirmed(group.group_id, str(error)) from None
         except (ClusterError, UsageError):
-            self._bury(self._manager.expect(group.group_id))
+            self._bury(self._book.expect(group.group_id))
             raise
-        self._manager.spawn(self.bring_up(group.group_id))
+        self._tasks.spawn(self.bring_up(group.group_id))
         return group
 
     async def dry_run(self, request: GroupRequest) -> DryRun:
@@ -73,12 +88,12 @@ class Starter:
         info, access = await self._find(request)
         request = self._settled(request)
         group = _new(request, info, access, group_id=1, run_id=new_run_id(), created_at=states.now())
-        return self._manager.dispatcher.preview(group, request, access)
+        return self._dispatcher.preview(group, request, access)
 
     def _settled(self, request: GroupRequest) -> GroupRequest:
         """The request with the seed and the time limit that it leaves open."""
         seed = secrets.randbits(48) if request.seed is None else request.seed
-        minutes = request.limit(self._manager.site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES)
+        minutes = request.limit(self._site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES)
         return replace(request, seed=seed, time_limit=minutes)
 
     async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:
@@ -86,29 +101,27 @@ class Starter:
         if request.target_url is not None:
             return None, Access((("0", request.target_url),))
         service = str(request.service_id)
-        info = await self._manager.services.find(service)
+        info = await self._services.find(service)
         if info.status in ENDED:
             why = f": {info.reason}" if info.reason else ""
             message = f"the service {service!r} has ended ({info.status}{why}): create a new one"
             raise NotNow(message)
         if info.status != "running":
             return info, None
-        access = await (
-            self._manager.services.routed if request.via == "orchestrator" else self._manager.services.access
-        )(service)
+        access = await (self._services.routed if request.via == "orchestrator" else self._services.access)(service)
         return info, Access(access.endpoints, access.api_key, access.nodes, info.model) if access.endpoints else None
 
     async def _submit(self, group: ClientGroup, request: GroupRequest, access: Access) -> ClientGroup:
         """Prepare the run folder and submit the job; what was prepared before is left as it is."""
-        plan = await self._manager.dispatcher.prepared(group)
+        plan = await self._dispatcher.prepared(group)
         if plan is None:
-            known = self._manager.store.secrets(group.group_id)
+            known = self._book.store.secrets(group.group_id)
             assert known is not None, "a group has its secrets until it stops"
-            plan = await self._manager.dispatcher.make_plan(group, request, access)
+            plan = await self._dispatcher.make_plan(group, request, access)
             key = known.api_key or access.api_key
-            await self._manager.dispatcher.prepare(group, plan, GroupSecrets(known.launcher, key))
-        job_id = await self._manager.dispatcher.submit(group, request, plan)
-        group = self._manager.change(states.submitted(self._manager.expect(group.group_id), job_id))
+            await self._dispatcher.prepare(group, plan, GroupSecrets(known.launcher, key))
+        job_id = await self._dispatcher.submit(group, request, plan)
+        group = self._book.change(states.submitted(self._book.expect(group.group_id), job_id))
         self._submitted()
         return group
 
@@ -116,17 +129,17 @@ class Starter:
         """From `waiting` or `submitting` to `queued`, however often the Server API or the cluster fails."""
         await asyncio.sleep(first_pause)
         for pause in pauses(0.25, 5.0):
-            group = self._manager.current(group_id)
+            group = self._book.current(group_id)
             if group is None or group.stage not in {"waiting", "submitting"}:
                 return
             try:
-                request = msgspec.json.decode(self._manager.store.request(group_id), type=GroupRequest)
+                request = msgspec.json.decode(self._book.store.request(group_id), type=GroupRequest)
                 await self._try_to_submit(group, request)
             except Unconfirmed:
                 self._say(group_id, states.UNCONFIRMED)
             except (NotNow, Unknown, RefusedJob, UsageError) as error:
                 with contextlib.suppress(ClusterError, RunError):  # it is tried, and refused, once more
-                    await self._manager.give_up(group_id, "cancelled" if group.ending else "failed", str(error))
+                    await self._endings.give_up(group_id, "cancelled" if group.ending else "failed", str(error))
             except (ClusterError, RunError) as error:
                 self._say(group_id, str(error))
             await asyncio.sleep(pause)
@@ -135,33 +148,31 @@ class Starter:
         if group.ending:
             await self._withdraw(group, request)
             return
-        if not await self._manager.dispatcher.deployed():
+        if not await self._dispatcher.deployed():
             await self._deploy(group.group_id)
             return
-        if group.stage == "submitting" and await self._manager.dispatcher.prepared(group):
+        if group.stage == "submitting" and await self._dispatcher.prepared(group):
             await self._submit(group, request, Access(()))
             return
         info, access = await self._find(request)
-        current = self._manager.current(group.group_id)
+        current = self._book.current(group.group_id)
         if current is None:  # stopped meanwhile
             return
         if access is None:
             self._say(group.group_id, _not_ready(request, info))
             return
         engine = info.engine if info else None
-        await self._submit(self._manager.change(states.submitting(current, engine)), request, access)
+        await self._submit(self._book.change(states.submitting(current, engine)), request, access)
 
     async def _deploy(self, group_id: int) -> None:
         """Put this version on the cluster, for as long as the group is to start."""
         what = "this version of tokenstorm is being put on the cluster"
         self._say(group_id, what)
-        deploying = asyncio.create_task(
-            self._manager.dispatcher.python(lambda line: self._say(group_id, f"{what}: {line}"))
-        )
+        deploying = asyncio.create_task(self._dispatcher.python(lambda line: self._say(group_id, f"{what}: {line}")))
         try:
             while not deploying.done():
                 await asyncio.wait((deploying,), timeout=LOOK_SECONDS)
-                group = self._manager.current(group_id)
+                group = self._book.current(group_id)
                 if group is None or group.ending:
                     return
             deploying.result()
@@ -172,28 +183,28 @@ class Starter:
     async def _withdraw(self, group: ClientGroup, request: GroupRequest) -> None:
         """A group that is to end before its job is known: nothing more is submitted. A job that is there is followed to its end."""
         submitting = group.stage == "submitting"
-        job_id = await self._manager.dispatcher.withdraw(group, request) if submitting else None
+        job_id = await self._dispatcher.withdraw(group, request) if submitting else None
         if job_id is None:
-            await self._manager.give_up(group.group_id, "cancelled", "stopped before it started")
+            await self._endings.give_up(group.group_id, "cancelled", "stopped before it started")
         else:
-            self._manager.change(states.submitted(self._manager.expect(group.group_id), job_id))
+            self._book.change(states.submitted(self._book.expect(group.group_id), job_id))
             self._submitted()
 
     def _say(self, group_id: int, reason: str) -> None:
         """Why a group still waits."""
-        if group := self._manager.current(group_id):
+        if group := self._book.current(group_id):
             with contextlib.suppress(RunError):  # the disk; it is said again at the next try
-                self._manager.change(replace(group, reason=reason))
+                self._book.change(replace(group, reason=reason))
 
     def _bury(self, group: ClientGroup) -> None:
         """A group that never came to be: nobody sees it, its files go, its key is free again."""
         over = replace(states.stopped(group, "failed", "it could not be submitted"), deleted=True, purge=True)
         try:
-            over = self._manager.change(over, free_key=True)
+            over = self._book.change(over, free_key=True)
         except RunError:  # the disk: it is there, then, and goes on
-            self._manager.spawn(self.bring_up(group.group_id, first_pause=1.0))
+            self._tasks.spawn(self.bring_up(group.group_id, first_pause=1.0))
             return
-        self._manager.spawn(self._manager.purge(over))
+        self._tasks.spawn(self._endings.purge(over))
 
 
 def _new(
