@@ -161,6 +161,17 @@ class Load(Strict, frozen=True, kw_only=True):
         bool,
         doc("Ask each replica for its own metrics, once a second", Option("--engine-metrics", None, "where and when")),
     ] = True
+    gpu_exporters: Annotated[
+        tuple[str, ...],
+        Meta(max_length=64),
+        doc(
+            "Addresses of DCGM's exporter, or of one with its names, on the nodes of the engines: for power and energy",
+            Option(
+                "--gpu-exporter", "URL", "where and when", help="of DCGM's exporter, for the energy; may be given again"
+            ),
+            ["http://mel2103:9400/metrics"],
+        ),
+    ] = ()
     start: Annotated[
         Literal["auto", "manual"],
         doc(
@@ -192,12 +203,19 @@ class Load(Strict, frozen=True, kw_only=True):
         if arrival.ramp and self.measured_seconds is None:
             message = "a `ramp` needs `duration_seconds`"
             raise Misfit(message, "arrival", ["arrival.ramp", "duration_seconds"])
+        self._check_exporters()
         if self.ranks is not None and self.ranks > self.num_clients:
             message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
             raise Misfit(message, "ranks", ["num_clients"])
         if self.prompts_are_tokens and self.endpoint == "chat":
             message = 'must be "completions" for prompts of token ids: chat takes text'
             raise Misfit(message, "endpoint")
+
+    def _check_exporters(self) -> None:
+        for place, url in enumerate(self.gpu_exporters):
+            if not re.fullmatch(r"https?://[\w.:\[\]-]+(/[\w./-]*)?", url, re.ASCII):
+                message = f"must be an address, as in http://mel2103:9400/metrics, not {url!r:.80}"
+                raise Misfit(message, f"gpu_exporters[{place}]")
 
     @property
     def spread(self) -> Arrival:

@@ -71,7 +71,7 @@ def _add_options(section: "argparse._ArgumentGroup", kind: type[msgspec.Struct])
                 how["action"] = argparse.BooleanOptionalAction if default else "store_true"
             case inspect.LiteralType(values=values):
                 how["choices"] = values
-            case inspect.DictType() if option.metavar == "KEY=VALUE":
+            case inspect.DictType() | inspect.VarTupleType() if option.metavar in {"KEY=VALUE", "URL"}:
                 how |= {"action": "append", "metavar": option.metavar}
             case plain:
                 of_number = {inspect.IntType: int, inspect.FloatType: float}

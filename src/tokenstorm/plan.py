@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +29,15 @@ class Target(Strict, frozen=True, kw_only=True):
     replica: str
     url: str
     nodes: tuple[str, ...] = ()
+
+
+class GpuSampler(Strict, frozen=True, kw_only=True):
+    """Where a node's GPUs can be read, and how many there are; None where nobody said. It wants the engine's key, if `keyed`."""
+
+    node: str
+    url: str
+    gpus: int | None = None
+    keyed: bool = False
 
 
 class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"):
@@ -98,6 +108,7 @@ class Plan(Load, frozen=True, kw_only=True):
     `request_count` measured requests were sent, whichever comes first. `ranks` are processes; `launch` is the argv
     prefix that starts all of them at once (empty: child processes of the launcher). `host` is where the launcher
     listens: an address, or a network of which the machine it runs on has one: an interface's name, a CIDR, or `auto`.
+    `gpu_samplers` run beside the service's engines.
     """
 
     schema: Literal[1] = SCHEMA
@@ -111,6 +122,7 @@ class Plan(Load, frozen=True, kw_only=True):
     seed: Seed
     duration_seconds: Positive | None = DEFAULT_SECONDS
 
+    gpu_samplers: tuple[GpuSampler, ...] = ()
     ranks: Count = 1
     launch: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -125,6 +137,12 @@ class Plan(Load, frozen=True, kw_only=True):
             message = "give `duration_seconds` or `request_count`: the run would never end"
             raise Misfit(message, "duration_seconds", ["duration_seconds", "request_count"])
         super().__post_init__()
+
+    @property
+    def gpu_sources(self) -> list[GpuSampler]:
+        """All that tell of the deployment's GPUs: the service's own samplers, and the exporters that were named."""
+        named = [GpuSampler(node=urlsplit(url).netloc, url=url) for url in self.gpu_exporters]
+        return [*self.gpu_samplers, *named]
 
     @property
     def prompts_are_tokens(self) -> bool:

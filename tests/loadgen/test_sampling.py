@@ -9,7 +9,8 @@ import pytest
 
 from plans import plan
 from tokenstorm.httpd import Reply, Request, serve
-from tokenstorm.loadgen.sampling import LARGEST_TEXT, LONGEST_PAUSE, Sampler, _Engine
+from tokenstorm.loadgen.asking import LARGEST_ANSWER
+from tokenstorm.loadgen.sampling import LONGEST_PAUSE, Sampler, _Engine
 
 TEXT = "vllm:num_requests_running {running}\nvllm:generation_tokens_total {tokens}\n"
 
@@ -23,8 +24,7 @@ async def engine(handler: Handler, **fields: object) -> AsyncIterator[tuple[Samp
     port = server.sockets[0].getsockname()[1]
     sampler = Sampler(plan(targets=[{"replica": "a", "url": f"http://127.0.0.1:{port}/x/v1"}], **fields), "key")
     sampler.start(monotonic_ns() - 10**9)
-    for task in sampler._tasks:
-        task.cancel()
+    await sampler._asking.stop()
     try:
         yield sampler, sampler._watched["a"]
     finally:
@@ -65,7 +65,7 @@ def test_what_is_counted_between_two_lines_is_never_lost_and_the_key_is_shown() 
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(404, b""), (401, b""), (405, b""), (200, b"<html>"), (200, b"a 1\n" * (LARGEST_TEXT // 3))]
+    ("status", "body"), [(404, b""), (401, b""), (405, b""), (200, b"<html>"), (200, b"a 1\n" * (LARGEST_ANSWER // 3))]
 )
 def test_a_service_without_metrics_is_asked_once(status: int, body: bytes) -> None:
     async def test() -> None:

@@ -48,6 +48,8 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "request_timeout_seconds": (119.5, "119.5"),
     "ranks": (3, "3"),
     "engine_metrics": (False, "no"),
+    "gpu_exporters": (["http://n1:9400"], "http://n1:9400"),
+    "gpu_samplers": ([{"node": "n1", "url": "http://n1:1", "gpus": 4, "keyed": True}], "n1: 4 GPUs at http://n1:1"),
     "launch": (["srun", "--ntasks=3", "a b"], "srun --ntasks=3 'a b'"),
     "host": ("10.0.0.0/8", "10.0.0.0/8"),
     "start": ("manual", "manual"),

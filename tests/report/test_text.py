@@ -9,13 +9,16 @@ from plans import TWO_REPLICAS
 from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
+from tokenstorm.metrics.energy import EnergyReport, GpuEnergy
 from tokenstorm.metrics.engine import EngineSecond, EngineTally, EngineTimes
-from tokenstorm.metrics.reports import Environment, PromptStock, RankReport
+from tokenstorm.metrics.reports import Environment, PromptStock, RankReport, Reason
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.report.text import duration, live_line, prompts_used, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result
+
+GPU = GpuEnergy(gpu="GPU-a", node="n1", joules=750.0, average_watts=150.0, method="counter")
 
 
 @pytest.mark.parametrize(
@@ -212,3 +215,24 @@ def test_what_the_engine_counts_stands_beside_what_we_measured() -> None:
     (levels,) = (line for line in lines if line.startswith("engine of replica 0:"))
     for words in ("running 3.0 on average", "KV cache 50.0% at most", "prefix cache hits 25%", "2 preemptions"):
         assert words in levels
+
+
+@pytest.mark.parametrize(
+    ("energy", "words"),
+    [
+        (
+            EnergyReport(
+                valid=True, reasons=[], joules=1500.0, average_watts=300.0, joules_per_output_token=0.5, gpus=[GPU] * 2
+            ),
+            "energy of 2 GPUs: 1500 J, 300 W on average, 0.5 J per output token",
+        ),
+        (
+            EnergyReport(valid=False, reasons=[Reason("sample_gap", "GPU-a was not read")]),
+            "energy unknown: GPU-a was not read",
+        ),
+    ],
+)
+def test_energy_is_told_or_why_it_is_unknown(energy: EnergyReport, words: str) -> None:
+    of_run = summary([result(0)], Environment())
+    assert words in summary_text(msgspec.structs.replace(of_run, energy=energy)).splitlines()
+    assert "energy" not in summary_text(of_run)

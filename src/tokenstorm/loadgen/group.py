@@ -6,9 +6,10 @@ from time import monotonic_ns
 from msgspec.structs import asdict
 
 from tokenstorm.loadgen.arrivals import clients_of, count_end_ns, rate_in
-from tokenstorm.loadgen.live import Glance, RankSecond, TimelineLine
+from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, RankSecond, Sampled, TimelineLine
 from tokenstorm.loadgen.messages import Delta
-from tokenstorm.metrics.engine import EngineSecond, EngineTally
+from tokenstorm.metrics.energy import EnergyTally
+from tokenstorm.metrics.engine import EngineTally
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally, Work
@@ -16,12 +17,13 @@ from tokenstorm.plan import Plan
 
 
 class Group:
-    """Adds up deltas. Memory does not grow with the length of the run."""
+    """Adds up deltas. Memory does not grow with the length of the run, but for 40 bytes a second of each GPU."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.tally = Tally()
         self.engine = EngineTally()
+        self.energy = EnergyTally()
         self.inter_chunk: dict[int, Histogram] = {}
         self.last: dict[int, Delta] = {}
         self.worst: dict[int, RankSecond] = {}
@@ -74,13 +76,11 @@ class Group:
         """Whether something came in that no line holds yet."""
         return bool(self._pending)
 
-    def close(
-        self, t: int, phase: str, target_rps: float | None, engine: dict[str, EngineSecond] | None = None
-    ) -> TimelineLine:
+    def close(self, t: int, phase: str, target_rps: float | None, sampled: Sampled = NOTHING_SAMPLED) -> TimelineLine:
         """The line for the second `t`, and for what came in too late for the line of its own second."""
-        engine = engine or {}
         if phase == "measured":
-            self.engine.add(engine)
+            self.engine.add(sampled.engine)
+        self.energy.add(sampled.gpus)
         due = [(rank, delta) for rank, delta in self._pending if delta.second <= t]
         self._pending = [(rank, delta) for rank, delta in self._pending if delta.second > t]
         latest = dict(due)
@@ -106,7 +106,8 @@ class Group:
             ttft=Glance.of(tally.histograms["ttft"]),
             ranks={str(rank): second for rank, second in sorted(ranks.items())},
             left_out=sorted(self.left_out),
-            engine=engine,
+            engine=sampled.engine,
+            gpus=sampled.gpus,
             histograms={name: tally.histograms[name] for name in METRICS if tally.histograms[name].count},
         )
         self.total.include(work)

@@ -21,10 +21,11 @@ from tokenstorm.interfaces import local_address, node_name
 from tokenstorm.loadgen.arrivals import mean_rate, needed_ahead
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.journal import Journal
-from tokenstorm.loadgen.live import Status
+from tokenstorm.loadgen.live import Sampled, Status
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.port import Port
+from tokenstorm.loadgen.power import PowerSampler
 from tokenstorm.loadgen.preflight import EngineFacts, try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
@@ -83,6 +84,7 @@ class Launcher:
         self._progress = Progress(plan, self._group, self._ranks.up)
         self._port = Port(secret, self._progress, accept=self._ranks.accept, obey=self.obey)
         self._sampler = Sampler(plan, api_key)
+        self._power = PowerSampler(plan.gpu_sources, api_key)
         self._journal = Journal(paths, self._progress, self.obey)
         self._starting: asyncio.Task[Environment] | None = None
         self._released = asyncio.Event()
@@ -125,6 +127,7 @@ class Launcher:
         finally:
             server.close()
             await self._sampler.close()
+            await self._power.close()
             await self._ranks.close()
 
     def stop(self) -> None:
@@ -234,6 +237,7 @@ class Launcher:
         progress.phase = "running"
         self._ranks.send(Start(at=start_at, service=service))
         self._sampler.start(start_at)
+        self._power.start(start_at)
         if ahead > SILENCE_SECONDS:
             self._show()
         return start_at
@@ -267,7 +271,7 @@ class Launcher:
             self._journal.begin_turn(with_files=turn % FILES_EVERY == 0)
 
     def _close_second(self) -> None:
-        line = self._progress.close_second(self._sampler.take())
+        line = self._progress.close_second(Sampled(self._sampler.take(), self._power.take()))
         self._journal.add(line)
         self._port.publish(self._progress.status(), line)
 
@@ -283,7 +287,7 @@ class Launcher:
         self._over.set()
         await asyncio.wait([watching])
         await self._journal.end_turns()
-        await self._sampler.finish()
+        await asyncio.gather(self._sampler.finish(), self._power.finish())
         while self._progress.has_open_second():
             self._close_second()
 
@@ -322,6 +326,7 @@ class Launcher:
             environment=msgspec.structs.replace(environment, notes=notes),
             missing=merged.missing,
             engine=group.engine.report(),
+            energy=group.energy,
         )
         return summarize(run, merged.tally)
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment
@@ -40,7 +41,8 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     """One second of the group, a line of `timeline.jsonl`; the counts are of that second, warm-up included.
 
     `phase` is the one that the second began in, `target_rps` the mean of the rate that was asked for in it. `engine` is what
-    each replica said of itself, where it was asked and answered.
+    each replica said of itself, where it was asked and answered; `gpus` what its GPUs
+    said, each at its own time: in the first line also what they said shortly before the start.
     """
 
     schema: Literal[1] = SCHEMA
@@ -63,7 +65,18 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     ranks: dict[str, RankSecond]
     left_out: list[str]
     engine: dict[str, EngineSecond] = {}
+    gpus: list[GpuReading] = []
     histograms: dict[str, Histogram]
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """What was said beside the load since the second before: by each replica of itself, and by GPUs."""
+
+    engine: dict[str, EngineSecond] = {}
+    gpus: list[GpuReading] = []
+
+
+NOTHING_SAMPLED = Sampled()
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

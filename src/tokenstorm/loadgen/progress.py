@@ -6,8 +6,7 @@ from time import monotonic_ns
 
 from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
 from tokenstorm.loadgen.group import Group
-from tokenstorm.loadgen.live import Glance, Status, TimelineLine
-from tokenstorm.metrics.engine import EngineSecond
+from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, Sampled, Status, TimelineLine
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.reports import Environment
 from tokenstorm.metrics.tally import Outcomes
@@ -67,11 +66,11 @@ class Progress:
             return 1.0
         return max(0.0, (self.start_at - monotonic_ns()) / 1e9 + self.second + 1 + SETTLE_SECONDS)
 
-    def close_second(self, engine: dict[str, EngineSecond] | None = None) -> TimelineLine:
-        """Make the line of the next second, with what the replicas said of themselves."""
+    def close_second(self, sampled: Sampled = NOTHING_SAMPLED) -> TimelineLine:
+        """Make the line of the next second, with what was said beside the load."""
         second, end = self.second, self.window_end
         self.second += 1
-        return self._group.close(second, self._group.phase_of(second, end), self._group.target_of(second, end), engine)
+        return self._group.close(second, self._group.phase_of(second, end), self._group.target_of(second, end), sampled)
 
     def status(self, reason: str | None = None) -> Status:
         """How far the group is; `reason` says why it failed."""

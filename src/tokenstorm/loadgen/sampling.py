@@ -4,9 +4,9 @@ The launcher asks, and no rank: nothing of the load waits for it. A replica that
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from time import monotonic_ns
 
+from tokenstorm.loadgen.asking import LARGEST_ANSWER, Asking
 from tokenstorm.loadgen.document import Document, fetch
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.openai import request_head
@@ -15,14 +15,10 @@ from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.enginetext import EngineReading, read_engine, second_between
 from tokenstorm.plan import Plan
 
-ASK_SECONDS = 5.0
 LAST_SECONDS = 1.0
 """What the last look may take, when the run is over."""
-LARGEST_TEXT = 2 * 1024 * 1024
 LONGEST_PAUSE = 30
 """Seconds between two tries to reach a replica that does not answer, at most."""
-LEAD_SECONDS = 0.02
-"""Each question leaves this long before its full second, so that the answer speaks of that second."""
 _NEVER = frozenset((401, 403, 404, 405, 410, 501))
 """Statuses of a service that has no metrics, or none for us."""
 
@@ -36,7 +32,7 @@ class Sampler:
         self._endpoints = endpoints_of((target.url for target in asked), plan.endpoint)
         self._api_key = api_key
         self._watched: dict[str, _Engine] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._asking = Asking()
 
     def start(self, start_at: int) -> None:
         """Begin to ask, at each full second from `start_at` on."""
@@ -44,7 +40,7 @@ class Sampler:
         for replica, endpoint, pool in zip(self._replicas, self._endpoints, pools, strict=True):
             request = request_head("GET", endpoint, f"{endpoint.path}/metrics", self._api_key) + b"\r\n"
             engine = self._watched[replica] = _Engine(pool, request, start_at)
-            self._tasks.append(asyncio.create_task(each_second(start_at, engine.ask)))
+            self._asking.begin(start_at, engine.ask)
 
     def take(self) -> dict[str, EngineSecond]:
         """What was said since this was called last, by replica."""
@@ -53,40 +49,15 @@ class Sampler:
 
     async def finish(self) -> None:
         """Ask a last time, so that nothing of the end is missing."""
-        await self._stop()
+        await self._asking.stop()
         last = [engine.ask(LAST_SECONDS) for engine in self._watched.values() if engine.has_said]
         await asyncio.gather(*last)
 
     async def close(self) -> None:
         """Stop asking, and give up the connections."""
-        await self._stop()
+        await self._asking.stop()
         for engine in self._watched.values():
             engine.pool.close()
-
-    async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        for task in self._tasks:
-            if not task.cancelled():
-                task.result()  # a bug in it shows
-        self._tasks.clear()
-
-
-Ask = Callable[[float], Awaitable[int | None]]
-"""Asks once within so many seconds. Returns how many seconds later to ask again; None: never."""
-
-
-async def each_second(start_at: int, ask: Ask) -> None:
-    """Ask at full seconds from `start_at` on, also before it if that is far; one that takes long skips some."""
-    second = min(0, (monotonic_ns() - start_at) // 10**9)
-    while True:
-        await asyncio.sleep(max(0.0, (start_at - monotonic_ns()) / 1e9 + second - LEAD_SECONDS))
-        later = await ask(ASK_SECONDS)
-        if later is None:
-            return
-        second = max(second + later, (monotonic_ns() - start_at) // 10**9 + 1)
 
 
 class _Engine:
@@ -109,7 +80,7 @@ class _Engine:
 
     async def ask(self, seconds: float) -> int | None:
         """Ask once; see `Ask`."""
-        document = await fetch(self.pool, self._request, seconds=seconds, limit=LARGEST_TEXT)
+        document = await fetch(self.pool, self._request, seconds=seconds, limit=LARGEST_ANSWER)
         reading = read_engine(body) if (body := document.body) is not None else None
         if reading is not None:
             self._failures = 0

@@ -3,6 +3,13 @@
 import msgspec
 
 
+class Reason(msgspec.Struct, frozen=True):
+    """One problem: a code for programs, a sentence for people."""
+
+    code: str
+    text: str
+
+
 class DiskReport(msgspec.Struct, frozen=True):
     """How the disk did: the slowest write in seconds, how many were slow, how many lines were lost, and why.
 

@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 import msgspec
 from msgspec.structs import asdict
 
+from tokenstorm.metrics.energy import Done, EnergyReport, EnergyTally
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport
@@ -50,6 +51,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     missing: Missing = Missing()
     engine: EngineReport | None = None
+    energy: EnergyTally = msgspec.field(default_factory=EnergyTally)
 
 
 def summarize(run: Run, tally: Tally) -> Summary:
@@ -81,6 +83,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
         client=_client(run, tally),
         environment=run.environment,
         engine=run.engine,
+        energy=_energy(run, tally),
     )
     return Summary(**asdict(figures), verdict=judge(figures, run.missing))
 
@@ -114,6 +117,17 @@ def _rates(run: Run, tally: Tally) -> Rates:
         output_tokens_per_second=_output(tally.output_tokens_in_window / seconds, tally),
         prompt_tokens_per_second=_known(tally.prompt_tokens_in_window / seconds, tally),
     )
+
+
+def _energy(run: Run, tally: Tally) -> EnergyReport | None:
+    plan = run.plan
+    done = Done(
+        tally.done_in_window,
+        _output(tally.output_tokens_in_window, tally),
+        _known(tally.prompt_tokens_in_window, tally),
+    )
+    nodes = {node for target in plan.targets for node in target.nodes}
+    return run.energy.report(plan.gpu_sources, nodes, plan.window_start_ns / 1e9, run.window_end / 1e9, done)
 
 
 def _known(value: N, tally: Tally) -> N | None:

@@ -4,8 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.metrics.energy import EnergyReport
 from tokenstorm.metrics.engine import EngineReport
-from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport
+from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport, Reason
 from tokenstorm.metrics.tally import Counts
 from tokenstorm.plan import Plan
 
@@ -15,13 +16,6 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 State = Literal["valid", "suspect", "invalid"]
 Outcome = Literal["completed", "cancelled", "cut off", "running"]
 """How a run ended: as planned, because somebody stopped it, or without a summary of its own."""
-
-
-class Reason(msgspec.Struct, frozen=True):
-    """One problem: a code for programs, a sentence for people."""
-
-    code: str
-    text: str
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -108,7 +102,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """All of a summary but the verdict. Counts, rates, tokens and metrics speak of the measured window.
 
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
-    failed request for each kind. `engine` is what the replicas said of themselves; None where they say nothing.
+    failed request for each kind. `engine` is what the replicas said of themselves; None where they say nothing; `energy`
+    what their GPUs took, None where nobody reads them.
     """
 
     schema: Literal[1] = SCHEMA
@@ -131,6 +126,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     client: ClientReport
     environment: Environment
     engine: EngineReport | None = None
+    energy: EnergyReport | None = None
 
 
 class Summary(Figures, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ All bounds of the verdict are here. A simulated engine is no fault.
 
 import msgspec
 
-from tokenstorm.metrics.summary import Figures, Reason, State, Verdict
+from tokenstorm.metrics.reports import Reason
+from tokenstorm.metrics.summary import Figures, State, Verdict
 from tokenstorm.result import INTERNAL
 
 SENT_SUSPECT, SENT_INVALID = 0.99, 0.95

@@ -6,7 +6,7 @@ import msgspec
 
 from tokenstorm.lengths import Length
 from tokenstorm.load import Arrival
-from tokenstorm.plan import Plan, PromptFile, PromptList, Synthetic, Target, listed
+from tokenstorm.plan import GpuSampler, Plan, PromptFile, PromptList, Synthetic, Target, listed
 
 MOST_SHOWN = 20
 """Of prompts, stages and targets."""
@@ -34,6 +34,8 @@ _NAMES = {
     "request_timeout_seconds": "Timeout of a request, seconds",
     "ranks": "Ranks",
     "engine_metrics": "The engine's own metrics sampled",
+    "gpu_exporters": "GPU exporters",
+    "gpu_samplers": "GPUs are read at",
     "launch": "Ranks are started by",
     "host": "The launcher listens on",
     "start": "Start",
@@ -75,9 +77,18 @@ def _in_words(value: object) -> str:
 
 
 def _several(values: tuple[object, ...]) -> str:
-    """Targets, or the words of a command."""
-    targets = [f"{one.replica}: {one.url}" for one in values if isinstance(one, Target)]
-    return _listed(targets, "\n") if targets else shlex.join(map(str, values))
+    """Targets, where GPUs are read, or the words of a command."""
+    places = [place for one in values if (place := _place(one))]
+    return _listed(places, "\n") if places else shlex.join(map(str, values))
+
+
+def _place(value: object) -> str:
+    match value:
+        case Target():
+            return f"{value.replica}: {value.url}"
+        case GpuSampler():
+            return f"{value.node}: {'all' if value.gpus is None else value.gpus} GPUs at {value.url}"
+    return ""
 
 
 def _prompts(prompts: PromptList | PromptFile | Synthetic) -> str:

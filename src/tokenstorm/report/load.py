@@ -9,6 +9,7 @@ from tokenstorm.errors import OtherVersion, PlanError, RunError
 from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
+from tokenstorm.metrics.energy import EnergyTally
 from tokenstorm.metrics.engine import EngineTally
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.reports import Environment, RankReport
@@ -70,15 +71,18 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
         run = replace(run, outcome="running") if goes_on else run
     else:
         tally, run = _again(plan, written, found, timeline, counted)
-    engine = EngineTally()
+    engine, energy = EngineTally(), EnergyTally()
     for line in timeline:  # inter-chunk times, and what the engine said, stand there alone
         if histogram := line.histograms.get("inter_chunk"):
             tally.histograms["inter_chunk"].merge(histogram)
+        energy.add(line.gpus)
         if line.phase == "measured":
             engine.add(line.engine)
     notes = dict.fromkeys(run.environment.notes + list(dict.fromkeys(missing.words))[:NOTED])
     environment = replace(run.environment, notes=list(notes))
-    return summarize(replace(run, missing=missing, environment=environment, engine=engine.report()), tally)
+    return summarize(
+        replace(run, missing=missing, environment=environment, engine=engine.report(), energy=energy), tally
+    )
 
 
 def _again(

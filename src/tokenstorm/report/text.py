@@ -66,6 +66,7 @@ def summary_text(summary: Summary) -> str:
         "",
         *_replicas(summary),
         *_replica_levels(summary),
+        *_energy(summary),
         *_verdict(summary),
     ]
     return "\n".join(map(printable_line, lines))  # of what came from outside, nothing begins a line of its own
@@ -237,6 +238,23 @@ def _replica_levels(summary: Summary) -> list[str]:
         if parts:
             lines.append(f"engine of replica {name}: {', '.join(parts)}")
     return [*lines, *[""][: len(lines)]]
+
+
+def _energy(summary: Summary) -> list[str]:
+    """What the GPUs took, or why nobody knows."""
+    energy = summary.energy
+    if energy is None:
+        return []
+    if not energy.valid:
+        return [*(f"energy unknown: {reason.text}" for reason in energy.reasons), ""]
+    parts = [f"{_figure(energy.joules)} J, {_figure(energy.average_watts)} W on average"]
+    for value, what in (
+        (energy.joules_per_output_token, "output token"),
+        (energy.joules_per_total_token, "token"),
+        (energy.joules_per_request, "request"),
+    ):
+        parts += [f"{_figure(value)} J per {what}"] if value is not None else []
+    return [f"energy of {_many(len(energy.gpus), 'GPU')}: {', '.join(parts)}", ""]
 
 
 def _percentile(metric: Metric, quantile: str) -> str:
