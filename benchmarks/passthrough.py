@@ -28,6 +28,7 @@ import uvloop
 
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
+from tokenstorm.orchestrator.app import described
 from tokenstorm.orchestrator.replicas import Replica
 from tokenstorm.orchestrator.routing import Router, vllm_routes
 from tokenstorm.server_api.app import create_app
@@ -144,7 +145,7 @@ async def serve(what: str, url: str) -> None:
     """The orchestrator's routing to one replica, or the Server API in front of it."""
     async with httpx.AsyncClient(transport=transport(LocalShell()), trust_env=False) as client:
         if what == "server":
-            app = create_app(Fixed(Address(url)), client)
+            app = create_app(Fixed(Address(url)), client, described())
         else:
             host, _, port = url.removeprefix("http://").partition(":")
             only = Replica(

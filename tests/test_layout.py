@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 import tokenstorm
 
 HOME = Path(tokenstorm.__file__).parent
+LONGEST_CHAIN = 16
 BARE_NODE = """
 import sys
 
@@ -84,11 +85,13 @@ assert not {"fastapi", "starlette", "uvicorn"} & {*sys.modules}
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("package", ["client_api", "httpd", "loadgen", "metrics", "report", "simulator"])
+PACKAGES = sorted({path.relative_to(HOME).parts[0] for path in HOME.rglob("*.py")})
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_file_is_read_in_one_sitting_and_a_function_at_one_look(package: str) -> None:
-    files = sorted((HOME / package).glob("*.py"))
-    assert files
-    for path in files:
+    top = HOME / package
+    for path in [top] if top.is_file() else sorted(top.rglob("*.py")):
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path
         for node in ast.walk(ast.parse(text)):
@@ -96,27 +99,47 @@ def test_a_file_is_read_in_one_sitting_and_a_function_at_one_look(package: str) 
                 assert (node.end_lineno or 0) - node.lineno < 60, (path, node.name)
 
 
-def test_no_module_needs_itself_not_even_for_its_types() -> None:
-    """What stands under TYPE_CHECKING counts."""
-    TopologicalSorter(imports()).prepare()  # raises CycleError, which names the circle
+def test_a_chain_of_imports_is_short_and_never_a_circle() -> None:
+    """What stands in a function or under TYPE_CHECKING counts."""
+    graph = imports()
+    longest: dict[str, list[str]] = {}
+    for name in TopologicalSorter(graph).static_order():  # raises CycleError, which names the circle
+        longest[name] = [name, *max((longest[one] for one in graph.get(name, ()) if one in graph), key=len, default=[])]
+    chain = max(longest.values(), key=len)
+    assert len(chain) <= LONGEST_CHAIN, " > ".join(chain)
 
 
-def imports() -> dict[str, set[str]]:
-    """The modules that each of ours imports, wherever in its text that stands."""
+def test_few_modules_load_asyncssh_when_they_are_imported() -> None:
+    graph = imports(late=False)
+    loading: set[str] = {"asyncssh"}
+    while more := {name for name, wanted in graph.items() if wanted & loading} - loading:
+        loading |= more
+    assert 1 < len(loading) <= 1 + 8, sorted(loading)
+
+
+def imports(*, late: bool = True) -> dict[str, set[str]]:
+    """What each of our modules imports; with `late` also what a function of it imports once it is called."""
     paths = {
         ".".join(path.relative_to(HOME.parent).with_suffix("").parts).removesuffix(".__init__"): path
         for path in HOME.rglob("*.py")
     }
-    return {module: _imported(path, module, paths.keys()) - {module} for module, path in paths.items()}
+    return {module: _imported(path, module, paths.keys(), late=late) - {module} for module, path in paths.items()}
 
 
-def _imported(path: Path, module: str, known: Collection[str]) -> set[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+def _imported(path: Path, module: str, known: Collection[str], *, late: bool) -> set[str]:
+    names: set[str] = set()
+    for node in _parts(ast.parse(path.read_text()), late=late):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             source = resolve_name("." * node.level + (node.module or ""), package)
-            names += [one if (one := f"{source}.{alias.name}") in known else source for alias in node.names]
-    return {name for name in names if name in known}
+            names |= {one if (one := f"{source}.{alias.name}") in known else source for alias in node.names}
+    return names
+
+
+def _parts(node: ast.AST, *, late: bool) -> Iterator[ast.AST]:
+    for part in ast.iter_child_nodes(node):
+        yield part
+        if late or not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _parts(part, late=late)

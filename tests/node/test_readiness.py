@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tokenstorm.node.readiness import Answer, Verdict, Wanted, judge
+from tokenstorm.node.readiness import Answer, Verdict, judge
+from tokenstorm.node.service import Wanted
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TOKEN = {"choices": [{"message": {"role": "assistant", "content": "Hi"}, "finish_reason": "length"}]}

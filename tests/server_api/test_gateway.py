@@ -34,7 +34,9 @@ def behind(folder: Path, test: Test, *, token: str | None = None) -> None:
             below = Server(app, "127.0.0.1", 0)
             await stack.enter_async_context(below.running())
             up = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
-            above = Server(create_app(Fixed(Address(below.url, token)), up), "127.0.0.1", 0)
+            above = Server(
+                create_app(Fixed(Address(below.url, token)), up, orchestrator_app.described()), "127.0.0.1", 0
+            )
             await stack.enter_async_context(above.running())
             clients = [
                 await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=20))
@@ -151,7 +153,7 @@ def test_without_an_orchestrator_it_says_how_to_start_one(path: str) -> None:
         async with asyncio.timeout(30), AsyncExitStack() as stack:
             up = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
             nobody = f"http://127.0.0.1:{free_port()}"
-            server = Server(create_app(Fixed(Address(nobody)), up), "127.0.0.1", 0)
+            server = Server(create_app(Fixed(Address(nobody)), up, orchestrator_app.described()), "127.0.0.1", 0)
             await stack.enter_async_context(server.running())
             api = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
             answer = await api.get(path)

@@ -42,7 +42,7 @@ async def serve(folder: Path, stack: AsyncExitStack) -> tuple[str, list[str]]:
     engines, up = [await stack.enter_async_context(client) for client in clients]
     below = Server(orchestrator_app.create_app(orchestrator, Router(orchestrator.replicas, engines)), "127.0.0.1", 0)
     await stack.enter_async_context(below.running())
-    above = Server(create_app(Fixed(Address(below.url)), up), "127.0.0.1", 0)
+    above = Server(create_app(Fixed(Address(below.url)), up, orchestrator_app.described()), "127.0.0.1", 0)
     await stack.enter_async_context(above.running())
     return above.url, [one.id, group.id, ended.id]
 
@@ -79,7 +79,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
     thread.join(30)
 
 
-schema = schemathesis.openapi.from_dict(create_app(Fixed(Address("http://127.0.0.1:1")), httpx.AsyncClient()).openapi())
+described = create_app(Fixed(Address("http://127.0.0.1:1")), httpx.AsyncClient(), orchestrator_app.described())
+schema = schemathesis.openapi.from_dict(described.openapi())
 turns = itertools.count()
 
 

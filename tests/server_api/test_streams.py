@@ -12,6 +12,7 @@ import pytest
 from running import Engine, Stage, fetch
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.local import LocalShell
+from tokenstorm.orchestrator.app import described
 from tokenstorm.orchestrator.replicas import Replica
 from tokenstorm.orchestrator.routing import Router, vllm_routes
 from tokenstorm.server_api.app import create_app
@@ -57,7 +58,7 @@ async def gateway(engines: list[Engine]) -> AsyncIterator[str]:
         orchestrator = Server(below, "127.0.0.1", 0)
         await stack.enter_async_context(orchestrator.running())
         across = await stack.enter_async_context(httpx.AsyncClient(transport=transport(LocalShell()), trust_env=False))
-        server = Server(create_app(Fixed(Address(orchestrator.url)), across), "127.0.0.1", 0)
+        server = Server(create_app(Fixed(Address(orchestrator.url)), across, described()), "127.0.0.1", 0)
         await stack.enter_async_context(server.running())
         yield f"{server.url}/api/v1/vllm/s1"
 

@@ -31,6 +31,7 @@ from tokenstorm.config.profile import Profile
 from tokenstorm.errors import ApiError, ClusterError
 from tokenstorm.interfaces import ANY_NETWORK, local_address
 from tokenstorm.orchestrator.app import create_app as orchestrator_app
+from tokenstorm.orchestrator.app import described
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
@@ -116,7 +117,9 @@ async def placed_here(folder: Path) -> AsyncIterator[None]:
 async def server_api(where: Where, client: httpx.AsyncClient, listen: Listen) -> AsyncIterator[str]:
     """The Server API before an orchestrator that `client` reaches; its URL."""
     async with client:
-        server = Server(server_app(where, client, token=listen.token), listen.host, listen.port)
+        server = Server(
+            server_app(where, client, described(token=listen.token), token=listen.token), listen.host, listen.port
+        )
         async with server.running():
             yield server.url
 

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
 from tokenstorm.api.answer import Outcome
-from tokenstorm.config.profile import Kind
+from tokenstorm.config.kind import Kind
 
 __all__ = ["Job", "JobId", "JobState", "Kind", "Outcome", "Scheduler"]
 

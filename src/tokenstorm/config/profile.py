@@ -7,11 +7,9 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from tokenstorm.config.kind import Kind
 from tokenstorm.config.sbatch import FORMS, overridden, refused, values
 from tokenstorm.timelimit import minutes_between
-
-Kind = Literal["cpu", "gpu"]
-"""What nodes a job is for."""
 
 
 def _one_line(text: str) -> str:

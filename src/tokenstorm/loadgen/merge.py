@@ -8,9 +8,8 @@ from tokenstorm.loadgen.arrivals import window_end_of
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.lost import tally_of_lost
 from tokenstorm.loadgen.ranks import Member, Ranks
-from tokenstorm.metrics.reports import DiskReport, RankReport
+from tokenstorm.metrics.reports import DiskReport, Missing, RankReport
 from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import Missing
 from tokenstorm.plan import Plan
 
 

@@ -93,3 +93,13 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     engine: dict[str, object] = {}
     prompts: PromptStock | None = None
     notes: list[str] = []
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """What a run wrote and is missing now: each file and what it lacks, in words, and the share of the requests."""
+
+    words: list[str] = []
+    share: float = 0.0
+
+
+NOTHING_MISSING = Missing()

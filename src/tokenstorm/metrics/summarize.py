@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 from tokenstorm.metrics.energy import Done, EnergyReport, EnergyTally
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport
+from tokenstorm.metrics.reports import Clock, DiskReport, Environment, Missing, RankReport
 from tokenstorm.metrics.summary import (
     QUANTILES,
     ClientReport,
@@ -22,7 +22,7 @@ from tokenstorm.metrics.summary import (
     Windows,
 )
 from tokenstorm.metrics.tally import METRICS, Counts, Tally
-from tokenstorm.metrics.verdict import Missing, judge
+from tokenstorm.metrics.verdict import judge
 from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED, EXHAUSTED
 

@@ -3,9 +3,7 @@
 All bounds of the verdict are here. A simulated engine is no fault.
 """
 
-import msgspec
-
-from tokenstorm.metrics.reports import Reason
+from tokenstorm.metrics.reports import NOTHING_MISSING, Missing, Reason
 from tokenstorm.metrics.summary import Figures, State, Verdict
 from tokenstorm.result import INTERNAL
 
@@ -32,16 +30,6 @@ COMPARED_COUNT = 100
 """The two are compared if each comes from at least this many requests."""
 COMPARED_SHARE = 0.10
 """And if their numbers of requests differ by at most this: else the engine also served somebody else."""
-
-
-class Missing(msgspec.Struct, frozen=True):
-    """What a run wrote and is missing now: each file and what it lacks, in words, and the share of the requests."""
-
-    words: list[str] = []
-    share: float = 0.0
-
-
-NOTHING_MISSING = Missing()
 
 
 def judge(figures: Figures, missing: Missing = NOTHING_MISSING) -> Verdict:

@@ -16,6 +16,7 @@ import msgspec
 
 from tokenstorm.loadgen.answers import Whole
 from tokenstorm.loadgen.models import Models, asked_for, not_among, read_models
+from tokenstorm.node.service import Wanted
 from tokenstorm.result import Failure
 
 _ABSENT = frozenset((404, 405, 501))
@@ -70,16 +71,6 @@ class Verdict:
     state: State
     reason: str = ""
     proof: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is asked of an engine. `generates` is false for one that is not asked for a token."""
-
-    health_path: str = "/health"
-    models_path: str = "/v1/models"
-    model: str | None = None
-    generates: bool = True
 
 
 async def judge(wanted: Wanted, ask: Ask, say: Callable[[str], None]) -> Verdict:

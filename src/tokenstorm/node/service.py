@@ -12,13 +12,21 @@ from msgspec import Meta
 from tokenstorm.errors import NOT_JSON, UsageError
 from tokenstorm.interfaces import interface_of, node_name
 from tokenstorm.node.devices import VISIBLE, Vendor, shared_out
-from tokenstorm.node.readiness import Wanted
 from tokenstorm.runs import write_atomically
 from tokenstorm.unproxied import NO_PROXY, unproxied
 
 LAST_PORT = 65535
 MARK = "TOKENSTORM_REPLICA"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of an engine. `generates` is false for one that is not asked for a token."""
+
+    health_path: str = "/health"
+    models_path: str = "/v1/models"
+    model: str | None = None
+    generates: bool = True
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

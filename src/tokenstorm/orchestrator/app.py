@@ -1,7 +1,7 @@
 """The orchestrator's API: services, groups, recipes, and the way to the engines."""
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -67,6 +67,11 @@ def create_app(
     app.include_router(recipe_routes(orchestrator, token, near=near), prefix=PREFIX)
     app.include_router(vllm_routes(router, lambda: orchestrator.list()), prefix=PREFIX)  # noqa: PLW0108 - asked when it is started
     return app
+
+
+def described(*, token: str | None = None) -> FastAPI:
+    """The API with no orchestrator behind it: for its documents alone."""
+    return create_app(cast("ServiceOrchestrator", None), cast("Router", None), token=token)
 
 
 def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:

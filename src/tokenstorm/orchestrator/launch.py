@@ -15,6 +15,7 @@ from .recipes import (
     IS_WORKER,
     OF_THE_NODE,
     PLACEHOLDER,
+    SIMULATED,
     VARIABLE,
     KeyDelivery,
     Probe,
@@ -23,7 +24,6 @@ from .recipes import (
     Words,
     unfit,
 )
-from .service import SIMULATED
 
 _SIMULATOR_KEY = "TOKENSTORM_API_KEY"
 

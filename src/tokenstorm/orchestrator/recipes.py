@@ -13,6 +13,8 @@ from tokenstorm.errors import Unknown
 from .document import Document, RecipeError, Section, read_document, section, wrong
 from .parameters import KINDS, Parameter, memory_mb
 
+SIMULATED = "simulated"
+"""The engine that stands in for any other."""
 SHIPPED = Path(__file__).parents[1] / "recipes"
 PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?)\}")
 OF_THE_NODE = frozenset(("host", "port", "index", "api_key_file", "interface", "head", "head_port", "node_rank"))

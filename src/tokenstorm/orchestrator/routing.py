@@ -220,19 +220,7 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
 
     @routes.get("/services", summary="The services that take prompts")
     async def list_services() -> EngineServices:
-        found = tuple(
-            EngineService(
-                id=one.id,
-                recipe_name=one.recipe_name,
-                engine=one.engine,
-                simulated=one.simulated,
-                model=one.model,
-                status=one.status,
-                healthy_replicas=sum(replica.status == "running" for replica in router.replicas(one.id)),
-            )
-            for one in services()
-            if not one.ended
-        )
+        found = tuple(_engine_service(one, router) for one in services() if not one.ended)
         return EngineServices(services=found, count=len(found))
 
     @routes.get("/{service_id}/models", summary="Its models", responses=problems(404))
@@ -275,6 +263,18 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
         return await pass_through(router, service_id, "", request)
 
     return routes
+
+
+def _engine_service(service: Service, router: Router) -> EngineService:
+    return EngineService(
+        id=service.id,
+        recipe_name=service.recipe_name,
+        engine=service.engine,
+        simulated=service.simulated,
+        model=service.model,
+        status=service.status,
+        healthy_replicas=sum(replica.status == "running" for replica in router.replicas(service.id)),
+    )
 
 
 _HOW_TO = """Any call of the engine's own OpenAI API, on the next healthy replica; streams come as they are made.

@@ -10,11 +10,10 @@ from tokenstorm.api.services import ENDED, Status
 from tokenstorm.cluster.pending import why_pending
 from tokenstorm.cluster.scheduler import JobState, Outcome, Sent
 
-from .recipes import Probe, Resources
+from .recipes import SIMULATED, Probe, Resources
 from .replicas import Replica
 
 STATUSES: tuple[Status, ...] = get_args(Status)
-SIMULATED = "simulated"
 """The engine of a service that no real one answers for."""
 
 LEAVE_SECONDS = 30

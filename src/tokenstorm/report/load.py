@@ -12,11 +12,10 @@ from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.energy import EnergyTally
 from tokenstorm.metrics.engine import EngineTally
 from tokenstorm.metrics.rebuild import tally_of
-from tokenstorm.metrics.reports import Environment, RankReport
+from tokenstorm.metrics.reports import Environment, Missing, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import STALL_SECONDS, Tally
-from tokenstorm.metrics.verdict import Missing
 from tokenstorm.plan import Plan, read_plan
 from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of
 from tokenstorm.runs import RunPaths

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.rebuild import YEAR_NS
-from tokenstorm.metrics.reports import RankReport
+from tokenstorm.metrics.reports import Missing, RankReport
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally
-from tokenstorm.metrics.verdict import Missing
 from tokenstorm.plan import Plan
 from tokenstorm.runs import RunPaths
 

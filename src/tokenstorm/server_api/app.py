@@ -2,21 +2,19 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request, Response
 
 from tokenstorm.errors import ClusterError
-from tokenstorm.orchestrator import app as orchestrator_app
-from tokenstorm.orchestrator.routing import Router, error_form
-from tokenstorm.orchestrator.services import ServiceOrchestrator
+from tokenstorm.orchestrator.routing import error_form
 from tokenstorm.prometheus import family
 from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
 from tokenstorm.server_api.where import Where
 from tokenstorm.web import Problem, new_app, problems
 
-PREFIX = orchestrator_app.PREFIX
+PREFIX = "/api/v1"
 READY_SECONDS = 5.0
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 _OURS = frozenset((b"origin", b"x-forwarded-host"))
@@ -27,8 +25,8 @@ _DESCRIPTION = """Inference services on the cluster, from this machine. Everythi
 """
 
 
-def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = None) -> FastAPI:
-    """The gateway to the orchestrator, which `client` can reach.
+def create_app(where: Where, client: httpx.AsyncClient, described: FastAPI, *, token: str | None = None) -> FastAPI:
+    """The gateway to the orchestrator, which `client` can reach; `described` is its API, for the documents.
 
     Streams pass fastest where the client is over `tokenstorm.cluster.http.transport`.
     """
@@ -72,7 +70,7 @@ def create_app(where: Where, client: httpx.AsyncClient, *, token: str | None = N
             return form(failure.status, failure.detail, failure.headers)
         raise failure
 
-    _document(app, token)
+    _document(app, described)
     return app
 
 
@@ -100,10 +98,8 @@ def _detail(answer: httpx.Response) -> str:
     return str(found.get("detail", answer.text)) if isinstance(found, dict) else answer.text
 
 
-def _document(app: FastAPI, token: str | None) -> None:
+def _document(app: FastAPI, described: FastAPI) -> None:
     """Describe what is handed on as the orchestrator does."""
-    nobody = cast("ServiceOrchestrator", None)  # its routes are only described here
-    described = orchestrator_app.create_app(nobody, cast("Router", None), token=token)
     app.description = _DESCRIPTION + described.description
     own = app.openapi
 

@@ -1,0 +1,5 @@
+"""For which nodes a job is."""
+
+from typing import Literal
+
+Kind = Literal["cpu", "gpu"]
