@@ -18,6 +18,7 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.ssh.files import LOGS, PART
 from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
+from tokenstorm.jobs.logs import read_on
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable_line
@@ -135,15 +136,9 @@ class Archive:
         if is_over:
             await self.at_home(run_id)
             shell, folder = self._here, PurePosixPath(self.paths(run_id).root)
-        offsets = [int(number) for number in after.split("-")] if after else [0, 0]
-        texts = []
-        for index, name in enumerate(LOGS):
-            with contextlib.suppress(FileNotFoundError):
-                data = await shell.get(folder / name, offset=offsets[index], limit=LOG_BYTES)
-                cut = data.rfind(b"\n") + 1 or len(data)
-                texts.append(data[:cut].decode(errors="replace"))
-                offsets[index] += cut
-        return "".join(texts), "-".join(map(str, offsets))
+        places = dict(zip(LOGS, map(int, after.split("-")), strict=True)) if after else {}
+        parts = await read_on(shell, folder, LOGS, places, limit=LOG_BYTES, whole_lines=True)
+        return "".join(text for _, text in parts), "-".join(str(places.get(name, 0)) for name in LOGS)
 
     async def forget_secrets(self, run_id: str) -> None:
         """The launcher does it; one that was killed did not."""

@@ -1,19 +1,17 @@
 """The logs of a service in pieces: the job's own output and that of each replica, from where the last piece ended."""
 
-import codecs
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import Unknown, UsageError
+from tokenstorm.jobs.logs import read_on
 
 _LOG = re.compile(r"(?:stdout|stderr|replica\.(?P<replica>[^,:]+))\.log")
 _PLACE = r"(stdout|stderr|replica\.[^,:]+)\.log:[0-9]{1,15}"
 LEAST_BYTES = 256
 """Of a piece: more than any character and any secret has, so that the next one lies behind it."""
-TELLING_NOTHING = 3
-"""So short a beginning, which is the same for all keys, may end a piece, and is shown."""
 PLACES = f"^({_PLACE}(,{_PLACE})*)?$"
 """What a place in the logs looks like: an offset in each file."""
 
@@ -39,19 +37,8 @@ async def read_logs(
     places = _places(after)
     names = await shell.list(folder)
     _check_source(source, names, replicas)
-    parts: list[tuple[str, str]] = []
-    for name in names:
-        match = _LOG.fullmatch(name)
-        if match is None or source not in (None, match["replica"] or "job"):
-            continue
-        try:
-            data = await shell.get(folder / name, offset=places.get(name, 0), limit=limit)
-        except FileNotFoundError:
-            continue
-        text, used = _decoded(data[: len(data) - _begun(data, secret.encode())])
-        places[name] = places.get(name, 0) + used
-        if text:
-            parts.append((name, text.replace(secret, "***").replace(secret[TELLING_NOTHING:], "***")))
+    chosen = [name for name in names if (match := _LOG.fullmatch(name)) and source in (None, match["replica"] or "job")]
+    parts = await read_on(shell, folder, chosen, places, limit=limit, secret=secret)
     whole = (
         parts[0][1]
         if source and len(parts) == 1
@@ -77,20 +64,6 @@ def _places(after: str | None) -> dict[str, int]:
         raise UsageError(message, "after")
     parts = (part.rpartition(":") for part in after.split(","))
     return {name: int(place) for name, _, place in parts}
-
-
-def _decoded(data: bytes) -> tuple[str, int]:
-    """The text, and how many bytes it took: a character that is cut in two is left for the next piece."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(data)
-    left = decoder.getstate()[0]
-    return text, len(data) - len(left)
-
-
-def _begun(data: bytes, secret: bytes) -> int:
-    """How many bytes at the end may be the beginning of the secret: they are left for the next piece, which has all of it."""
-    lengths = range(min(len(secret) - 1, len(data)), TELLING_NOTHING, -1)
-    return next((length for length in lengths if data.endswith(secret[:length])), 0)
 
 
 def _ended(text: str) -> str:

@@ -28,7 +28,7 @@ from .recipes import Recipes
 from .replicas import Replica
 from .service import Service, advance, as_stored
 from .starter import SUBMITTING, Starter
-from .store import Store, open_store
+from .store import Store
 from .watch import Watch, last_words_of
 
 FIRST_LOOK_SECONDS = 5.0
@@ -87,7 +87,7 @@ class ServiceOrchestrator:
 
         Without `watch` nothing is looked at until `look` is called.
         """
-        self._store = open_store(self._store_path)
+        self._store = Store.open(self._store_path)
         self._client = httpx.AsyncClient(transport=transport(self.site.shell), trust_env=False, timeout=METRICS_SECONDS)
         for service in self._store.services():
             self._services[service.id] = service

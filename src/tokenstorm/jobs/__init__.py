@@ -1,0 +1,1 @@
+"""What groups, services and a placed orchestrator share, since each is a row, a job and its logs."""
