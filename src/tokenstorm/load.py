@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm.errors import PlanError
+from tokenstorm.slo import Slo
 from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
 
 T = TypeVar("T")
@@ -152,6 +153,17 @@ class Load(Strict, frozen=True, kw_only=True):
         30.0
     )
     request_timeout_seconds: Annotated[Positive, doc("What a request may take", Option("--timeout", "S"))] = 120.0
+
+    slo: Annotated[
+        Slo | None,
+        doc(
+            "Objectives of each request; those that meet all of them are its goodput",
+            Option(
+                "--slo", "NAME=TIME,…", help="what makes a request good: ttft=500ms,tpot=50ms,latency=5s,share=99%%"
+            ),
+            {"ttft_seconds": 0.5, "tpot_seconds": 0.05},
+        ),
+    ] = None
 
     ranks: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,

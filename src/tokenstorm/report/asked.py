@@ -7,6 +7,7 @@ import msgspec
 from tokenstorm.lengths import Length
 from tokenstorm.load import Arrival
 from tokenstorm.plan import GpuSampler, Plan, PromptFile, PromptList, Synthetic, Target, listed
+from tokenstorm.report.text import percent, slo_text
 
 MOST_SHOWN = 20
 """Of prompts, stages and targets."""
@@ -32,6 +33,7 @@ _NAMES = {
     "request_count": "Measured requests",
     "drain_seconds": "Drain at most, seconds",
     "request_timeout_seconds": "Timeout of a request, seconds",
+    "slo": "Objectives of each request",
     "ranks": "Ranks",
     "engine_metrics": "The engine's own metrics sampled",
     "gpu_exporters": "GPU exporters",
@@ -49,6 +51,8 @@ def asked_for(plan: Plan) -> list[tuple[str, str]]:
     """Every field of a plan, in its order."""
     fields = {name: _in_words(value) for name, value in listed(plan).items()}
     fields["requests_per_second"] = _rate(plan)
+    if slo := plan.slo:
+        fields["slo"] = f"{slo_text(slo)}; {percent(slo.share)} of all scheduled requests are to meet them"
     return [(_NAMES.get(name, name.replace("_", " ").capitalize()), text) for name, text in fields.items()]
 
 
