@@ -20,9 +20,8 @@ from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
-from tokenstorm.slo import typed_slo
 from tokenstorm.strict import Option
-from tokenstorm.typed import add_synthetic_options, number, typed_synthetic
+from tokenstorm.typed import add_synthetic_options, number, typed_slo, typed_synthetic
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {

@@ -8,14 +8,14 @@ from msgspec.structs import replace
 from plans import plan
 from running import samples
 from tokenstorm.errors import PlanError, UsageError
-from tokenstorm.load import Load, make
+from tokenstorm.load import Load, Slo, make
 from tokenstorm.metrics.exposition import Gauges, render
 from tokenstorm.metrics.goodput import Goodput, is_good
 from tokenstorm.metrics.reports import Environment
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.result import CENSORED, SCHEMA, Failure, Result, Stretch
-from tokenstorm.slo import Slo, typed_slo
+from tokenstorm.typed import typed_slo
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -4,12 +4,12 @@ from typing import Literal, Protocol
 
 from msgspec.structs import replace
 
+from tokenstorm.load import Slo
 from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.stream import Carrier
 from tokenstorm.metrics.goodput import is_good
 from tokenstorm.result import SCHEMA, Failure, Result
-from tokenstorm.slo import Slo
 
 FOLD_TURNS = 20
 FOLDED_AT_LEAST = 16

@@ -2,8 +2,8 @@
 
 import msgspec
 
+from tokenstorm.load import Slo
 from tokenstorm.result import Result
-from tokenstorm.slo import Slo
 
 
 class Good(msgspec.Struct):

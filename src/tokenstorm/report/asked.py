@@ -1,13 +1,13 @@
 """A plan in words: each of its fields, with a name for people and a text."""
 
 import shlex
+from math import floor
 
 import msgspec
 
 from tokenstorm.lengths import Length
-from tokenstorm.load import Arrival
+from tokenstorm.load import Arrival, Slo
 from tokenstorm.plan import GpuSampler, Plan, PromptFile, PromptList, Synthetic, Target, listed
-from tokenstorm.report.text import percent, slo_text
 
 MOST_SHOWN = 20
 """Of prompts, stages and targets."""
@@ -136,3 +136,23 @@ def _listed(texts: list[str], between: str) -> str:
     """So many of them as one looks at."""
     more = [f"and {len(texts) - MOST_SHOWN} more"] if len(texts) > MOST_SHOWN else []
     return between.join([*texts[:MOST_SHOWN], *more])
+
+
+def slo_text(slo: Slo) -> str:
+    """The objectives of a request."""
+    bounds = {
+        "TTFT": slo.ttft_seconds,
+        "TPOT": slo.tpot_seconds,
+        "latency": slo.latency_seconds,
+        "inter-chunk p99": slo.inter_chunk_p99_seconds,
+    }
+    return ", ".join(f"{name} ≤ {_seconds(bound)}" for name, bound in bounds.items() if bound is not None)
+
+
+def percent(share: float) -> str:
+    """A share that is not rounded up to all of them."""
+    return f"{floor(share * 1e4 + 1e-9) / 1e2:.4g}%"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.10g} ms" if seconds < 1 else f"{seconds:.10g} s"

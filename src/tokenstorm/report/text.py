@@ -1,14 +1,13 @@
 """A run for the terminal: one live line while it goes on, a table at the end."""
 
 from collections.abc import Sequence
-from math import floor
 
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.engine import ServerTimes
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.plan import Plan, Synthetic
 from tokenstorm.printable import printable_line
-from tokenstorm.slo import Slo
+from tokenstorm.report.asked import percent, slo_text
 
 _ROWS = {
     "latency_seconds": "latency (from schedule)",
@@ -148,22 +147,6 @@ def _goodput(summary: Summary) -> str:
     share = "none was scheduled" if found.ratio is None else f"{percent(found.ratio)} of all scheduled are good"
     rates = f"{_figure(found.rps)} req/s, {_figure(found.output_tokens_per_second)} output tok/s"
     return f"{share}: {rates} ({slo_text(slo)}; {percent(slo.share)} asked: {'met' if found.met else 'MISSED'})"
-
-
-def slo_text(slo: Slo) -> str:
-    """The objectives of a request."""
-    bounds = {
-        "TTFT": slo.ttft_seconds,
-        "TPOT": slo.tpot_seconds,
-        "latency": slo.latency_seconds,
-        "inter-chunk p99": slo.inter_chunk_p99_seconds,
-    }
-    return ", ".join(f"{name} ≤ {duration(bound)}" for name, bound in bounds.items() if bound is not None)
-
-
-def percent(share: float) -> str:
-    """A share that is not rounded up to all of them."""
-    return f"{floor(share * 1e4 + 1e-9) / 1e2:.4g}%"
 
 
 _ODD = {
