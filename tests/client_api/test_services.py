@@ -11,6 +11,7 @@ import pytest
 from tokenstorm.client_api.server import ServerServices
 from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.errors import Unknown, Unreachable
+from tokenstorm.plan import GpuSampler
 
 ANSWERS: dict[str, tuple[int, Any]] = {
     "/api/v1/services/abc": (
@@ -19,7 +20,11 @@ ANSWERS: dict[str, tuple[int, Any]] = {
     ),
     "/api/v1/services/abc/access": (
         200,
-        {"endpoints": [{"replica": "n1.0", "url": "http://n1:8001", "nodes": ["n1", "n2"]}], "api_key": "k"},
+        {
+            "endpoints": [{"replica": "n1.0", "url": "http://n1:8001", "nodes": ["n1", "n2"]}],
+            "gpu_samplers": [{"node": "n1", "url": "http://n1:9/metrics", "gpus": 4}],
+            "api_key": "k",
+        },
     ),
     "/api/v1/orchestrator/endpoint": (200, {"endpoint": "http://login:8000", "local_url": "http://127.0.0.1:8000"}),
     "/api/v1/services/a%2Fb": (404, {"detail": "there is no service 'a/b': there is abc"}),
@@ -47,7 +52,9 @@ def ask(what: Callable[[ServerServices], Any]) -> Any:
 
 def test_a_service_its_engines_and_the_way_through_the_orchestrator_are_understood() -> None:
     assert ask(lambda it: it.find("abc")) == ServiceInfo(status="running", engine="simulated", model="m")
-    assert ask(lambda it: it.access("abc")) == Access((("n1.0", "http://n1:8001"),), "k", {"n1.0": ("n1", "n2")})
+    sampler = GpuSampler(node="n1", url="http://n1:9/metrics", gpus=4, keyed=True)
+    known = Access((("n1.0", "http://n1:8001"),), "k", {"n1.0": ("n1", "n2")}, gpu_samplers=(sampler,))
+    assert ask(lambda it: it.access("abc")) == known
     assert ask(lambda it: it.routed("abc")).endpoints == (("orchestrator", "http://login:8000/api/v1/vllm/abc"),)
 
 

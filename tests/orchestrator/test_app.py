@@ -1,5 +1,6 @@
 """The orchestrator's API: what its calls answer, and how it says no."""
 
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,11 @@ def test_access_is_given_once_an_engine_answers(tmp_path: Path) -> None:
         early = await api.get(f"/services/{service.id}/access")
         assert (early.status_code, early.json()["service_status"]) == (409, "pending")
         await cluster.ready(orchestrator, service)
+        sampler = {"node": "n1", "url": "http://10.0.0.7:4/metrics", "gpus": 4}
+        for name, content in {"n1": sampler, "elsewhere": {**sampler, "node": "elsewhere"}, "torn": "{"}.items():
+            cluster.shell.files[service.path / f"gpus.{name}.json"] = json.dumps(content).encode()
         access = (await api.get(f"/services/{service.id}/access")).json()
+        assert access["gpu_samplers"] == [sampler]
         assert access["api_key"] == service.api_key
         assert [endpoint["replica"] for endpoint in access["endpoints"]] == ["n1.0", "n1.1", "n1.2", "n1.3"]
         for call in ("/services", f"/services/{service.id}", f"/service-groups/{service.id}", "/services/targets"):

@@ -174,10 +174,19 @@ class AccessEndpoint(Answer, frozen=True, kw_only=True):
     nodes: Annotated[tuple[str, ...], said("Where it runs, the node that listens first", ["mel2103"])] = ()
 
 
+class GpuSamplerInfo(Answer, frozen=True, kw_only=True):
+    """Where the GPUs of one of its nodes can be read, with the service's key: Prometheus text in DCGM's names."""
+
+    node: Annotated[str, said(None, "mel2103")]
+    url: Annotated[str, said("As the cluster sees it", "http://10.0.0.7:40123/metrics")]
+    gpus: Annotated[int, said("How many the service has there", 4)]
+
+
 class AccessInfo(Answer, frozen=True, kw_only=True):
     """What a client on the cluster needs to talk to the engine itself. The key is a secret."""
 
     endpoints: tuple[AccessEndpoint, ...]
+    gpu_samplers: tuple[GpuSamplerInfo, ...] = ()
     api_key: Annotated[str | None, SENT] = None
 
     def __repr__(self) -> str:

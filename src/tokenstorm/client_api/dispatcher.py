@@ -107,6 +107,7 @@ class SlurmClientDispatcher:
                 for replica, url in access.endpoints
             ],
             prompts=prompts,
+            gpu_samplers=access.gpu_samplers,
             ranks=ranks,
             launch=self._site.scheduler.fan_out(self._job(group, request, ranks)),
             **(there if elsewhere else {}),

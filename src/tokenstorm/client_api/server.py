@@ -9,6 +9,7 @@ import httpx
 from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.cluster.http import EACH_ANEW
 from tokenstorm.errors import ApiError, Unknown, Unreachable, UsageError
+from tokenstorm.plan import GpuSampler
 from tokenstorm.sdk import calls
 from tokenstorm.sdk.client import AsyncClient
 
@@ -34,7 +35,9 @@ class ServerServices:
     async def access(self, service_id: str) -> Access:
         found = await self._ask(calls.get_access(service_id))
         pairs = tuple((endpoint.replica, endpoint.url) for endpoint in found.endpoints)
-        return Access(pairs, found.api_key, {endpoint.replica: endpoint.nodes for endpoint in found.endpoints})
+        nodes = {endpoint.replica: endpoint.nodes for endpoint in found.endpoints}
+        samplers = (GpuSampler(node=one.node, url=one.url, gpus=one.gpus, keyed=True) for one in found.gpu_samplers)
+        return Access(pairs, found.api_key, nodes, gpu_samplers=tuple(samplers))
 
     async def routed(self, service_id: str) -> Access:
         found = await self._ask(calls.get_orchestrator())

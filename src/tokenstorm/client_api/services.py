@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tokenstorm.plan import GpuSampler
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceInfo:
@@ -19,13 +21,14 @@ class ServiceInfo:
 class Access:
     """What a client needs to talk to the engine: (replica, base URL) pairs, the key, and the nodes of replicas by name.
 
-    `model` is the one to ask for, if it is known.
+    `model` is the one to ask for, if it is known. `gpu_samplers` tell of the GPUs of its nodes.
     """
 
     endpoints: tuple[tuple[str, str], ...]
     api_key: str | None = field(default=None, repr=False)
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model: str | None = None
+    gpu_samplers: tuple[GpuSampler, ...] = ()
 
 
 class ServiceDirectory(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import Callable
 
@@ -16,13 +17,13 @@ from tokenstorm.client_api.book import Book
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.client_api.endings import Endings
 from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.services import Access, ServiceDirectory, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.client_api.tasks import Tasks
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
-from tokenstorm.jobs.pauses import pauses
 from tokenstorm.plan import new_run_id
 
 LOOK_SECONDS = 1.0
@@ -109,7 +110,7 @@ class Starter:
         if info.status != "running":
             return info, None
         access = await (self._services.routed if request.via == "orchestrator" else self._services.access)(service)
-        return info, Access(access.endpoints, access.api_key, access.nodes, info.model) if access.endpoints else None
+        return info, dataclasses.replace(access, model=info.model) if access.endpoints else None
 
     async def _submit(self, group: ClientGroup, request: GroupRequest, access: Access) -> ClientGroup:
         """Prepare the run folder and submit the job; what was prepared before is left as it is."""

@@ -4,7 +4,11 @@ import argparse
 import asyncio
 import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -19,6 +23,9 @@ from tokenstorm.node.service import Published, Service, read_service
 from tokenstorm.node.spanning import HeadPart, WorkerPart
 from tokenstorm.runs import write_atomically
 
+POLL_SECONDS = 0.05
+TELLER_SECONDS = 2.0
+"""What the process that tells of GPUs may take to end."""
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -33,6 +40,12 @@ async def run(folder: Path, keeper: int) -> int:
         await _fail(folder, service, node, str(error))
         raise
     tasks = [asyncio.create_task(one.run()) for one in engines]
+    async with tell_of_gpus(folder, len(engines) * (service.gpus_per_replica or 0)):
+        return await _follow(tasks)
+
+
+async def _follow(tasks: list[asyncio.Task[None]]) -> int:
+    """Wait for the end of the engines, or for a signal, and end what is left."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,6 +62,31 @@ async def run(folder: Path, keeper: int) -> int:
         task.cancel()
     await asyncio.wait(tasks)
     return TERMINATED
+
+
+def _start_teller(folder: Path, count: int) -> subprocess.Popen[bytes]:
+    """Start it without a thread that waits for it: engines are forked from this process."""
+    argv = [sys.executable, "-m", "tokenstorm.node.gpus", str(folder), str(count)]
+    return subprocess.Popen(argv, stdin=subprocess.PIPE)  # noqa: S603 - our own program
+
+
+@asynccontextmanager
+async def tell_of_gpus(folder: Path, count: int) -> AsyncIterator[None]:
+    """Meanwhile tell of the service's GPUs, if it has any; see `tokenstorm.node.gpus`. Engines do without it where it fails."""
+    if not count:
+        yield
+        return
+    teller = _start_teller(folder, count)
+    assert teller.stdin is not None
+    try:
+        yield
+    finally:
+        teller.stdin.close()
+        deadline = time.monotonic() + TELLER_SECONDS
+        while teller.poll() is None:
+            if time.monotonic() > deadline:
+                teller.kill()
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _fail(folder: Path, service: Service, node: str, reason: str) -> None:

@@ -208,7 +208,8 @@ def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
             why = f": {service.reason}" if service.reason else ""
             detail = f"no engine of service {service_id} answers: it is {service.status}{why}"
             raise Problem(409, detail, service_status=service.status)
-        return AccessInfo(endpoints=endpoints, api_key=service.api_key)
+        samplers = await orchestrator.gpu_samplers(service_id)
+        return AccessInfo(endpoints=endpoints, gpu_samplers=samplers, api_key=service.api_key)
 
     return routes
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 
 from tokenstorm.api.dry_run import DryRun
+from tokenstorm.api.services import GpuSamplerInfo
 from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, KeyUsed, RunError, Unknown, Unreachable
-from tokenstorm.jobs.poller import Poller
 
 from .caches import at_site
 from .clock import Clock
@@ -30,7 +30,7 @@ from .replicas import Replica
 from .service import Service, advance, as_stored
 from .starter import SUBMITTING, Starter
 from .store import Store
-from .watch import Watch, last_words_of
+from .watch import Watch, find_gpu_samplers, last_words_of
 
 FIRST_LOOK_SECONDS = 5.0
 """How long a start waits to see how the services of before are."""
@@ -55,10 +55,7 @@ class _Live:
 
 
 class ServiceOrchestrator:
-    """All services of one site. `start` opens the store; whoever starts it closes it.
-
-    `poller` is that of the site, where others ask about jobs of theirs too.
-    """
+    """All services of one site. `start` opens the store; whoever starts it closes it."""
 
     def __init__(
         self,
@@ -68,7 +65,6 @@ class ServiceOrchestrator:
         *,
         clock: Clock | None = None,
         deployment: Deployment | None = None,
-        poller: Poller | None = None,
     ) -> None:
         self.site = site
         self.recipes = recipes
@@ -76,7 +72,7 @@ class ServiceOrchestrator:
         self._store_path = store_path
         self._clock = clock or Clock()
         self._errands = Errands()
-        self._jobs = Jobs((poller or Poller(site.scheduler)).watch(), self._clock.monotonic)
+        self._jobs = Jobs(site.scheduler, self._clock.monotonic)
         self._starter = Starter(site, recipes, deployment, self, self._clock)
         self._services: dict[str, Service] = {}
         self._live: dict[str, _Live] = {}
@@ -233,6 +229,11 @@ class ServiceOrchestrator:
             message = f"no engine of service {service_id} tells its metrics: it is {service.status}"
             raise Unreachable(message)
         return merge(found) if service.is_group else next(iter(found.values()))
+
+    async def gpu_samplers(self, service_id: str) -> tuple[GpuSamplerInfo, ...]:
+        """Where the GPUs of its nodes can be read. Raises what the shell raises."""
+        service = self.get(service_id)
+        return await find_gpu_samplers(service, self.site.shell) if service.resources.gpu else ()
 
     async def look(self) -> None:
         """One look at every service that has not ended: one question to the scheduler, then each by its replicas."""

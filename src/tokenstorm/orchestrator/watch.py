@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import httpx
 import msgspec
 
+from tokenstorm.api.services import GpuSamplerInfo
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.errors import NOT_JSON
 from tokenstorm.node.words import last_words
@@ -26,8 +27,18 @@ _PIECE = 65536
 _OF_SLURM = re.compile(r"(srun|slurmstepd\S*): ")
 """Lines that say of a command that it ended, behind what it said."""
 _FILE = re.compile(r"replica\..+\.json")
+_OF_GPUS = re.compile(r"gpus\..+\.json")
 RUN = re.compile(r"job\.run\.([0-9]+)", re.ASCII)
 """What a job that Slurm queued again leaves in its folder as it begins: how often it was."""
+
+
+class _PublishedGpus(msgspec.Struct, frozen=True):
+    """`gpus.<node>.json`, as the process beside the engines writes it."""
+
+    node: str
+    url: str
+    gpus: int
+    run: str = ""
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -139,7 +150,24 @@ async def _published(service: Service, shell: Shell) -> dict[str, Published]:
             reason = f"{service.path / name} is not as the node should have written it: {error}"
             one = Published(replica, replica.rpartition(".")[0], status="failed", reason=reason)
         found[one.replica] = one
+    return {name: one for name, one in found.items() if _is_of_this_run(one.run, names)}
+
+
+async def find_gpu_samplers(service: Service, shell: Shell) -> tuple[GpuSamplerInfo, ...]:
+    """Where this run of the job tells what its GPUs say. Raises what the shell raises."""
+    found = []
+    names = await shell.list(service.path)
+    for name in sorted(filter(_OF_GPUS.fullmatch, names)):
+        try:
+            one = msgspec.json.decode(await shell.get(service.path / name), type=_PublishedGpus)
+        except (FileNotFoundError, *NOT_JSON):
+            continue
+        if _is_of_this_run(one.run, names) and (not service.nodes or one.node in service.nodes):
+            found.append(GpuSamplerInfo(node=one.node, url=one.url, gpus=one.gpus))
+    return tuple(found)
+
+
+def _is_of_this_run(run: str, names: Iterable[str]) -> bool:
+    """Whether what was published by that run of the job is of the present one, as far as runs are told apart."""
     runs = [int(known[1]) for name in names if (known := RUN.fullmatch(name))]
-    if not runs:
-        return found
-    return {name: one for name, one in found.items() if not one.run or one.run.endswith(f".{max(runs)}")}
+    return not runs or not run or run.endswith(f".{max(runs)}")
