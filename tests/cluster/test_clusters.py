@@ -1,7 +1,10 @@
 """One login and several clusters, and a Slurm that leaves in doubt what came of a job: one job, on the cluster that it is on."""
 
 import asyncio
+import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,18 @@ from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import Job
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
+
+
+def test_the_text_of_a_submission_is_a_file_that_bash_reads_and_sets_each_word_that_it_uses() -> None:
+    text = submission.text()
+    assert (
+        subprocess.run(["bash", "-n"], input=text.encode(), check=True, capture_output=True, timeout=60).stderr == b""
+    )
+    words = dict(part.partition("=")[::2] for part in shlex.split(text.partition("\n")[0]))
+    assert (words["note"], words["nobody"], words["options"]) == (submission.NOTE, "withdrawn", submission.OPTIONS)
+    body = text.partition("\n")[2]
+    assert not [name for name in words if not re.search(rf"\$\{{?{name}\b", body)]
+
 
 ALL = ("sbatch", "squeue", "scontrol", "sacct", "scancel")
 THERE = 'if [ "$1 $2" = "-M other" ]; then shift 2; real "$@"; else {else_}; fi'

@@ -242,8 +242,11 @@ def fake_environment(folder: Path, name: str, days: float) -> Path:
 
 
 def test_old_environments_go_but_not_what_a_job_or_a_process_runs_from_or_was_used_lately(
-    slurm: Path, tmp_path: Path
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The user's own variables hide no job from the question what runs."""
+    monkeypatch.setenv("SQUEUE_STATES", "suspended")
+    monkeypatch.setenv("SQUEUE_FORMAT", "%j")
     folder = tmp_path / "base" / "deploy"
     found = {name: fake_environment(folder, name, days=3) for name in ("1-old", "2-queued", "3-process", "4-current")}
     fake_environment(folder, "5-young", days=0.5)

@@ -197,6 +197,19 @@ def test_what_start_up_files_print_is_no_version_of_slurm_and_no_word_of_sacct(
     assert "noise" not in found.text
 
 
+def test_a_login_that_slurm_knows_by_a_token_keeps_it_for_every_question(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sinfo", "squeue", "sacct", "scontrol"):
+        text = f'[ "$SLURM_JWT" = token ] || {{ echo no token >&2; exit 1; }}\nunset SLURM_JWT\nexec {shutil.which(name)} "$@"'
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JWT", "token")
+    found = examined(profile(tmp_path / "base"), last="slurm")["slurm"]
+    assert (found.state, found.text.startswith("slurm"), "no token" in found.text) == ("ok", True, False)
+
+
 def test_a_base_path_that_cannot_be_made_fails(slurm: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = examined(profile(tmp_path / "file" / "base"))

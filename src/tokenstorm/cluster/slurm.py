@@ -80,7 +80,7 @@ class Slurm:
 
     async def _submission(self, what: submission.What, job: Job) -> Output:
         arguments = submission.arguments(what, str(job.folder), slurm_name(job.name))
-        return await self._bash(submission.TEXT, *arguments, timeout=submission.SECONDS)
+        return await self._bash(submission.text(), *arguments, timeout=submission.SECONDS)
 
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> States:
         asked = [number for number in ids if number not in self._ended]

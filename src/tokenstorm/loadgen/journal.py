@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from tokenstorm.loadgen.disk import run_in_thread
 from tokenstorm.loadgen.live import TimelineLine
 from tokenstorm.loadgen.messages import COMMANDS
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.runs import RunPaths, append, write_atomically
+from tokenstorm.threads import run_in_thread
 
 WRITE_SECONDS = 10.0
 """The time limit for the last files of a run."""

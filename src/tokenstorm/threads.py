@@ -1,4 +1,4 @@
-"""File work in threads, so that a file system that hangs delays neither the event loop nor the end of the process."""
+"""Work that may hang, in a thread: neither the event loop nor the end of the process waits for it."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ T = TypeVar("T")
 async def run_in_thread(work: Callable[[], T], seconds: float | None) -> T:
     """Run `work` in a daemon thread, for at most `seconds` if given. Raises what `work` raises, or TimeoutError (an OSError).
 
-    `asyncio.to_thread` would not do: at its exit the process waits for those threads, as long as a file system hangs.
+    `asyncio.to_thread` would not do: at its exit the process waits for those threads, as long as a file system hangs or nobody answers a prompt.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -37,5 +37,5 @@ async def run_in_thread(work: Callable[[], T], seconds: float | None) -> T:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(method, value)
 
-    threading.Thread(target=run, name="file-work", daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     return await asyncio.wait_for(result, seconds)
