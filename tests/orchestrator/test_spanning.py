@@ -13,7 +13,8 @@ from tokenstorm.config.profile import Container, Profile
 from tokenstorm.orchestrator.container import contained
 from tokenstorm.orchestrator.document import RecipeError, parse_document
 from tokenstorm.orchestrator.launch import ConfigError, Launch, prepare, service_file
-from tokenstorm.orchestrator.recipes import Recipe, Recipes, load_recipes, make_recipe
+from tokenstorm.orchestrator.recipe import Recipe
+from tokenstorm.orchestrator.recipes import Recipes, load_recipes, make_recipe
 from tokenstorm.orchestrator.schemas import group_info
 from tokenstorm.orchestrator.service import WRAPPER_SAYS_SECONDS
 from tokenstorm.orchestrator.services import ServiceOrchestrator

@@ -33,6 +33,7 @@ _WANTED: dict[str, str | Callable[[Mapping[str, Any]], str]] = {
     "mapping_type": _TABLE,
     "model_type": _TABLE,
     "model_attributes_type": _TABLE,
+    "dataclass_type": _TABLE,
     "literal_error": lambda about: f"must be {about['expected']}",
     "greater_than": lambda about: f"must be more than {about['gt']}",
     "greater_than_equal": lambda about: f"must be at least {about['ge']}",
@@ -41,7 +42,9 @@ _WANTED: dict[str, str | Callable[[Mapping[str, Any]], str]] = {
     "string_pattern_mismatch": lambda about: f"must have the form {about['pattern']}",
     "string_too_short": lambda about: f"must have at least {about['min_length']} letters",
     "string_too_long": lambda about: f"must have at most {about['max_length']} letters",
-    "too_short": lambda about: f"must have at least {about['min_length']} entries",
+    "too_short": lambda about: (
+        "must not be empty" if about["min_length"] == 1 else f"must have at least {about['min_length']} entries"
+    ),
     "too_long": lambda about: f"must have at most {about['max_length']} entries",
 }
 

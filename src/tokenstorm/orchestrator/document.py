@@ -1,15 +1,13 @@
 """YAML that remembers its lines: what is wrong in a file is named with the place."""
 
-import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from tokenstorm.errors import UsageError
-from tokenstorm.timelimit import minutes_between
 
 Where = tuple[str | int, ...]
 """The way to a value: keys and positions, from the top of the file."""
@@ -52,103 +50,14 @@ class Document:
     value: object
     lines: Mapping[Where, int]
 
-    def wrong(self, where: Where, message: str) -> RecipeError:
-        """The error for one place of the file, or for the nearest one around it that is written down."""
+    def wrong(self, where: Where, message: str, name: str = "") -> RecipeError:
+        """The error for a place of the file, with the line of that or of the nearest one around it that is written down.
+
+        The place is called by its keys, unless it has a `name`.
+        """
         known = next(where[:length] for length in range(len(where), -1, -1) if where[:length] in self.lines)
-        return RecipeError(f"{self.file}, line {self.lines[known]}: {message}")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A mapping of a document, whose values are read with the type they must have."""
-
-    document: Document
-    where: Where
-    values: Mapping[str, object]
-
-    def section(self, key: str, known: Collection[str] | None = None, required: Collection[str] = ()) -> "Section":
-        """A mapping below this one; empty if it is not there."""
-        return section(self.document, (*self.where, key), self.values.get(key, {}), known, required)
-
-    def text(self, key: str, default: str = "") -> str:
-        """Text without a NUL character."""
-        value = self.values.get(key, default)
-        if not isinstance(value, str) or "\0" in value:
-            raise wrong(self, key, f"must be text, not {value!r}: put it in quotes")
-        return value
-
-    def boolean(self, key: str, *, default: bool) -> bool:
-        """True or false."""
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            raise wrong(self, key, f"must be true or false, not {value!r}")
-        return value
-
-    def integer(self, key: str, default: int, *, least: int, most: int) -> int:
-        """A whole number within bounds."""
-        value = self.values.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise wrong(self, key, f"must be a whole number from {least} to {most}, not {value!r}")
-        return value
-
-    def minutes(self, key: str, default: int, *, least: int, most: int) -> int:
-        """A time limit within bounds."""
-        try:
-            return minutes_between(self.values.get(key, default), least, most)
-        except ValueError as error:
-            raise wrong(self, key, str(error)) from None
-
-    def number(self, key: str, default: float, *, least: float, most: float) -> float:
-        """A finite number within bounds."""
-        value = self.values.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-            raise wrong(self, key, f"must be a number from {least:g} to {most:g}, not {value!r}")
-        return value
-
-    def bound(self, key: str) -> float | None:
-        """A finite number, or None if it is not there."""
-        value = self.values.get(key)
-        if value is not None and (
-            not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value)
-        ):
-            raise wrong(self, key, f"must be a number, not {value!r}")
-        return value
-
-    def sequence(self, key: str) -> list[object]:
-        """A list that is not empty."""
-        value = self.values.get(key)
-        if not isinstance(value, list) or not value:
-            raise wrong(self, key, "must be a list that is not empty")
-        return value
-
-    def matching(self, key: str, pattern: str, like: str) -> str:
-        """Text of a certain form."""
-        value = self.text(key)
-        if not re.fullmatch(pattern, value):
-            raise wrong(self, key, f"must look like {like}, not {value!r}")
-        return value
-
-
-def wrong(part: Section, key: str, message: str) -> RecipeError:
-    """The error for one key of a section."""
-    name = ".".join(map(str, (*part.where, key)))
-    return part.document.wrong((*part.where, key), f"`{name}` {message}")
-
-
-def section(
-    document: Document, where: Where, value: object, known: Collection[str] | None, required: Collection[str] = ()
-) -> Section:
-    """Any mapping of a document as a section. `known` are the keys it may have, None for any."""
-    name = ".".join(map(str, where)) or "a recipe"
-    if not isinstance(value, dict):
-        raise document.wrong(where, f"`{name}` must be a mapping of keys to values, not {value!r}")
-    for key in value:
-        if known is not None and key not in known:
-            raise document.wrong((*where, key), f"`{key}` is no key of `{name}`: there are {', '.join(sorted(known))}")
-    for key in required:
-        if key not in value:
-            raise document.wrong(where, f"`{name}` lacks the key `{key}`")
-    return Section(document, where, value)
+        name = name or ".".join(map(str, where)) or "a recipe"
+        return RecipeError(f"{self.file}, line {self.lines[known]}: `{name}` {message}")
 
 
 def read_document(path: Path) -> Document:

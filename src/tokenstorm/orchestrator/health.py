@@ -10,7 +10,7 @@ import httpx
 from tokenstorm.loadgen.models import asked_for, read_models
 from tokenstorm.node.readiness import Answer
 
-from .recipes import Probe
+from .recipe import Probe
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from tokenstorm.config.profile import Profile
-from tokenstorm.errors import UsageError
-from tokenstorm.timelimit import minutes_between
+from pydantic import TypeAdapter, ValidationError
 
-from .parameters import Parameter, Value, memory_mb, shown
-from .recipes import (
+from tokenstorm.config.profile import Profile
+from tokenstorm.config.reasons import reason
+from tokenstorm.errors import UsageError
+
+from .parameters import Parameter, Value, shown
+from .recipe import (
     IS_WORKER,
     OF_THE_NODE,
     PLACEHOLDER,
@@ -95,7 +97,7 @@ def prepare(recipe: Recipe, config: Mapping[str, object], settings: Settings) ->
             message = f"{recipe.name} knows no such key: there are {', '.join(sorted(valid))}"
             raise ConfigError(field=f"config.{name}", message=message)
     resources = _resources(recipe.resources, _mapping(config, "resources"))
-    given = {name: _parameter(parameter, config) for name, parameter in recipe.parameters.items()}
+    given = {name: _parameter(name, parameter, config) for name, parameter in recipe.parameters.items()}
     values: dict[str, Value] = {**given, **_of_profile(settings), **_of_resources(resources)}
     command, literal = _command(recipe.command, {**values, IS_WORKER: False})
     parts = resources.nodes_per_engine
@@ -229,56 +231,35 @@ def _mapping(config: Mapping[str, object], name: str) -> Mapping[str, object]:
     return value
 
 
-def _parameter(parameter: Parameter, config: Mapping[str, object]) -> Value:
+def _parameter(name: str, parameter: Parameter, config: Mapping[str, object]) -> Value:
     try:
-        return parameter.check(config.get(parameter.name, parameter.default))
+        return parameter.check(config.get(name, parameter.default))
     except ValueError as error:
-        raise ConfigError(field=f"config.{parameter.name}", message=str(error)) from None
+        raise ConfigError(field=f"config.{name}", message=str(error)) from None
 
 
 def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
-    least = {"nodes": 1, "cpu": 1, "gpu": 0, "time_limit": 1}
-    least |= {name: 1 for name in _PER_REPLICA if getattr(defaults, name) is not None}
-    valid = sorted((*least, "memory"))
-    changed: dict[str, int | None] = {}
-    for name, value in given.items():
-        where = f"config.resources.{name}"
-        if name not in valid:
-            raise ConfigError(field=where, message=f"is not among the resources: there are {', '.join(valid)}")
-        if name in ("memory", "time_limit"):
-            try:
-                changed |= (
-                    {"memory_mb": memory_mb(value)}
-                    if name == "memory"
-                    else {name: minutes_between(value, least[name], _MOST[name])}
-                )
-            except ValueError as error:
-                raise ConfigError(field=where, message=str(error)) from None
-        elif not isinstance(value, int) or isinstance(value, bool) or not least[name] <= value <= _MOST[name]:
-            raise ConfigError(
-                field=where, message=f"must be a whole number from {least[name]} to {_MOST[name]}, not {shown(value)}"
-            )
-        else:
-            changed[name] = value
-    gpus = changed.get("gpu", defaults.gpu)
-    if defaults.cpus_per_gpu and gpus:
-        changed.setdefault("cpu", defaults.cpus_per_gpu * gpus)
-    resources = replace(defaults, **changed)  # type: ignore[arg-type]
-    if found := unfit(resources):
-        raise ConfigError(field=f"config.resources.{found[0]}", message=found[1])
+    """Those of the recipe with what the user wants different, held to the same bounds."""
+    own = {name: getattr(defaults, name) for name in Resources.__dataclass_fields__}
+    own["memory"] = own.pop("memory_mb")
+    per_replica = ("gpu_per_replica", "replicas_per_node", "nodes_per_replica")
+    valid = sorted(("nodes", "cpu", "memory", "gpu", "time_limit", *(name for name in per_replica if own[name])))
+    if unknown := next((name for name in given if name not in valid), None):
+        message = f"is not among the resources: there are {', '.join(valid)}"
+        raise ConfigError(field=f"config.resources.{unknown}", message=message)
+    try:
+        resources = _RESOURCES.validate_python({**own, **given})
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise ConfigError(field=f"config.resources.{found['loc'][0]}", message=reason(found)) from None
+    if defaults.cpus_per_gpu and resources.gpu and "cpu" not in given:
+        resources = replace(resources, cpu=defaults.cpus_per_gpu * resources.gpu)
+    if complaint := unfit(resources):
+        raise ConfigError(field=f"config.resources.{complaint[0]}", message=complaint[1])
     return resources
 
 
-_PER_REPLICA = ("gpu_per_replica", "replicas_per_node", "nodes_per_replica")
-_MOST = {
-    "nodes": 10_000,
-    "cpu": 10_000,
-    "gpu": 64,
-    "time_limit": 1_000_000,
-    "gpu_per_replica": 64,
-    "replicas_per_node": 64,
-    "nodes_per_replica": 10_000,
-}
+_RESOURCES = TypeAdapter(Resources)
 
 
 def _of_profile(settings: Settings) -> dict[str, Value]:
@@ -359,7 +340,7 @@ def _environment(
 def _variable(where: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ConfigError(field=where, message=f"must be text, not {shown(value)}")
-    check: Callable[[object], Value] = Parameter(name=where, kind="string", default="").check
+    check: Callable[[object], Value] = Parameter(kind="string", default="").check
     try:
         return str(check(str(value)))
     except ValueError as error:

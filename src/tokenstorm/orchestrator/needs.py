@@ -8,7 +8,7 @@ from tokenstorm.config.profile import Profile
 
 from .container import image_path
 from .launch import Launch, at_home, prepare, simulated
-from .recipes import Recipe
+from .recipe import Recipe
 
 
 def needs_of(recipe: Recipe, profile: Profile) -> Needs:

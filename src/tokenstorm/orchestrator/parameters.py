@@ -4,28 +4,35 @@ import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
 
 Kind = Literal["string", "integer", "number", "boolean", "strings"]
 Value: TypeAlias = str | int | float | bool | tuple[str, ...] | None
 """What a parameter can be. `strings` are as many words of the command as they are; None leaves a parameter out."""
 
-KINDS: tuple[Kind, ...] = ("string", "integer", "number", "boolean", "strings")
+KNOWN = ConfigDict(extra="forbid")
+"""Of a part of a recipe: nothing that it does not know."""
 _MOST = 10**9
 _MOST_NUMBER = 1e300
+
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A number that no text is taken for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """Something that a user may choose."""
 
-    name: str
-    kind: Kind
-    default: Value = None
-    choices: tuple[Value, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    description: str = ""
+    __pydantic_config__ = KNOWN
+
+    kind: Annotated[Kind, Field(validation_alias="type")]
+    default: Any
+    choices: Annotated[tuple[Any, ...], Field(min_length=1)] = ()
+    minimum: Real | None = None
+    maximum: Real | None = None
+    description: Annotated[str, Field(strict=True)] = ""
 
     def check(self, value: object) -> Value:
         """The value as it is used. Raises ValueError that says what it must be."""
@@ -45,7 +52,7 @@ class Parameter:
         return taken
 
 
-def memory_mb(value: object) -> int | None:
+def megabytes(value: object) -> int | None:
     """Megabytes from a number of them, or from text such as `64G`. Raises ValueError."""
     if value is None:
         return None

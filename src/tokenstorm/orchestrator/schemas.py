@@ -16,7 +16,7 @@ from tokenstorm.api.services import (
     ServiceInfo,
 )
 
-from .recipes import Recipe
+from .recipe import Recipe
 from .replicas import Replica
 from .service import Service
 
@@ -130,7 +130,7 @@ def recipe_info(recipe: Recipe) -> RecipeInfo:
         environment=dict(recipe.environment),
         parameters=tuple(
             ParameterInfo(
-                name=parameter.name,
+                name=name,
                 type=parameter.kind,
                 default=parameter.default,
                 choices=parameter.choices,
@@ -138,7 +138,7 @@ def recipe_info(recipe: Recipe) -> RecipeInfo:
                 maximum=parameter.maximum,
                 description=parameter.description,
             )
-            for parameter in recipe.parameters.values()
+            for name, parameter in recipe.parameters.items()
         ),
     )
 

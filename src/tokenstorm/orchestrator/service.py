@@ -10,7 +10,7 @@ from tokenstorm.api.services import ENDED, Status
 from tokenstorm.cluster.pending import why_pending
 from tokenstorm.cluster.scheduler import JobState, Outcome, Sent
 
-from .recipes import SIMULATED, Probe, Resources
+from .recipe import SIMULATED, Probe, Resources
 from .replicas import Replica
 
 STATUSES: tuple[Status, ...] = get_args(Status)

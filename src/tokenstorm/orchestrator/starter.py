@@ -25,7 +25,8 @@ from .caches import at_site
 from .clock import Clock
 from .container import ENTRY, ENTRY_TEXT, contained
 from .launch import Launch, at_home, on_one_machine, prepare, service_file, simulated
-from .recipes import Recipes, Resources
+from .recipe import Resources
+from .recipes import Recipes
 from .service import LEAVE_SECONDS, Service
 
 SUBMITTING = "being submitted"
