@@ -93,6 +93,7 @@ TYPED = {
     "request_count": ("--request-count", "8"),
     "drain_seconds": ("--drain", "9"),
     "request_timeout_seconds": ("--timeout", "10"),
+    "slo": ("--slo", "ttft=500ms"),
     "ranks": ("--ranks", "2"),
     "engine_metrics": ("--no-engine-metrics",),
     "gpu_exporters": ("--gpu-exporter", "http://n1:9400"),

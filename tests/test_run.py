@@ -359,3 +359,32 @@ def test_a_run_that_reaches_its_count_drains_from_the_next_second_on(stage: Stag
     told = [(line["phase"], line["target_rps"]) for line in stage.bench(truth.url, *options).timeline()]
     assert told[:2] == [("measured", 10), ("measured", 10)]
     assert set(told[2:]) == {("draining", 0)}
+
+
+def test_good_requests_are_told_in_lines_and_summary_and_too_few_of_them_are_an_exit_code(stage: Stage) -> None:
+    """An answer of one token has no TPOT, so none is good; without that objective all are."""
+    engine = stage.simulate()
+    one_token = (*LIGHT[:2], "--duration", "1", "--max-tokens", "1")
+    slo = "ttft=50s,latency=50s"
+    run = stage.bench(engine.url, *one_token, "--slo", f"{slo},tpot=50s", "--fail-on", "slo", codes=(5,), name="missed")
+    assert {line["good"] for line in run.lines()} == {False}
+    assert (run.summary["goodput"]["good"], run.summary["goodput"]["ratio"], run.summary["goodput"]["met"]) == (
+        0,
+        0,
+        False,
+    )
+    assert stage.command("report", str(run.root), "--rebuild", "--fail-on", "slo").code == 5
+    assert stage.command("report", str(run.root)).code == 0
+
+    run = stage.bench(engine.url, *LIGHT, "--duration", "1", "--slo", f"{slo},inter_chunk_p99=50s", "--fail-on", "slo")
+    found = run.summary["goodput"]
+    assert (found["good"], found["ratio"], found["met"]) == (run.summary["counts"]["scheduled"], 1, True)
+    assert found["rps"] == run.summary["rates"]["achieved_rps"]
+    assert found["output_tokens_per_second"] == run.summary["rates"]["output_tokens_per_second"]
+    assert sum(line["good"] for line in run.timeline()) == found["good"]
+    assert (
+        f'client_requests_good_total{{group_id="{run.summary["run_id"]}"}} {found["good"]}'
+        in (run.root / "metrics.prom").read_text()
+    )
+    refused = stage.command("bench", engine.url, "--fail-on", "slo")
+    assert (refused.code, "--slo ttft=500ms" in refused.err) == (2, True)

@@ -74,6 +74,36 @@ class Arrival(Strict, frozen=True, kw_only=True):
             raise Misfit(message, also=["burstiness"])
 
 
+class Slo(Strict, frozen=True, kw_only=True):
+    """Objectives of one request: times that are not to be exceeded, in seconds. A request is good if it succeeded and met all.
+
+    A request that has no such time did not meet its objective: there is no `tpot` where an answer has one token only.
+    """
+
+    ttft_seconds: Annotated[Positive | None, doc("From the send to the first token")] = None
+    tpot_seconds: Annotated[Positive | None, doc("Per output token after the first")] = None
+    latency_seconds: Annotated[Positive | None, doc("From the scheduled time to the end of the answer")] = None
+    inter_chunk_p99_seconds: Annotated[
+        Positive | None, doc("The 99th percentile of the request's own times between reads with tokens")
+    ] = None
+    share: Annotated[
+        float,
+        Meta(gt=0, le=1),
+        doc("How many of all scheduled requests are to be good, for the exit code and the report"),
+    ] = 0.99
+
+    @property
+    def bounds(self) -> dict[str, float | None]:
+        """The objectives alone, by name."""
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "share"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if all(value is None for value in self.bounds.values()):
+            message = f"an objective is needed: {', '.join(f'`{name}`' for name in self.bounds)}"
+            raise Misfit(message)
+
+
 class Load(Strict, frozen=True, kw_only=True):
     """What to send, and how its arrivals are spread. Seconds are seconds; rates are requests per second of all clients.
 
@@ -152,6 +182,17 @@ class Load(Strict, frozen=True, kw_only=True):
         30.0
     )
     request_timeout_seconds: Annotated[Positive, doc("What a request may take", Option("--timeout", "S"))] = 120.0
+
+    slo: Annotated[
+        Slo | None,
+        doc(
+            "Objectives of each request; those that meet all of them are its goodput",
+            Option(
+                "--slo", "NAME=TIME,…", help="what makes a request good: ttft=500ms,tpot=50ms,latency=5s,share=99%%"
+            ),
+            {"ttft_seconds": 0.5, "tpot_seconds": 0.05},
+        ),
+    ] = None
 
     ranks: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,

@@ -112,8 +112,8 @@ def _default(field: msgspec.structs.FieldInfo, base: type[BaseModel]) -> Any:
         return Field(default_factory=UnsetType)  # it may be missing, and the documentation names no default
     if field.required or base is Whole:
         return ...
-    made = field.default_factory is not msgspec.NODEFAULT
-    return field.default_factory() if made else field.default
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    return list(default) if isinstance(default, tuple) else default  # as its type is written here
 
 
 def _typed(hint: Any, base: type[BaseModel]) -> Any:

@@ -21,7 +21,7 @@ from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
 from tokenstorm.strict import Option
-from tokenstorm.typed import add_synthetic_options, number, typed_synthetic
+from tokenstorm.typed import add_synthetic_options, number, typed_slo, typed_synthetic
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {
@@ -158,6 +158,8 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
             fields[field.name] = value
     if "extra_body" in fields:
         fields["extra_body"] = _extra_body(fields["extra_body"])
+    if "slo" in fields:
+        fields["slo"] = typed_slo(fields["slo"])
     if "labels" in fields:
         fields["labels"] = _labels(fields["labels"])
     return fields | {"arrival": _arrival(args)}
@@ -179,6 +181,13 @@ def plan_of(args: argparse.Namespace) -> Plan:
         endpoints_of((target.url for target in plan.targets), plan.endpoint)
     refuse_other_text(plan)
     return plan
+
+
+def refuse_unjudged(args: argparse.Namespace, slo: object) -> None:
+    """Raises `UsageError` where a run is to fail on objectives that it has not."""
+    if args.fail_on == "slo" and not slo:
+        message = "--fail-on slo needs the objectives of a request: --slo ttft=500ms,tpot=50ms"
+        raise UsageError(message)
 
 
 def refuse_other_text(typed: object) -> None:

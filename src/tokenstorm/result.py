@@ -66,7 +66,8 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     and each one's `slot_free` is that of the line, or its own intended time where that is later.
     `chunks` counts events that carried text; `coalesced` those of them that shared a read with an earlier one.
     `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer,
-    `hidden_tokens` how many of the output tokens are reasoning that the server counts and does not show.
+    `hidden_tokens` how many of the output tokens are reasoning that the server counts and does not show,
+    `good` whether it met the objectives of its plan, None where there are none, or it was never sent.
     """
 
     schema: Literal[1]
@@ -98,11 +99,21 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     warnings: list[Warned] | None = None
     hidden_tokens: int | None = None
     stretch: Stretch | None = None
+    good: bool | None = None
 
     @property
     def count(self) -> int:
         """How many requests the line stands for."""
         return 1 if self.stretch is None else self.stretch.count
+
+    @property
+    def tpot(self) -> int | None:
+        """The time per output token after the first, in nanoseconds; None for fewer than two, or all in one read."""
+        first, last = self.first_token, self.last_token
+        shown = (self.output_tokens or 0) - (self.hidden_tokens or 0)
+        if first is None or last is None or last <= first or shown <= 1:
+            return None
+        return (last - first) // (shown - 1)
 
     @property
     def outcome(self) -> Literal["unsent", "censored", "failed", "succeeded"]:

@@ -1,4 +1,4 @@
-"""Prompts that are made up, as they are typed: lengths and mixes of lengths."""
+"""What is typed in a form of its own: prompts that are made up, with their lengths and mixes, and objectives."""
 
 import argparse
 import re
@@ -12,6 +12,15 @@ _HOW = (
     "must look like 100, 50:200 (uniform), 100~20 (normal: mean and deviation), lognormal:100~20, "
     "or 1:50x3,51:200x1 (a histogram: bins and their weights)"
 )
+
+_OBJECTIVES = {
+    "ttft": "ttft_seconds",
+    "tpot": "tpot_seconds",
+    "latency": "latency_seconds",
+    "inter_chunk_p99": "inter_chunk_p99_seconds",
+}
+_TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "%": 1e-2}
+_HOW_OBJECTIVES = "must look like ttft=500ms,tpot=50ms; there is ttft, tpot, latency and inter_chunk_p99, and share=99%"
 
 
 def add_synthetic_options(prompts: "argparse._MutuallyExclusiveGroup", requests: "argparse._ArgumentGroup") -> None:
@@ -84,3 +93,17 @@ def _length(option: str, text: str) -> dict[str, object]:
 
 def _bin(option: str, match: re.Match[str]) -> dict[str, object]:
     return {"low": int(match[1]), "high": int(match[2] or match[1]), "weight": number(option, match[3])}
+
+
+def typed_slo(text: str) -> dict[str, Any]:
+    """The objectives as they are typed, as in `ttft=500ms,tpot=50ms,share=95%`. Raises `UsageError`."""
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"(\w+)=(\d+\.?\d*)(ms|s|%|)", part.strip())
+        name = "share" if match and match[1] == "share" else _OBJECTIVES.get(match[1]) if match else None
+        units = {"", "%"} if name == "share" else {"", "s", "ms"}
+        if match is None or name is None or match[3] not in units or name in found:
+            message = f"--slo: {part!r} {_HOW_OBJECTIVES}"
+            raise UsageError(message)
+        found[name] = round(float(match[2]) * _TIME_UNITS[match[3]], 9)
+    return found

@@ -36,6 +36,8 @@ def assert_same(one: Tally, other: Tally) -> None:
     a, b = (msgspec.to_builtins(tally) for tally in (one, other))
     tokens = [tally.pop("output_tokens_in_window") for tally in (a, b)]
     assert math.isclose(*tokens, rel_tol=1e-9, abs_tol=1e-9)
+    tokens = [tally["good"].pop("output_tokens_in_window") for tally in (a, b)]
+    assert math.isclose(*tokens, rel_tol=1e-9, abs_tol=1e-9)
     assert a == b
 
 
@@ -73,6 +75,7 @@ def results(draw: st.DrawFn) -> Result:
             "chunks": draw(st.integers(min_value=1, max_value=9)),
             "coalesced": draw(st.integers(min_value=0, max_value=3)),
         }
+    common["good"] = draw(st.sampled_from([None, False, True])) if kind in {"ok", "whole"} else None
     if kind in {"ok", "cut", "whole"}:
         common |= {"prompt_tokens": 5, "output_tokens": draw(st.integers(min_value=1, max_value=9))}
         common |= {"token_source": draw(st.sampled_from(["usage", "chunks"]))}

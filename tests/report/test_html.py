@@ -46,6 +46,10 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "request_count": (700, "700"),
     "drain_seconds": (31.5, "31.5"),
     "request_timeout_seconds": (119.5, "119.5"),
+    "slo": (
+        {"ttft_seconds": 0.55, "latency_seconds": 7.5, "share": 0.95},
+        "TTFT ≤ 550 ms, latency ≤ 7.5 s; 95% of all scheduled requests are to meet them",
+    ),
     "ranks": (3, "3"),
     "engine_metrics": (False, "no"),
     "gpu_exporters": (["http://n1:9400"], "http://n1:9400"),

@@ -10,7 +10,7 @@ from tokenstorm.cli.terminal import live, show_summary, tell, width
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.options import api_key_of, plan_of
+from tokenstorm.options import api_key_of, plan_of, refuse_unjudged
 from tokenstorm.plan import Plan
 from tokenstorm.program import OutputLost
 from tokenstorm.report.life import life_of
@@ -22,6 +22,7 @@ from tokenstorm.runs import RunPaths, data_home
 def bench(args: argparse.Namespace) -> int:
     """Load an endpoint from this machine."""
     plan = plan_of(args)
+    refuse_unjudged(args, plan.slo)
     return _load(plan, args, api_key_of(args))
 
 
@@ -33,7 +34,7 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
         show_summary(error.summary, str(paths.root), as_json=args.json)
         raise
     try:
-        code = show_summary(summary, str(paths.root), as_json=args.json)
+        code = show_summary(summary, str(paths.root), as_json=args.json, fail_on=args.fail_on)
         sys.stdout.flush()
     except OutputLost as lost:
         lost.add_note(f"`tokenstorm report {paths.root}` shows the results")
@@ -87,7 +88,7 @@ def report(args: argparse.Namespace) -> int:
         raise UsageError(message)
     life = life_of(paths)
     summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)
-    code = show_summary(summary, str(paths.root), as_json=args.json)
+    code = show_summary(summary, str(paths.root), as_json=args.json, fail_on=args.fail_on)
     if life.doubt:
         tell(life.doubt)
     return code

@@ -75,6 +75,7 @@ def _add_bench(commands: "Commands") -> None:
     )
     bench.add_argument("--record-chunks", action="store_true", help="keep the time of every chunk in the result lines")
     bench.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    _add_fail_on(bench)
     bench.set_defaults(run=_later("cli.bench", "bench"))
 
 
@@ -83,6 +84,7 @@ def _add_report(commands: "Commands") -> None:
     report.add_argument("run_dir", metavar="RUN", help="a run directory, or a run id or its beginning")
     report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
     report.add_argument("--json", action="store_true", help="print the summary as JSON")
+    _add_fail_on(report)
     report.set_defaults(run=_later("cli.bench", "report"))
 
 
@@ -181,6 +183,7 @@ def _add_group(commands: "Commands") -> None:
     create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
     create.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
     create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
+    _add_fail_on(create)
     add_load_options(create)
     where = add_group_options(create)
     where.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one group")
@@ -188,9 +191,9 @@ def _add_group(commands: "Commands") -> None:
     show_all = _action(actions, "group", "list", "all groups")
     show_all.add_argument("--status", choices=("pending", "running", "stopped"), help="only those")
     _of_group(actions, "show", "one group")
-    _of_group(actions, "watch", "its progress, live, and its results")
+    _add_fail_on(_of_group(actions, "watch", "its progress, live, and its results"))
     _of_group(actions, "stop", "send no more, wait for what was sent, keep everything")
-    _of_group(actions, "results", "the summary")
+    _add_fail_on(_of_group(actions, "results", "the summary"))
     _of_group(actions, "metrics", "its Prometheus text", json=False)
     _of_group(actions, "report", "its report, as HTML; with --json its numbers")
     _of_group(actions, "logs", "the logs of its job")
@@ -204,6 +207,11 @@ def _add_group(commands: "Commands") -> None:
     run.add_argument("group_ids", nargs="+", type=int, metavar="GROUP")
     run.add_argument("--start-at", metavar="TIME", help="one moment for all, ISO 8601 (several: 5 s from now)")
     _action(actions, "group", "targets", "Prometheus' service discovery")
+
+
+def _add_fail_on(parser: argparse.ArgumentParser) -> None:
+    text = "end with 5 where fewer requests than asked met the objectives of --slo"
+    parser.add_argument("--fail-on", choices=("slo",), help=text)
 
 
 DRY_RUN_HELP = "print the script, the commands and the files, without secrets, and submit nothing"

@@ -49,7 +49,7 @@ def create(args: argparse.Namespace) -> int:
         if args.watch:
             if not args.json:
                 show_line(created.message)
-            return _watch(client, created.group_id, as_json=args.json)
+            return _watch(client, created.group_id, args)
     if args.json:
         show_json(created)
     else:
@@ -63,7 +63,7 @@ def create(args: argparse.Namespace) -> int:
 def watch(args: argparse.Namespace) -> int:
     """Live progress, then the results; the exit code is that of the run."""
     with client_of(args) as client:
-        return _watch(client, args.group_id, as_json=args.json)
+        return _watch(client, args.group_id, args)
 
 
 def list(args: argparse.Namespace) -> int:  # noqa: A001 - named as the action is
@@ -140,7 +140,7 @@ def observe(args: argparse.Namespace) -> int:
 def results(args: argparse.Namespace) -> int:
     """The summary of a group that has stopped."""
     with client_of(args) as client:
-        return _results(client, client.get_group(args.group_id), as_json=args.json)
+        return _results(client, client.get_group(args.group_id), args)
 
 
 def metrics(args: argparse.Namespace) -> int:
@@ -192,14 +192,14 @@ def targets(args: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(client: Client, group_id: int, *, as_json: bool) -> int:
+def _watch(client: Client, group_id: int, args: argparse.Namespace) -> int:
     try:
         with live() as line:
             group = _follow(client, group_id, Watching(line, width))
     except KeyboardInterrupt:
         tell(f"group {group_id} goes on: `tokenstorm group stop {group_id}` ends it")
         raise
-    return _results(client, group, as_json=as_json)
+    return _results(client, group, args)
 
 
 def _follow(client: Client, group_id: int, watching: Watching) -> Group:
@@ -217,7 +217,7 @@ def _follow(client: Client, group_id: int, watching: Watching) -> Group:
             return group
 
 
-def _results(client: Client, group: Group, *, as_json: bool) -> int:
+def _results(client: Client, group: Group, args: argparse.Namespace) -> int:
     """The summary, with the exit code of the run; a run that failed before there were results says why."""
     try:
         summary = client.results(group.group_id)
@@ -227,7 +227,7 @@ def _results(client: Client, group: Group, *, as_json: bool) -> int:
         why = group.info.reason or "it left no results"
         message = f"group {group.group_id} {group.info.outcome}: {why}"
         raise ApiError(message) from None
-    code = show_summary(summary, _reported(group), as_json=as_json)
+    code = show_summary(summary, _reported(group), as_json=args.json, fail_on=args.fail_on)
     if group.info.outcome not in {"completed", "cancelled"}:
         tell(f"group {group.group_id} {group.info.outcome}: {group.info.reason}")
         return 1

@@ -10,7 +10,7 @@ from tokenstorm.api import groups
 from tokenstorm.errors import UsageError
 from tokenstorm.load import Load, make
 from tokenstorm.loadgen.promptfile import parse_prompts, read_file
-from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, typed_prompts
+from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, refuse_unjudged, typed_prompts
 from tokenstorm.sdk import GroupRequest
 from tokenstorm.timelimit import minutes
 
@@ -32,6 +32,10 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
         "time_limit": _minutes(args.time_limit),
     }
     refuse_other_text(sent)
+    refuse_unjudged(args, load.slo)
+    if args.fail_on and not args.watch:
+        message = "--fail-on belongs to --watch: without it the command does not see the end"
+        raise UsageError(message)
     return {name: value for name, value in sent.items() if value is not None}
 
 

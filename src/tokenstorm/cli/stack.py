@@ -30,6 +30,7 @@ from tokenstorm.config.file import Config
 from tokenstorm.config.profile import Profile
 from tokenstorm.errors import ApiError, ClusterError
 from tokenstorm.interfaces import ANY_NETWORK, local_address
+from tokenstorm.jobs.poller import Poller
 from tokenstorm.orchestrator.app import create_app as orchestrator_app
 from tokenstorm.orchestrator.app import described
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
@@ -59,10 +60,10 @@ def new_token(host: str, *, known: bool) -> str | None:
 
 @asynccontextmanager
 async def orchestrator_api(
-    site: Site, recipes: Recipes, store: Path, listen: Listen, *, near: bool
+    site: Site, recipes: Recipes, store: Path, listen: Listen, *, near: bool, poller: Poller | None = None
 ) -> AsyncIterator[tuple[str, ServiceOrchestrator]]:
     """The orchestrator and its URL; `near` tells that the site's nodes reach it there. Services go on when it ends."""
-    orchestrator = ServiceOrchestrator(site, recipes, store, deployment=Deployment(site, tell_progress))
+    orchestrator = ServiceOrchestrator(site, recipes, store, deployment=Deployment(site, tell_progress), poller=poller)
     async with contextlib.AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         engines = httpx.AsyncClient(transport=transport(site.shell), trust_env=False, limits=limits)
@@ -77,12 +78,12 @@ async def orchestrator_api(
 
 
 def own_orchestrator(
-    config: Config, site: Site, recipes: Sequence[Path], listen: Listen
+    config: Config, site: Site, recipes: Sequence[Path], listen: Listen, poller: Poller | None = None
 ) -> AbstractAsyncContextManager[tuple[str, ServiceOrchestrator]]:
     """The orchestrator of the user's machine, which nodes of a cluster do not reach."""
     near = site.profile.scheduler == "local"
     return orchestrator_api(
-        site, all_recipes(config, recipes), store_of(config.home, site, "services"), listen, near=near
+        site, all_recipes(config, recipes), store_of(config.home, site, "services"), listen, near=near, poller=poller
     )
 
 
@@ -131,7 +132,7 @@ def here(orchestrator_url: str, listen: Listen) -> tuple[Where, httpx.AsyncClien
     return Fixed(Address(orchestrator_url.rstrip("/"), listen.token)), client
 
 
-def placed(site: Site, config: Config, recipes: Sequence[Path]) -> PlacedOrchestrator:
+def placed(site: Site, config: Config, recipes: Sequence[Path], poller: Poller | None = None) -> PlacedOrchestrator:
     """The orchestrator of a profile that places it on the cluster. The user's own recipes go with it."""
     all_recipes(config, recipes)  # what is wrong in them is said here
     texts = {
@@ -139,18 +140,18 @@ def placed(site: Site, config: Config, recipes: Sequence[Path]) -> PlacedOrchest
         for number, folder in enumerate(recipe_folders(config, recipes))
         for path in (*folder.rglob("*.yaml"), *folder.rglob("*.yml"))
     }
-    return PlacedOrchestrator(site, texts, Deployment(site, tell_progress))
+    return PlacedOrchestrator(site, texts, Deployment(site, tell_progress), poller=poller)
 
 
 @asynccontextmanager
 async def client_api(
-    config: Config, site: Site, server_url: str, listen: Listen
+    config: Config, site: Site, server_url: str, listen: Listen, poller: Poller | None = None
 ) -> AsyncIterator[tuple[str, ClientManager]]:
     """The Client API beside a Server API that has the same token; its URL. Groups go on when it ends."""
     store = Store.open(store_of(config.home, site, "groups"))
     try:
         services = ServerServices(server_url, listen.token)
-        manager = ClientManager(site, store, services, config.home, Deployment(site, tell_progress))
+        manager = ClientManager(site, store, services, config.home, Deployment(site, tell_progress), poller=poller)
         server = Server(client_app(manager, token=listen.token), listen.host, listen.port)
         try:
             async with server.running():
@@ -191,21 +192,22 @@ async def everything(
     Their end is that of what was started meanwhile, and with `earlier` before; with `keep` all goes on.
     """
     orchestrator_port, server_port, client_port = map(listen, ports)
+    poller = Poller(site.scheduler)
     async with contextlib.AsyncExitStack() as opened:
         if site.profile.orchestrator.placement == "local":
-            serving = own_orchestrator(config, site, recipes, orchestrator_port)
+            serving = own_orchestrator(config, site, recipes, orchestrator_port, poller)
             orchestrator_url, orchestrator = await opened.enter_async_context(serving)
             where, client = here(orchestrator_url, orchestrator_port)
             services: Services = OwnServices(orchestrator)
         else:
-            remote = placed(site, config, recipes)
+            remote = placed(site, config, recipes, poller)
             opened.push_async_callback(remote.close)
             where, client, orchestrator_url = remote, remote.client(), None
         server_url = await opened.enter_async_context(server_api(where, client, server_port))
         if orchestrator_url is None:
             asking = await opened.enter_async_context(AsyncClient(server_url, token=server_port.token))
             services = PlacedServices(remote, asking)
-        client_serving = client_api(config, site, server_url, client_port)
+        client_serving = client_api(config, site, server_url, client_port, poller)
         client_url, manager = await opened.enter_async_context(client_serving)
         before = Active() if earlier else await active(manager, services)
         try:

@@ -16,20 +16,29 @@ from datetime import UTC, datetime
 import msgspec
 
 from tokenstorm.cluster.ssh.tty import restore
+from tokenstorm.errors import UsageError
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable, printable_json, printable_line
 from tokenstorm.report.text import summary_text
 
-INVALID = 3
+INVALID, SLO_MISSED = 3, 5
 
 
-def show_summary(summary: Summary, where: str, *, as_json: bool) -> int:
-    """The results of a run, found again by `where`; the exit code that its verdict means."""
+def show_summary(summary: Summary, where: str, *, as_json: bool, fail_on: str | None = None) -> int:
+    """The results of a run, found again by `where`; the exit code that its verdict means, and what it is to fail on.
+
+    Raises UsageError for a run that cannot fail on that.
+    """
+    if fail_on == "slo" and summary.goodput is None:
+        message = "--fail-on slo: this run has no objectives that a request could miss: give them with --slo"
+        raise UsageError(message)
     if as_json:
         show_json(summary)
     else:
         show_text(f"{summary_text(summary)}\nrun: {where}")
-    return INVALID if summary.verdict.state == "invalid" else 0
+    if summary.verdict.state == "invalid":
+        return INVALID
+    return SLO_MISSED if fail_on == "slo" and summary.goodput and not summary.goodput.met else 0
 
 
 def show_json(value: object) -> None:

@@ -10,10 +10,10 @@ from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.book import Book
 from tokenstorm.client_api.group import ClientGroup, Progress
 from tokenstorm.client_api.homecoming import Expected
-from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.tasks import Tasks
 from tokenstorm.cluster.scheduler import JobState, Outcome
 from tokenstorm.errors import ClusterError, RunError
+from tokenstorm.jobs.pauses import pauses
 
 SEEN_AFTER_SECONDS = 60.0
 """After so long a shared file system shows what another node wrote before."""

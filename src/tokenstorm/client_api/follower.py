@@ -1,6 +1,7 @@
 """Following groups: one question for all jobs, one connection to each running launcher, a look at their services."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
@@ -15,12 +16,13 @@ from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.client_api.endings import Endings
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.link import LauncherLink, Said
-from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.tasks import Tasks
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unknown, UsageError
+from tokenstorm.jobs.pauses import pauses
+from tokenstorm.jobs.poller import Watch
 
 FIRST_POLL, LAST_POLL = 0.1, 5.0
 """Seconds between questions for the jobs' states: soon after a change, then less and less often."""
@@ -50,9 +52,10 @@ class Follower:
         dispatcher: SlurmClientDispatcher,
         services: ServiceDirectory,
         link: Callable[[ClientGroup], LauncherLink],
+        jobs: Watch,
     ) -> None:
         self._book, self._site, self._endings, self._tasks = book, site, endings, tasks
-        self._dispatcher, self._services, self._link = dispatcher, services, link
+        self._dispatcher, self._services, self._link, self._jobs = dispatcher, services, link, jobs
         self._news = asyncio.Event()
         self._finishing: set[int] = set()
         self._followed: set[int] = set()
@@ -131,30 +134,30 @@ class Follower:
             self._book.change(replace(group, told=True))
 
     async def _poll(self) -> None:
+        """Ask how the jobs stand: at once after news of them, else less and less often."""
         book, wait = self._book, pauses(FIRST_POLL, LAST_POLL)
         least = 0.0 if self._site.profile.scheduler == "local" else LEAST_BETWEEN
         while True:
+            news = self._news.is_set()
+            self._news.clear()
+            if news:
+                wait = pauses(FIRST_POLL, LAST_POLL)
             jobs = {
                 group.job_id: group for group in book.active if group.job_id and group.group_id not in self._finishing
             }
-            if jobs:
-                try:
-                    sent = {job_id: group.sent for job_id, group in jobs.items()}
-                    found = await self._site.scheduler.states(jobs, sent)
-                    if any([self._job_says(jobs[job_id].group_id, state) for job_id, state in found.items()]):  # noqa: C419 - all of them
-                        wait = pauses(FIRST_POLL, LAST_POLL)
+            try:
+                found = await self._jobs.states({job: group.sent for job, group in jobs.items()}, fresh=news)
+                if any([self._job_says(jobs[job].group_id, state) for job, state in found.items()]):  # noqa: C419 - all of them
+                    wait = pauses(FIRST_POLL, LAST_POLL)
+                if jobs:
                     book.trouble = None
-                except (ClusterError, RunError) as error:
-                    book.trouble = str(error)
+            except (ClusterError, RunError) as error:
+                book.trouble = str(error)
             if jobs:
                 await asyncio.sleep(least)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(next(wait) if jobs else None):
                     await self._news.wait()
-                self._news.clear()
-                wait = pauses(FIRST_POLL, LAST_POLL)
-            except TimeoutError:
-                pass
 
     def _job_says(self, group_id: int, job: JobState) -> bool:
         """Take in a job's state; whether it is news."""

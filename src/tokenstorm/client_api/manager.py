@@ -38,6 +38,7 @@ from tokenstorm.cluster.http import EACH_ANEW, transport
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import KeyUsed, UsageError
+from tokenstorm.jobs.poller import Poller
 from tokenstorm.metrics.exposition import with_age
 
 MOST_OBSERVERS = 32
@@ -47,10 +48,18 @@ class ClientManager:
     """All groups of one user on one site. `start` once before anything else, `close` at the end; jobs go on.
 
     With a `deployment` the code is put on the cluster when it is missing; without, the profile's Python has to have it.
+    `poller` is that of the site, where others ask about jobs of theirs too.
     """
 
     def __init__(
-        self, site: Site, store: Store, services: ServiceDirectory, home: Path, deployment: Deployment | None = None
+        self,
+        site: Site,
+        store: Store,
+        services: ServiceDirectory,
+        home: Path,
+        deployment: Deployment | None = None,
+        *,
+        poller: Poller | None = None,
     ) -> None:
         self.site = site
         self.archive = Archive(site.shell, site.profile.base_path / "runs", home)
@@ -62,6 +71,7 @@ class ClientManager:
         self.book = Book(store, self._observers.look)
         self._endings = Endings(self.book, self.archive, self._tasks)
         dispatcher = SlurmClientDispatcher(site, deployment)
+        self._jobs = (poller or Poller(site.scheduler)).watch()
         self._follower = Follower(
             self.book,
             site=site,
@@ -70,6 +80,7 @@ class ClientManager:
             dispatcher=dispatcher,
             services=services,
             link=self._link,
+            jobs=self._jobs,
         )
         self._starter = Starter(
             self.book,
@@ -101,6 +112,7 @@ class ClientManager:
         """Stop following; the next start goes on from here."""
         self.hang_up()
         await self._tasks.close()
+        await self._jobs.close()
         await self._cluster.aclose()
         await self._outside.aclose()
 

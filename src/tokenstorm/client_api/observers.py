@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.store import Message, Store
 from tokenstorm.errors import RunError
+from tokenstorm.jobs.pauses import pauses
 
 GIVE_UP_SECONDS = 3600.0
 """How old a message gets that is tried again; an older one is tried once, so that an observer that is gone fills no disk."""

@@ -17,13 +17,13 @@ from tokenstorm.client_api.book import Book
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.client_api.endings import Endings
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.pauses import pauses
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.services import Access, ServiceDirectory, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.client_api.tasks import Tasks
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
+from tokenstorm.jobs.pauses import pauses
 from tokenstorm.plan import new_run_id
 
 LOOK_SECONDS = 1.0

@@ -57,6 +57,14 @@ class Answer:
     def cut(self) -> None:
         """The body ends here, incomplete."""
 
+    def gap_quantile(self, q: float) -> int | None:
+        """A quantile of the times between its reads with tokens, in nanoseconds; None where there is none."""
+        histogram = Histogram()
+        histogram.record_many(self.gaps)
+        if self.older_gaps is not None:
+            histogram.merge(self.older_gaps)
+        return histogram.quantile(q)
+
     def _warn(self, warning: Warned) -> None:
         self.warnings |= {warning}
 

@@ -2,9 +2,13 @@
 
 from typing import Literal, Protocol
 
+from msgspec.structs import replace
+
+from tokenstorm.load import Slo
 from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.stream import Carrier
+from tokenstorm.metrics.goodput import is_good
 from tokenstorm.result import SCHEMA, Failure, Result
 
 FOLD_TURNS = 20
@@ -90,6 +94,12 @@ class Flight(Exchange):
             sorted(warnings) or None,
             hidden_tokens=answer.hidden_tokens,
         )
+
+
+def judged(line: Result, slo: Slo, answer: Answer | None) -> Result:
+    """The line with the word on whether the request met its objectives."""
+    p99 = answer.gap_quantile(0.99) if answer and slo.inter_chunk_p99_seconds else None
+    return replace(line, good=is_good(line, slo, p99))
 
 
 class Folds:

@@ -97,6 +97,7 @@ class Group:
             t=t,
             phase=phase,
             failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),
+            good=None if self._plan.slo is None else tally.good.count,
             in_flight=sum(delta.in_flight for delta in latest.values()),
             waiting=sum(delta.waiting for delta in latest.values()),
             target_rps=target_rps,

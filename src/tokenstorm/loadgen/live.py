@@ -40,7 +40,8 @@ class RankSecond(msgspec.Struct, frozen=True):
 class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     """One second of the group, a line of `timeline.jsonl`; the counts are of that second, warm-up included.
 
-    `phase` is the one that the second began in, `target_rps` the mean of the rate that was asked for in it. `engine` is what
+    `phase` is the one that the second began in, `good` how many measured requests of those that ended met their objectives (None
+    where there are none), `target_rps` the mean of the rate that was asked for in it. `engine` is what
     each replica said of itself, where it was asked and answered; `gpus` what its GPUs
     said, each at its own time: in the first line also what they said shortly before the start.
     """
@@ -54,6 +55,7 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     failed: Number
     failed_by_kind: dict[str, Number] = {}
     unsent: Number
+    good: Number | None = None
     output_tokens: Number
     in_flight: Number
     waiting: Number
@@ -83,7 +85,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
 
     `at` is when this was said; `late_seconds` how long after the moment for which it was released the group started.
-    `opening` connections are being opened before the start. `environment` is what it runs with, once that is known.
+    `opening` connections are being opened before the start. `goodput` is the share of good requests among the measured ones that
+    have ended or were never sent; None where the plan has no objectives. `environment` is what it runs with, once that is known.
     """
 
     schema: Literal[1] = SCHEMA
@@ -104,6 +107,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     requested_rps: float | None
     achieved_rps: float
     output_tokens_per_second: float
+    goodput: float | None = None
     latency: Glance
     service_time: Glance
     ttft: Glance

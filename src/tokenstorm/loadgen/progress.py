@@ -94,6 +94,7 @@ class Progress:
             requested_rps=self._target_rps(),
             achieved_rps=tally.done_in_window / seconds if measuring else 0.0,
             output_tokens_per_second=tally.output_tokens_in_window / seconds if measuring else 0.0,
+            goodput=self._goodput(),
             latency=Glance.of(tally.histograms["latency"]),
             service_time=Glance.of(tally.histograms["service_time"]),
             ttft=Glance.of(tally.histograms["ttft"]),
@@ -109,7 +110,7 @@ class Progress:
         plan = self._plan
         group_id = plan.run_id if plan.group_id is None else str(plan.group_id)
         gauges = self._group.gauges(self.group_phase, self._ranks_up(), self._target_rps())
-        return render(group_id, self._group.tally, gauges)
+        return render(group_id, self._group.tally, gauges, has_slo=plan.slo is not None)
 
     def _elapsed_ns(self) -> int:
         return 0 if self.start_at is None else max(0, monotonic_ns() - self.start_at)
@@ -120,6 +121,12 @@ class Progress:
         now = self._elapsed_ns()
         is_over = self.window_end is not None and now >= self.window_end
         return 0.0 if is_over and not self._plan.closed_loop else rate_at(self._plan, now)
+
+    def _goodput(self) -> float | None:
+        tally = self._group.tally
+        if self._plan.slo is None or not tally.counts.scheduled:
+            return None
+        return tally.good.count / tally.counts.scheduled
 
     def _connections_opening(self) -> int:
         """How many connections are being opened, between the barrier and the start."""

@@ -11,7 +11,7 @@ import msgspec
 from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
-from tokenstorm.loadgen.flight import Flight, Folds
+from tokenstorm.loadgen.flight import Flight, Folds, judged
 from tokenstorm.loadgen.messages import Live
 from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.replicas import Replicas
@@ -382,7 +382,7 @@ class Rank:
         elif answer is not None:
             answer.cut()
             failure = answer.failure or failure  # what the server said before it broke off tells more
-        return flight.line(
+        line = flight.line(
             answer or Answer(),
             failure and self._requests.redacted(explain(failure, flight)),
             ignore_eos=self.plan.ignore_eos,
@@ -391,3 +391,4 @@ class Rank:
             phase=self.window.phase_of(flight.scheduled),
             start=self.started_at,
         )
+        return line if self.plan.slo is None else judged(line, self.plan.slo, answer)

@@ -30,6 +30,7 @@ _HISTOGRAMS = {
 }
 _ENDED = "Measured requests that were sent and have ended: succeeded, failed, or in flight at the run's end"
 _FAILED = "Measured requests that failed; of http_<status> the usual ones begin at 0, others with their first"
+_GOOD = "Measured requests that succeeded and met all objectives of the plan"
 _UNSENT = "Measured arrivals that were never sent"
 _TOKENS = "Tokens of successful measured requests"
 _IN_FLIGHT = "Requests in flight at the end of the last second, warm-up included"
@@ -49,8 +50,8 @@ class Gauges(msgspec.Struct, frozen=True):
     rank_up: dict[int, bool]
 
 
-def render(group_id: str, tally: Tally, gauges: Gauges) -> bytes:
-    """The Prometheus text of a group; the warm-up is left out."""
+def render(group_id: str, tally: Tally, gauges: Gauges, *, has_slo: bool = False) -> bytes:
+    """The Prometheus text of a group; the warm-up is left out. Only requests with objectives can be good."""
     group, counts = {"group_id": group_id}, tally.counts
     by_kind = dict.fromkeys(KINDS, 0) | counts.failed_by_kind
     failed = [({**group, "kind": kind}, count) for kind, count in sorted(by_kind.items())]
@@ -62,6 +63,7 @@ def render(group_id: str, tally: Tally, gauges: Gauges) -> bytes:
         family("client_requests_total", "counter", _ENDED, [(group, counts.sent)]),
         family("client_requests_failed_total", "counter", _FAILED, failed),
         family("client_requests_unsent_total", "counter", _UNSENT, [(group, counts.unsent)]),
+        *([family("client_requests_good_total", "counter", _GOOD, [(group, tally.good.count)])] if has_slo else []),
         *(_seconds(name, text, group, tally.histograms[metric]) for name, (metric, text) in _HISTOGRAMS.items()),
         family("client_tokens_total", "counter", _TOKENS, tokens),
         family("client_in_flight", "gauge", _IN_FLIGHT, [(group, gauges.in_flight)]),

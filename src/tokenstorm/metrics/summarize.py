@@ -7,6 +7,7 @@ from msgspec.structs import asdict
 
 from tokenstorm.metrics.energy import Done, EnergyReport, EnergyTally
 from tokenstorm.metrics.engine import EngineReport
+from tokenstorm.metrics.goodput import Goodput
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, Missing, RankReport
 from tokenstorm.metrics.summary import (
@@ -71,6 +72,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
         rates=_rates(run, tally),
         metrics=metrics,
         tokens=Tokens(_known(tally.prompt_tokens, tally), _output(tally.output_tokens, tally), _source(tally)),
+        goodput=_goodput(run, tally),
         warnings=dict(sorted(tally.warnings.items())),
         failures={kind: words for kind, words in sorted(tally.failures.items()) if kind != CENSORED},
         replicas={
@@ -109,8 +111,26 @@ def _missing(name: str, counts: Counts) -> tuple[int, int]:
     return counts.failed + counts.censored + counts.unsent, counts.scheduled
 
 
+def _seconds_of(run: Run) -> float:
+    return max((run.window_end - run.plan.window_start_ns) / 1e9, 1e-9)
+
+
+def _goodput(run: Run, tally: Tally) -> Goodput | None:
+    slo, good, seconds = run.plan.slo, tally.good, _seconds_of(run)
+    if slo is None:
+        return None
+    ratio = good.count / tally.counts.scheduled if tally.counts.scheduled else None
+    return Goodput(
+        good=good.count,
+        ratio=ratio,
+        rps=good.done_in_window / seconds,
+        output_tokens_per_second=_output(good.output_tokens_in_window / seconds, tally),
+        met=ratio is not None and ratio >= slo.share,
+    )
+
+
 def _rates(run: Run, tally: Tally) -> Rates:
-    seconds = max((run.window_end - run.plan.window_start_ns) / 1e9, 1e-9)
+    seconds = _seconds_of(run)
     return Rates(
         requested_rps=run.requested_rps,
         achieved_rps=tally.done_in_window / seconds,

@@ -6,6 +6,7 @@ import msgspec
 
 from tokenstorm.metrics.energy import EnergyReport
 from tokenstorm.metrics.engine import EngineReport
+from tokenstorm.metrics.goodput import Goodput
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport, Reason
 from tokenstorm.metrics.tally import Counts
 from tokenstorm.plan import Plan
@@ -102,8 +103,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """All of a summary but the verdict. Counts, rates, tokens and metrics speak of the measured window.
 
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
-    failed request for each kind. `engine` is what the replicas said of themselves; None where they say nothing; `energy`
-    what their GPUs took, None where nobody reads them.
+    failed request for each kind. `goodput` is None where the plan has no objectives. `engine` is what the replicas said of
+    themselves; None where they say nothing; `energy` what their GPUs took, None where nobody reads them.
     """
 
     schema: Literal[1] = SCHEMA
@@ -119,6 +120,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     rates: Rates
     metrics: dict[str, Metric]
     tokens: Tokens
+    goodput: Goodput | None = None
     warnings: dict[str, int] = {}
     failures: dict[str, str] = {}
     replicas: dict[str, ReplicaReport]

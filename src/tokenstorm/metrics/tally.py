@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 import msgspec
 
+from tokenstorm.metrics.goodput import Good
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.result import Result
 
@@ -116,7 +117,8 @@ class Tally(msgspec.Struct):
     `overslept` ones were never sent although a client was free, or while the rank stood still. `warnings` are successes by
     what was odd about them,
     `failures` one failure's words for each kind, the same whichever order they came in.
-    `last_event` is the last one that rates count: a successful answer's end, or a token.
+    `last_event` is the last one that rates count: a successful answer's end, or a token. `good` requests met the plan's
+    objectives.
     """
 
     counts: Counts = msgspec.field(default_factory=Counts)
@@ -136,6 +138,7 @@ class Tally(msgspec.Struct):
     warnings: dict[str, int] = {}
     failures: dict[str, str] = {}
     last_event: int = 0
+    good: Good = msgspec.field(default_factory=Good)
 
     def add(self, results: Iterable[Result], window: Window) -> None:
         """Take in finished requests."""
@@ -146,6 +149,7 @@ class Tally(msgspec.Struct):
                 self.warmup.add(result)
                 continue
             self.counts.add(result)
+            self.good.count += bool(result.good)
             if (replica := self.replicas.get(result.replica)) is None:
                 replica = self.replicas[result.replica] = Counts()
             replica.add(result)
@@ -179,6 +183,7 @@ class Tally(msgspec.Struct):
         for kind, words in other.failures.items():
             self.failures[kind] = min(words, self.failures.get(kind, words))
         self.last_event = max(self.last_event, other.last_event)
+        _add(self.good, other.good, Good.__struct_fields__)
 
     def _add_to_rates(self, result: Result, window: Window) -> None:
         if result.done is None:
@@ -186,9 +191,14 @@ class Tally(msgspec.Struct):
         succeeded = result.error is None
         self.last_event = max(self.last_event, result.done if succeeded else result.last_token or 0)
         self.done_in_window += succeeded and window.holds(result.done)
+        tokens = 0.0
         if result.output_tokens:
             first = result.first_token or result.done
-            self.output_tokens_in_window += result.output_tokens * window.share(first, result.last_token or result.done)
+            tokens = result.output_tokens * window.share(first, result.last_token or result.done)
+            self.output_tokens_in_window += tokens
+        if result.good:
+            self.good.done_in_window += window.holds(result.done)
+            self.good.output_tokens_in_window += tokens
         if result.prompt_tokens and window.holds(result.first_token or result.done):
             self.prompt_tokens_in_window += result.prompt_tokens
 
@@ -222,16 +232,15 @@ class _Times:
         metrics = self.by_metric
         metrics["latency"].append(done - result.scheduled)
         metrics["service_time"].append(done - sent)
-        first, last = result.first_token, result.last_token
-        if first is None or last is None:
+        first = result.first_token
+        if first is None:
             return
         metrics["ttft"].append(first - sent)
         metrics["ttft_from_schedule"].append(first - result.scheduled)
         if result.first_content is not None:
             metrics["ttft_content"].append(result.first_content - sent)
-        shown = (result.output_tokens or 0) - (result.hidden_tokens or 0)
-        if shown > 1 and last > first:  # not all in one read
-            metrics["tpot"].append((last - first) // (shown - 1))
+        if (tpot := result.tpot) is not None:
+            metrics["tpot"].append(tpot)
 
 
 _SUMS = (

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 
-from tokenstorm.cluster.scheduler import JobId, JobState, Scheduler, Sent
+from tokenstorm.cluster.scheduler import JobId, JobState, Sent
 from tokenstorm.errors import ClusterError
+from tokenstorm.jobs.poller import Watch
 
 PATIENCE_SECONDS = 2.0
 """How long a look waits for the scheduler; what it says later is for the next look."""
@@ -14,8 +15,8 @@ SILENT = "Slurm has not answered for"
 class Jobs:
     """The last that the scheduler said of each job, and how long it has been silent. One question at a time."""
 
-    def __init__(self, scheduler: Scheduler, monotonic: Callable[[], float]) -> None:
-        self._scheduler = scheduler
+    def __init__(self, watch: Watch, monotonic: Callable[[], float]) -> None:
+        self._watch = watch
         self._monotonic = monotonic
         self._said: dict[JobId, JobState] = {}
         self._asking: asyncio.Task[dict[JobId, JobState]] | None = None
@@ -36,10 +37,7 @@ class Jobs:
         """Ask about all of them, unless it is being asked, and wait a little."""
         self._said = {job: state for job, state in self._said.items() if job in jobs}
         if self._asking is None:
-            if not jobs:
-                self._answered, self.trouble = self._monotonic(), None
-                return
-            self._asking = asyncio.create_task(self._scheduler.states(jobs.keys(), jobs))
+            self._asking = asyncio.create_task(self._watch.states(jobs))
         await asyncio.wait((self._asking,), timeout=PATIENCE_SECONDS)
         if self._asking.done():
             answered, self._asking = self._asking, None
@@ -54,6 +52,7 @@ class Jobs:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait((self._asking,))
+        await self._watch.close()
 
 
 class Errands:

@@ -17,6 +17,7 @@ from tokenstorm.cluster.http import transport
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, KeyUsed, RunError, Unknown, Unreachable
+from tokenstorm.jobs.poller import Poller
 
 from .caches import at_site
 from .clock import Clock
@@ -55,7 +56,10 @@ class _Live:
 
 
 class ServiceOrchestrator:
-    """All services of one site. `start` opens the store; whoever starts it closes it."""
+    """All services of one site. `start` opens the store; whoever starts it closes it.
+
+    `poller` is that of the site, where others ask about jobs of theirs too.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class ServiceOrchestrator:
         *,
         clock: Clock | None = None,
         deployment: Deployment | None = None,
+        poller: Poller | None = None,
     ) -> None:
         self.site = site
         self.recipes = recipes
@@ -72,7 +77,7 @@ class ServiceOrchestrator:
         self._store_path = store_path
         self._clock = clock or Clock()
         self._errands = Errands()
-        self._jobs = Jobs(site.scheduler, self._clock.monotonic)
+        self._jobs = Jobs((poller or Poller(site.scheduler)).watch(), self._clock.monotonic)
         self._starter = Starter(site, recipes, deployment, self, self._clock)
         self._services: dict[str, Service] = {}
         self._live: dict[str, _Live] = {}

@@ -1,11 +1,12 @@
 """A plan in words: each of its fields, with a name for people and a text."""
 
 import shlex
+from math import floor
 
 import msgspec
 
 from tokenstorm.lengths import Length
-from tokenstorm.load import Arrival
+from tokenstorm.load import Arrival, Slo
 from tokenstorm.plan import GpuSampler, Plan, PromptFile, PromptList, Synthetic, Target, listed
 
 MOST_SHOWN = 20
@@ -32,6 +33,7 @@ _NAMES = {
     "request_count": "Measured requests",
     "drain_seconds": "Drain at most, seconds",
     "request_timeout_seconds": "Timeout of a request, seconds",
+    "slo": "Objectives of each request",
     "ranks": "Ranks",
     "engine_metrics": "The engine's own metrics sampled",
     "gpu_exporters": "GPU exporters",
@@ -49,6 +51,8 @@ def asked_for(plan: Plan) -> list[tuple[str, str]]:
     """Every field of a plan, in its order."""
     fields = {name: _in_words(value) for name, value in listed(plan).items()}
     fields["requests_per_second"] = _rate(plan)
+    if slo := plan.slo:
+        fields["slo"] = f"{slo_text(slo)}; {percent(slo.share)} of all scheduled requests are to meet them"
     return [(_NAMES.get(name, name.replace("_", " ").capitalize()), text) for name, text in fields.items()]
 
 
@@ -132,3 +136,23 @@ def _listed(texts: list[str], between: str) -> str:
     """So many of them as one looks at."""
     more = [f"and {len(texts) - MOST_SHOWN} more"] if len(texts) > MOST_SHOWN else []
     return between.join([*texts[:MOST_SHOWN], *more])
+
+
+def slo_text(slo: Slo) -> str:
+    """The objectives of a request."""
+    bounds = {
+        "TTFT": slo.ttft_seconds,
+        "TPOT": slo.tpot_seconds,
+        "latency": slo.latency_seconds,
+        "inter-chunk p99": slo.inter_chunk_p99_seconds,
+    }
+    return ", ".join(f"{name} ≤ {_seconds(bound)}" for name, bound in bounds.items() if bound is not None)
+
+
+def percent(share: float) -> str:
+    """A share that is not rounded up to all of them."""
+    return f"{floor(share * 1e4 + 1e-9) / 1e2:.4g}%"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.10g} ms" if seconds < 1 else f"{seconds:.10g} s"

@@ -7,6 +7,7 @@ from tokenstorm.metrics.engine import ServerTimes
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.plan import Plan, Synthetic
 from tokenstorm.printable import printable_line
+from tokenstorm.report.asked import percent, slo_text
 
 _ROWS = {
     "latency_seconds": "latency (from schedule)",
@@ -39,6 +40,8 @@ def live_line(status: Status, columns: int = 200) -> str:
         f"TTFT p50 {duration(status.ttft.p50)} p99 {duration(status.ttft.p99)}",
         f"latency p50 {duration(status.latency.p50)} p99 {duration(status.latency.p99)}",
     ]
+    if status.goodput is not None:
+        parts.insert(2, f"{status.goodput:.1%} good")
     if status.ranks_up < status.ranks:
         parts.insert(2, f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
     if status.phase == "draining":
@@ -131,8 +134,19 @@ def _head(summary: Summary) -> list[str]:
         f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
         f"{_figure(rates.prompt_tokens_per_second)} prompt tok/s"
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
+        *([f"goodput    {goodput}"] if (goodput := _goodput(summary)) else []),
         *([f"odd        {odd}"] if (odd := _odd(summary.warnings)) else []),
     ]
+
+
+def _goodput(summary: Summary) -> str:
+    """How many requests met the objectives, and what those are."""
+    found, slo = summary.goodput, summary.plan.slo
+    if found is None or slo is None:
+        return ""
+    share = "none was scheduled" if found.ratio is None else f"{percent(found.ratio)} of all scheduled are good"
+    rates = f"{_figure(found.rps)} req/s, {_figure(found.output_tokens_per_second)} output tok/s"
+    return f"{share}: {rates} ({slo_text(slo)}; {percent(slo.share)} asked: {'met' if found.met else 'MISSED'})"
 
 
 _ODD = {

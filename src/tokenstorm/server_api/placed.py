@@ -21,13 +21,14 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenstorm.cluster.http import transport
-from tokenstorm.cluster.scheduler import Job, Sent, state_of
+from tokenstorm.cluster.scheduler import Job, Sent
 from tokenstorm.cluster.script import render
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.config.profile import Ssh
 from tokenstorm.errors import NOT_JSON, Unreachable
+from tokenstorm.jobs.poller import Poller
 from tokenstorm.server_api.where import Address
 
 START_SECONDS = 30.0
@@ -76,8 +77,16 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
 class PlacedOrchestrator:
     """The orchestrator of a site whose profile places it on the cluster. `recipes` are texts, by file name."""
 
-    def __init__(self, site: Site, recipes: Mapping[str, str], deployment: Deployment | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        recipes: Mapping[str, str],
+        deployment: Deployment | None = None,
+        *,
+        poller: Poller | None = None,
+    ) -> None:
         self._site = site
+        self._poller = poller or Poller(site.scheduler)
         self._deployment = deployment
         self._recipes = recipes
         self._home = site.profile.base_path / "orchestrator"
@@ -172,7 +181,7 @@ class PlacedOrchestrator:
             return await self._to_process(start, "kill -0") != 0
         if start.job_id is None:  # it may have been submitted: doing it again under the same name tells
             return True
-        state = await state_of(self._site.scheduler, start.job_id, start.sent)
+        state = await self._poller.state(start.job_id, start.sent)
         return state is not None and state.phase == "ended"
 
     async def _to_process(self, start: _Start, what: str) -> int:
@@ -257,7 +266,7 @@ class PlacedOrchestrator:
         where = f"see {self._home / start.name}"
         if start.job_id is None:
             return f"the orchestrator does not answer yet: try again, or {where}"
-        state = await state_of(self._site.scheduler, start.job_id, start.sent)
+        state = await self._poller.state(start.job_id, start.sent)
         why = f" ({state.reason})" if state and state.reason else ""
         phase = state.phase if state else "not listed yet"
         return f"the orchestrator's job {start.job_id} is {phase}{why} and does not answer yet: try again, or {where}"

@@ -1,0 +1,98 @@
+"""How a site's jobs stand: one question at a time about all that is watched here, and its answer for everybody."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tokenstorm.cluster.scheduler import JobId, JobState, Scheduler, Sent
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """To the question of that number, about those jobs."""
+
+    number: int = 0
+    asked: frozenset[JobId] = frozenset()
+    states: Mapping[JobId, JobState] = field(default_factory=dict)
+
+
+class Poller:
+    """Asks one scheduler. Each keeper of jobs has a `Watch` of its own; an answer that one asked for serves the others."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._watches: set[Watch] = set()
+        self._begun = 0
+        self._answer = _Answer()
+        self._question: asyncio.Task[None] | None = None
+
+    def watch(self) -> "Watch":
+        """A new keeper of jobs, which watches none yet."""
+        watch = Watch(self)
+        self._watches.add(watch)
+        return watch
+
+    async def state(self, job: JobId, sent: Sent) -> JobState | None:
+        """How one job stands now that is not watched; None for one that is not known yet, or for the moment."""
+        watch = self.watch()
+        try:
+            return (await watch.states({job: sent}, fresh=True)).get(job)
+        finally:
+            await watch.close()
+
+    async def answer(self, jobs: frozenset[JobId], seen: int | None) -> _Answer:
+        """An answer about those and more: to a question after that number; None for one that is yet to be asked."""
+        after = self._begun if seen is None else seen
+        while self._answer.number <= after or not jobs <= self._answer.asked:
+            question = self._question = self._question or self._ask()
+            await asyncio.wait((question,))
+            question.result()
+        return self._answer
+
+    async def leave(self, watch: "Watch") -> None:
+        """One keeper less; after the last one nothing is asked any more."""
+        self._watches.discard(watch)
+        if self._question and not self._watches:
+            self._question.cancel()
+            await asyncio.wait((self._question,))
+
+    def _ask(self) -> asyncio.Task[None]:
+        """Of whoever stops waiting for it, the question is not cancelled: others may wait too."""
+        self._begun += 1
+        jobs = {job: sent for watch in self._watches for job, sent in watch.jobs.items()}
+        question = asyncio.create_task(self._put(self._begun, jobs))
+        question.add_done_callback(lambda done: done.cancelled() or done.exception())  # there may be nobody to tell
+        return question
+
+    async def _put(self, number: int, jobs: Mapping[JobId, Sent]) -> None:
+        try:
+            self._answer = _Answer(number, frozenset(jobs), await self._scheduler.states(jobs.keys(), jobs))
+        finally:
+            self._question = None
+
+
+class Watch:
+    """What one keeper of jobs watches; one call at a time."""
+
+    def __init__(self, poller: Poller) -> None:
+        self.jobs: Mapping[JobId, Sent] = {}
+        self._poller = poller
+        self._seen = 0
+
+    async def states(self, jobs: Mapping[JobId, Sent], *, fresh: bool = False) -> dict[JobId, JobState]:
+        """How those jobs stand; others are not watched from now on. Raises what the scheduler raises.
+
+        An answer that came since the last call will do, unless it has to be `fresh`: asked for from now on. A job that is
+        not known yet, or for the moment, is left out.
+        """
+        self.jobs = dict(jobs)
+        if not jobs:
+            return {}
+        answer = await self._poller.answer(frozenset(jobs), None if fresh else self._seen)
+        self._seen = answer.number
+        return {job: state for job in jobs if (state := answer.states.get(job))}
+
+    async def close(self) -> None:
+        """Watch nothing any more."""
+        self.jobs = {}
+        await self._poller.leave(self)
