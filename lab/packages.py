@@ -10,6 +10,7 @@ from lab.setup import refuse
 PACKAGES = ["munge", "slurm-wlm", "slurmctld", "slurmd", "slurm-client", "openssh-server", "rsync", "iproute2"]
 PACKAGES += ["nftables", "tcsh", "fish", "zsh"]  # firewalls, and login shells as sites have them
 PACKAGES += ["prometheus"]  # which scrapes what runs there
+PACKAGES += ["chromium", "fonts-dejavu-core"]  # which shows the page to its tests
 ACCOUNTING = ["slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server"]
 _POLICY = Path("/usr/sbin/policy-rc.d")
 

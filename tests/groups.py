@@ -138,13 +138,15 @@ async def api(
     services: Services | None = None,
     shell: Shell | None = None,
     deployment: Deployment | None = None,
+    *,
+    token: str | None = None,
 ) -> AsyncIterator[Api]:
     """The API over a real folder and a fake scheduler; leaving it is like the end of its process."""
     jobs, services = jobs or Jobs(), services or Services()
     store = Store.open(folder / "home" / "client.db")
     site = Site(profile(folder / "cluster"), shell or LocalShell(), jobs, has_gpu=False)
     manager = ClientManager(site, store, services, folder / "home", deployment)
-    app = create_app(manager)
+    app = create_app(manager, token=token)
     transport = httpx.ASGITransport(app)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

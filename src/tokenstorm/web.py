@@ -7,6 +7,7 @@ only the user who runs the API, and root, are let in.
 
 import asyncio
 import ipaddress
+import re
 import secrets
 import socket
 import sys
@@ -47,7 +48,6 @@ _STATUS_OF = {
     CommandFailed: 502,
     RunError: 507,
 }
-_OPEN_PATHS = frozenset(("/health", "/ready"))
 _PEER = "tokenstorm.peer"
 """Where in the state of a request it says who is at the other end of its connection."""
 _STRANGER = (
@@ -61,6 +61,7 @@ _UNKNOWN = (
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 ErrorForm: TypeAlias = Callable[[int, str, Mapping[str, str] | None], Response]
+FormOf: TypeAlias = Callable[[str], ErrorForm | None]
 
 
 class FieldError(BaseModel):
@@ -118,12 +119,13 @@ def new_app(
     metrics: Callable[[], str] | None = None,
     token: str | None = None,
     hosts: Sequence[str] = (),
-    form: Callable[[str], ErrorForm | None] = lambda _path: None,
+    open_paths: str = "",
+    form: FormOf = lambda _path: None,
 ) -> FastAPI:
     """An API with `/health`, `/ready`, `/metrics`, `/docs` and problem documents.
 
     `ready` tells why the API cannot work now, or None; `metrics` is the Prometheus text of `/metrics`. With a `token`
-    every call but `/health` and `/ready` needs it; `hosts` are names beside loopback's that a Host header may have.
+    every call but `/health`, `/ready` and `open_paths` (a pattern) needs it; `hosts` are names beside loopback's that a Host header may have.
     `form` tells the paths at which who is not let in is told so otherwise than by a problem document.
     """
     app = FastAPI(
@@ -143,7 +145,7 @@ def new_app(
     for kind in _STATUS_OF:
         app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(Guard, token=token, hosts=hosts, form=form)
+    app.add_middleware(Guard, token=token, hosts=hosts, open_paths=open_paths, form=form)
     app.add_middleware(HeadAsGet)
 
     @app.get("/health", summary="Is it alive?", tags=["state"])
@@ -193,12 +195,11 @@ def _is_taken(scope: Scope) -> bool:
 class Guard:
     """Refuses other users of this machine, foreign Host and Origin headers, and calls without the token."""
 
-    def __init__(
-        self, app: ASGIApp, token: str | None, hosts: Sequence[str], form: Callable[[str], ErrorForm | None]
-    ) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str], open_paths: str, form: FormOf) -> None:
         self._app = app
         self._token = token
         self._form = form
+        self._is_open = re.compile(f"/health|/ready|{open_paths}").fullmatch
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -219,12 +220,12 @@ class Guard:
         if origin is not None and _netloc(origin) != host.lower():
             detail = f"the Origin header {origin!r} is foreign: a page of another site may not call this API"
             return refuse(403, detail, None)
-        if self._token and scope["path"] not in _OPEN_PATHS:
+        if self._token and not self._is_open(scope["path"]):
             given = headers.get(b"authorization", "").encode()
             if not secrets.compare_digest(given, f"Bearer {self._token}".encode()):
                 detail = "send the token that was printed at the start as `Authorization: Bearer …`"
                 return refuse(401, detail, {"www-authenticate": "Bearer"})
-        if peer != "owner" and scope["path"] not in _OPEN_PATHS:
+        if peer != "owner" and not self._is_open(scope["path"]):
             return refuse(401, _UNKNOWN, {"www-authenticate": "Bearer"})
         return None
 

@@ -7,6 +7,7 @@ from msgspec import field
 
 from tokenstorm.api.answer import SENT, Answer, Outcome, said
 
+Verdict = Literal["valid", "suspect", "invalid"]
 GroupStatus = Literal["pending", "running", "stopped"]
 Time = TypeVar("Time")
 """How moments are held: as the text that is sent, or as what it says."""
@@ -32,6 +33,11 @@ class ProgressAnswer(Answer, frozen=True, kw_only=True):
     failed: int = 0
     in_flight: int = 0
     phase: Annotated[str, said(None, "measured")] = ""
+    requested_rps: Annotated[float | None, said("Asked for at that moment; at the end, by the plan")] = None
+    achieved_rps: Annotated[float | None, said("Answered a second, in the measured window so far")] = None
+    output_tokens_per_second: float | None = None
+    ttft_p99_seconds: float | None = None
+    latency_p99_seconds: float | None = None
     age_seconds: Annotated[
         float | None, said("How old this is, when its launcher cannot be reached; null at the end")
     ] = None
@@ -51,6 +57,7 @@ class Info(Answer, Generic[Time], frozen=True, kw_only=True):
     created_at: Annotated[Time | None, SENT] = None
     started_at: Time | None = None
     ended_at: Time | None = None
+    verdict: Annotated[Verdict | None, said("Whether its numbers can be trusted, once there is a summary")] = None
     progress: ProgressAnswer | None = None
     load_config: Annotated[dict[str, Any], said("What was asked for, with what was chosen for it; no API key")] = field(
         default_factory=dict
@@ -168,3 +175,4 @@ class Second(Answer, frozen=True, kw_only=True):
     latency: Glance = Glance()
     service_time: Glance = Glance()
     ttft: Glance = Glance()
+    inter_chunk: Glance = Glance()

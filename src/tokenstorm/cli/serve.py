@@ -83,7 +83,10 @@ async def _up(args: argparse.Namespace) -> int:
             ) as running,
         ):
             _show("Server API", f"{running.server_url}  (try it at {running.server_url}/docs)")
-            _show("Client API", f"{running.client_url}  (try it at {running.client_url}/docs)")
+            _show(
+                "Client API",
+                f"{running.client_url}  (open it in a browser; its calls are at {running.client_url}/docs)",
+            )
             placement = site.profile.orchestrator.placement
             _show("orchestrator", running.orchestrator_url or f"{_PLACES[placement]}, started when it is first needed")
             _show("profile", f"{site.profile.name}, data in {config.home}")
@@ -129,7 +132,7 @@ async def _client(args: argparse.Namespace) -> int:
             opened_site(args.profile, signals) as (config, site),
             stack.client_api(config, site, args.server_url, listen(args.port)) as (url, _),
         ):
-            _show("Client API", f"{url}  (try it at {url}/docs)")
+            _show("Client API", f"{url}  (open it in a browser; its calls are at {url}/docs)")
             await signals.stop.wait()
     return 0
 

@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from tokenstorm.cli.signals import Signals
 from tokenstorm.cli.terminal import tell_progress
 from tokenstorm.client_api.app import create_app as client_app
 from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.page import ServerApi
 from tokenstorm.client_api.server import ServerServices
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.http import transport
@@ -41,16 +42,18 @@ from tokenstorm.sdk.client import AsyncClient
 from tokenstorm.server_api.app import create_app as server_app
 from tokenstorm.server_api.placed import PlacedOrchestrator, Published
 from tokenstorm.server_api.where import Address, Fixed, Where
+from tokenstorm.signpost import PAGE_PORT, add_signpost
 from tokenstorm.web import Server, is_loopback
 
 
 @dataclass(frozen=True)
 class Listen:
-    """Where an API listens, and the token that it demands, if it does."""
+    """Where an API listens, and the token that it demands, if it does; `page_port` is where the page is."""
 
     host: str
     port: int
     token: str | None = field(default=None, repr=False)
+    page_port: int = PAGE_PORT
 
 
 def new_token(host: str, *, known: bool) -> str | None:
@@ -72,6 +75,7 @@ async def orchestrator_api(
         await orchestrator.start()
         router = Router(orchestrator.replicas, engines)
         app = orchestrator_app(orchestrator, router, token=listen.token, near=near)
+        add_signpost(app, listen.page_port)
         server = Server(app, listen.host, listen.port)
         await stack.enter_async_context(server.running())
         yield server.url, orchestrator
@@ -118,9 +122,9 @@ async def placed_here(folder: Path) -> AsyncIterator[None]:
 async def server_api(where: Where, client: httpx.AsyncClient, listen: Listen) -> AsyncIterator[str]:
     """The Server API before an orchestrator that `client` reaches; its URL."""
     async with client:
-        server = Server(
-            server_app(where, client, described(token=listen.token), token=listen.token), listen.host, listen.port
-        )
+        app = server_app(where, client, described(token=listen.token), token=listen.token)
+        add_signpost(app, listen.page_port)
+        server = Server(app, listen.host, listen.port)
         async with server.running():
             yield server.url
 
@@ -152,7 +156,9 @@ async def client_api(
     try:
         services = ServerServices(server_url, listen.token)
         manager = ClientManager(site, store, services, config.home, Deployment(site, tell_progress), poller=poller)
-        server = Server(client_app(manager, token=listen.token), listen.host, listen.port)
+        http = httpx.AsyncClient(transport=transport(LocalShell()), trust_env=False)
+        app = client_app(manager, token=listen.token, server=ServerApi(server_url.rstrip("/"), listen.token, http))
+        server = Server(app, listen.host, listen.port)
         try:
             async with server.running():
                 try:
@@ -161,6 +167,7 @@ async def client_api(
                     manager.hang_up()
         finally:
             await services.close()
+            await http.aclose()
     finally:
         store.close()
 
@@ -191,7 +198,8 @@ async def everything(
 
     Their end is that of what was started meanwhile, and with `earlier` before; with `keep` all goes on.
     """
-    orchestrator_port, server_port, client_port = map(listen, ports)
+    chosen = (replace(listen(port), page_port=ports[-1] or PAGE_PORT) for port in ports)
+    orchestrator_port, server_port, client_port = chosen
     poller = Poller(site.scheduler)
     async with contextlib.AsyncExitStack() as opened:
         if site.profile.orchestrator.placement == "local":

@@ -25,6 +25,7 @@ def answer_of(group: ClientGroup, request: dict[str, Any], live: Live | None, ru
         created_at=group.created_at,
         started_at=group.started_at,
         ended_at=group.ended_at,
+        verdict=group.verdict,
         progress=None if progress is None else ProgressAnswer(**asdict(progress), age_seconds=age),
         load_config=request,
         run_id=group.run_id,

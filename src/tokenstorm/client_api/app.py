@@ -24,7 +24,9 @@ from tokenstorm.api.group_answers import (
 )
 from tokenstorm.client_api.answers import answer_of
 from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.history import History
 from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.page import PAGE_PATHS, ServerApi, add_page, server_routes, timeline_routes
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.results import results_routes
 from tokenstorm.client_api.schemas import ObserverRequest, RunGroupsRequest, RunRequest, TakenGroup
@@ -50,8 +52,8 @@ Groups of clients that send load to a service and measure what comes back.
 GroupId = Annotated[int, Path(ge=1, le=2**62, description="As POST /client-groups gave it", examples=[1])]
 
 
-def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
-    """The API over a manager, which it starts and closes."""
+def create_app(manager: ClientManager, *, token: str | None = None, server: ServerApi | None = None) -> FastAPI:
+    """The API over a manager, which it starts and closes. The page shows the services of `server`."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -68,13 +70,19 @@ def create_app(manager: ClientManager, *, token: str | None = None) -> FastAPI:
         ready=manager.ready,
         metrics=lambda: _own_metrics(manager),
         token=token,
+        open_paths=PAGE_PATHS,
     )
     app.add_exception_handler(NotNow, _on_not_now)
     app.add_exception_handler(SubmissionUnconfirmed, _on_unconfirmed)
     for routes in (_all_routes(manager), _start_routes(manager), _group_routes(manager), _preview_routes(manager)):
         app.include_router(routes, prefix=PREFIX, tags=["client groups"])
     app.include_router(_live_routes(manager), prefix=PREFIX, tags=["live"])
+    history = History(manager.site.shell, manager.archive)
+    app.include_router(timeline_routes(manager, history), prefix=PREFIX, tags=["live"])
     app.include_router(results_routes(manager), prefix=PREFIX, tags=["results"])
+    if server:
+        app.include_router(server_routes(server))
+    add_page(app)
     return app
 
 

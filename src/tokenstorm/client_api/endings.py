@@ -44,7 +44,7 @@ class Endings:
                 left = await archive.sum_up(group.run_id)
                 await archive.forget_secrets(group.run_id)
                 group = book.expect(group_id)
-                progress = Progress.of(left.status) if left.status else None
+                progress = Progress.of(left.status, left.summary) if left.status else None
                 late = left.status.late_seconds if left.status else group.late_seconds
                 known = replace(group, progress=progress, late_seconds=late)
                 group = book.change(states.ended(known, job, left.summary, left.said, missing))

@@ -11,8 +11,9 @@ from tokenstorm.api.groups import signal_lead
 from tokenstorm.cluster.pending import why_pending
 from tokenstorm.cluster.scheduler import JobState, Sent
 from tokenstorm.cluster.scheduler import Outcome as JobOutcome
+from tokenstorm.loadgen.live import Glance
 from tokenstorm.loadgen.live import Status as LauncherStatus
-from tokenstorm.metrics.summary import Summary
+from tokenstorm.metrics.summary import State, Summary
 
 Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
 Ending = Literal["stop", "service died"]
@@ -22,7 +23,10 @@ SIGNALLED_EARLY_SECONDS = 60
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the run is, as its launcher says; times in seconds since the common start."""
+    """How far the run is, as its launcher says; times in seconds since the common start.
+
+    Rates and percentiles are those of the measured window so far, and at the end those of the summary.
+    """
 
     elapsed_seconds: float
     fraction: float | None
@@ -31,11 +35,34 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     in_flight: int
     phase: str
+    requested_rps: float | None = None
+    achieved_rps: float | None = None
+    output_tokens_per_second: float | None = None
+    ttft_p99_seconds: float | None = None
+    latency_p99_seconds: float | None = None
 
     @classmethod
-    def of(cls, status: LauncherStatus) -> "Progress":
-        """What a user wants of the launcher's status."""
-        return cls(**{name: getattr(status, name) for name in cls.__struct_fields__})
+    def of(cls, status: LauncherStatus, summary: Summary | None = None) -> "Progress":
+        """What a user wants of the launcher's status, and of the summary once there is one."""
+        same = ("elapsed_seconds", "fraction", "sent", "succeeded", "failed", "in_flight", "phase")
+        rates = summary.rates if summary else status
+        p99 = {name: _p99(status, summary, name) for name in ("ttft", "latency")}
+        return cls(
+            **{name: getattr(status, name) for name in same},
+            requested_rps=rates.requested_rps,
+            achieved_rps=rates.achieved_rps,
+            output_tokens_per_second=rates.output_tokens_per_second,
+            ttft_p99_seconds=p99["ttft"],
+            latency_p99_seconds=p99["latency"],
+        )
+
+
+def _p99(status: LauncherStatus, summary: Summary | None, name: Literal["ttft", "latency"]) -> float | None:
+    if summary is None:
+        found: Glance = getattr(status, name)
+        return found.p99
+    metric = summary.metrics.get(f"{name}_seconds")
+    return metric.p99 if metric else None
 
 
 class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +99,7 @@ class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
     told: bool = False
     released: float | None = None
     has_summary: bool = False
+    verdict: State | None = None
     deleted: bool = False
     purge: bool = False
     purged: bool = False
@@ -180,7 +208,12 @@ def ended(
     outcome, reason = _outcome(group, job, summary, said)
     if missing:
         reason = "; ".join(filter(None, (reason, f"not all of it could be fetched: {missing} did not come")))
-    known = msgspec.structs.replace(group, job_state=job.outcome or "ended", has_summary=summary is not None)
+    known = msgspec.structs.replace(
+        group,
+        job_state=job.outcome or "ended",
+        has_summary=summary is not None,
+        verdict=summary.verdict.state if summary else None,
+    )
     return stopped(known, outcome, reason)
 
 

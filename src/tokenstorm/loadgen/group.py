@@ -105,6 +105,7 @@ class Group:
             latency=Glance.of(tally.histograms["latency"]),
             service_time=Glance.of(tally.histograms["service_time"]),
             ttft=Glance.of(tally.histograms["ttft"]),
+            inter_chunk=Glance.of(tally.histograms["inter_chunk"]),
             ranks={str(rank): second for rank, second in sorted(ranks.items())},
             left_out=sorted(self.left_out),
             engine=sampled.engine,

@@ -64,6 +64,7 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     latency: Glance
     service_time: Glance
     ttft: Glance
+    inter_chunk: Glance = Glance(None, None, None)
     ranks: dict[str, RankSecond]
     left_out: list[str]
     engine: dict[str, EngineSecond] = {}

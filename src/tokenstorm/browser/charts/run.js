@@ -12,15 +12,20 @@ const ENGINE = [
     ["running", "Engine: requests running", ""],
     ["waiting", "Engine: requests queued", ""],
     ["kv_usage", "Engine: KV cache in use", "%"],
+    ["hit_rate", "Engine: prefix cache hit rate", "%"],
+    ["preemptions", "Engine: requests put back", ""],
+    ["acceptance", "Engine: drafted tokens accepted", "%"],
 ];
 
 export function runCharts(lines, { plan = {} } = {}) {
     const times = lines.map((line) => line.t);
     const spans = spansOf(lines, plan);
+    const measured = lines.findLastIndex((line) => line.phase === "measured");
+    const rest = measured < 0 ? undefined : measured;
     const made = [...rates(lines), ...percentiles(lines), ...failures(lines), ...tokens(lines), ...ranks(lines), ...engine(lines), ...power(lines)];
     return made
         .filter(({ chart }) => chart.series.some(({ values }) => values.some((value) => value != null)))
-        .map(({ key, chart }) => ({ key, chart: { ...chart, times, spans } }));
+        .map(({ key, chart }) => ({ key, chart: { ...chart, times, spans, rest } }));
 }
 
 /** Warm-up and drain as the lines tell them, stages as they were planned. */
@@ -101,26 +106,18 @@ function ranks(lines) {
     ];
 }
 
-/** What each replica's engine said of itself; the hit rate is that of the second. */
+/** What each replica's engine said of itself. */
 function engine(lines) {
     const replicas = [...new Set(lines.flatMap((line) => Object.keys(line.engine ?? {})))].sort();
-    const of = (value) => replicas.map((name, index) => ({
-        name,
-        role: roleOf(index),
-        values: lines.map((line, second) => value(line.engine?.[name], lines[second - 1]?.engine?.[name])),
-    }));
-    const plain = ENGINE.map(([field, title, unit]) => ({
-        key: `engine-${field}`,
-        chart: { title, unit, series: of((said) => said?.[field] ?? null) },
-    }));
-    const hits = of((said, before) => hitRate(said, before));
-    return [...plain, { key: "engine-hits", chart: { title: "Engine: prefix cache hit rate", unit: "%", series: hits } }];
-}
-
-function hitRate(said, before) {
-    const queries = (said?.prefix_queries ?? NaN) - (before?.prefix_queries ?? NaN);
-    const hits = said?.prefix_hits - before?.prefix_hits;
-    return queries > 0 && hits >= 0 ? hits / queries : null;
+    return ENGINE.map(([field, title, unit]) => {
+        const series = replicas.map((name, index) => ({
+            name: `replica ${name}`,
+            role: roleOf(index),
+            values: lines.map((line) => line.engine?.[name]?.[field] ?? null),
+        }));
+        const shown = field === "preemptions" ? series.filter(({ values }) => values.some(Boolean)) : series;
+        return { key: `engine-${field}`, chart: { title, unit, series: shown } };
+    });
 }
 
 function power(lines) {

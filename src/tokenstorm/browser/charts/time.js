@@ -12,6 +12,7 @@
  *          {role: "p99", kind: "band", low: […], values: […]},                  // between two lines; not in the legend
  *          {name: "timeout", role: "c1", kind: "area", values: […]},            // areas lie one on the other, in order
  *      ],
+ *      rest: 58,                           // optional: whose values the legend has without a cursor; else the last ones
  *      spans: [{from: 0, to: 10, label: "warm-up", role: "warmup"}],            // shaded; role: warmup, stage, drain, steady
  *  }
  *
@@ -24,6 +25,7 @@ import { sinceStart, withUnit } from "./units.js";
 
 const AREA = 0.75;
 const BAND = 0.18;
+const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400];
 
 export function timeChart(element, chart, { group = "run", height } = {}) {
@@ -80,7 +82,7 @@ function timeOptions(current, width, height, group, tell) {
         },
         axes: [
             axisOf({ side: "bottom", format: (values) => values.map(sinceStart), incrs: STEPS, space: 64 }),
-            axisOf({ side: "left", format: ticksIn(chart.unit) }),
+            axisOf({ side: "left", format: ticksIn(chart.unit), incrs: chart.unit === "" ? WHOLE : undefined }),
         ],
         series: [{}, ...chart.series.flatMap(lineOf)],
         bands: bandsOf(chart.series),
@@ -145,10 +147,10 @@ function legendEntry(series, index) {
     return { name: series.name, role: series.role, fill, dash: dashOf(series, index)?.map((length) => length / 2).join(" ") };
 }
 
-/** Each series' value at the cursor; without one its last. */
-function valuesAt({ series, unit }, index) {
+/** Each series' value at the cursor; without one its last up to `rest`. */
+function valuesAt({ series, unit, rest }, index) {
     return named(series).map(({ values }) => {
-        let at = index ?? values.length - 1;
+        let at = index ?? rest ?? values.length - 1;
         while (index == null && at > 0 && values[at] == null) at -= 1;
         return withUnit(values[at], unit);
     });
@@ -167,6 +169,7 @@ function shade(plot, spans) {
     ctx.clip();
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     ctx.textBaseline = "bottom";
+    ctx.textAlign = "left";
     let free = -Infinity;
     for (const { from, to, label, role } of spans) {
         const left = plot.valToPos(from, "x", true);

@@ -1,0 +1,83 @@
+/** The calls of the page: JSON, JSON lines and events, with the token where the site wants one. */
+
+const TOKEN = "tokenstorm-token";
+export const GROUPS = "/api/v1/client-groups";
+/** The Server API, as the Client API hands it on. */
+export const SERVER = "/server/api/v1";
+
+/** What an API refused, or why nobody answered (status 0). `errors` are [{field, message}] of a 422. */
+export class Refused extends Error {
+    constructor(status, detail, errors = []) {
+        super(detail);
+        this.status = status;
+        this.errors = errors;
+    }
+}
+
+export function keepToken(token) {
+    sessionStorage.setItem(TOKEN, token.trim());
+}
+
+export function hasToken() {
+    return Boolean(sessionStorage.getItem(TOKEN));
+}
+
+/** A call's answer, a Response. Raises `Refused`. A token that is wanted and not known is asked for by the page. */
+export async function ask(path, { method = "GET", body, signal, headers = {} } = {}) {
+    const token = sessionStorage.getItem(TOKEN);
+    const all = { ...headers, ...(token && { authorization: `Bearer ${token}` }) };
+    if (body !== undefined) all["content-type"] = "application/json";
+    let answer;
+    try {
+        answer = await fetch(path, { method, headers: all, signal, ...(body !== undefined && { body: JSON.stringify(body) }) });
+    } catch (error) {
+        if (signal?.aborted) throw error;
+        throw new Refused(0, "the Client API does not answer");
+    }
+    if (answer.ok) return answer;
+    if (answer.status === 401 && !path.startsWith("/server/")) dispatchEvent(new Event("token-wanted"));
+    const problem = await answer.json().catch(() => ({}));
+    const detail = problem.detail ?? problem.error?.message ?? `it answered ${answer.status}`;
+    throw new Refused(answer.status, detail, problem.errors ?? []);
+}
+
+export async function askJson(path, options) {
+    return (await ask(path, options)).json();
+}
+
+/** Every line of a JSON lines answer. */
+export async function askLines(path, options) {
+    const text = await (await ask(path, options)).text();
+    return text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+}
+
+/** Server-sent events, until they end: `take(event, data)` for each, its data as text. */
+export async function askEvents(path, take, options) {
+    const reader = (await ask(path, options)).body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return;
+        const blocks = (rest + value.replaceAll("\r", "")).split("\n\n");
+        rest = blocks.pop();
+        for (const block of blocks) {
+            const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
+            const data = fields.filter(([, name]) => name === "data").map(([, , text]) => text);
+            const event = fields.find(([, name]) => name === "event")?.[2] ?? "message";
+            if (data.length) take(event, data.join("\n"));
+        }
+    }
+}
+
+/** Save an answer as a file. Without a token the browser fetches it itself, however large it is. */
+export async function download(path, name) {
+    const link = document.createElement("a");
+    link.download = name;
+    if (hasToken()) {
+        link.href = URL.createObjectURL(await (await ask(path)).blob());
+        setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    } else {
+        link.href = path;
+    }
+    link.click();
+}

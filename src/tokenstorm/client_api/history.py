@@ -1,0 +1,85 @@
+"""What a group's run was like, second by second: its timeline from the beginning, for whoever comes late."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import PurePosixPath
+
+import msgspec
+
+from tokenstorm.client_api.archive import Archive
+from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.cluster.local import LocalShell
+from tokenstorm.cluster.shell import Shell
+from tokenstorm.errors import NOT_JSON
+
+PART = 4 * 2**20
+"""Bytes of a timeline that are read at a time."""
+
+
+class History:
+    """The timelines of groups. That of a run that goes on is read where it runs, and kept: the next reader gets only what is new."""
+
+    def __init__(self, shell: Shell, archive: Archive) -> None:
+        self._there, self._here = shell, LocalShell()
+        self._archive = archive
+        self._running: dict[int, _Known] = {}
+
+    async def lines(self, group: ClientGroup, first: int) -> AsyncIterator[bytes]:
+        """The lines from second `first` on, without their histograms, in parts. Raises `ClusterError`."""
+        if group.stage == "stopped":
+            self._running.pop(group.group_id, None)
+            await self._archive.at_home(group.run_id)
+            folder = PurePosixPath(self._archive.paths(group.run_id).root)
+            known = _Known()
+            while await known.read(self._here, folder / "timeline.jsonl"):
+                yield known.take(first)
+        elif group.stage == "running":
+            known = self._running.setdefault(group.group_id, _Known())
+            async with known.lock:
+                while await known.read(self._there, self._archive.folder(group.run_id) / "timeline.jsonl"):
+                    pass
+            yield known.since(first)
+
+
+class _Known:
+    """What was read of one timeline: its lines, and the second of each."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self._offset = 0
+        self._lines: list[tuple[int, bytes]] = []
+
+    async def read(self, shell: Shell, path: PurePosixPath) -> bool:
+        """Read on; whether there was anything."""
+        try:
+            data = await shell.get(path, offset=self._offset, limit=PART)
+        except FileNotFoundError:
+            return False
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._lines += await asyncio.to_thread(_readable, whole)
+        return bool(whole)
+
+    def since(self, first: int) -> bytes:
+        """The lines from that second on."""
+        return b"".join(line for second, line in self._lines if second >= first)
+
+    def take(self, first: int) -> bytes:
+        """The same, and forget them."""
+        found = self.since(first)
+        self._lines = []
+        return found
+
+
+def _readable(lines: bytes) -> list[tuple[int, bytes]]:
+    """Each line without its histograms; one that cannot be read is left out, as the run's summary tells."""
+    found = []
+    for line in lines.split(b"\n")[:-1]:
+        try:
+            fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+            second = int(msgspec.json.decode(fields["t"], type=float))
+        except (KeyError, *NOT_JSON):
+            continue
+        fields.pop("histograms", None)
+        found.append((second, msgspec.json.encode(fields) + b"\n"))
+    return found

@@ -1,0 +1,55 @@
+"""Who comes late gets every second there was, of a run that goes on and of one that is over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from groups import api
+from tokenstorm.cluster.scheduler import JobState
+from waiting import finish
+
+
+def line(t: int) -> str:
+    return json.dumps({"t": t, "sent": t * 10, "histograms": {"ttft": {"1": 2}}}) + "\n"
+
+
+async def seconds(it: Any, group: int, **query: int) -> list[dict[str, Any]]:
+    answer = await it.get(f"/{group}/timeline", **query)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    return [json.loads(found) for found in answer.text.splitlines()]
+
+
+def test_the_seconds_so_far_come_without_histograms_and_later_ones_alone_when_asked_for(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create()
+            info = await it.info(group)
+            assert await seconds(it, group) == []
+            it.jobs.found[info["job_id"]] = JobState("running")
+            await it.until(group, status="running")
+            file = Path(info["run_dir"]) / "timeline.jsonl"
+            file.write_text(line(0) + line(1) + line(2)[:9])
+            assert await seconds(it, group) == [{"t": 0, "sent": 0}, {"t": 1, "sent": 10}]
+            with file.open("a") as more:
+                more.write(line(2)[9:] + "torn {\n" + line(3))
+            assert [one["t"] for one in await seconds(it, group, **{"from": 2})] == [2, 3]
+            it.jobs.found[info["job_id"]] = JobState("ended", "lost", "gone")
+            await it.until(group, status="stopped")
+            assert [one["t"] for one in await seconds(it, group, **{"from": 1})] == [1, 2, 3]
+            assert (await it.get("/99/timeline")).status_code == 404
+
+    finish(work())
+
+
+def test_a_token_guards_the_calls_and_not_the_page_that_asks_for_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path, token="secret") as it:
+            assert (await it.get()).status_code == 401
+            for path in ("/", "/page/app.js", "/charts/time.js", "/vendor/uPlot.js", "/options.json"):
+                answer = await it.client.get(path)
+                assert answer.status_code == 200, path
+            assert (await it.client.get("/page/../app.py")).status_code in {401, 404}
+            assert "script-src 'self';" in (await it.client.get("/")).headers["content-security-policy"]
+            assert (await it.client.get("/options.json")).json()["num_clients"] == "--num-clients"
+
+    finish(work())
