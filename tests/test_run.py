@@ -116,7 +116,50 @@ def assert_recomputable(run: Run) -> None:
     good = [line for line in lines if outcome(line) == "succeeded"]
     assert summary["tokens"]["output"] == sum(line["output_tokens"] or 0 for line in good)
     assert summary["tokens"]["prompt"] == sum(line["prompt_tokens"] or 0 for line in good)
+    for name, counted in (("prompt", "prompt_tokens"), ("output", "output_tokens")):
+        assert_lengths(summary["lengths"][name], [line[counted] for line in good if line[counted]])
+    tpot = summary["metrics"]["tpot_seconds"]["p50"]
+    assert rates["output_tokens_per_second_per_user"] == (None if tpot is None else pytest.approx(1 / tpot))
+    busy = sum(max(0, min(x["done"], end) - max(x["sent"], start)) for x in ended)
+    assert summary["concurrency"]["mean"] == pytest.approx(busy / 1e9 / seconds)
+    assert summary["concurrency"]["peak"] >= most_at_once(ended, start, end)
+    assert_stages(summary, lines, ended)
     assert_timeline(run)
+
+
+def assert_lengths(found: dict[str, Any], lengths: list[int]) -> None:
+    """Count, mean and extremes exactly; percentiles by nearest rank, within 1 %."""
+    ordered = sorted(lengths)
+    assert (found["count"], found["min"], found["max"]) == (len(ordered), ordered[0], ordered[-1])
+    assert found["mean"] == pytest.approx(sum(ordered) / len(ordered))
+    for name in ("p50", "p90", "p99"):
+        assert found[name] == pytest.approx(ordered[max(1, math.ceil(QUANTILES[name] * len(ordered))) - 1], rel=0.01)
+
+
+def most_at_once(ended: list[dict[str, Any]], start: float, end: float) -> int:
+    """The most requests that were in flight at one moment of the window."""
+    edges = [(x["sent"], 1) for x in ended if x["sent"] < end] + [(x["done"], -1) for x in ended]
+    most = now = 0
+    for at, change in sorted(edges):
+        now += change
+        most = max(most, now if start <= at < end else 0)
+    return most
+
+
+def assert_stages(summary: dict[str, Any], lines: list[dict[str, Any]], ended: list[dict[str, Any]]) -> None:
+    """Each stage again, from the lines that were scheduled in it, and from the answers that came in it."""
+    asked_for = summary["plan"]["arrival"]["stages"] or []
+    assert [stage["requested_rps"] for stage in summary["stages"]] == [stage["rps"] for stage in asked_for]
+    for stage in summary["stages"]:
+        start, end = stage["start"] * 1e9, stage["end"] * 1e9
+        part = [line for line in lines if start <= line["scheduled"] < end]
+        by_outcome = Counter(map(outcome, part))
+        assert stage["counts"]["scheduled"] == len(part)
+        assert all(stage["counts"][name] == by_outcome[name] for name in ("succeeded", "failed", "censored", "unsent"))
+        for name in ("latency_seconds", "ttft_seconds", "tpot_seconds"):
+            assert_metric(stage["metrics"][name], durations(part)[name])
+        done = sum(line["error"] is None and start <= line["done"] < end for line in ended)
+        assert stage["achieved_rps"] == pytest.approx(done / (end - start) * 1e9)
 
 
 def assert_timeline(run: Run) -> None:
@@ -156,8 +199,9 @@ def assert_rebuilt(stage: Stage, run: Run) -> None:
     ended = stage.command("report", str(run.root), "--rebuild", "--json")
     assert ended.err == ""
     again, summary = json.loads(ended.out), run.summary
-    for name in ("counts", "windows", "tokens", "outcome", "client", "engine"):
+    for name in ("counts", "windows", "tokens", "outcome", "client", "engine", "lengths", "stages", "goodput"):
         assert again[name] == summary[name], name
+    assert again["concurrency"] == pytest.approx(summary["concurrency"])
     assert again["rates"] == pytest.approx(summary["rates"])
     assert again["metrics"] == summary["metrics"]
     assert again["verdict"] == summary["verdict"]

@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 
 from plans import plan
 from tokenstorm import __version__
@@ -55,6 +56,14 @@ def test_arrivals_wait_below_the_cap_when_another_rank_that_is_there_had_free_cl
     if other is not None:
         group.add(1, other)
     assert group.close(0, "measured", 10.0).waited_below_cap == below
+
+
+def test_the_peak_of_a_group_adds_up_what_its_ranks_had_in_one_second_and_leaves_out_the_warm_up() -> None:
+    group = Group(plan(ranks=2, requests_per_second=10.0, warmup_seconds=2.0))
+    for number, peaks in enumerate([(9, 9), (9, 9), (3, 1), (2, 4), (5, 0)]):
+        for rank, peak in enumerate(peaks):
+            group.add(rank, replace(second(peak=peak, waited=0), second=number))
+    assert group.peak == 6
 
 
 def lost_after(monkeypatch: pytest.MonkeyPatch, steps: list[float]) -> str | None:

@@ -23,7 +23,9 @@ from tokenstorm.loadgen.replicas import REFUSALS, RETRY_NS, Replicas
 from tokenstorm.loadgen.schedule import FAILURE_PAUSE_NS, ClosedLoop, OpenLoop, Schedule
 from tokenstorm.loadgen.sizing import bytes_of_lines, fewest_ranks, too_little_room
 from tokenstorm.loadgen.standstills import Standstills
+from tokenstorm.loadgen.unsent import unsent_lines
 from tokenstorm.loadgen.writer import LineWriter
+from tokenstorm.metrics.tally import Tally, Window
 
 MS = 1_000_000
 _open, _write = os.open, os.write
@@ -373,6 +375,18 @@ def test_ranks_are_so_many_that_each_may_open_a_connection_for_every_client(
         fewest_ranks(some, 2, files)
 
 
+def test_a_line_for_many_that_were_never_sent_is_of_one_stage() -> None:
+    """The first 1000 arrivals have lines of their own, the second stage is cut there, and the third is one line."""
+    stages = [{"rps": 900, "seconds": 1}, {"rps": 500, "seconds": 1}, {"rps": 600, "seconds": 1}]
+    some = plan(duration_seconds=3.0, arrival={"stages": stages})
+    window = Window.of(some, some.window_end_ns)
+    lines = list(unsent_lines(OpenLoop(some, 0, 1), Standstills(0), window, rank=0, replicas=["0"], idle_since=None))
+    tally = Tally()
+    tally.add(lines, window)
+    assert {number: stage.counts.unsent for number, stage in tally.stages.items()} == {0: 900, 1: 500, 2: 600}
+    assert len(lines) == 1002
+
+
 def test_a_loop_stood_still_from_when_it_should_have_turned_until_it_did_if_that_was_long() -> None:
     standstills = Standstills(0)
     standstills.look(70 * MS, due=20 * MS)  # 50 ms are no standstill
@@ -382,12 +396,14 @@ def test_a_loop_stood_still_from_when_it_should_have_turned_until_it_did_if_that
     held = [at for at in range(0, 400, 10) if standstills.hold(at * MS)]
     assert held == [*range(90, 200, 10), *range(230, 300, 10)]
     cuts = [(90, False), (100, True), (200, True), (230, False)]
-    assert list(standstills.parts(100 * MS, 250 * MS)) == [
+    assert list(standstills.parts((100 * MS,), 250 * MS)) == [
         *((at * MS, asleep) for at, asleep in cuts),
         (250 * MS, True),
     ]
-    assert list(standstills.parts(100 * MS, 80 * MS)) == [(80 * MS, False)]
-    assert list(standstills.parts(400 * MS, None))[-2:] == [(400 * MS, False), (None, False)]
+    cut = [(at // MS, asleep) for at, asleep in standstills.parts((100 * MS, 150 * MS, 220 * MS), 250 * MS) if at]
+    assert cut == [(90, False), (100, True), (150, True), (200, True), (220, False), (230, False), (250, True)]
+    assert list(standstills.parts((100 * MS,), 80 * MS)) == [(80 * MS, False)]
+    assert list(standstills.parts((400 * MS,), None))[-2:] == [(400 * MS, False), (None, False)]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
 
 PLAN = plan(targets=TWO_REPLICAS, warmup_seconds=1, duration_seconds=10, max_tokens=8, ignore_eos=True)
 SECOND = 1_000_000_000
-WINDOW = Window(1 * SECOND, 11 * SECOND)
+WINDOW = Window(1 * SECOND, 11 * SECOND, (4 * SECOND, 8 * SECOND, 11 * SECOND))
 
 
 def add(results: list[Result]) -> Tally:
@@ -221,3 +221,24 @@ def test_tokens_that_share_one_read_have_no_time_between_them() -> None:
 def test_a_tally_survives_the_way_to_the_launcher() -> None:
     tally = add([ok(2 * SECOND), ok(0), ok(3 * SECOND, error=Failure("reset", "x"))])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(tally), type=Tally) == tally
+
+
+@pytest.mark.parametrize(
+    ("sent", "done", "seconds"),
+    [(0, 1, 0), (0, 3, 2), (2, 5, 3), (9, 99, 2), (0, 99, 10), (11, 12, 0), (10, None, 1), (12, None, 0)],
+)
+def test_a_request_counts_as_in_flight_while_it_is_and_only_in_the_window(
+    sent: int, done: int | None, seconds: int
+) -> None:
+    """The window is from 1 s to 11 s."""
+    assert WINDOW.overlap(sent * SECOND, None if done is None else done * SECOND) == seconds * SECOND
+
+
+def test_a_moment_belongs_to_the_stage_that_begins_with_it_and_the_end_to_the_last() -> None:
+    assert [WINDOW.stage_of(second * SECOND) for second in (1, 3, 4, 7, 8, 11, 12)] == [0, 0, 1, 1, 2, 2, 2]
+    staged = plan(
+        warmup_seconds=1.0,
+        duration_seconds=10.0,
+        arrival={"stages": [{"rps": 1, "seconds": 3}, {"rps": 2, "seconds": 7}]},
+    )
+    assert Window.of(staged, 9 * SECOND) == Window(SECOND, 9 * SECOND, (4 * SECOND, 11 * SECOND))

@@ -15,6 +15,9 @@ from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally, Work
 from tokenstorm.plan import Plan
 
+KEPT_SECONDS = 60
+"""So much later no rank tells of a second any more: it would be lost."""
+
 
 class Group:
     """Adds up deltas. Memory does not grow with the length of the run, but for 40 bytes a second of each GPU."""
@@ -30,6 +33,9 @@ class Group:
         self.cpu_seconds: dict[int, float] = {}
         self.sent_by: dict[int, int] = {}
         self.stalled: dict[int, float] = {}
+        self.peak = 0
+        """The most requests in flight in a second that was measured: the sum of the most that each rank had in it."""
+        self._peaks: Counter[int] = Counter()
         self.left_out: set[str] = set()
         self._drained: dict[int, int] = {}
         """The second in which the window of each rank was over."""
@@ -54,9 +60,16 @@ class Group:
         self.sent_by[rank] = self.sent_by.get(rank, 0) + delta.live.sent
         if delta.live.loop_lag > STALL_SECONDS:
             self.stalled[rank] = self.stalled.get(rank, 0.0) + delta.live.loop_lag
+        self._note_peak(delta)
         self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
         self.tally.merge(delta.tally)
         self._pending.append((rank, delta))
+
+    def _note_peak(self, delta: Delta) -> None:
+        if (delta.second + 1) * 10**9 > self._plan.window_start_ns:
+            self._peaks[delta.second] += delta.live.peak
+            self.peak = max(self.peak, self._peaks[delta.second])
+            self._peaks.pop(delta.second - KEPT_SECONDS, None)
 
     def phase_of(self, second: int, window_end: int | None) -> str:
         """The phase that a second began in, by the clock, or by the ranks where they reach a count before `window_end`."""
@@ -97,6 +110,7 @@ class Group:
             t=t,
             phase=phase,
             failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),
+            in_flight_peak=self.peak,
             good=None if self._plan.slo is None else tally.good.count,
             in_flight=sum(delta.in_flight for delta in latest.values()),
             waiting=sum(delta.waiting for delta in latest.values()),

@@ -326,6 +326,7 @@ class Launcher:
             environment=msgspec.structs.replace(environment, notes=notes),
             missing=merged.missing,
             engine=group.engine.report(),
+            peak=group.peak,
             energy=group.energy,
         )
         return summarize(run, merged.tally)

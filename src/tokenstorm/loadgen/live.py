@@ -41,7 +41,7 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     """One second of the group, a line of `timeline.jsonl`; the counts are of that second, warm-up included.
 
     `phase` is the one that the second began in, `good` how many measured requests of those that ended met their objectives (None
-    where there are none), `target_rps` the mean of the rate that was asked for in it. `engine` is what
+    where there are none), `in_flight_peak` the most requests in flight up to then, measured seconds alone, `target_rps` the mean of the rate that was asked for in it. `engine` is what
     each replica said of itself, where it was asked and answered; `gpus` what its GPUs
     said, each at its own time: in the first line also what they said shortly before the start.
     """
@@ -58,6 +58,7 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     good: Number | None = None
     output_tokens: Number
     in_flight: Number
+    in_flight_peak: Number = 0
     waiting: Number
     target_rps: float | None
     waited_below_cap: Number

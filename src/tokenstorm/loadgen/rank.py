@@ -65,7 +65,7 @@ class Rank:
         self.rank = rank
         self.started_at = started_at
         self.clients = clients_of(plan, rank, ranks)
-        self.window = Window(plan.window_start_ns, plan.window_end_ns)
+        self.window = Window.of(plan, plan.window_end_ns)
         self.phase: Phase = "warmup"
         self.total = Tally()
         self.replicas = replicas
@@ -108,7 +108,7 @@ class Rank:
         if self.phase in {"warmup", "measured"}:
             at = max(at, self._now())  # what was sent since then counts
             if self.window.end is None or at < self.window.end:
-                self.window = Window(self.window.start, at)
+                self.window = Window.of(self.plan, at)
                 self._set_close_timer()
 
     def abort(self) -> None:
@@ -117,7 +117,7 @@ class Rank:
             now, end, due = self._now(), self.window.end, self._schedule.next_at
             # what the rank was just about to send is nobody's fault, and no part of the window
             at = min(now, due) if due is not None and now - due < GRACE_NS else now
-            self.window = Window(self.window.start, at if end is None else min(at, end))
+            self.window = Window.of(self.plan, at if end is None else min(at, end))
             self._close_window(now)
         self._censor("aborted")
 

@@ -1,7 +1,7 @@
 """When a rank's event loop stood still: what fell due meanwhile waited for the load generator."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenstorm.metrics.tally import STALL_SECONDS
 
@@ -31,9 +31,9 @@ class Standstills:
         """Whether the loop stood still at this moment."""
         return bisect_right(self._edges, at) % 2 == 1
 
-    def parts(self, start: int, end: int | None) -> Iterator[tuple[int | None, bool]]:
-        """The time up to `end`, cut at `start` and at each edge of a standstill: a part's end, and whether it is in one."""
-        for edge in sorted({start, *self._edges}):
+    def parts(self, cuts: Iterable[int], end: int | None) -> Iterator[tuple[int | None, bool]]:
+        """The time up to `end`, cut at `cuts` and at each edge of a standstill: a part's end, and whether it is in one."""
+        for edge in sorted({*cuts, *self._edges}):
             if end is not None and edge >= end:
                 break
             yield edge, self.hold(edge - 1)

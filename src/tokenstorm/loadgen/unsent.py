@@ -24,7 +24,7 @@ def unsent_lines(
     nobody checked for free clients, so what fell due then counts as having found one. Otherwise every client was busy to the
     end, and `slot_free` is None.
     """
-    for before, asleep in standstills.parts(window.start, window.end):
+    for before, asleep in standstills.parts((window.start, *window.stages), window.end):
         for seq, stride, size, first, last in schedule.rest(before):
             yield Result(
                 schema=SCHEMA,

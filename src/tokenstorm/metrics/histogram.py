@@ -42,15 +42,16 @@ class Histogram(msgspec.Struct):
         if low < 0:
             message = f"a duration cannot be negative: {low} ns"
             raise ValueError(message)
+        same = low == high  # lengths that are fixed, waits of 0
         bins = Counter(
             [
                 value if value < _EXACT else (value >> (shift := value.bit_length() - _BITS)) + (shift << (_BITS - 1))
-                for value in values
+                for value in (values[:1] if same else values)
             ]
         )
         counts = self.counts
         for index, number in bins.items():
-            counts[index] = counts.get(index, 0) + number
+            counts[index] = counts.get(index, 0) + (len(values) if same else number)
         self.count += len(values)
         self.total += sum(values)
         self.minimum = low if self.minimum is None else min(self.minimum, low)

@@ -22,7 +22,7 @@ def tally_of(
     Moments are nanoseconds from the common start; none can be after `latest`. A line is left out if it cannot be read, or
     cannot be of this rank and plan; so is a file that cannot be read. `skip` is called with the reason. Raises `OtherVersion`.
     """
-    tally, window = Tally(), Window(plan.window_start_ns, window_end)
+    tally, window = Tally(), Window.of(plan, window_end)
     for rank, path in results.items():
         stripe = _Stripe(plan, rank, latest)
         try:

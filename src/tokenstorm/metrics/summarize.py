@@ -13,16 +13,19 @@ from tokenstorm.metrics.reports import Clock, DiskReport, Environment, Missing, 
 from tokenstorm.metrics.summary import (
     QUANTILES,
     ClientReport,
+    Concurrency,
+    Distribution,
     Figures,
     Metric,
     Outcome,
     Rates,
     ReplicaReport,
+    StageReport,
     Summary,
     Tokens,
     Windows,
 )
-from tokenstorm.metrics.tally import METRICS, Counts, Tally
+from tokenstorm.metrics.tally import METRICS, Counts, StageTally, Tally, Window
 from tokenstorm.metrics.verdict import judge
 from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED, EXHAUSTED
@@ -52,6 +55,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     missing: Missing = Missing()
     engine: EngineReport | None = None
+    peak: int | None = None
     energy: EnergyTally = msgspec.field(default_factory=EnergyTally)
 
 
@@ -73,6 +77,9 @@ def summarize(run: Run, tally: Tally) -> Summary:
         metrics=metrics,
         tokens=Tokens(_known(tally.prompt_tokens, tally), _output(tally.output_tokens, tally), _source(tally)),
         goodput=_goodput(run, tally),
+        lengths={name: _distribution(histogram) for name, histogram in tally.lengths.items()},
+        concurrency=Concurrency(tally.busy_ns / 1e9 / _seconds_of(run), run.peak),
+        stages=_stages(run, tally),
         warnings=dict(sorted(tally.warnings.items())),
         failures={kind: words for kind, words in sorted(tally.failures.items()) if kind != CENSORED},
         replicas={
@@ -129,6 +136,38 @@ def _goodput(run: Run, tally: Tally) -> Goodput | None:
     )
 
 
+def _distribution(histogram: Histogram) -> Distribution:
+    p50, p90, p99 = (histogram.quantile(q) for q in (0.5, 0.9, 0.99))
+    return Distribution(histogram.count, histogram.mean(), histogram.minimum, histogram.maximum, p50, p90, p99)
+
+
+def _stages(run: Run, tally: Tally) -> list[StageReport]:
+    """Each stage that began before the window's end."""
+    found, start = [], run.plan.window_start_ns
+    ends = Window.of(run.plan, run.window_end).stages
+    for number, (stage, planned) in enumerate(zip(run.plan.arrival.stages or (), ends, strict=True)):
+        end = min(planned, run.window_end)
+        if start < end:
+            part = tally.stages.get(number, StageTally())
+            scheduled = part.counts.scheduled
+            found.append(
+                StageReport(
+                    requested_rps=stage.rps,
+                    start=start / 1e9,
+                    end=end / 1e9,
+                    counts=part.counts,
+                    achieved_rps=part.done / ((end - start) / 1e9),
+                    goodput=part.good / scheduled if run.plan.slo and scheduled else None,
+                    metrics={
+                        f"{name}_seconds": metric(histogram, *_missing(name, part.counts))
+                        for name, histogram in part.histograms.items()
+                    },
+                )
+            )
+        start = planned
+    return found
+
+
 def _rates(run: Run, tally: Tally) -> Rates:
     seconds = _seconds_of(run)
     return Rates(
@@ -136,6 +175,7 @@ def _rates(run: Run, tally: Tally) -> Rates:
         achieved_rps=tally.done_in_window / seconds,
         output_tokens_per_second=_output(tally.output_tokens_in_window / seconds, tally),
         prompt_tokens_per_second=_known(tally.prompt_tokens_in_window / seconds, tally),
+        output_tokens_per_second_per_user=1e9 / tpot if (tpot := tally.histograms["tpot"].quantile(0.5)) else None,
     )
 
 

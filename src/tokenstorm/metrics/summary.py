@@ -48,13 +48,52 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 class Rates(msgspec.Struct, frozen=True):
     """Per second of the measured window, whole group; `requested_rps` is None in a closed loop.
 
-    Tokens are None where nobody counted them: what is not known is not 0.
+    Tokens are None where nobody counted them: what is not known is not 0. Those per user are what a user sees: the median
+    request's, after its first token (one over the median TPOT).
     """
 
     requested_rps: float | None
     achieved_rps: float
     output_tokens_per_second: float | None
     prompt_tokens_per_second: float | None
+    output_tokens_per_second_per_user: float | None = None
+
+
+class Distribution(msgspec.Struct, frozen=True):
+    """How a number is spread over requests; percentiles to within 1 %, None where nobody counted."""
+
+    count: int
+    mean: float | None
+    min: int | None
+    max: int | None
+    p50: int | None
+    p90: int | None
+    p99: int | None
+
+
+class Concurrency(msgspec.Struct, frozen=True):
+    """Requests in flight: on average over the window, and at most in a second of it (the ranks' own most, added up).
+
+    `peak` is None where no timeline tells.
+    """
+
+    mean: float
+    peak: int | None
+
+
+class StageReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a staged load, in seconds from the common start. Counts and times are of the requests scheduled in it.
+
+    `achieved_rps` counts the answers that ended in it; `goodput` is the share of good ones of all that were scheduled in it.
+    """
+
+    requested_rps: float
+    start: float
+    end: float
+    counts: Counts
+    achieved_rps: float
+    goodput: float | None
+    metrics: dict[str, Metric]
 
 
 class Windows(msgspec.Struct, frozen=True):
@@ -103,7 +142,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """All of a summary but the verdict. Counts, rates, tokens and metrics speak of the measured window.
 
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
-    failed request for each kind. `goodput` is None where the plan has no objectives. `engine` is what the replicas said of
+    failed request for each kind. `goodput` is None where the plan has no objectives. `lengths` are tokens of
+    prompts and answers (`prompt`, `output`) of successful requests; `stages` those of a load that has some. `engine` is what the replicas said of
     themselves; None where they say nothing; `energy` what their GPUs took, None where nobody reads them.
     """
 
@@ -121,6 +161,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric]
     tokens: Tokens
     goodput: Goodput | None = None
+    lengths: dict[str, Distribution] = {}
+    concurrency: Concurrency | None = None
+    stages: list[StageReport] = []
     warnings: dict[str, int] = {}
     failures: dict[str, str] = {}
     replicas: dict[str, ReplicaReport]

@@ -3,14 +3,17 @@
 The same `Tally` is filled by the ranks while they run and by `tokenstorm report` from the result lines.
 """
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Literal, Self
 
 import msgspec
 
 from tokenstorm.metrics.goodput import Good
 from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.plan import Plan
 from tokenstorm.result import Result
 
 WAIT_NS = 1_000_000
@@ -30,6 +33,8 @@ REQUEST_METRICS = (
     "send_lag",
 )
 METRICS = (*REQUEST_METRICS, "inter_chunk")
+STAGE_METRICS = ("latency", "ttft", "tpot")
+LENGTHS = ("prompt", "output")
 
 
 class Outcomes(msgspec.Struct):
@@ -59,9 +64,8 @@ class Counts(Outcomes):
     resent: int = 0
     failed_by_kind: dict[str, int] = {}
 
-    def add(self, result: Result) -> None:
-        """Count one request, or a stretch of them that were never sent."""
-        outcome = result.outcome
+    def add(self, result: Result, outcome: str) -> None:
+        """Count one request with its outcome, or a stretch of them that were never sent."""
         if outcome == "unsent":
             self.scheduled += result.count
             self.unsent += result.count
@@ -89,6 +93,18 @@ class Window(msgspec.Struct, frozen=True):
 
     start: int
     end: int | None
+    stages: tuple[int, ...] = ()
+    """Where each stage of a staged load ends."""
+
+    @classmethod
+    def of(cls, plan: Plan, end: int | None) -> Self:
+        """The window of a plan, which may end before the plan says."""
+        ends = accumulate(stage.seconds for stage in plan.arrival.stages or ())
+        return cls(plan.window_start_ns, end, tuple(plan.window_start_ns + round(seconds * 1e9) for seconds in ends))
+
+    def stage_of(self, at: int) -> int:
+        """The number of the stage in which a moment of the window lies; what comes after the last is of that."""
+        return min(bisect_right(self.stages, at), len(self.stages) - 1)
 
     def holds(self, at: int | None) -> bool:
         """Whether an event lies inside."""
@@ -98,6 +114,13 @@ class Window(msgspec.Struct, frozen=True):
         """The phase of a request that is meant to leave at `scheduled`."""
         return "measured" if scheduled >= self.start else "warmup"
 
+    def overlap(self, first: int, last: int | None) -> int:
+        """How much of the time from `first` to `last` lies inside, in nanoseconds; without `last`, to the end."""
+        if last is None or (self.end is not None and self.end < last):
+            last = self.end
+        first = max(first, self.start)
+        return last - first if last is not None and last > first else 0
+
     def share(self, first: int | None, last: int | None) -> float:
         """The part of a stream of evenly spaced events from `first` to `last` that lies inside."""
         if first is None or last is None:
@@ -106,6 +129,25 @@ class Window(msgspec.Struct, frozen=True):
             return float(self.holds(first))
         end = last if self.end is None else min(last, self.end)
         return max(0, end - max(first, self.start)) / (last - first)
+
+
+class StageTally(msgspec.Struct):
+    """What the requests of one stage of a staged load add up to, by their scheduled time; `done` answers ended in it."""
+
+    counts: Counts = msgspec.field(default_factory=Counts)
+    good: int = 0
+    done: int = 0
+    histograms: dict[str, Histogram] = msgspec.field(
+        default_factory=lambda: {name: Histogram() for name in STAGE_METRICS}
+    )
+
+    def merge(self, other: Self) -> None:
+        """Add another's to this."""
+        self.counts.merge(other.counts)
+        self.good += other.good
+        self.done += other.done
+        for name, histogram in other.histograms.items():
+            self.histograms[name].merge(histogram)
 
 
 class Tally(msgspec.Struct):
@@ -118,7 +160,8 @@ class Tally(msgspec.Struct):
     what was odd about them,
     `failures` one failure's words for each kind, the same whichever order they came in.
     `last_event` is the last one that rates count: a successful answer's end, or a token. `good` requests met the plan's
-    objectives.
+    objectives. `lengths` are tokens of prompts and answers that succeeded, `busy_ns` is the sum of the times that requests were in
+    flight inside the window.
     """
 
     counts: Counts = msgspec.field(default_factory=Counts)
@@ -139,20 +182,24 @@ class Tally(msgspec.Struct):
     failures: dict[str, str] = {}
     last_event: int = 0
     good: Good = msgspec.field(default_factory=Good)
+    lengths: dict[str, Histogram] = msgspec.field(default_factory=lambda: {name: Histogram() for name in LENGTHS})
+    busy_ns: int = 0
+    stages: dict[int, StageTally] = {}
 
-    def add(self, results: Iterable[Result], window: Window) -> None:
+    def add(self, results: Sequence[Result], window: Window) -> None:
         """Take in finished requests."""
         times = _Times()
         for result in results:
             self._add_to_rates(result, window)
+            outcome = result.outcome
             if result.phase == "warmup":
-                self.warmup.add(result)
+                self.warmup.add(result, outcome)
                 continue
-            self.counts.add(result)
+            self.counts.add(result, outcome)
             self.good.count += bool(result.good)
             if (replica := self.replicas.get(result.replica)) is None:
                 replica = self.replicas[result.replica] = Counts()
-            replica.add(result)
+            replica.add(result, outcome)
             if result.sent is None or result.slot_free is None:
                 if result.slot_free is None:
                     self.waited += result.count
@@ -166,8 +213,12 @@ class Tally(msgspec.Struct):
             elif result.done is not None:
                 times.add_answer(result, result.sent, result.done)
                 self._add_tokens(result)
-        for name, values in times.by_metric.items():
-            self.histograms[name].record_many(values)
+        times.record(self.histograms)
+        answers = [result for result in results if result.error is None and result.phase == "measured"]
+        self.lengths["prompt"].record_many([tokens for result in answers if (tokens := result.prompt_tokens)])
+        self.lengths["output"].record_many([tokens for result in answers if (tokens := result.output_tokens)])
+        if window.stages:
+            self._add_to_stages(results, window)
 
     def merge(self, other: Self) -> None:
         """Add another tally to this one; any order gives the same."""
@@ -184,8 +235,36 @@ class Tally(msgspec.Struct):
             self.failures[kind] = min(words, self.failures.get(kind, words))
         self.last_event = max(self.last_event, other.last_event)
         _add(self.good, other.good, Good.__struct_fields__)
+        for name, histogram in other.lengths.items():
+            self.lengths[name].merge(histogram)
+        for number, stage in other.stages.items():
+            self.stages.setdefault(number, StageTally()).merge(stage)
+
+    def _add_to_stages(self, results: Sequence[Result], window: Window) -> None:
+        """Each request to the stage in which it was scheduled, each answer to the one in which it ended."""
+        times: dict[int, _Times] = {}
+        for result in results:
+            if result.done is not None and result.error is None and window.holds(result.done):
+                self._stage(window.stage_of(result.done)).done += 1
+            if result.phase == "warmup":
+                continue
+            number = window.stage_of(result.scheduled)
+            stage = self._stage(number)
+            stage.counts.add(result, result.outcome)
+            stage.good += bool(result.good)
+            if result.sent is not None and result.done is not None and result.error is None:
+                times.setdefault(number, _Times()).add_answer(result, result.sent, result.done)
+        for number, found in times.items():
+            found.record(self.stages[number].histograms)
+
+    def _stage(self, number: int) -> StageTally:
+        if (stage := self.stages.get(number)) is None:
+            stage = self.stages[number] = StageTally()
+        return stage
 
     def _add_to_rates(self, result: Result, window: Window) -> None:
+        if result.sent is not None:
+            self.busy_ns += window.overlap(result.sent, result.done)
         if result.done is None:
             return
         succeeded = result.error is None
@@ -218,6 +297,11 @@ class _Times:
 
     def __init__(self) -> None:
         self.by_metric: dict[str, list[int]] = {name: [] for name in REQUEST_METRICS}
+
+    def record(self, histograms: Mapping[str, Histogram]) -> None:
+        """Put them into the histograms that there are."""
+        for name, histogram in histograms.items():
+            histogram.record_many(self.by_metric.get(name, []))
 
     def add_send(self, result: Result, sent: int, slot_free: int) -> int:
         """How the send went; returns how long the arrival waited for a client."""
@@ -253,6 +337,7 @@ _SUMS = (
     "coalesced",
     "waited",
     "overslept",
+    "busy_ns",
 )
 _COUNTS = (*Outcomes.__struct_fields__, "censored", "resent")
 

@@ -79,9 +79,9 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
             engine.add(line.engine)
     notes = dict.fromkeys(run.environment.notes + list(dict.fromkeys(missing.words))[:NOTED])
     environment = replace(run.environment, notes=list(notes))
-    return summarize(
-        replace(run, missing=missing, environment=environment, engine=engine.report(), energy=energy), tally
-    )
+    peak = max((line.in_flight_peak for line in timeline), default=None)
+    seen = {"engine": engine.report(), "energy": energy, "peak": peak}
+    return summarize(replace(run, missing=missing, environment=environment, **seen), tally)
 
 
 def _again(

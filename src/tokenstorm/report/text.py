@@ -67,6 +67,7 @@ def summary_text(summary: Summary) -> str:
         "",
         *_table(summary),
         "",
+        *_stages(summary),
         *_replicas(summary),
         *_replica_levels(summary),
         *_energy(summary),
@@ -133,10 +134,57 @@ def _head(summary: Summary) -> list[str]:
         f"rate       {_figure(rates.achieved_rps)} req/s achieved{asked}",
         f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
         f"{_figure(rates.prompt_tokens_per_second)} prompt tok/s"
+        + _per_user(rates.output_tokens_per_second_per_user)
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
+        *([f"lengths    {lengths}"] if (lengths := _lengths(summary)) else []),
+        *([f"in flight  {in_flight}"] if (in_flight := _in_flight(summary)) else []),
         *([f"goodput    {goodput}"] if (goodput := _goodput(summary)) else []),
         *([f"odd        {odd}"] if (odd := _odd(summary.warnings)) else []),
     ]
+
+
+def _per_user(rate: float | None) -> str:
+    """What the median user sees come."""
+    return "" if rate is None else f", {_figure(rate)} tok/s per user"
+
+
+def _lengths(summary: Summary) -> str:
+    """How long prompts and answers were."""
+    texts = [
+        f"{name}s of {found.mean:.4g} tokens"
+        + ("" if found.min == found.max else f" ({found.min} to {found.max}, p50 {found.p50}, p99 {found.p99})")
+        for name, found in (("prompt", summary.lengths.get("prompt")), ("answer", summary.lengths.get("output")))
+        if found and found.mean is not None
+    ]
+    return ", ".join(texts)
+
+
+def _in_flight(summary: Summary) -> str:
+    found = summary.concurrency
+    if found is None:
+        return ""
+    return f"{_figure(found.mean)} on average" + ("" if found.peak is None else f", {found.peak} at most")
+
+
+def _stages(summary: Summary) -> list[str]:
+    """A row for each stage of a staged load."""
+    if not summary.stages:
+        return []
+    heads = ("asked/s", "done/s", "failed", "unsent", "TTFT p50", "TTFT p99", "lat. p50", "lat. p99", "good")
+    lines = [f"{'stage':<24}" + "".join(f"{head:>{_CELL}}" for head in heads)]
+    for stage in summary.stages:
+        ttft, latency, counts = stage.metrics["ttft_seconds"], stage.metrics["latency_seconds"], stage.counts
+        cells = [
+            _figure(stage.requested_rps),
+            _figure(stage.achieved_rps),
+            str(counts.failed),
+            str(counts.unsent),
+            *(_percentile(metric, quantile) for metric in (ttft, latency) for quantile in ("p50", "p99")),
+            "-" if stage.goodput is None else percent(stage.goodput),
+        ]
+        name = f"{stage.start:g} to {stage.end:g} s"
+        lines.append(f"{name:<24}" + "".join(f"{cell:>{_CELL}}" for cell in cells))
+    return [*lines, ""]
 
 
 def _goodput(summary: Summary) -> str:
@@ -272,6 +320,8 @@ def _energy(summary: Summary) -> list[str]:
 
 
 def _percentile(metric: Metric, quantile: str) -> str:
+    if not metric.count:
+        return "-"
     mark = (">" if metric.lower_bound[quantile] else "") + ("" if metric.enough[quantile] else "~")
     return mark + duration(getattr(metric, quantile))
 
