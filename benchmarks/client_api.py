@@ -34,6 +34,7 @@ from tokenstorm.client_api.store import GroupSecrets, Store
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.config.profile import Profile
 from tokenstorm.plan import new_run_id
+from tokenstorm.report.page import try_page
 from tokenstorm.web import Server
 
 GROUPS = "/api/v1/client-groups"
@@ -45,9 +46,8 @@ async def serve_api(folder: Path) -> None:
     """An API in a process of its own, until it is ended."""
     profile = Profile(name="local", scheduler="local", base_path=PurePosixPath(folder), python=sys.executable)
     site, store = await open_site(profile), Store.open(folder / "client.db")
-    server = Server(
-        create_app(ClientManager(site, store, ServerServices("http://127.0.0.1:9"), folder)), "127.0.0.1", 0
-    )
+    manager = ClientManager(site, store, ServerServices("http://127.0.0.1:9"), folder, make_page=try_page)
+    server = Server(create_app(manager), "127.0.0.1", 0)
     async with server.running():
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()

@@ -28,6 +28,7 @@ from tokenstorm.cluster.shell import Output, Shell, Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.cluster.slurm import Slurm
 from tokenstorm.config.profile import Profile
+from tokenstorm.report.page import try_page
 
 LOAD: dict[str, Any] = {
     "service_id": "sim",
@@ -214,7 +215,7 @@ async def groups(
         site = Site(there, shell, jobs(shell, there), has_gpu=False)
     store = Store.open(folder / "home" / "client.db")
     services = Services({"sim": ServiceInfo(status="running", engine="simulated")}, url, replica="0")
-    manager = ClientManager(site, store, services, folder / "home", deployment)
+    manager = ClientManager(site, store, services, folder / "home", make_page=try_page, deployment=deployment)
     try:
         transport = httpx.ASGITransport(create_app(manager))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:

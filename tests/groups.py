@@ -20,6 +20,7 @@ from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.site import Site
 from tokenstorm.config.profile import Profile
 from tokenstorm.errors import TokenstormError, Unknown
+from tokenstorm.report.page import try_page
 
 GROUPS = "/api/v1/client-groups"
 SMALL: dict[str, Any] = {"target_url": "http://127.0.0.1:9", "num_clients": 2, "prompts": ["hello"]}
@@ -145,7 +146,7 @@ async def api(
     jobs, services = jobs or Jobs(), services or Services()
     store = Store.open(folder / "home" / "client.db")
     site = Site(profile(folder / "cluster"), shell or LocalShell(), jobs, has_gpu=False)
-    manager = ClientManager(site, store, services, folder / "home", deployment)
+    manager = ClientManager(site, store, services, folder / "home", make_page=try_page, deployment=deployment)
     app = create_app(manager, token=token)
     transport = httpx.ASGITransport(app)
     try:

@@ -204,6 +204,49 @@ def test_json_is_the_summary_alone_and_nothing_else_is_said(stage: Stage) -> Non
     assert (again.code, again.out) == (0, ended.out)
 
 
+def test_a_run_leaves_its_page_and_is_had_in_every_format(stage: Stage) -> None:
+    """By a name for all of them: one run is enough."""
+    saved = stage.folder / "numbers.csv"
+    load = ("--duration", "1", "--name", "the <night> run", "--label", "team=hpc", "-o", str(saved))
+    ended = stage.command("bench", stage.simulate().url, *STEADY, *load)
+    (root,) = (stage.folder / "home" / "data" / "runs").iterdir()
+    page = (root / "report.html").read_text()
+    assert ended.out.endswith(f"\nreport: {root / 'report.html'}\n")
+    assert "<h1>the &lt;night&gt; run</h1>" in page
+    assert "SIMULATED ENGINE" in page
+    assert saved.read_text().count("\n") == 21
+
+    (root / "report.html").unlink()
+    again = stage.command("report", "last", "--format", "html")
+    assert (again.code, again.out) == (0, f"{root / 'report.html'}\n")
+    assert (root / "report.html").read_text() == page
+    for form, begins in (
+        ("text", "*** SIMULATED"),
+        ("md", "### `the <night> run`"),
+        ("hdr", "#[Histogram log"),
+        ("json", "{"),
+    ):
+        assert stage.command("report", "last", "--format", form).out.startswith(begins)
+    other = stage.folder / "other.md"
+    assert stage.command("report", root.name[:8], "-o", str(other)).out == f"{other}\n"
+    assert other.read_text() == stage.command("report", "last", "--format", "md").out
+    one_clear_message(stage.command("report", "last", "--format", "parquet"), 2, "-o")
+    one_clear_message(stage.command("report", "last", "-o", "numbers.xlsx"), 2, "xlsx", ".csv")
+
+    listed = stage.command("runs").out.splitlines()
+    assert listed[0].split()[:3] == ["RUN", "STARTED", "NAME"]
+    row = rf"{root.name[:8]} +20\S+ \S+ +the <night> run +.* \(simulated\) +(valid|suspect) +20/20 +"
+    assert re.match(row, listed[1])
+    all_runs = json.loads(stage.command("runs", "--json").out)
+    (only,) = all_runs["runs"]
+    assert (all_runs["count"], only["run_id"], only["succeeded"]) == (1, root.name, 20)
+
+
+def test_without_a_run_there_is_no_last_one(stage: Stage) -> None:
+    one_clear_message(stage.command("report", "last"), 1, "no run", "tokenstorm bench")
+    assert stage.command("runs").out.startswith("RUN ")
+
+
 def test_the_text_says_simulated_and_shows_the_verdict(stage: Stage) -> None:
     ended = stage.command("bench", stage.simulate().url, *STEADY, "--duration", "1")
     assert ended.err == ""

@@ -110,13 +110,13 @@ class Load(Strict, frozen=True, kw_only=True):
     What is None is open: whoever carries the load out settles it.
     """
 
-    name: Annotated[Text, doc("Shown with the group and its results", Option("--name", "TEXT", "where and when"))] = ""
+    name: Annotated[Text, doc("Shown with the group and its results", Option("--name", "TEXT", "the run"))] = ""
     labels: Annotated[
         dict[Text, Text],
         Meta(max_length=64),
         doc(
             "Shown likewise",
-            Option("--label", "KEY=VALUE", "where and when", help="may be given again"),
+            Option("--label", "KEY=VALUE", "the run", help="may be given again"),
             {"team": "hpc"},
         ),
     ] = {}  # noqa: RUF012 - msgspec gives each its own

@@ -36,7 +36,7 @@ _OF_PROMPTS = {
 def add_load_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what load to send."""
     load, request = parser.add_argument_group("load"), parser.add_argument_group("requests")
-    for section in (load, request):
+    for section in (load, request, parser.add_argument_group("the run")):
         _add_options(section, Load)
     _add_options(load, Arrival)
     request.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the API key")

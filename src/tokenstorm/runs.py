@@ -42,6 +42,10 @@ class RunPaths:
         return self.root / "summary.json"
 
     @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
     def control(self) -> Path:
         return self.root / "control"
 

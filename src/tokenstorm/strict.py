@@ -35,7 +35,7 @@ class Option(msgspec.Struct, frozen=True):
 
     name: str
     metavar: str | None = None
-    section: Literal["load", "requests", "where and when"] = "load"
+    section: Literal["load", "requests", "the run", "where and when"] = "load"
     default: int | None = None
     help: str | None = None
 

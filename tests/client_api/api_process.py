@@ -11,6 +11,7 @@ from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.config.profile import Profile
+from tokenstorm.report.page import try_page
 from tokenstorm.web import Server
 
 
@@ -21,7 +22,9 @@ async def main(folder: Path, url: str) -> None:
     site = await open_site(profile)
     store = Store.open(folder / "home" / "client.db")
     services = Services({"sim": ServiceInfo(status="running", engine="simulated")}, url)
-    server = Server(create_app(ClientManager(site, store, services, folder / "home")), "127.0.0.1", 0)
+    server = Server(
+        create_app(ClientManager(site, store, services, folder / "home", make_page=try_page)), "127.0.0.1", 0
+    )
     async with server.running():
         print(server.url, flush=True)
         await asyncio.Event().wait()

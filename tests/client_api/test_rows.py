@@ -8,6 +8,7 @@ import pytest
 
 from tokenstorm.client_api.archive import Archive
 from tokenstorm.cluster.local import LocalShell
+from tokenstorm.report.page import try_page
 from tokenstorm.result import Failure, Result, Stretch, encode_result
 from tokenstorm.written import read_lines
 
@@ -22,15 +23,15 @@ def test_rows_of_a_table_say_for_how_many_requests_they_stand(tmp_path: Path) ->
     path = tmp_path / "results.0.0.jsonl"
     path.write_bytes(b"".join(encode_result(row) + b"\n" for row in ROWS))
     assert [row.count for row in read_lines(path, Result, pytest.fail)] == [1, 1, 500]
-    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path)
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path, try_page)
 
     async def table() -> str:
         return b"".join([part async for part in archive.csv([PurePosixPath(path)])]).decode()
 
     rows = list(csv.DictReader(asyncio.run(table()).splitlines()))
-    names = ("seq", "scheduled", "sent", "error_kind", "stretch_count", "stretch_stride", "stretch_last_scheduled")
+    names = ("seq", "outcome", "scheduled_seconds", "error_kind", "stretch_count", "stretch_last_scheduled_seconds")
     assert [tuple(row[name] for name in names) for row in rows] == [
-        ("0", "0", "5", "timeout", "", "", ""),
-        ("1", "1000", "", "", "", "", ""),
-        ("2", "2000", "", "", "500", "2", "1000000"),
+        ("0", "failed", "0.0", "timeout", "", ""),
+        ("1", "unsent", "1e-06", "", "", ""),
+        ("2", "unsent", "2e-06", "", "500", "0.001"),
     ]

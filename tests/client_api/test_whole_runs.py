@@ -110,9 +110,10 @@ def test_a_group_runs_to_its_end_and_gives_results_rows_report_logs_and_metrics(
     table = api.client.get(f"{GROUPS}/{group}/requests", headers={"accept": "text/csv"}).text.splitlines()
     assert len(table) == 41
     assert api.client.get(f"{GROUPS}/{group}/requests", params={"format": "parquet"}).status_code in {200, 406}
-    report = api.client.get(f"{GROUPS}/{group}/report").text
-    assert "SIMULATED ENGINE" in report
-    assert "<script" not in report
+    report = api.client.get(f"{GROUPS}/{group}/report")
+    assert "SIMULATED ENGINE" in report.text
+    assert report.headers["content-security-policy"].startswith("sandbox ")
+    assert "40 of 40 scheduled" in report.text
     assert f'client_requests_total{{group_id="{group}"}} 40' in api.client.get(f"{GROUPS}/{group}/metrics").text
     logs = api.client.get(f"{GROUPS}/{group}/logs").json()
     assert "summary.json" in logs["logs"]

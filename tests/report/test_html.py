@@ -1,5 +1,7 @@
 """A run as one page: all that a person needs, nothing from outside that a browser would act on."""
 
+import base64
+import hashlib
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -8,14 +10,21 @@ from typing import Any
 import msgspec
 import pytest
 
+from tokenstorm.loadgen.live import TimelineLine
 from tokenstorm.metrics.reports import Environment, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan, make_plan
-from tokenstorm.report.html import summary_page
+from tokenstorm.report.assets import Assets
+from tokenstorm.report.html import report_page
+from tokenstorm.report.over_time import over_time
+from tokenstorm.report.story import Outline, Story
+from tokenstorm.report.text import duration
 from tokenstorm.result import SCHEMA, Result
 
+EVERY = "Every field of the plan"
+ASSETS = Assets("p{}", "library()", "draw()")
 HOSTILE = "<script>alert('x')</script><img src=x onerror=\"alert(1)\">&amp; \u202e \x1b[2J \x9b \u2028"
 LONG = "It was long ago. " * 100
 EVERY_FIELD: dict[str, tuple[Any, str]] = {
@@ -106,35 +115,57 @@ def summary(*, simulated: bool, text: str = "plain", **fields: Any) -> Summary:
     return summarize(run, tally)
 
 
-def test_a_simulated_engine_is_said_in_large_letters_and_a_real_one_is_not() -> None:
-    assert '<p class="simulated">SIMULATED ENGINE' in summary_page(summary(simulated=True))
-    assert "SIMULATED ENGINE" not in summary_page(summary(simulated=False))
+def page_of(found: Summary, assets: Assets = ASSETS) -> str:
+    """The page of a run with one second of a timeline."""
+    second: dict[str, Any] = {
+        **dict.fromkeys(("t", "scheduled", "sent", "succeeded", "failed", "unsent", "output_tokens"), 1),
+        **dict.fromkeys(("in_flight", "waiting", "waited_below_cap"), 0),
+        **{name: {"p50": None, "p90": None, "p99": None} for name in ("latency", "service_time", "ttft")},
+        "schema": 1,
+        "phase": "measured",
+        "target_rps": None,
+        "ranks": {},
+        "left_out": [],
+        "histograms": {},
+        "failed_by_kind": dict.fromkeys(found.counts.failed_by_kind, 1),
+    }
+    story = Story(over_time([msgspec.convert(second, TimelineLine)]), Outline(0, found.plan.arrival), [], [], [])
+    return report_page(found, story, assets)
+
+
+def test_a_simulated_engine_is_said_above_everything_and_a_real_one_is_not() -> None:
+    page = page_of(summary(simulated=True))
+    assert page.partition("<body>")[2].startswith('\n<p class="simulated" role="note">SIMULATED ENGINE')
+    assert "SIMULATED ENGINE" not in page_of(summary(simulated=False))
 
 
 def test_the_verdict_stands_there_with_its_reasons() -> None:
     found = summary(simulated=False)
-    page = summary_page(found)
+    page = page_of(found)
     assert f"Verdict: {found.verdict.state.upper()}" in page
     assert found.verdict.reasons
     assert page.count("<li>") == len(found.verdict.reasons)
 
 
 def test_nothing_that_comes_from_outside_is_markup() -> None:
-    plain, hostile = summary_page(summary(simulated=False)), summary_page(summary(simulated=False, text=HOSTILE))
+    plain, hostile = page_of(summary(simulated=False)), page_of(summary(simulated=False, text=HOSTILE))
     assert tags(hostile) == tags(plain)
-    assert "<script" not in hostile
+    assert hostile.count("<script") == plain.count("<script") == 3
+    data = re.findall(r'<script type="application/json" id="story">(.*?)</script>', hostile)
+    assert HOSTILE in msgspec.json.decode(data[0])["over_time"]["lines"][0]["failed_by_kind"]
 
 
 def test_nothing_that_comes_from_outside_is_an_escape_or_turns_the_text_around() -> None:
-    page = summary_page(summary(simulated=False, text=HOSTILE))
-    assert not set("\u202e\x1b\x9b\u2028") & set(page)
+    page = page_of(summary(simulated=False, text=HOSTILE))
+    shown_text = re.sub(r'<script type="application/json".*?</script>', "", page)  # its texts become text nodes
+    assert not set("\u202e\x1b\x9b\u2028") & set(shown_text)
     assert r"\u202e \x1b[2J \x9b \u2028" in page
 
 
 def test_every_field_of_the_plan_is_shown() -> None:
     assert EVERY_FIELD.keys() == {*Plan.__struct_fields__}, "a field that is new needs its value and its text here"
-    page = summary_page(summary(simulated=False, **{name: value for name, (value, _) in EVERY_FIELD.items()}))
-    found = shown(page, "What was asked for")
+    page = page_of(summary(simulated=False, **{name: value for name, (value, _) in EVERY_FIELD.items()}))
+    found = shown(page, EVERY)
     assert len(found) == len(EVERY_FIELD)
     for (name, (_, text)), (label, there) in zip(EVERY_FIELD.items(), found.items(), strict=True):
         assert there == text or (name == "prompts" and there.startswith(text)), (name, label)
@@ -149,9 +180,7 @@ def test_other_kinds_of_prompts_are_shown() -> None:
         (file, f"/data/questions.jsonl\nSHA-256 {'f00d' * 16}"),
         (made_up, "made up: 50 to 200 words"),
     ):
-        assert shown(summary_page(summary(simulated=False, prompts=prompts)), "What was asked for")[
-            "Prompts"
-        ].startswith(text)
+        assert shown(page_of(summary(simulated=False, prompts=prompts)), EVERY)["Prompts"].startswith(text)
 
 
 @pytest.mark.parametrize(
@@ -170,20 +199,46 @@ def test_other_kinds_of_prompts_are_shown() -> None:
     ],
 )
 def test_the_rate_that_was_asked_for_is_told_however_it_was_given(fields: dict[str, Any], rate: str) -> None:
-    assert shown(summary_page(summary(simulated=False, **fields)), "What was asked for")["Requests per second"] == rate
+    assert shown(page_of(summary(simulated=False, **fields)), EVERY)["Requests per second"] == rate
 
 
-def test_on_a_narrow_screen_figures_scroll_and_facts_keep_two_columns() -> None:
-    page = summary_page(summary(simulated=False))
-    assert page.count('<div class="scroll"><table class="grid">') == 3
-    assert page.count('<table class="facts">') == 3
-    assert ".scroll{overflow-x:auto}" in page
-    assert ".facts{table-layout:fixed}" in page
+def test_the_page_needs_nothing_else_and_runs_no_script_but_its_own() -> None:
+    page = page_of(summary(simulated=False))
+    assert not re.search(r"\b(src=|href|@import|url\()", page.replace("http://h/", ""))
+    rules = unescape(re.findall(r'Content-Security-Policy" content="(.*?)"', page)[0])
+    assert rules.startswith("default-src 'none'; ")
+    assert "unsafe" not in rules
+    for part in re.findall(r"<script>(.*?)</script>|<script type=.module.>(.*?)</script>|<style>(.*?)</style>", page):
+        digest = base64.b64encode(hashlib.sha256("".join(part).encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in rules
+    assert rules.count("sha256-") == 3
 
 
-def test_the_page_needs_nothing_else() -> None:
-    page = summary_page(summary(simulated=False))
-    assert not re.search(r"\b(src|href|@import|url\()", page.replace("http://h/", ""))
+def test_without_the_files_that_draw_the_page_has_all_but_the_charts_and_says_so() -> None:
+    page = page_of(summary(simulated=False), Assets("p{}", "", ""))
+    assert "<script" not in page
+    assert "script-src 'none'" in page
+    assert "installed without the files that draw them" in page
+    assert "9 of 10 scheduled" in page
+
+
+def test_the_first_screen_has_the_headline_numbers_with_their_samples() -> None:
+    found = summary(simulated=False)
+    tiles = page_of(found).partition('<div class="tiles">')[2].partition("<section>")[0]
+    for text in (
+        f"{duration(found.metrics['ttft_seconds'].p50)} <small>p50",
+        f"{duration(found.metrics['latency_seconds'].p50)} <small>p50",
+        "9 samples",
+        "90.00%",
+        "9 of 10 scheduled",
+        f"{found.rates.achieved_rps:.4g} <small>answered",
+    ):
+        assert text in tiles, text
+
+
+def test_each_kind_of_failure_is_shown_with_the_words_of_one() -> None:
+    page = page_of(summary(simulated=False, text="overloaded"))
+    assert '<td class="words">overloaded</td><td>1</td><td class="words">overloaded</td>' in page
 
 
 class Tags(HTMLParser):
@@ -203,6 +258,6 @@ def tags(page: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
 
 def shown(page: str, title: str) -> dict[str, str]:
     """The names and texts of one table of facts."""
-    table = page.partition(f"<h2>{title}</h2>")[2].partition("</table>")[0]
-    rows = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table, re.DOTALL)
+    table = page.partition(f"{title}</")[2].partition("</table>")[0]
+    rows = re.findall(r"<tr><th scope=.row.>(.*?)</th><td>(.*?)</td></tr>", table, re.DOTALL)
     return {unescape(name): unescape(text) for name, text in rows}

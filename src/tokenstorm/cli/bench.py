@@ -1,4 +1,4 @@
-"""Load from this machine, with no services: `bench` and `report`."""
+"""`bench`: load from this machine, with no services."""
 
 import argparse
 import sys
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import uvloop
 
-from tokenstorm.cli.terminal import live, show_summary, tell, width
+from tokenstorm.cli.terminal import live, show_line, show_summary, tell, width
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.options import api_key_of, plan_of, refuse_unjudged
 from tokenstorm.plan import Plan
 from tokenstorm.program import OutputLost
-from tokenstorm.report.life import life_of
-from tokenstorm.report.load import load_summary
+from tokenstorm.report.formats import format_of, save_as
+from tokenstorm.report.page import try_page
 from tokenstorm.report.text import live_line
 from tokenstorm.runs import RunPaths, data_home
 
@@ -27,6 +27,7 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
+    form = format_of(args.output) if args.output else None
     paths = _run_paths(args.run_dir, plan)
     try:
         summary = uvloop.run(_run(plan, paths, api_key))
@@ -39,6 +40,14 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
     except OutputLost as lost:
         lost.add_note(f"`tokenstorm report {paths.root}` shows the results")
         raise
+    finally:
+        trouble = try_page(paths, summary)
+    if trouble:
+        tell(trouble)
+    elif not args.json:
+        show_line(f"report: {paths.report}")
+    if form:
+        save_as(form, paths, summary, args.output)
     return code
 
 
@@ -65,30 +74,3 @@ async def _run(plan: Plan, paths: RunPaths, api_key: str | None) -> Summary:
         launcher = Launcher(plan, paths, api_key=api_key, on_second=each_second)
         with handle_signals(launcher):
             return await launcher.run()
-
-
-def _found(name: str) -> Path:
-    """The folder of a run: a path, or a run id or the beginning of one."""
-    folder, runs = Path(name), data_home() / "runs"
-    if folder.exists():
-        return folder
-    found = [one for one in runs.glob("*") if one.name.startswith(name)]
-    if len(found) != 1:
-        which = f"{len(found)} runs begin so" if found else "it is no folder, and no run begins so"
-        message = f"{name}: {which} in {runs}"
-        raise RunError(message)
-    return found[0]
-
-
-def report(args: argparse.Namespace) -> int:
-    """The numbers of a run, from its files."""
-    paths = RunPaths(_found(args.run_dir))
-    if paths.root.is_file():
-        message = f"{paths.root} is a file: give the folder of the run, {paths.root.parent}"
-        raise UsageError(message)
-    life = life_of(paths)
-    summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)
-    code = show_summary(summary, str(paths.root), as_json=args.json, fail_on=args.fail_on)
-    if life.doubt:
-        tell(life.doubt)
-    return code

@@ -18,6 +18,9 @@ ORCHESTRATOR_PORT, SERVER_PORT, CLIENT_PORT = 8000, 8001, 8003
 TOKEN = "TOKENSTORM_TOKEN"  # noqa: S105 - the name of the variable
 
 
+_BY_NAME = "its name tells the format: .txt .html .json .csv .md .parquet .hlog"
+
+
 def add_commands(commands: "Commands") -> None:
     """All of them."""
     _add_bench(commands)
@@ -75,17 +78,30 @@ def _add_bench(commands: "Commands") -> None:
     )
     bench.add_argument("--record-chunks", action="store_true", help="keep the time of every chunk in the result lines")
     bench.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    bench.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write the run there too; {_BY_NAME}")
     _add_fail_on(bench)
     bench.set_defaults(run=_later("cli.bench", "bench"))
 
 
 def _add_report(commands: "Commands") -> None:
     report = commands.add_parser("report", help="the numbers of a run, from its files", allow_abbrev=False)
-    report.add_argument("run_dir", metavar="RUN", help="a run directory, or a run id or its beginning")
+    report.add_argument("run_dir", metavar="RUN", help="a run directory, `last`, or a run id or its beginning")
     report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
-    report.add_argument("--json", action="store_true", help="print the summary as JSON")
+    report.add_argument("--json", action="store_true", help="print the summary as JSON, as --format json does")
+    report.add_argument(
+        "--format",
+        choices=("text", "html", "json", "csv", "md", "parquet", "hdr"),
+        help="text; html: the page with charts, report.html in the run's folder; csv and parquet: every request; md: for a "
+        "pull request; hdr: HdrHistogram's log",
+    )
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write it there; {_BY_NAME}")
     _add_fail_on(report)
-    report.set_defaults(run=_later("cli.bench", "report"))
+    report.set_defaults(run=_later("cli.report", "report"))
+    runs = commands.add_parser(
+        "runs", help="all runs on this machine, with verdict and key numbers", allow_abbrev=False
+    )
+    _add_json(runs)
+    runs.set_defaults(run=_later("cli.report", "runs"))
 
 
 def _add_serving(commands: "Commands") -> None:

@@ -37,6 +37,7 @@ from tokenstorm.orchestrator.app import described
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
+from tokenstorm.report.page import try_page
 from tokenstorm.runs import write_atomically
 from tokenstorm.sdk.client import AsyncClient
 from tokenstorm.server_api.app import create_app as server_app
@@ -155,7 +156,15 @@ async def client_api(
     store = Store.open(store_of(config.home, site, "groups"))
     try:
         services = ServerServices(server_url, listen.token)
-        manager = ClientManager(site, store, services, config.home, Deployment(site, tell_progress), poller=poller)
+        manager = ClientManager(
+            site,
+            store,
+            services,
+            config.home,
+            make_page=try_page,
+            deployment=Deployment(site, tell_progress),
+            poller=poller,
+        )
         http = httpx.AsyncClient(transport=transport(LocalShell()), trust_env=False)
         app = client_app(manager, token=listen.token, server=ServerApi(server_url.rstrip("/"), listen.token, http))
         server = Server(app, listen.host, listen.port)

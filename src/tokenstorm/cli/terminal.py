@@ -25,17 +25,20 @@ INVALID, SLO_MISSED = 3, 5
 
 
 def show_summary(summary: Summary, where: str, *, as_json: bool, fail_on: str | None = None) -> int:
-    """The results of a run, found again by `where`; the exit code that its verdict means, and what it is to fail on.
-
-    Raises UsageError for a run that cannot fail on that.
-    """
-    if fail_on == "slo" and summary.goodput is None:
-        message = "--fail-on slo: this run has no objectives that a request could miss: give them with --slo"
-        raise UsageError(message)
+    """The results of a run, found again by `where`; its exit code."""
+    code = exit_code_of(summary, fail_on)
     if as_json:
         show_json(summary)
     else:
         show_text(f"{summary_text(summary)}\nrun: {where}")
+    return code
+
+
+def exit_code_of(summary: Summary, fail_on: str | None) -> int:
+    """What a run's verdict means, and what it is to fail on. Raises UsageError for a run that cannot fail on that."""
+    if fail_on == "slo" and summary.goodput is None:
+        message = "--fail-on slo: this run has no objectives that a request could miss: give them with --slo"
+        raise UsageError(message)
     if summary.verdict.state == "invalid":
         return INVALID
     return SLO_MISSED if fail_on == "slo" and summary.goodput and not summary.goodput.met else 0

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import csv
-import io
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from weakref import WeakValueDictionary
@@ -21,12 +19,14 @@ from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.jobs.logs import read_on
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.printable import printable_line
 from tokenstorm.report.load import load_summary
-from tokenstorm.result import Result, Stretch
+from tokenstorm.report.rows import csv_head, csv_rows
+from tokenstorm.result import Result
 from tokenstorm.runs import RunPaths, write_atomically
 from tokenstorm.written import fault
 
+MakePage = Callable[[RunPaths, Summary], str]
+"""Writes the report of a run into its folder; returns in words what was wrong, and never raises."""
 LOG_BYTES = 256 * 2**10
 """How much of each log one answer brings at most."""
 
@@ -48,8 +48,9 @@ class Left:
 class Archive:
     """Runs by their ids: `runs` where they run, `home` here; the two may be one folder. Raises `ClusterError`."""
 
-    def __init__(self, shell: Shell, runs: PurePosixPath, home: Path) -> None:
+    def __init__(self, shell: Shell, runs: PurePosixPath, home: Path, make_page: MakePage) -> None:
         self._shell = shell
+        self._make_page = make_page
         self._runs = runs
         self._home = home / "runs"
         self._here = LocalShell()
@@ -98,6 +99,16 @@ class Archive:
             return self.paths(run_id).summary.read_bytes()
         return None
 
+    async def page(self, run_id: str) -> bytes | None:
+        """The report of a run that is over, as it is kept, or made now; None without a summary of this version."""
+        await self.at_home(run_id)
+        paths = self.paths(run_id)
+        if not paths.report.exists():
+            await self.sum_up(run_id)
+        with contextlib.suppress(FileNotFoundError):
+            return paths.report.read_bytes()
+        return None
+
     def metrics(self, run_id: str) -> bytes | None:
         """The last Prometheus text of a run that is over."""
         with contextlib.suppress(FileNotFoundError):
@@ -124,11 +135,10 @@ class Archive:
                     yield whole + newline
 
     async def csv(self, files: list[PurePosixPath]) -> AsyncIterator[bytes]:
-        """The same rows as CSV with a head; an error is two columns, and a stretch of arrivals three."""
-        names = [name for name in Result.__struct_fields__ if name not in {"schema", "error", "stretch"}]
-        yield _row([*names, "error_kind", "error_detail", *(f"stretch_{name}" for name in Stretch.__struct_fields__)])
+        """The same rows as CSV with a head; docs/runs.md tells its columns."""
+        yield csv_head()
         async for lines in self.lines(files):
-            yield await asyncio.to_thread(_rows, lines, names)
+            yield await asyncio.to_thread(_csv, lines)
 
     async def logs(self, run_id: str, after: str, *, is_over: bool) -> tuple[str, str]:
         """What the job's logs hold beyond `after`, and where to go on; `""` is the start."""
@@ -159,15 +169,9 @@ class Archive:
 
     def _sum_up(self, run_id: str) -> Summary | None:
         paths = self.paths(run_id)
-        if written := summary_of(paths):
-            return written
-        try:
-            summary = load_summary(paths, rebuild=True)
-        except OtherVersion:
-            raise
-        except RunError:  # it says that there are no results, which the group's reason will tell
-            return None
-        write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        summary = summary_of(paths) or _rebuilt(paths)
+        if summary and (trouble := self._make_page(paths, summary)):
+            sys.stderr.write(f"tokenstorm: {trouble}\n")
         return summary
 
     async def _part(self, file: PurePosixPath, offset: int) -> bytes:
@@ -175,6 +179,17 @@ class Archive:
             return await self._here.get(file, offset=offset, limit=PART)
         except FileNotFoundError:  # purged meanwhile
             return b""
+
+
+def _rebuilt(paths: RunPaths) -> Summary | None:
+    try:
+        summary = load_summary(paths, rebuild=True)
+    except OtherVersion:
+        raise
+    except RunError:  # it says that there are no results, which the group's reason will tell
+        return None
+    write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    return summary
 
 
 def _is_one(one: Path, other: Path) -> bool:
@@ -189,15 +204,6 @@ def _full(paths: RunPaths, error: OSError) -> RunError:
     return RunError(f"cannot keep the results in {paths.root}: {error.strerror}; make room there")
 
 
-def _cell(value: object) -> object:
-    """None is an empty cell; a list is JSON; a text is one line, fit to be shown."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return printable_line(value)
-    return msgspec.json.encode(value).decode() if isinstance(value, list | bool) else value
-
-
 def readable(lines: bytes) -> Iterator[Result]:
     """The results that those lines hold; one that cannot be read costs itself, and a line in the log."""
     for line in lines.split(b"\n")[:-1]:
@@ -207,21 +213,5 @@ def readable(lines: bytes) -> Iterator[Result]:
             sys.stderr.write(f"tokenstorm: a result line was left out: {fault(error)}\n")
 
 
-def _rows(lines: bytes, names: list[str]) -> bytes:
-    return b"".join(
-        _row(
-            [
-                *(_cell(getattr(result, name)) for name in names),
-                _cell(result.error.kind if result.error else None),
-                _cell(result.error.detail if result.error else None),
-                *(getattr(result.stretch, name, "") for name in Stretch.__struct_fields__),
-            ]
-        )
-        for result in readable(lines)
-    )
-
-
-def _row(values: list[object]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerow(values)
-    return text.getvalue().encode()
+def _csv(lines: bytes) -> bytes:
+    return csv_rows(readable(lines))

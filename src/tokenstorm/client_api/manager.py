@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from tokenstorm.api.groups import GroupRequest, shown_fields
 from tokenstorm.client_api import group as states
-from tokenstorm.client_api.archive import Archive
+from tokenstorm.client_api.archive import Archive, MakePage
 from tokenstorm.client_api.book import Book
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.client_api.endings import Endings
@@ -57,12 +57,13 @@ class ClientManager:
         store: Store,
         services: ServiceDirectory,
         home: Path,
-        deployment: Deployment | None = None,
         *,
+        make_page: MakePage,
+        deployment: Deployment | None = None,
         poller: Poller | None = None,
     ) -> None:
         self.site = site
-        self.archive = Archive(site.shell, site.profile.base_path / "runs", home)
+        self.archive = Archive(site.shell, site.profile.base_path / "runs", home, make_page)
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks = Tasks()
         self._cluster = httpx.AsyncClient(transport=transport(site.shell), trust_env=False)

@@ -102,6 +102,11 @@ class Histogram(msgspec.Struct):
         below = [0, *accumulate(self.counts[index] for index in indexes)]
         return [below[bisect_right(middles, bound)] for bound in bounds]
 
+    def values(self) -> list[tuple[int, int]]:
+        """Value and count of each bin, from the lowest: its middle, within the extremes."""
+        low, high = self.minimum or 0, self.maximum or 0
+        return [(min(max(_middle(index), low), high), self.counts[index]) for index in sorted(self.counts)]
+
 
 def _middle(index: int) -> int:
     if index < _EXACT:

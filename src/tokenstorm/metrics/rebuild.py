@@ -9,7 +9,7 @@ from tokenstorm.plan import Plan
 from tokenstorm.result import Result
 from tokenstorm.written import Skip, read_lines
 
-BATCH = 1000
+BATCH = 5000
 YEAR_NS = 366 * 86400 * 10**9
 _PAGE = 1024
 
@@ -23,15 +23,23 @@ def tally_of(
     cannot be of this rank and plan; so is a file that cannot be read. `skip` is called with the reason. Raises `OtherVersion`.
     """
     tally, window = Tally(), Window.of(plan, window_end)
+    for path, batch in batches_of(results, plan, skip, latest=latest):
+        tally.merge(added(batch, window, path, skip))
+    return tally
+
+
+def batches_of(
+    results: Mapping[int, Path], plan: Plan, skip: Skip, *, latest: int = YEAR_NS
+) -> Iterator[tuple[Path, list[Result]]]:
+    """The lines that `tally_of` adds up, so many at a time that little memory is needed, with the file of each batch."""
     for rank, path in results.items():
         stripe = _Stripe(plan, rank, latest)
         try:
             lines = stripe.pick(read_lines(path, Result, skip), path, skip)
             while batch := list(islice(lines, BATCH)):
-                tally.merge(_added(batch, window, path, skip))
+                yield path, batch
         except OSError as error:
             skip(f"{path.name} cannot be read: {error.strerror}")
-    return tally
 
 
 class _Stripe:
@@ -75,7 +83,7 @@ class _Stripe:
         return ""
 
 
-def _added(batch: list[Result], window: Window, path: Path, skip: Skip) -> Tally:
+def added(batch: list[Result], window: Window, path: Path, skip: Skip) -> Tally:
     """The sum of a batch. If a line of it has impossible times, its lines are added one by one."""
     tally = Tally()
     try:
@@ -86,5 +94,5 @@ def _added(batch: list[Result], window: Window, path: Path, skip: Skip) -> Tally
             return Tally()
         tally = Tally()
         for result in batch:
-            tally.merge(_added([result], window, path, skip))
+            tally.merge(added([result], window, path, skip))
     return tally

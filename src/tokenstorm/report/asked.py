@@ -1,6 +1,7 @@
 """A plan in words: each of its fields, with a name for people and a text."""
 
 import shlex
+from collections.abc import Collection
 from math import floor
 
 import msgspec
@@ -47,12 +48,13 @@ _NAMES = {
 }
 
 
-def asked_for(plan: Plan) -> list[tuple[str, str]]:
-    """Every field of a plan, in its order."""
-    fields = {name: _in_words(value) for name, value in listed(plan).items()}
-    fields["requests_per_second"] = _rate(plan)
-    if slo := plan.slo:
-        fields["slo"] = f"{slo_text(slo)}; {percent(slo.share)} of all scheduled requests are to meet them"
+def asked_for(plan: Plan, only: Collection[str] | None = None) -> list[tuple[str, str]]:
+    """The fields of a plan, in its order: every one, or those that are named."""
+    fields = {name: _in_words(value) for name, value in listed(plan).items() if only is None or name in only}
+    if "requests_per_second" in fields:
+        fields["requests_per_second"] = _rate(plan)
+    if plan.slo and "slo" in fields:
+        fields["slo"] = f"{slo_text(plan.slo)}; {percent(plan.slo.share)} of all scheduled requests are to meet them"
     return [(_NAMES.get(name, name.replace("_", " ").capitalize()), text) for name, text in fields.items()]
 
 

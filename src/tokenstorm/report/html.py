@@ -1,15 +1,18 @@
-"""A run as one page that needs nothing else: header, verdict, tables. All text of it is printable and escaped."""
+"""A run as one page that needs nothing else: what was tested, verdict, headline numbers, charts, tables, the plan."""
 
-from collections.abc import Sequence
-from html import escape
+from msgspec import json
 
-import msgspec
+from tokenstorm.metrics.summary import QUANTILES, Metric, StageReport, Summary
+from tokenstorm.report.again import command_line, not_default
+from tokenstorm.report.asked import asked_for, percent
+from tokenstorm.report.assets import Assets, policy
+from tokenstorm.report.first import first_screen, title_of
+from tokenstorm.report.markup import facts, figure, grid, more, note, section, text
+from tokenstorm.report.story import Story
+from tokenstorm.report.text import duration, percentile, prompts_used
+from tokenstorm.report.text import figure as number
 
-from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
-from tokenstorm.printable import printable
-from tokenstorm.report.asked import asked_for
-from tokenstorm.report.text import duration, prompts_used
-
+SIMULATED = "SIMULATED ENGINE: these numbers say nothing about real hardware"
 _LABELS = {
     "latency_seconds": "Latency, from schedule",
     "service_time_seconds": "Service time, from send",
@@ -22,159 +25,250 @@ _LABELS = {
     "client_wait_seconds": "Client wait",
     "send_lag_seconds": "Send lag",
 }
+_LENGTHS = {"prompt": "Prompts", "output": "Answers"}
 _HEADS = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9"}
-_STYLE = """
-:root{color-scheme:light dark}
-body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.15rem;margin-top:2rem}p.sub{color:#59636e;margin-top:0}
-h1,p,li,td{overflow-wrap:anywhere}
-table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;border-bottom:1px solid #d8dee4;vertical-align:top}
-.facts{table-layout:fixed}.facts th{width:38%;text-align:left;font-weight:400}.facts td{white-space:pre-wrap}
-.scroll{overflow-x:auto}.grid{font-size:.92em}.grid th,.grid td{text-align:right;white-space:nowrap;padding:.3rem}
-.grid th.words,.grid td.words{text-align:left;white-space:normal;min-width:6rem}
-.simulated{font-size:2rem;font-weight:800;text-align:center;padding:1rem;border:4px solid #bc4c00;color:#bc4c00}
-.verdict{padding:.6rem 1rem;border-left:6px solid}.valid{border-color:#1a7f37;background:#eefbf1}
-.suspect{border-color:#9a6700;background:#fff8e5}.invalid{border-color:#cf222e;background:#ffeff0}
-@media (prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}th,td{border-color:#30363d}
-p.sub{color:#9198a1}.valid,.suspect,.invalid{background:none}.simulated{color:#f0883e;border-color:#f0883e}}
-@media (max-width:40rem){body{margin:1rem auto}.simulated{font-size:1.3rem}}
-"""
+_BY_COMMAND = "Name the variable that holds the engine's key with --api-key-env."
+_BY_PLAN = (
+    "plan.json has all of it: copy it to a new folder, and type python -m tokenstorm.loadgen run FOLDER/plan.json"
+)
+_TIME = "Times are from the start of the run; warm-up, stages and drain are shaded."
+_MARKS = "~ too few samples for this percentile; > a lower bound: requests that failed or never ended would raise it"
 
 
-def summary_page(summary: Summary) -> str:
-    """The whole page."""
-    title = summary.plan.name or f"Run {summary.run_id}"
-    body = [f"<h1>{_text(title)}</h1>", _head(summary)]
-    if summary.environment.simulated:
-        body.insert(0, '<p class="simulated">SIMULATED ENGINE<br>these numbers say nothing about real hardware</p>')
-    body += [_verdict(summary), _counts(summary), _metrics(summary), _replicas(summary), _ranks(summary)]
-    body += [_facts("What was asked for", asked_for(summary.plan)), _environment(summary)]
+def report_page(summary: Summary, story: Story, assets: Assets) -> str:
+    """The whole page. Without the files that draw (`assets.script`) it has all but the charts, and says so."""
+    title = text(title_of(summary))
+    banner = f'<p class="simulated" role="note">{SIMULATED}</p>' if summary.environment.simulated else ""
+    body = [banner, "<main>", first_screen(summary), *_sections(summary, story, assets), "</main>"]
+    if assets.script:
+        body.append(f'<script type="application/json" id="story">{_data(story)}</script>')
+        body += [f"<script>{assets.library}</script>", f'<script type="module">{assets.script}</script>']
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(assets)}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{_text(title)} · tokenstorm</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{title} · tokenstorm</title>\n<style>{assets.style}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in body if part)
         + "\n</body>\n</html>\n"
     )
 
 
-def _head(summary: Summary) -> str:
-    plan = summary.plan
-    loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals"
-    when = f"{summary.started_at or 'start unknown'} to {summary.ended_at or 'end unknown'}"
-    group = "" if summary.group_id is None else f" · group {summary.group_id}"
-    model = summary.environment.model or "model unknown"
-    text = f"{model} · {loop} · {plan.num_clients} clients{group} · {when} · {summary.outcome}"
-    return f'<p class="sub">{_text(text)}</p>'
+def _data(story: Story) -> str:
+    """The story as JSON that no HTML parser finds anything in."""
+    return json.encode(story).decode().replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
-def _verdict(summary: Summary) -> str:
-    state = summary.verdict.state
-    reasons = "".join(f"<li>{_text(reason.text)}</li>" for reason in summary.verdict.reasons)
-    listed = f"<ul>{reasons}</ul>" if reasons else "<p>Nothing speaks against these numbers.</p>"
-    return f'<div class="verdict {state}"><strong>Verdict: {state.upper()}</strong>{listed}</div>'
-
-
-def _counts(summary: Summary) -> str:
-    counts, rates = summary.counts, summary.rates
-    asked = "" if rates.requested_rps is None else f" of {rates.requested_rps:.4g} asked"
-    rows: list[tuple[str, object]] = [
-        ("Scheduled", counts.scheduled),
-        ("Sent", counts.sent),
-        ("Succeeded", counts.succeeded),
-        ("Failed", counts.failed),
-        *((f"Failed: {kind}", count) for kind, count in sorted(counts.failed_by_kind.items())),
-        ("Censored: in flight when the drain ended", counts.censored),
-        ("Unsent", counts.unsent),
-        ("Requests per second", f"{rates.achieved_rps:.4g}{asked}"),
-        ("Output tokens per second", _known(rates.output_tokens_per_second)),
-        ("Prompt tokens per second", _known(rates.prompt_tokens_per_second)),
-        ("Prompts", prompts_used(summary)),
-        ("Tokens counted by", summary.tokens.source or "-"),
-        *((f"One {kind}", words) for kind, words in summary.failures.items()),
-        *((f"Odd answers: {name}", count) for name, count in summary.warnings.items()),
+def _sections(summary: Summary, story: Story, assets: Assets) -> list[str]:
+    return [
+        section("Over time", *_over_time(story, assets)),
+        section("How times are distributed", *_distributions(summary, story, assets)),
+        section("Stages", *_stages(summary, assets)),
+        section("Requests", facts(_counts(summary)), _failures(summary)),
+        section("Prompt and answer lengths", *_token_lengths(summary, story, assets)),
+        section("Replicas", _replicas(summary)),
+        section("Load generator", _ranks(summary), facts(_health(summary))),
+        section("To do it again", *_again(summary)),
+        section("Where it ran", facts(_environment(summary))),
     ]
-    return _facts("Requests in the measured window", rows)
 
 
-def _known(figure: float | None) -> str:
-    return "unknown" if figure is None else f"{figure:.4g}"
+def _over_time(story: Story, assets: Assets) -> list[str]:
+    if not story.over_time.lines:
+        return [note("The run left no timeline.")]
+    if not assets.script:
+        return [note("Charts are left out: this tokenstorm was installed without the files that draw them.")]
+    step = f" Each point stands for {story.over_time.step} s." if story.over_time.step > 1 else ""
+    return ['<div class="charts" id="over-time"></div>', note(_TIME + step)]
 
 
-def _metrics(summary: Summary) -> str:
-    shown = {name: metric for name, metric in summary.metrics.items() if metric.count}
+def _distributions(summary: Summary, story: Story, assets: Assets) -> list[str]:
+    figures = [figure(spectrum.id) for spectrum in story.spectra if assets.script]
     rows = [
         (
             _LABELS.get(name, name),
             duration(metric.mean),
-            *(_percentile(metric, quantile) for quantile in QUANTILES),
+            *(percentile(metric, quantile) for quantile in QUANTILES),
             duration(metric.max),
             metric.count,
         )
-        for name, metric in shown.items()
+        for name, metric in summary.metrics.items()
+        if metric.count
     ]
     if not rows:
-        return ""
-    note = (
-        "~ too few samples for this percentile; &gt; a lower bound: requests that failed or never ended would raise it"
-    )
+        return [note("No request succeeded: there are no times.")]
     heads = ("", "mean", *(_HEADS[quantile] for quantile in QUANTILES), "max", "samples")
-    return _grid("Times", heads, rows) + f'\n<p class="sub">{note}</p>'
+    charts = f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+    return [charts, grid(heads, rows), note(_MARKS)]
 
 
-def _percentile(metric: Metric, quantile: str) -> str:
-    mark = (">" if metric.lower_bound[quantile] else "") + ("" if metric.enough[quantile] else "~")
-    return mark + duration(getattr(metric, quantile))
+def _stages(summary: Summary, assets: Assets) -> list[str]:
+    if not summary.stages:
+        return []
+    heads = (
+        "asked",
+        "from",
+        "to",
+        "answered",
+        "succeeded",
+        "good",
+        "TTFT p50",
+        "TTFT p99",
+        "TPOT p50",
+        "latency p50",
+        "latency p99",
+    )
+    figures = f'<div class="charts">{figure("curve-latency")}{figure("curve-rate")}</div>'
+    rows = [_stage(one) for one in summary.stages if one.requested_rps]
+    return [
+        figures if assets.script and len(rows) > 1 else "",
+        grid(heads, rows),
+        note("Rates in requests a second; times from the start of the run."),
+    ]
+
+
+def _stage(stage: StageReport) -> tuple[object, ...]:
+    counts, metrics = stage.counts, stage.metrics
+    return (
+        f"{number(stage.requested_rps)}/s",
+        f"{stage.start:g} s",
+        f"{stage.end:g} s",
+        f"{number(stage.achieved_rps)}/s",
+        percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-",
+        "-" if stage.goodput is None else percent(stage.goodput),
+        percentile(metrics["ttft_seconds"], "p50"),
+        percentile(metrics["ttft_seconds"], "p99"),
+        percentile(metrics["tpot_seconds"], "p50"),
+        percentile(metrics["latency_seconds"], "p50"),
+        percentile(metrics["latency_seconds"], "p99"),
+    )
+
+
+def _counts(summary: Summary) -> list[tuple[str, object]]:
+    counts, rates = summary.counts, summary.rates
+    asked = "" if rates.requested_rps is None else f" of {number(rates.requested_rps)} asked"
+    warmup = summary.windows.warmup.sent
+    return [
+        ("Scheduled", counts.scheduled),
+        ("Sent", counts.sent),
+        ("Succeeded", counts.succeeded),
+        ("Failed", counts.failed),
+        ("Censored: in flight when the drain ended", counts.censored),
+        ("Unsent", counts.unsent),
+        *([("Sent in the warm-up, not counted", warmup)] if warmup else []),
+        ("Requests per second", f"{number(rates.achieved_rps)}{asked}"),
+        ("Output tokens per second", number(rates.output_tokens_per_second)),
+        ("Prompt tokens per second", number(rates.prompt_tokens_per_second)),
+        ("Prompts", prompts_used(summary)),
+        ("Tokens counted by", summary.tokens.source or "-"),
+        *((f"Odd answers: {name}", count) for name, count in summary.warnings.items()),
+    ]
+
+
+def _failures(summary: Summary) -> str:
+    kinds = sorted(summary.counts.failed_by_kind.items(), key=lambda kind: (-kind[1], kind[0]))
+    rows = [(kind, count, summary.failures.get(kind, "")) for kind, count in kinds]
+    title = "<h3>Failures by kind, with the words of one each</h3>"
+    return title + grid(("kind", "requests", "one of them"), rows, words=(0, 2)) if rows else ""
+
+
+def _token_lengths(summary: Summary, story: Story, assets: Assets) -> list[str]:
+    there = {name: found for name, found in summary.lengths.items() if found.count}
+    if not there:
+        return [note("Nobody counted tokens.")]
+    rows = [
+        (_LENGTHS.get(name, name), number(found.mean), found.p50, found.p90, found.p99, found.max, found.count)
+        for name, found in there.items()
+    ]
+    heads = ("tokens", "mean", "p50", "p90", "p99", "max", "requests")
+    if not assets.script:
+        return [grid(heads, rows)]
+    drawn = [one for one in story.lengths if one.counts and one.name in there]
+    figures = "".join(figure(f"lengths-{one.name}") for one in drawn)
+    beyond = [
+        note(f"{_LENGTHS[one.name]}: {one.beyond} longer than the chart is wide, up to {there[one.name].max} tokens.")
+        for one in drawn
+        if one.beyond
+    ]
+    return [f'<div class="charts">{figures}</div>', *beyond, grid(heads, rows)]
 
 
 def _replicas(summary: Summary) -> str:
     rows = [
-        (name, found.url, found.counts.sent, found.counts.succeeded, found.counts.failed, "yes" * found.left_out)
+        (
+            name,
+            found.url,
+            found.counts.sent,
+            f"{found.counts.sent / summary.counts.sent:.1%}" if summary.counts.sent else "-",
+            found.counts.succeeded,
+            found.counts.failed,
+            "for some time" * found.left_out or "no",
+        )
         for name, found in summary.replicas.items()
     ]
-    return _grid("Replicas", ("", "address", "sent", "succeeded", "failed", "left out"), rows, words=(0, 1))
+    heads = ("replica", "address", "sent", "share", "succeeded", "failed", "left out")
+    return grid(heads, rows, words=(0, 1)) if rows else ""
 
 
 def _ranks(summary: Summary) -> str:
     rows = [
-        (rank.rank, rank.host, f"{rank.cpu:.0%}", duration(rank.loop_lag_max_seconds), rank.lost or "")
+        (
+            rank.rank,
+            rank.host or "-",
+            f"{rank.cpu:.0%}",
+            duration(rank.loop_lag_max_seconds),
+            duration(rank.gc_longest_seconds),
+            f"{rank.peak_memory_bytes / 1e6:.0f} MB" if rank.peak_memory_bytes else "-",
+            duration(rank.disk.slowest_seconds),
+            rank.lost or "no",
+        )
         for rank in summary.ranks
     ]
-    return _grid("Load generator", ("rank", "host", "CPU", "longest loop lag", "lost"), rows, words=(1, 4))
+    heads = ("rank", "host", "CPU", "longest loop lag", "longest collection", "memory", "slowest write", "lost")
+    return grid(heads, rows, words=(1, 7))
 
 
-def _environment(summary: Summary) -> str:
+def _health(summary: Summary) -> list[tuple[str, object]]:
+    client, lag = summary.client, summary.metrics["send_lag_seconds"]
+    shared = f"{client.coalesced} of {client.chunks}" + (
+        f" ({client.coalesced / client.chunks:.1%})" if client.chunks else ""
+    )
+    return [
+        ("Send lag p50, p99", f"{_shown(lag, 'p50')}, {_shown(lag, 'p99')}"),
+        ("Not sent by the load generator's fault", client.not_sent_by_generator),
+        ("Arrivals that waited for a client", client.waited),
+        ("... while another rank had one free", client.waited_below_cap),
+        ("Chunks that shared a read with an earlier one", shared),
+        ("Disk stalls, lost lines", f"{client.disk.stalls}, {client.disk.lost_lines}"),
+    ]
+
+
+def _shown(metric: Metric, quantile: str) -> str:
+    return percentile(metric, quantile) if metric.count else "-"
+
+
+def _again(summary: Summary) -> list[str]:
+    plan, typed = summary.plan, command_line(summary.plan)
+    return [
+        f'<pre tabindex="0">{text(typed)}</pre>' if typed else "",
+        note(_BY_COMMAND) if typed else "",
+        note(_BY_PLAN),
+        facts(asked_for(plan, not_default(plan))),
+        more("Every field of the plan", facts(asked_for(plan))),
+    ]
+
+
+def _environment(summary: Summary) -> list[tuple[str, object]]:
     environment = summary.environment
-    rows: list[tuple[str, object]] = [
+    return [
         ("Run", summary.run_id),
+        *([("Group", summary.group_id)] if summary.group_id is not None else []),
+        ("Started", summary.started_at or "unknown"),
+        ("Ended", summary.ended_at or "unknown"),
         ("tokenstorm", environment.tokenstorm),
         ("Python", environment.python),
         ("Platform", environment.platform),
         ("Hosts", ", ".join(environment.hosts)),
         ("Job", environment.job_id or "-"),
-        *((f"Replica {name} says", msgspec.json.encode(said).decode()) for name, said in environment.engine.items()),
+        *((f"Replica {name} says", json.encode(said).decode()) for name, said in environment.engine.items()),
         *(("Note", note) for note in environment.notes),
     ]
-    return _facts("Where it ran", rows)
-
-
-def _facts(title: str, rows: Sequence[tuple[str, object]]) -> str:
-    """Names and what stands for each."""
-    lines = [f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows]
-    return f'<h2>{_text(title)}</h2>\n<table class="facts">{"".join(lines)}</table>'
-
-
-def _grid(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]], words: Sequence[int] = (0,)) -> str:
-    """Figures under heads; what is too wide scrolls. `words` are the columns that may hold long texts."""
-
-    def row(tag: str, cells: Sequence[object]) -> str:
-        classes = [' class="words"' if column in words else "" for column in range(len(cells))]
-        return "".join(f"<{tag}{kind}>{_text(cell)}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
-
-    lines = [f"<tr>{row('th', heads)}</tr>", *(f"<tr>{row('td', cells)}</tr>" for cells in rows)]
-    return f'<h2>{_text(title)}</h2>\n<div class="scroll"><table class="grid">{"".join(lines)}</table></div>'
-
-
-def _text(value: object) -> str:
-    """Everything that is shown, fit for a page."""
-    return escape(printable(str(value)))

@@ -17,9 +17,9 @@ from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import STALL_SECONDS, Tally
 from tokenstorm.plan import Plan, read_plan
-from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of
+from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of, seconds_of
 from tokenstorm.runs import RunPaths
-from tokenstorm.written import decode, read_lines
+from tokenstorm.written import decode
 
 SILENT_LINES = 3
 """A rank that is missing in this many of the last seconds was gone."""
@@ -177,18 +177,8 @@ def _rank(rank: int, timeline: list[TimelineLine], *, lost: bool) -> RankReport:
 def _timeline(paths: RunPaths, found: Found) -> list[TimelineLine]:
     """The seconds of the timeline, each once and in order."""
     seconds: dict[int, TimelineLine] = {}
-    try:
-        for line in read_lines(paths.timeline, TimelineLine, found.faults.append):
-            if line.t * 10**9 > found.latest:
-                found.faults.append(f"{paths.timeline.name}, second {line.t}: it is later than the run's end")
-            elif not all(histogram.adds_up for histogram in line.histograms.values()):
-                found.faults.append(f"{paths.timeline.name}, second {line.t}: a histogram of it does not add up")
-            else:
-                seconds.setdefault(line.t, line)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        found.faults.append(f"{paths.timeline.name} cannot be read: {error.strerror}")
+    for line in seconds_of(paths, found):
+        seconds.setdefault(line.t, line)
     return [seconds[second] for second in sorted(seconds)]
 
 

@@ -112,12 +112,12 @@ def _decimals(value: float) -> int:
 def _head(summary: Summary) -> list[str]:
     plan, counts, rates = summary.plan, summary.counts, summary.rates
     seconds = summary.windows.measured_end - summary.windows.measured_start
-    loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals{_profile(plan)}"
+    loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals{profile(plan)}"
     kind = f"{plan.endpoint}, {'streamed' if plan.stream else 'in one piece'}, at most {plan.max_tokens} tokens"
     model = summary.environment.model or "?"
     where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
-    asked = "" if rates.requested_rps is None else f" of {_figure(rates.requested_rps)} asked"
+    asked = "" if rates.requested_rps is None else f" of {figure(rates.requested_rps)} asked"
     missing = "".join(
         f", {count} {name}" for name, count in (("censored", counts.censored), ("unsent", counts.unsent)) if count
     )
@@ -131,9 +131,9 @@ def _head(summary: Summary) -> list[str]:
         + missing,
         *(f"           {kind}: {words}"[:FAILURE_COLUMNS] for kind, words in summary.failures.items()),
         f"prompts    {prompts_used(summary)}",
-        f"rate       {_figure(rates.achieved_rps)} req/s achieved{asked}",
-        f"tokens     {_figure(rates.output_tokens_per_second)} output tok/s, "
-        f"{_figure(rates.prompt_tokens_per_second)} prompt tok/s"
+        f"rate       {figure(rates.achieved_rps)} req/s achieved{asked}",
+        f"tokens     {figure(rates.output_tokens_per_second)} output tok/s, "
+        f"{figure(rates.prompt_tokens_per_second)} prompt tok/s"
         + _per_user(rates.output_tokens_per_second_per_user)
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
         *([f"lengths    {lengths}"] if (lengths := _lengths(summary)) else []),
@@ -145,7 +145,7 @@ def _head(summary: Summary) -> list[str]:
 
 def _per_user(rate: float | None) -> str:
     """What the median user sees come."""
-    return "" if rate is None else f", {_figure(rate)} tok/s per user"
+    return "" if rate is None else f", {figure(rate)} tok/s per user"
 
 
 def _lengths(summary: Summary) -> str:
@@ -163,7 +163,7 @@ def _in_flight(summary: Summary) -> str:
     found = summary.concurrency
     if found is None:
         return ""
-    return f"{_figure(found.mean)} on average" + ("" if found.peak is None else f", {found.peak} at most")
+    return f"{figure(found.mean)} on average" + ("" if found.peak is None else f", {found.peak} at most")
 
 
 def _stages(summary: Summary) -> list[str]:
@@ -175,11 +175,11 @@ def _stages(summary: Summary) -> list[str]:
     for stage in summary.stages:
         ttft, latency, counts = stage.metrics["ttft_seconds"], stage.metrics["latency_seconds"], stage.counts
         cells = [
-            _figure(stage.requested_rps),
-            _figure(stage.achieved_rps),
+            figure(stage.requested_rps),
+            figure(stage.achieved_rps),
             str(counts.failed),
             str(counts.unsent),
-            *(_percentile(metric, quantile) for metric in (ttft, latency) for quantile in ("p50", "p99")),
+            *(percentile(metric, quantile) for metric in (ttft, latency) for quantile in ("p50", "p99")),
             "-" if stage.goodput is None else percent(stage.goodput),
         ]
         name = f"{stage.start:g} to {stage.end:g} s"
@@ -193,7 +193,7 @@ def _goodput(summary: Summary) -> str:
     if found is None or slo is None:
         return ""
     share = "none was scheduled" if found.ratio is None else f"{percent(found.ratio)} of all scheduled are good"
-    rates = f"{_figure(found.rps)} req/s, {_figure(found.output_tokens_per_second)} output tok/s"
+    rates = f"{figure(found.rps)} req/s, {figure(found.output_tokens_per_second)} output tok/s"
     return f"{share}: {rates} ({slo_text(slo)}; {percent(slo.share)} asked: {'met' if found.met else 'MISSED'})"
 
 
@@ -212,7 +212,7 @@ def _odd(warnings: dict[str, int]) -> str:
     return ", ".join(f"{_many(count, 'answer')} {_ODD.get(name, name)}" for name, count in warnings.items())
 
 
-def _profile(plan: Plan) -> str:
+def profile(plan: Plan) -> str:
     """How the rate changed, if it did."""
     arrival = plan.arrival
     if arrival.ramp:
@@ -228,7 +228,7 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
     """Four digits, and no exponent; "unknown" for None, which is not 0."""
     if value is None:
         return "unknown"
@@ -247,7 +247,7 @@ def _table(summary: Summary) -> list[str]:
             continue
         cells = [
             duration(metric.mean),
-            *(_percentile(metric, quantile) for quantile in QUANTILES),
+            *(percentile(metric, quantile) for quantile in QUANTILES),
             duration(metric.max),
         ]
         small |= not all(metric.enough.values())
@@ -309,17 +309,18 @@ def _energy(summary: Summary) -> list[str]:
         return []
     if not energy.valid:
         return [*(f"energy unknown: {reason.text}" for reason in energy.reasons), ""]
-    parts = [f"{_figure(energy.joules)} J, {_figure(energy.average_watts)} W on average"]
+    parts = [f"{figure(energy.joules)} J, {figure(energy.average_watts)} W on average"]
     for value, what in (
         (energy.joules_per_output_token, "output token"),
         (energy.joules_per_total_token, "token"),
         (energy.joules_per_request, "request"),
     ):
-        parts += [f"{_figure(value)} J per {what}"] if value is not None else []
+        parts += [f"{figure(value)} J per {what}"] if value is not None else []
     return [f"energy of {_many(len(energy.gpus), 'GPU')}: {', '.join(parts)}", ""]
 
 
-def _percentile(metric: Metric, quantile: str) -> str:
+def percentile(metric: Metric, quantile: str) -> str:
+    """`~` marks too few samples, `>` a lower bound."""
     if not metric.count:
         return "-"
     mark = (">" if metric.lower_bound[quantile] else "") + ("" if metric.enough[quantile] else "~")

@@ -1,6 +1,7 @@
 """Whether all files of a run are complete: compares what the run reported about them with what is there."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
 from tokenstorm.runs import RunPaths
+from tokenstorm.written import read_lines
 
 CLOCK_SLACK_SECONDS = 0.1
 """A rank begins to count its seconds at most this long before the common start."""
@@ -62,6 +64,22 @@ def latest_moment(plan: Plan, written: Summary | None, status: Status | None) ->
         return YEAR_NS
     ends += [status.elapsed_seconds] if status else []
     return min(YEAR_NS, round((max(ends) + plan.request_timeout_seconds + plan.drain_seconds) * 1e9))
+
+
+def seconds_of(paths: RunPaths, found: Found) -> Iterator[TimelineLine]:
+    """The lines of the timeline as they stand there, without those that cannot be of this run."""
+    try:
+        for line in read_lines(paths.timeline, TimelineLine, found.faults.append):
+            if line.t * 10**9 > found.latest:
+                found.faults.append(f"{paths.timeline.name}, second {line.t}: it is later than the run's end")
+            elif not all(histogram.adds_up for histogram in line.histograms.values()):
+                found.faults.append(f"{paths.timeline.name}, second {line.t}: a histogram of it does not add up")
+            else:
+                yield line
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        found.faults.append(f"{paths.timeline.name} cannot be read: {error.strerror}")
 
 
 def told_bytes(written: Summary | None, timeline: list[TimelineLine]) -> dict[int, int]:

@@ -1,0 +1,159 @@
+"""What runs left on this machine: `report` for one of them, `runs` for all."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tokenstorm.cli.terminal import exit_code_of, show_json, show_line, show_summary, show_table, tell
+from tokenstorm.errors import PlanError, RunError, UsageError
+from tokenstorm.metrics.summary import Metric, Summary
+from tokenstorm.plan import Plan, read_plan
+from tokenstorm.report.formats import Format, format_of, save_as, write_as
+from tokenstorm.report.life import life_of
+from tokenstorm.report.load import load_summary
+from tokenstorm.report.text import figure, percentile
+from tokenstorm.runs import RunPaths, data_home
+from tokenstorm.written import decode
+
+LAST = "last"
+
+
+def report(args: argparse.Namespace) -> int:
+    """The numbers of a run, from its files."""
+    form = _form(args)
+    paths = RunPaths(_found(args.run_dir))
+    if paths.root.is_file():
+        message = f"{paths.root} is a file: give the folder of the run, {paths.root.parent}"
+        raise UsageError(message)
+    life = life_of(paths)
+    summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)
+    code = exit_code_of(summary, args.fail_on)
+    if target := args.output or (paths.report if form == "html" else None):
+        save_as(form, paths, summary, target)
+        show_line(str(target))
+    elif form in {"text", "json"}:
+        show_summary(summary, str(paths.root), as_json=form == "json")
+    else:
+        write_as(form, paths, summary, sys.stdout.buffer)
+    if life.doubt:
+        tell(life.doubt)
+    return code
+
+
+def _form(args: argparse.Namespace) -> Format:
+    form: Format
+    if args.json:
+        form = "json"
+    elif args.format:
+        form = args.format
+    else:
+        form = format_of(args.output) if args.output else "text"
+    if form == "parquet" and args.output is None:
+        message = "Parquet is no text: name the file for it with -o"
+        raise UsageError(message)
+    return form
+
+
+def _found(name: str) -> Path:
+    """The folder of a run: a path, `last`, or a run id or the beginning of one."""
+    folder, runs = Path(name), data_home() / "runs"
+    if folder.exists():
+        return folder
+    if name == LAST:
+        if there := _newest_first(runs):
+            return there[0].root
+        message = f"there is no run in {runs} yet: `tokenstorm bench URL` makes one"
+        raise RunError(message)
+    found = [one for one in runs.glob("*") if one.name.startswith(name)]
+    if len(found) != 1:
+        which = f"{len(found)} runs begin so" if found else "it is no folder, and no run begins so"
+        message = f"{name}: {which} in {runs}"
+        raise RunError(message)
+    return found[0]
+
+
+def _newest_first(runs: Path) -> list[RunPaths]:
+    """The runs in a folder, by when they were planned."""
+    there = [(plan.stat().st_mtime_ns, plan.parent.name, RunPaths(plan.parent)) for plan in runs.glob("*/plan.json")]
+    return [paths for _, _, paths in sorted(there, key=lambda one: one[:2], reverse=True)]
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One run in the list. What only a summary tells is None without one."""
+
+    run_id: str
+    name: str = ""
+    started_at: str | None = None
+    model: str | None = None
+    simulated: bool = False
+    state: str
+    """The verdict, or why there is none."""
+    succeeded: int | None = None
+    scheduled: int | None = None
+    achieved_rps: float | None = None
+    output_tokens_per_second: float | None = None
+    ttft: Metric | None = None
+    latency: Metric | None = None
+    run_dir: str
+
+
+def runs(args: argparse.Namespace) -> int:
+    """All runs on this machine, the newest first."""
+    rows = [_row(paths) for paths in _newest_first(data_home() / "runs")]
+    if args.json:
+        show_json({"runs": rows, "count": len(rows)})
+        return 0
+    heads = ("RUN", "STARTED", "NAME", "MODEL", "VERDICT", "SUCCEEDED", "REQ/S", "TOK/S", "TTFT P99", "LATENCY P99")
+    show_table(heads, [_cells(row) for row in rows])
+    return 0
+
+
+def _row(paths: RunPaths) -> RunRow:
+    try:
+        plan: Plan | None = read_plan(paths.plan)
+    except PlanError:
+        plan = None
+    name, run_id = (plan.name, plan.run_id) if plan else ("", paths.root.name)
+    try:
+        summary = decode(paths.summary.read_bytes(), Summary, str(paths.summary))
+    except FileNotFoundError:
+        state = "running" if life_of(paths).goes_on else "no summary"
+        return RunRow(
+            run_id=run_id, name=name, model=plan.model if plan else None, state=state, run_dir=str(paths.root)
+        )
+    except (RunError, OSError):
+        return RunRow(run_id=run_id, name=name, state="unreadable", run_dir=str(paths.root))
+    return RunRow(
+        run_id=summary.run_id,
+        name=summary.plan.name,
+        started_at=summary.started_at,
+        model=summary.environment.model,
+        simulated=summary.environment.simulated,
+        state=summary.verdict.state,
+        succeeded=summary.counts.succeeded,
+        scheduled=summary.counts.scheduled,
+        achieved_rps=summary.rates.achieved_rps,
+        output_tokens_per_second=summary.rates.output_tokens_per_second,
+        ttft=summary.metrics["ttft_seconds"],
+        latency=summary.metrics["latency_seconds"],
+        run_dir=str(paths.root),
+    )
+
+
+def _cells(row: RunRow) -> tuple[object, ...]:
+    started = row.started_at and row.started_at.partition(".")[0].replace("T", " ")
+    counts = None if row.scheduled is None else f"{row.succeeded}/{row.scheduled}"
+    return (
+        row.run_id[:8],
+        started,
+        row.name or None,
+        (row.model or "?") + " (simulated)" * row.simulated,
+        row.state,
+        counts,
+        None if row.achieved_rps is None else figure(row.achieved_rps),
+        None if row.achieved_rps is None else figure(row.output_tokens_per_second),
+        row.ttft and percentile(row.ttft, "p99"),
+        row.latency and percentile(row.latency, "p99"),
+    )

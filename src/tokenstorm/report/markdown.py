@@ -1,0 +1,78 @@
+"""A run as Markdown that fits a pull request. What a server or a user wrote is code: no link, no mention, no HTML."""
+
+import re
+
+from tokenstorm.metrics.summary import QUANTILES, Summary
+from tokenstorm.printable import printable_line
+from tokenstorm.report.first import load_words, title_of
+from tokenstorm.report.text import duration, figure, percentile
+
+MOST_LETTERS = 160
+"""Of a failure's words."""
+_ROWS = {
+    "ttft_seconds": "TTFT",
+    "tpot_seconds": "TPOT",
+    "inter_chunk_seconds": "inter-chunk",
+    "latency_seconds": "latency, from schedule",
+    "service_time_seconds": "latency, from send",
+}
+
+
+def summary_markdown(summary: Summary) -> str:
+    """Verdict, headline numbers, times and failures."""
+    plan, counts, rates = summary.plan, summary.counts, summary.rates
+    asked = "" if rates.requested_rps is None else f" of {figure(rates.requested_rps)} asked"
+    seconds = summary.windows.measured_end - summary.windows.measured_start
+    share = f"{counts.succeeded / counts.scheduled:.2%}" if counts.scheduled else "-"
+    lines = [
+        f"### {_code(title_of(summary))}: {summary.verdict.state}",
+        "",
+        *(["**SIMULATED ENGINE: these numbers say nothing about real hardware**", ""] * summary.environment.simulated),
+        f"{_code(summary.environment.model or 'model unknown')} at {_code(plan.targets[0].url)}"
+        + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
+        + f"; {load_words(plan)}; {round(seconds, 3):g} s measured; {summary.started_at or 'start unknown'}",
+        "",
+        f"- {figure(rates.achieved_rps)} requests/s answered{asked}, {share} of {counts.scheduled} succeeded",
+        f"- {figure(rates.output_tokens_per_second)} output tokens/s, {figure(rates.prompt_tokens_per_second)} prompt tokens/s",
+        *(f"- {summary.verdict.state}: {_code(reason.text)}" for reason in summary.verdict.reasons),
+        *(
+            f"- {count} failed with {_code(kind)}: {_code(summary.failures.get(kind, ''))}"
+            for kind, count in counts.failed_by_kind.items()
+        ),
+        *([f"- {counts.censored} were in flight when the drain ended"] if counts.censored else []),
+        *([f"- {counts.unsent} were not sent"] if counts.unsent else []),
+        "",
+        *_times(summary),
+        f"run {summary.run_id}, tokenstorm {_code(summary.environment.tokenstorm)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _times(summary: Summary) -> list[str]:
+    rows = [
+        [label, *(percentile(metric, quantile) for quantile in QUANTILES), duration(metric.max), str(metric.count)]
+        for name, label in _ROWS.items()
+        if (metric := summary.metrics[name]).count
+    ]
+    if not rows:
+        return []
+    heads = ["", "p50", "p90", "p95", "p99", "p99.9", "max", "samples"]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    marks = [cell[0] for row in rows for cell in row if cell.startswith(("~", ">"))]
+    note = ["`~` too few samples for this percentile; `>` a lower bound"] if marks else []
+    return [
+        *(f"| {' | '.join(cell.replace('>', '&gt;').replace('~', '&#126;') for cell in line)} |" for line in lines),
+        "",
+        *note,
+        "",
+    ]
+
+
+def _code(text: str) -> str:
+    """A text in as many backticks as none of its own can end; empty where it says nothing."""
+    shown = printable_line(text)
+    shown = shown if len(shown) <= MOST_LETTERS else f"{shown[:MOST_LETTERS]} …"
+    if not shown.strip():
+        return "-"
+    ticks = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
+    return f"{ticks} {shown} {ticks}" if "`" in shown else f"`{shown}`"
