@@ -291,11 +291,66 @@ def imports(bench: Bench) -> list[Row]:
     return [Row("import tokenstorm.loadgen", "CPU", "<= 0.25 s", value, whole <= 0.25)]
 
 
+def metrics_text() -> str:
+    """What a large vLLM and the exporter of eight GPUs say: 100 KB."""
+    labels = 'engine="0",model_name="a-model-with-a-name-of-usual-length"'
+    bounds = ["+Inf", *(f"{0.001 * 1.5**n:.4f}" for n in range(30))]
+    names = ["vllm:time_to_first_token_seconds", "vllm:request_queue_time_seconds"]
+    names += [f"vllm:other_{n}_seconds" for n in range(25)]
+    lines = [f'{name}_bucket{{{labels},le="{bound}"}} 1000.0' for name in names for bound in bounds]
+    lines += [f"{name}_{part}{{{labels}}} 1000.0" for name in names for part in ("sum", "count")]
+    lines += [f"vllm:{name}{{{labels}}} 5.0" for name in ("num_requests_running", "num_requests_waiting")]
+    lines += [f"vllm:{name}_total{{{labels}}} 1e6" for name in ("prompt_tokens", "generation_tokens")]
+    gpus = [f'UUID="GPU-{n}",gpu="{n}",modelName="H100",Hostname="n1"' for n in range(8)]
+    for name in ("POWER_USAGE", "TOTAL_ENERGY_CONSUMPTION", "GPU_UTIL", "FB_USED", "SM_CLOCK", "GPU_TEMP"):
+        lines += [f"DCGM_FI_DEV_{name}{{{gpu}}} 400" for gpu in gpus]
+    return "\n".join(lines) + "\n"
+
+
+def sampling(bench: Bench) -> list[Row]:
+    """Pairs of runs: the engine and its GPUs asked each second, and not."""
+    text = bench.scratch / "metrics.txt"
+    text.write_text(metrics_text())
+    cpu, lag = [], []
+    for turn in range(bench.passes):
+        found: dict[bool, Pass] = {}
+        for on in (True, False) if turn % 2 else (False, True):
+            with bench.truthd("--ttft", "20", "--itl", "5", "--metrics", str(text)) as (port, _):
+                found[on] = bench.rank(
+                    port,
+                    None,
+                    num_clients=200,
+                    requests_per_second=200.0,
+                    duration_seconds=10.0,
+                    max_tokens=16,
+                    engine_metrics=on,
+                    gpu_exporters=[f"http://127.0.0.1:{port}/metrics"] if on else [],
+                )
+        assert found[True].summary["engine"], "the engine was asked"
+        cpu.append(found[True].cpu_seconds / found[False].cpu_seconds)
+        lags = [found[on].summary["metrics"]["send_lag_seconds"]["p99"] for on in (True, False)]
+        lag.append(lags[0] / lags[1])
+        print(f"  with to without: CPU {cpu[-1]:.3f}, send_lag p99 {lag[-1]:.2f}", file=sys.stderr)
+    load = f"200/s for 10 s, {bench.passes} pairs, with and without sampling of 100 KB of metrics and 8 GPUs"
+    values = {"CPU of the rank": cpu, "send_lag p99": lag}
+    return [
+        Row(
+            load,
+            f"{name}, with to without",
+            "median <= 1.1",
+            f"{statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            statistics.median(ratios) <= 1.1,
+        )
+        for name, ratios in values.items()
+    ]
+
+
 ROWS = {
     "streams": streams,
     "truth": truth,
     "requests": requests,
     "poisson": poisson,
+    "sampling": sampling,
     "memory": memory,
     "imports": imports,
 }
