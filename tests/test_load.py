@@ -16,7 +16,7 @@ from tokenstorm.cli.commands import add_commands
 from tokenstorm.cli.request import request_of
 from tokenstorm.client_api.schemas import TakenGroup
 from tokenstorm.load import Load, make
-from tokenstorm.plan import Plan, PromptList, Target, plan_for
+from tokenstorm.plan import Plan, PromptList, Target, TraceFile, plan_for
 from tokenstorm.sdk import Client
 
 OF_A_LOAD = [name for name in Load.__struct_fields__ if name != "prompts"]
@@ -81,6 +81,7 @@ TYPED = {
     "temperature": ("--temperature", "1.5"),
     "ignore_eos": ("--ignore-eos",),
     "extra_body": ("--extra-body", '{"top_k": 5}'),
+    "trace": ("--trace", "t.jsonl", "--trace-lengths"),
     "unique_prompts": ("--unique",),
     "num_clients": ("--num-clients", "12"),
     "requests_per_second": ("--requests-per-second", "3"),
@@ -112,14 +113,15 @@ def test_what_is_typed_reaches_the_plan(name: str) -> None:
             each,
             run_id="0" * 32,
             targets=[Target(replica="0", url="http://h")],
-            prompts=PromptList(prompts=("x",)),
+            prompts=TraceFile(path="t", sha256="0") if each.trace else PromptList(prompts=("x",)),
             seed=each.seed or 1,
             ranks=each.ranks or 1,
         )
         for each in (request, plain)
     )
     changed = {field for field in Plan.__struct_fields__ if getattr(plan, field) != getattr(without, field)}
-    assert changed == ({name, "duration_seconds"} if name in {"arrival", "request_count"} else {name})
+    along = {"arrival": "duration_seconds", "request_count": "duration_seconds", "trace": "prompts"}
+    assert changed == {name, along.get(name, name)}
 
 
 def test_help_tells_what_the_documentation_tells(capsys: pytest.CaptureFixture[str]) -> None:

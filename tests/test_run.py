@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,6 +245,49 @@ def test_a_clean_run_is_valid_and_every_number_follows_from_its_lines(stage: Sta
     assert_recomputable(run)
     assert_the_engine_counts_the_same(run)
     assert_rebuilt(stage, run)
+
+
+def test_a_replayed_trace_sends_every_row_once_when_the_trace_says(stage: Stage) -> None:
+    trace = Path(__file__).parent / "traces" / "mooncake.jsonl"
+    rows = [json.loads(line) for line in trace.read_text().splitlines()]
+    truth = stage.truth(ttft=1, itl=0.01)
+    options = ("--trace-speed", "20", "--trace-limit", "40", "--ranks", "2", "--num-clients", "40")
+    run = stage.bench(truth.url, "--trace", str(trace), *options)
+    lines, summary = run.lines(), run.summary
+    assert sorted(line["prompt"] for line in lines) == [*range(40)]
+    assert len(truth.requests()) == 40
+    for line in lines:
+        row = rows[line["prompt"]]
+        assert line["scheduled"] == row["timestamp"] * 1_000_000 // 20 <= line["sent"]
+        assert line["output_tokens"] == row["output_length"]
+    workload = summary["environment"]["workload"]
+    assert (workload["format"], workload["rows"]) == ("Mooncake", 40)
+    assert summary["rates"]["requested_rps"] == pytest.approx(40 / summary["windows"]["measured_end"])
+    report = stage.command("report", str(run.root)).out
+    assert "trace arrivals 20 times as fast as recorded" in report
+    assert "trace      Mooncake: 40 requests" in report
+    assert_rebuilt(stage, run)
+
+
+def test_prompts_have_the_tokens_that_were_asked_for_by_the_engines_own_count(stage: Stage) -> None:
+    """The engine's /tokenize tells which words are one token; what its template adds is measured and taken off."""
+    url = stage.simulate("--template-tokens", "11").url
+    options = (*LIGHT, "--duration", "1", "--input-tokens", "40:300", "--output-tokens", "3:6")
+    run = stage.bench(url, *options)
+    tokens = run.summary["tokens"]
+    assert {line["prompt_tokens"] - line["prompt_asked"] for line in run.lines()} == {0}
+    assert (tokens["prompt_ratio"], tokens["prompt_off"]) == (1, 0)
+    assert {line["output_tokens"] for line in run.lines()} <= {3, 4, 5, 6}
+    assert run.summary["environment"]["template_tokens"] == 11
+    assert "prompt_tokens" not in run.reasons
+    report = stage.command("report", str(run.root)).out
+    assert "words of one token each, less 11 of the template" in report
+    assert "the server counted 1 times the" in report
+    assert_rebuilt(stage, run)
+    without = stage.bench(stage.truth().url, *options, name="without")
+    assert without.summary["environment"]["vocabulary"] == 0
+    assert "their lengths are in words" in without.reasons["prompt_tokens"]
+    assert any("its tokenizer does not answer" in note for note in without.summary["environment"]["notes"])
 
 
 def test_requests_leave_on_time_or_later_and_reach_the_endpoint_exactly_once(stage: Stage) -> None:

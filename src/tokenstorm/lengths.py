@@ -62,6 +62,18 @@ class Length(Strict, frozen=True, kw_only=True):
         if self.low is not None and self.high is not None:
             _refuse_turned(self.low, self.high)
 
+    @property
+    def expected(self) -> float:
+        """The mean, as far as no bounds cut the lengths off."""
+        match self:
+            case Length(kind="uniform", low=int(low), high=int(high)):
+                return (low + high) / 2
+            case Length(kind="histogram", bins=tuple(bins)):
+                return fsum(one.weight * (one.low + one.high) / 2 for one in bins) / fsum(one.weight for one in bins)
+            case Length(mean=float(mean)):
+                return mean
+        return float(self.n or 0)
+
     def draw(self, draw: Draw) -> int:
         """A length of this kind, from `draw` alone: the same numbers give the same length in every version."""
         match self:
@@ -94,6 +106,36 @@ class Pair(Strict, frozen=True, kw_only=True):
     input: Count | Length
     output: Count | Length
     weight: Positive = 1.0
+
+
+class SharedPrefix(Strict, frozen=True, kw_only=True):
+    """Groups of requests that begin alike: `prefix` tokens that all of a group share, then a `question` of each request's own.
+
+    With `zipf` group n is asked as often as 1 / n to that power says; 0 is evenly.
+    """
+
+    groups: Annotated[int, Meta(ge=1, le=1_000_000)]
+    prefix: Count
+    question: Count | Length
+    output: Count | Length | None = None
+    zipf: Annotated[float, Meta(ge=0, le=10)] = 0.0
+
+    @property
+    def popularity(self) -> list[float]:
+        """How likely the next request is of each group."""
+        weights = [(1 + number) ** -self.zipf for number in range(self.groups)]
+        total = fsum(weights)
+        return [weight / total for weight in weights]
+
+    def ideal_reuse(self, requests: float | None) -> float:
+        """The share of prompt tokens that a prefix cache without limits has, where so many requests come: each group's first one
+        finds nothing. None is for ever.
+        """
+        missed = 0.0
+        if requests is not None:
+            first = fsum(1 - (1 - share) ** requests for share in self.popularity)  # groups of which one comes
+            missed = min(1.0, first / max(requests, 1.0))
+        return self.prefix * (1 - missed) / (self.prefix + length_of(self.question).expected)
 
 
 def length_of(given: int | Length) -> Length:

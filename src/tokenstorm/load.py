@@ -42,12 +42,13 @@ class Stage(Strict, frozen=True, kw_only=True):
 
 
 Kind = Literal["constant", "poisson", "gamma"]
+TraceFormat = Literal["mooncake", "bailian", "azure", "burstgpt", "vllm"]
 
 
 class Arrival(Strict, frozen=True, kw_only=True):
     """How arrivals are spread around the rate; `ramp` or `stages` take the place of `requests_per_second`."""
 
-    kind: Kind = "constant"
+    kind: Kind | Literal["trace"] = "constant"
     burstiness: Annotated[
         float,
         Meta(ge=0.01, le=1e6),
@@ -104,6 +105,36 @@ class Slo(Strict, frozen=True, kw_only=True):
             raise Misfit(message)
 
 
+class Trace(Strict, frozen=True, kw_only=True):
+    """A recorded log of requests that is replayed: when they came, how long they and their answers were, what they shared."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096, description="The file; of a group, one of its `datasets`")]
+    format: Annotated[
+        TraceFormat | None,
+        doc("What the trace is, where its content leaves a doubt", Option("--trace-format")),
+    ] = None
+    speed: Annotated[
+        float, Meta(ge=0.001, le=1e6), doc("How many times as fast as it was recorded", Option("--trace-speed", "X"))
+    ] = 1.0
+    from_seconds: Annotated[NotNegative, doc("Begin so long after the trace begins", Option("--trace-from", "S"))] = 0.0
+    until_seconds: Annotated[
+        Positive | None, doc("End so long after the trace begins", Option("--trace-until", "S"))
+    ] = None
+    limit: Annotated[Count | None, doc("Replay so many rows at most", Option("--trace-limit", "N"))] = None
+    lengths_only: Annotated[
+        bool, doc("Take the lengths and what is shared; the times are those of `arrival`", Option("--trace-lengths"))
+    ] = False
+    skip_bad_rows: Annotated[
+        bool, doc("Leave out rows that contradict the format, and count them", Option("--skip-bad-rows"))
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.until_seconds is not None and self.until_seconds <= self.from_seconds:
+            message = f"{self.until_seconds:g} is not after `from_seconds` ({self.from_seconds:g})"
+            raise Misfit(message, "until_seconds", ["from_seconds"])
+
+
 class Load(Strict, frozen=True, kw_only=True):
     """What to send, and how its arrivals are spread. Seconds are seconds; rates are requests per second of all clients.
 
@@ -144,6 +175,14 @@ class Load(Strict, frozen=True, kw_only=True):
     ] = {}  # noqa: RUF012 - msgspec gives each its own
     prompts: object = None
     """A plan has them in one form, the request for a group in another: each declares its own."""
+    trace: Annotated[
+        Trace | None,
+        doc(
+            "Replay a recorded trace of requests",
+            Option("--trace", "FILE", help="replay a recorded trace: Mooncake, Bailian, Azure, BurstGPT or vLLM's"),
+            {"path": "conversation_trace.jsonl", "speed": 2},
+        ),
+    ] = None
     unique_prompts: Annotated[
         bool, doc("Salt each request's prompt, so that no prefix cache helps", Option("--unique", None, "requests"))
     ] = False
@@ -236,7 +275,7 @@ class Load(Strict, frozen=True, kw_only=True):
         if not self.closed_loop and self.think_time_seconds:
             message = "belongs to a closed loop: arrivals at a rate do not wait for answers"
             raise Misfit(message, "think_time_seconds")
-        if arrival.stages and self.duration_seconds is not None:
+        if arrival.stages and self.duration_seconds is not None and arrival.kind != "trace":
             total = math.fsum(stage.seconds for stage in arrival.stages)
             if not math.isclose(total, self.duration_seconds):
                 message = f"must be what the `stages` add up to: {total:g}"
@@ -248,6 +287,7 @@ class Load(Strict, frozen=True, kw_only=True):
         if self.ranks is not None and self.ranks > self.num_clients:
             message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
             raise Misfit(message, "ranks", ["num_clients"])
+        self._fits_a_trace()
         if self.prompts_are_tokens and self.endpoint == "chat":
             message = 'must be "completions" for prompts of token ids: chat takes text'
             raise Misfit(message, "endpoint")
@@ -258,6 +298,26 @@ class Load(Strict, frozen=True, kw_only=True):
                 message = f"must be an address, as in http://mel2103:9400/metrics, not {url!r:.80}"
                 raise Misfit(message, f"gpu_exporters[{place}]")
 
+    def _fits_a_trace(self) -> None:
+        """What a trace says of its own cannot be asked for as well."""
+        if not self.arrival_by_trace:
+            if self.spread.kind == "trace":
+                message = "the kind `trace` needs a `trace` that gives the times"
+                raise Misfit(message, "arrival", ["trace"])
+            return
+        if self.spread != Arrival() and self.spread.kind != "trace":
+            message = "the trace says when requests leave: leave this out, or use `trace.lengths_only`"
+            raise Misfit(message, "arrival", ["trace", "trace.lengths_only"])
+        for name, also in (("requests_per_second", "trace.lengths_only"), ("request_count", "trace.limit")):
+            if getattr(self, name) is not None:
+                message = f"the trace says when requests leave: leave this out, or use `{also}`"
+                raise Misfit(message, name, ["trace", also])
+
+    @property
+    def arrival_by_trace(self) -> bool:
+        """Whether requests leave when a trace says."""
+        return self.trace is not None and not self.trace.lengths_only
+
     @property
     def spread(self) -> Arrival:
         """The arrivals, where only their kind is given too."""
@@ -266,7 +326,8 @@ class Load(Strict, frozen=True, kw_only=True):
     @property
     def closed_loop(self) -> bool:
         """Whether each client sends when its last answer ended, instead of at a rate."""
-        return self.requests_per_second is None and not (self.spread.ramp or self.spread.stages)
+        rated = self.requests_per_second is not None or self.spread.ramp or self.spread.stages
+        return not rated and not self.arrival_by_trace
 
     @property
     def prompts_are_tokens(self) -> bool:
@@ -275,12 +336,12 @@ class Load(Strict, frozen=True, kw_only=True):
 
     @property
     def measured_seconds(self) -> float | None:
-        """The measured window, with its default; None when only the count of requests ends it."""
+        """The measured window, with its default; None when only the count of requests, or a trace, ends it."""
         if self.duration_seconds is not None:
             return self.duration_seconds
         if self.spread.stages:
             return math.fsum(stage.seconds for stage in self.spread.stages)
-        return None if self.request_count is not None else DEFAULT_SECONDS
+        return None if self.request_count is not None or self.arrival_by_trace else DEFAULT_SECONDS
 
 
 def make(fields: Mapping[str, object], kind: type[T]) -> T:

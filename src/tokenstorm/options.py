@@ -15,9 +15,11 @@ from msgspec import NODEFAULT, inspect
 
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.errors import NOT_JSON, PlanError, UsageError
-from tokenstorm.load import Arrival, Load, make
+from tokenstorm.load import Arrival, Load, Trace, make
 from tokenstorm.loadgen.endpoint import endpoints_of
+from tokenstorm.loadgen.promptfile import read_file
 from tokenstorm.loadgen.prompts import prompt_file
+from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
 from tokenstorm.strict import Option
@@ -28,6 +30,10 @@ _OF_PROMPTS = {
     "prompts.length": "--input-tokens, --synthetic-words or --synthetic-tokens",
     "prompts.output": "--output-tokens",
     "prompts.mix": "--mix",
+    "prompts.groups": "--shared-prefix",
+    "prompts.prefix": "--shared-prefix",
+    "prompts.question": "--shared-prefix",
+    "prompts.zipf": "--shared-prefix",
     "prompts": "--prompt",
 }
 """Options that are more than a field."""
@@ -39,6 +45,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     for section in (load, request, parser.add_argument_group("the run")):
         _add_options(section, Load)
     _add_options(load, Arrival)
+    _add_options(load, Trace, prefix="trace_")
     request.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the API key")
     prompts = request.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given more than once")
@@ -58,14 +65,18 @@ def add_group_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGro
     return section
 
 
-def _add_options(section: "argparse._ArgumentGroup", kind: type[msgspec.Struct]) -> None:
+def _add_options(section: "argparse._ArgumentGroup", kind: type[msgspec.Struct], prefix: str = "") -> None:
     """An option for each field of that section. One that is not typed is None: then the field's own default is taken."""
     for field in _fields(kind):
         option = _option_of(field)
         if option is None or option.section != section.title:
             continue
         default = option.default if field.default is NODEFAULT else field.default
-        how: dict[str, Any] = {"dest": field.name, "default": None, "help": option.help or _help(field, default)}
+        how: dict[str, Any] = {
+            "dest": prefix + field.name,
+            "default": None,
+            "help": option.help or _help(field, default),
+        }
         match _plain(field.type):
             case inspect.BoolType():
                 how["action"] = argparse.BooleanOptionalAction if default else "store_true"
@@ -126,6 +137,7 @@ def _options() -> dict[str, str]:
     """The option for each field of a load, of its arrivals, and of a group's request."""
     ours = {field.name: option.name for field in _fields(GroupRequest) if (option := _option_of(field))}
     parts = {f"arrival.{field.name}": option.name for field in _fields(Arrival) if (option := _option_of(field))}
+    parts |= {f"trace.{field.name}": option.name for field in _fields(Trace) if (option := _option_of(field))}
     return {**parts, **ours, **_OF_PROMPTS}
 
 
@@ -162,6 +174,8 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
         fields["slo"] = typed_slo(fields["slo"])
     if "labels" in fields:
         fields["labels"] = _labels(fields["labels"])
+    if trace := _trace(args):
+        fields["trace"] = trace
     return fields | {"arrival": _arrival(args)}
 
 
@@ -169,14 +183,15 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """The plan that the options and the URLs ask for. Raises `UsageError` naming the option that is wrong."""
     with by_options():
         load = make(load_fields(args, Load), Load)
+        settled = _settled(args, load)
         plan = plan_for(
             load,
             run_id=new_run_id(),
             targets=[{"replica": str(number), "url": url} for number, url in enumerate(args.url)],
-            prompts=typed_prompts(args),
             seed=secrets.randbits(48) if load.seed is None else load.seed,
-            ranks=load.ranks or fewest_ranks(load, cores(), open_files()),
+            ranks=load.ranks or fewest_ranks(load, cores(), open_files(), settled.get("arrival")),
             record_chunks=args.record_chunks,
+            **settled,
         )
         endpoints_of((target.url for target in plan.targets), plan.endpoint)
     refuse_other_text(plan)
@@ -243,6 +258,42 @@ def typed_prompts(args: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Any] = msgspec.to_builtins(prompt_file(args.prompts_file))
         return found
     return typed_synthetic(args) or {"kind": "list", "prompts": args.prompt or [DEFAULT_PROMPT]}
+
+
+def _settled(args: argparse.Namespace, load: Load) -> dict[str, Any]:
+    """The prompts, and what a trace says of the times. Raises `UsageError`."""
+    if load.trace is None:
+        return {"prompts": typed_prompts(args)}
+    path = Path(load.trace.path).absolute()
+    return settle_trace(load, load.trace, read_file(path), str(path))
+
+
+def _trace(args: argparse.Namespace) -> dict[str, Any]:
+    """What of a trace is replayed. Raises `UsageError` for prompts beside it."""
+    found = {
+        field.name: value
+        for field in _fields(Trace)
+        if (value := getattr(args, f"trace_{field.name}", None)) is not None
+    }
+    if args.trace is None:
+        if found:
+            message = f"{_options()[f'trace.{next(iter(found))}']} belongs to --trace: give that too"
+            raise UsageError(message)
+        return {}
+    beside = (
+        "prompt",
+        "prompts_file",
+        "input_tokens",
+        "synthetic_words",
+        "synthetic_tokens",
+        "mix",
+        "shared_prefix",
+        "output_tokens",
+    )
+    if given := [name for name in beside if getattr(args, name) is not None]:
+        message = f"--trace says what is asked: leave --{given[0].replace('_', '-')} out"
+        raise UsageError(message)
+    return {"path": args.trace, **found}
 
 
 def _extra_body(text: str) -> dict[str, object]:

@@ -15,8 +15,8 @@ from msgspec import Meta
 
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
-from tokenstorm.lengths import Length
-from tokenstorm.load import DEFAULT_SECONDS, Arrival, Load, load_error, make
+from tokenstorm.lengths import Length, SharedPrefix
+from tokenstorm.load import DEFAULT_SECONDS, Arrival, Load, Stage, TraceFormat, load_error, make
 from tokenstorm.strict import Count, Misfit, Positive, Seed, Strict
 from tokenstorm.written import refuse_later_version, refuse_other_version
 
@@ -98,7 +98,23 @@ class Synthetic(Strict, frozen=True, kw_only=True, tag="synthetic", tag_field="k
             raise Misfit(message, "output", ["mix"])
 
 
-Prompts = PromptList | PromptFile | Synthetic
+class Shared(SharedPrefix, frozen=True, kw_only=True, tag="shared_prefix", tag_field="kind"):
+    """Prompts that are made up, of which groups begin alike."""
+
+
+class TraceFile(Strict, frozen=True, kw_only=True, tag="trace", tag_field="kind"):
+    """The file that the plan's `trace` replays, and what it was found to be; `sha256` pins the content.
+
+    `format` is None, and `rows` is 0, in a preview: nobody has looked at the file.
+    """
+
+    path: str
+    sha256: str
+    format: TraceFormat | None = None
+    rows: int = 0
+
+
+Prompts = PromptList | PromptFile | Synthetic | Shared | TraceFile
 
 
 class Plan(Load, frozen=True, kw_only=True):
@@ -136,6 +152,9 @@ class Plan(Load, frozen=True, kw_only=True):
         if self.duration_seconds is None and self.request_count is None:
             message = "give `duration_seconds` or `request_count`: the run would never end"
             raise Misfit(message, "duration_seconds", ["duration_seconds", "request_count"])
+        if isinstance(self.prompts, TraceFile) != (self.trace is not None):
+            message = "a `trace` and prompts of the kind `trace` belong together"
+            raise Misfit(message, "trace", ["prompts"])
         super().__post_init__()
 
     @property
@@ -148,6 +167,18 @@ class Plan(Load, frozen=True, kw_only=True):
     def prompts_are_tokens(self) -> bool:
         """Whether prompts are lists of token ids."""
         return isinstance(self.prompts, Synthetic) and self.prompts.unit == "tokens"
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that were asked for; those of a trace only tell its rate."""
+        return () if self.arrival.kind == "trace" else self.arrival.stages or ()
+
+    @property
+    def prompts_are_measured(self) -> bool:
+        """Whether prompts are text of so many tokens."""
+        return isinstance(self.prompts, TraceFile | Shared) or (
+            isinstance(self.prompts, Synthetic) and self.prompts.unit == "text"
+        )
 
     @property
     def window_start_ns(self) -> int:

@@ -66,6 +66,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     and each one's `slot_free` is that of the line, or its own intended time where that is later.
     `chunks` counts events that carried text; `coalesced` those of them that shared a read with an earlier one.
     `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer,
+    `prompt_asked` how many tokens a text that was made up was meant to have,
     `hidden_tokens` how many of the output tokens are reasoning that the server counts and does not show,
     `good` whether it met the objectives of its plan, None where there are none, or it was never sent.
     """
@@ -98,6 +99,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     chunk_times: list[int] | None = None
     warnings: list[Warned] | None = None
     hidden_tokens: int | None = None
+    prompt_asked: Tokens | None = None
     stretch: Stretch | None = None
     good: bool | None = None
 

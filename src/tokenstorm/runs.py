@@ -46,6 +46,10 @@ class RunPaths:
         return self.root / "report.html"
 
     @property
+    def workload(self) -> Path:
+        return self.root / "workload"
+
+    @property
     def control(self) -> Path:
         return self.root / "control"
 

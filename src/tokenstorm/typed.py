@@ -35,6 +35,11 @@ def add_synthetic_options(prompts: "argparse._MutuallyExclusiveGroup", requests:
     prompts.add_argument(
         "--mix", metavar="IN/OUT@WEIGHT,…", help="made-up text and answers by weight, as in 500/100@3,8000:9000/20"
     )
+    prompts.add_argument(
+        "--shared-prefix",
+        metavar="GROUPSxPREFIX+QUESTION",
+        help="made-up text of which groups begin alike, as in 20x2000+100; @1.2 behind it: popular by Zipf",
+    )
     requests.add_argument(
         "--output-tokens", metavar="LENGTH", help="of each answer to made-up prompts, in place of --max-tokens"
     )
@@ -45,6 +50,8 @@ def typed_synthetic(args: argparse.Namespace) -> dict[str, Any] | None:
     output = None if args.output_tokens is None else {"output": _length("--output-tokens", args.output_tokens)}
     if args.mix is not None:
         return {"kind": "synthetic", "unit": "text", "mix": _mix(args.mix)} | (output or {})
+    if args.shared_prefix is not None:
+        return _shared_prefix(args.shared_prefix) | (output or {})
     for name, unit in _UNITS.items():
         if (text := getattr(args, name)) is not None:
             length = _length("--" + name.replace("_", "-"), text)
@@ -74,6 +81,24 @@ def _mix(text: str) -> list[dict[str, object]]:
         lengths = {"input": _length("--mix", match[1]), "output": _length("--mix", match[2])}
         parts.append({**lengths, "weight": number("--mix", match[3] or "1")})
     return parts
+
+
+def _shared_prefix(text: str) -> dict[str, Any]:
+    match = re.fullmatch(rf"(\d+)x(\d+)\+([^@]+)(?:@({_NUMBER}))?", text)
+    if match is None:
+        message = (
+            f"--shared-prefix {text!r} must look like 20x2000+100: groups, tokens they share, tokens of each question"
+        )
+        raise UsageError(message)
+    question = _length("--shared-prefix", match[3])
+    zipf = number("--shared-prefix", match[4] or "0")
+    return {
+        "kind": "shared_prefix",
+        "groups": int(match[1]),
+        "prefix": int(match[2]),
+        "question": question,
+        "zipf": zipf,
+    }
 
 
 def _length(option: str, text: str) -> dict[str, object]:

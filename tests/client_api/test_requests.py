@@ -164,6 +164,34 @@ def test_a_dataset_is_read_from_the_profiles_folder_and_pinned(tmp_path: Path) -
     finish(work())
 
 
+def test_a_trace_is_read_from_the_same_folder_and_tells_the_job_how_long_it_takes(tmp_path: Path) -> None:
+    trace = Path(__file__).parents[1] / "traces" / "mooncake.jsonl"
+    replay: dict[str, Any] = {"prompts": None, "requests_per_second": None, "duration_seconds": None}
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            asked = {**SMALL, **replay, "trace": {"path": "t.jsonl", "speed": 0.01}}
+            missing = await it.post(**asked)
+            assert [error["field"] for error in missing.json()["errors"]] == ["trace.path"]
+            outside = await it.post(**{**asked, "trace": {"path": "../t.jsonl"}})
+            assert [error["field"] for error in outside.json()["errors"]] == ["trace"]
+            folder = tmp_path / "cluster" / "datasets"
+            folder.mkdir(parents=True)
+            (folder / "t.jsonl").write_text('{"prompt": "why?"}\n')
+            foreign = await it.post(**asked)
+            assert "is none of the traces that are read" in foreign.json()["detail"]
+            (folder / "t.jsonl").write_bytes(trace.read_bytes())
+            preview = await it.client.post(f"{GROUPS}/dry-run", json=asked)
+            assert "the trace is not looked at" in preview.text
+            created = await it.post(**asked)
+            assert created.status_code == 201, created.text
+            plan = json.loads((Path((await it.info(created.json()["group_id"]))["run_dir"]) / "plan.json").read_bytes())
+            assert (plan["prompts"]["rows"], plan["duration_seconds"]) == (60, 1500.001)
+            assert it.jobs.submits[-1].time_limit_minutes == 30  # 1500 s, and 120 + 30 + 90 around them
+
+    finish(work())
+
+
 def test_keys_are_in_files_of_0600_and_nowhere_else(tmp_path: Path) -> None:
     async def work() -> None:
         async with api(tmp_path) as it:

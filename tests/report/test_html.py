@@ -43,6 +43,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "ignore_eos": (True, "yes"),
     "extra_body": ({"top_k": 55}, '{"top_k":55}'),
     "prompts": ({"kind": "list", "prompts": ["First?", LONG, *("more",) * 30]}, f"First?\n{LONG[:300]} …\nmore"),
+    "trace": (None, "-"),
     "unique_prompts": (True, "yes"),
     "num_clients": (321, "321"),
     "requests_per_second": (12.5, "12.5"),
@@ -181,6 +182,19 @@ def test_other_kinds_of_prompts_are_shown() -> None:
         (made_up, "made up: 50 to 200 words"),
     ):
         assert shown(page_of(summary(simulated=False, prompts=prompts)), EVERY)["Prompts"].startswith(text)
+
+
+def test_a_trace_is_shown_with_what_is_replayed_of_it() -> None:
+    fields: dict[str, Any] = {
+        "prompts": {"kind": "trace", "path": "/data/t.jsonl", "sha256": "f00d" * 16, "format": "azure", "rows": 7},
+        "trace": {"path": "t.jsonl", "speed": 20, "until_seconds": 90, "skip_bad_rows": True},
+        "arrival": {"kind": "trace", "stages": [{"rps": 1, "seconds": 0.5}, {"rps": 13, "seconds": 0.5}]},
+        "requests_per_second": None,
+    }
+    found = shown(page_of(summary(simulated=False, **fields)), EVERY)
+    assert found["Trace"] == "t.jsonl, 20 times as fast, from 0 to 90 s, without rows that contradict its format"
+    assert found["Prompts"].startswith("/data/t.jsonl (azure, 7 rows)\nSHA-256")
+    assert found["Requests per second"] == "as the trace says: 1 to 13"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from msgspec import Meta
 from msgspec.structs import asdict, force_setattr
 
 from tokenstorm.errors import UsageError
-from tokenstorm.lengths import Length, Pair, length_of
+from tokenstorm.lengths import Length, Pair, SharedPrefix, length_of
 from tokenstorm.load import Load
 from tokenstorm.loadgen.endpoint import endpoint_for
 from tokenstorm.plan import Mixed, Unit
@@ -31,6 +31,8 @@ UNKNOWN_LENGTH_MINUTES = 60
 """The time limit of a run whose length nobody can tell: a count of requests in a closed loop."""
 PROMPT_BYTES = 4 * 2**20
 """Of all the prompts of a request, in UTF-8. More of them belong into a dataset."""
+DATASET = "[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
+"""The name of a file in a profile's folder `datasets`."""
 _WHERE = "where and when"
 
 
@@ -83,7 +85,8 @@ class Synthetic(Strict, frozen=True, kw_only=True):
 class GroupRequest(Load, frozen=True, kw_only=True):
     """A group of clients that sends one load to one service.
 
-    Name the service by `service_id` or `target_url`, and what to ask by `prompts`, `dataset` or `synthetic`.
+    Name the service by `service_id` or `target_url`, and what to ask by `prompts`, `dataset`, `synthetic`, `shared_prefix` or
+    `trace`.
     """
 
     service_id: Annotated[
@@ -114,7 +117,7 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         ),
     ] = None
     dataset: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")] | None,
+        Annotated[str, Meta(pattern=f"^{DATASET}$")] | None,
         doc(
             "A file of the profile's folder `datasets`: a prompt a line, or JSON lines with prompt or messages",
             Option("--dataset", "NAME", _WHERE),
@@ -122,6 +125,13 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         ),
     ] = None
     synthetic: Synthetic | None = None
+    shared_prefix: Annotated[
+        SharedPrefix | None,
+        Meta(
+            description="Made-up prompts of which groups begin alike",
+            examples=[{"groups": 20, "prefix": 2000, "question": 100, "zipf": 1.0}],
+        ),
+    ] = None
     time_limit: Annotated[
         Annotated[int, Meta(ge=1, le=10**8)] | Annotated[str, Meta(max_length=32)] | None,
         doc(
@@ -181,9 +191,13 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         if (self.service_id is None) == (self.target_url is None):
             message = "name the service by `service_id` or `target_url`, one of them"
             raise Misfit(message, "service_id")
-        if sum(given is not None for given in (self.prompts, self.dataset, self.synthetic)) != 1:
-            message = "give `prompts`, `dataset` or `synthetic`, one of them"
+        sources = (self.prompts, self.dataset, self.synthetic, self.shared_prefix, self.trace)
+        if sum(given is not None for given in sources) != 1:
+            message = "give `prompts`, `dataset`, `synthetic`, `shared_prefix` or `trace`, one of them"
             raise Misfit(message, "prompts")
+        if self.trace is not None and not re.fullmatch(DATASET, self.trace.path):
+            message = f"{self.trace.path!r} is no name: give that of a file in the profile's folder `datasets`"
+            raise Misfit(message, "trace")
         size = sum(len(prompt.encode(errors="replace")) for prompt in self.prompts or ())
         if size > PROMPT_BYTES:
             message = f"they have {size} bytes, {PROMPT_BYTES} at most: put them into a file and name it as `dataset`"
@@ -242,11 +256,11 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         """The job's time limit."""
         return self.limit(UNKNOWN_LENGTH_MINUTES)
 
-    def limit(self, unknown_minutes: int) -> int:
-        """The job's time limit in minutes; that of a run whose length nobody can tell is given."""
+    def limit(self, unknown_minutes: int, replay_seconds: float | None = None) -> int:
+        """The job's time limit in minutes; that of a run whose length nobody can tell is given, or how long its trace takes."""
         if isinstance(self.time_limit, int):  # text is made minutes of when the request is made
             return self.time_limit
-        needed = self.seconds_needed
+        needed = self.seconds_needed if replay_seconds is None else self._seconds_around + replay_seconds
         if needed is None:
             return max(math.ceil(self._seconds_around / 60), unknown_minutes + math.ceil(self._held_seconds / 60))
         return math.ceil(needed / 60)

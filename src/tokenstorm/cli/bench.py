@@ -6,7 +6,7 @@ from pathlib import Path
 
 import uvloop
 
-from tokenstorm.cli.terminal import live, show_line, show_summary, tell, width
+from tokenstorm.cli.terminal import live, show_line, show_summary, tell, tell_progress, width
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
 from tokenstorm.metrics.summary import Summary
@@ -16,12 +16,15 @@ from tokenstorm.program import OutputLost
 from tokenstorm.report.formats import format_of, save_as
 from tokenstorm.report.page import try_page
 from tokenstorm.report.text import live_line
+from tokenstorm.report.workload import shared_lines, workload_lines
 from tokenstorm.runs import RunPaths, data_home
 
 
 def bench(args: argparse.Namespace) -> int:
     """Load an endpoint from this machine."""
     plan = plan_of(args)
+    for line in shared_lines(plan):
+        tell_progress(line)
     refuse_unjudged(args, plan.slo)
     return _load(plan, args, api_key_of(args))
 
@@ -71,6 +74,12 @@ def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
 async def _run(plan: Plan, paths: RunPaths, api_key: str | None) -> Summary:
     with live() as show:
         each_second = (lambda status: show(live_line(status, width()))) if show else None
-        launcher = Launcher(plan, paths, api_key=api_key, on_second=each_second)
+        launcher = Launcher(
+            plan,
+            paths,
+            api_key=api_key,
+            on_second=each_second,
+            on_workload=lambda facts: tell_progress("\n".join(workload_lines(facts))),
+        )
         with handle_signals(launcher):
             return await launcher.run()

@@ -48,11 +48,15 @@ def _minutes(text: str | None) -> int | None:
 
 
 def _prompts(args: argparse.Namespace) -> dict[str, Any]:
+    if args.trace is not None:
+        return {}
     if args.prompts_file is not None:
         return {"prompts": _texts(args.prompts_file)}
     match typed_prompts(args):
         case {"kind": "list", "prompts": prompts}:
             return {} if args.dataset and not args.prompt else {"prompts": prompts}
+        case {"kind": "shared_prefix", **shared}:
+            return {"shared_prefix": shared}
         case {"mix": mix}:
             return {"synthetic": {"mix": mix}}
         case made_up:

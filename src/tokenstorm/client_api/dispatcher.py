@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from tokenstorm.api.dry_run import DryRun
 from tokenstorm.api.groups import STARTUP_SECONDS, GroupRequest, signal_lead
@@ -21,9 +23,22 @@ from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
+from tokenstorm.load import DEFAULT_SECONDS, Arrival
 from tokenstorm.loadgen.promptfile import parse_prompts
+from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
-from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Target, decode_plan, encode_plan, plan_for
+from tokenstorm.plan import (
+    Plan,
+    PromptFile,
+    PromptList,
+    Prompts,
+    Shared,
+    Target,
+    TraceFile,
+    decode_plan,
+    encode_plan,
+    plan_for,
+)
 
 CORES_PER_NODE = 32
 """What a compute node is taken to have at least, where ranks run on other machines than this."""
@@ -55,25 +70,35 @@ class SlurmClientDispatcher:
 
     async def check_dataset(self, name: str) -> PromptFile:
         """The `prompts` of a plan for a dataset. Raises `UsageError` for one that is not there, or cannot be used."""
+        path, data = await self._dataset(name, "dataset")
+        checksum = await asyncio.to_thread(_checked, data, path)
+        return PromptFile(path=str(path), sha256=checksum)
+
+    async def check_trace(self, request: GroupRequest) -> dict[str, Any]:
+        """The fields of the plan that replays the request's trace. Raises `UsageError` for one that cannot be replayed."""
+        assert request.trace is not None
+        path, data = await self._dataset(request.trace.path, "trace.path")
+        return await asyncio.to_thread(settle_trace, request, request.trace, data, str(path))
+
+    async def _dataset(self, name: str, field: str) -> tuple[PurePosixPath, bytes]:
+        """Where a file of the folder for datasets is, and what is in it. Raises `UsageError`."""
         folder = self._site.profile.base_path / "datasets"
         try:
-            data = await self._site.shell.get(folder / name)
+            return folder / name, await self._site.shell.get(folder / name)
         except FileNotFoundError:
             there = ", ".join(await self._site.shell.list(folder)) or "none"
             message = f"there is no {name!r} in {folder}: there is {there}"
-            raise UsageError(message, "dataset") from None
+            raise UsageError(message, field) from None
         except Unreachable:
             path = str(folder / name)
             if (await self._site.shell.run(["test", "-f", path, "-a", "-r", path])).status == 0:
                 raise
             message = f"{path} is a folder, or a file that must not be read: name a file of prompts"
-            raise UsageError(message, "dataset") from None
-        checksum = await asyncio.to_thread(_checked, data, folder / name)
-        return PromptFile(path=str(folder / name), sha256=checksum)
+            raise UsageError(message, field) from None
 
     async def make_plan(self, group: ClientGroup, request: GroupRequest, access: Access) -> Plan:
         """The plan of a group whose service can be reached. Raises `UsageError`."""
-        return self._plan(group, request, access, await self._prompts(request))
+        return self._plan(group, request, access, await self._asked(request))
 
     def preview(self, group: ClientGroup, request: GroupRequest, access: Access | None) -> DryRun:
         """What would be submitted for a group that nobody keeps. The cluster is not asked. Raises `UsageError`."""
@@ -81,21 +106,32 @@ class SlurmClientDispatcher:
         if access is None:
             notes.append("the service is not ready: where its engines will listen is not known yet")
             access = Access((("0", "http://not-known-yet"),))
-        prompts: Prompts | None = None
+        folder = self._site.profile.base_path / "datasets"
+        asked: dict[str, Any]
         if request.dataset is not None:
             notes.append("the dataset is not looked at: its checksum is not known yet")
-            path = self._site.profile.base_path / "datasets" / request.dataset
-            prompts = PromptFile(path=str(path), sha256="0" * 64)
-        plan = self._plan(group, request, access, prompts or _own_prompts(request))
+            asked = {"prompts": PromptFile(path=str(folder / request.dataset), sha256="0" * 64)}
+        elif request.trace is not None:
+            notes.append(
+                "the trace is not looked at: its checksum, its rows, its duration and its rate are not known yet"
+            )
+            asked = {"prompts": TraceFile(path=str(folder / request.trace.path), sha256="0" * 64)}
+            if request.arrival_by_trace:
+                seconds = request.measured_seconds or DEFAULT_SECONDS
+                asked |= {"arrival": Arrival(kind="trace"), "duration_seconds": seconds}
+        else:
+            asked = {"prompts": _own_prompts(request)}
+        plan = self._plan(group, request, access, asked)
         nodes = () if request.colocate else _engine_nodes(plan)
         job = replace(self._job(group, request, plan.ranks), not_on=nodes)
         content = msgspec.json.decode(encode_plan(plan), type=dict[str, object])
         files: dict[str, Mapping[str, object] | str] = {"secrets.json": HIDDEN, "plan.json": content}
         return preview(job, self._site.profile, command=job.command, files=files, notes=tuple(notes))
 
-    def _plan(self, group: ClientGroup, request: GroupRequest, access: Access, prompts: Prompts) -> Plan:
+    def _plan(self, group: ClientGroup, request: GroupRequest, access: Access, asked: Mapping[str, Any]) -> Plan:
+        """`asked` are the prompts, and what a trace says of the times."""
         elsewhere = self._site.profile.scheduler != "local"
-        ranks = request.ranks or _ranks(request, elsewhere=elsewhere)
+        ranks = request.ranks or _ranks(request, asked.get("arrival"), elsewhere=elsewhere)
         there = {"host": self._site.profile.interface or ANY_NETWORK, "barrier_seconds": BARRIER_SECONDS}
         return plan_for(
             request,
@@ -106,17 +142,19 @@ class SlurmClientDispatcher:
                 Target(replica=replica, url=url, nodes=access.nodes.get(replica, ()))
                 for replica, url in access.endpoints
             ],
-            prompts=prompts,
             gpu_samplers=access.gpu_samplers,
             ranks=ranks,
             launch=self._site.scheduler.fan_out(self._job(group, request, ranks)),
+            **asked,
             **(there if elsewhere else {}),
         )
 
-    async def _prompts(self, request: GroupRequest) -> Prompts:
+    async def _asked(self, request: GroupRequest) -> dict[str, Any]:
+        if request.trace is not None:
+            return await self.check_trace(request)
         if request.dataset is not None:
-            return await self.check_dataset(request.dataset)
-        return _own_prompts(request)
+            return {"prompts": await self.check_dataset(request.dataset)}
+        return {"prompts": _own_prompts(request)}
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
         """Write the run folder. The plan comes last: where it is, all is."""
@@ -167,6 +205,8 @@ class SlurmClientDispatcher:
 
 def _own_prompts(request: GroupRequest) -> Prompts:
     """Those that a request brings along, or has made up."""
+    if request.shared_prefix is not None:
+        return Shared(**asdict(request.shared_prefix))
     return request.synthetic.made_up if request.synthetic else PromptList(prompts=tuple(request.prompts or ()))
 
 
@@ -179,11 +219,11 @@ def _checked(data: bytes, path: PurePosixPath) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _ranks(request: GroupRequest, *, elsewhere: bool) -> int:
+def _ranks(request: GroupRequest, arrival: Arrival | None, *, elsewhere: bool) -> int:
     """The fewest that carry the load, and as many on each node; what a process may open is known of this machine alone."""
     cores = (CORES_PER_NODE - LAUNCHERS_CORE) * request.nodes if elsewhere else os.cpu_count() or 1
     files = None if elsewhere else open_files()
-    per_node = -(-fewest_ranks(request, cores, files) // request.nodes)
+    per_node = -(-fewest_ranks(request, cores, files, arrival) // request.nodes)
     return max(1, min(per_node, request.num_clients // request.nodes)) * request.nodes
 
 

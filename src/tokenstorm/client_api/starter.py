@@ -58,7 +58,8 @@ class Starter:
         info, access = await self._find(request)
         if request.dataset is not None:
             await self._dispatcher.check_dataset(request.dataset)
-        request = self._settled(request)
+        asked = {} if request.trace is None else await self._dispatcher.check_trace(request)
+        request = self._settled(request, asked.get("duration_seconds"))
         run_id, created_at = new_run_id(), states.now()
 
         def make(group_id: int) -> ClientGroup:
@@ -91,10 +92,11 @@ class Starter:
         group = _new(request, info, access, group_id=1, run_id=new_run_id(), created_at=states.now())
         return self._dispatcher.preview(group, request, access)
 
-    def _settled(self, request: GroupRequest) -> GroupRequest:
+    def _settled(self, request: GroupRequest, replay_seconds: float | None = None) -> GroupRequest:
         """The request with the seed and the time limit that it leaves open."""
         seed = secrets.randbits(48) if request.seed is None else request.seed
-        minutes = request.limit(self._site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES)
+        unknown = self._site.profile.of("cpu").time_limit or UNKNOWN_LENGTH_MINUTES
+        minutes = request.limit(unknown, replay_seconds)
         return replace(request, seed=seed, time_limit=minutes)
 
     async def _find(self, request: GroupRequest) -> tuple[ServiceInfo | None, Access | None]:

@@ -7,7 +7,7 @@ from the common start.
 
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -67,6 +67,15 @@ def offsets(plan: Plan, rank: int, ranks: int) -> Iterator[tuple[int, int]]:
             if stop is not None and base + rank >= stop:
                 return
         yield base + rank, at
+
+
+def recorded_offsets(plan: Plan, times: Sequence[int], rank: int, ranks: int) -> Iterator[tuple[int, int]]:
+    """The arrivals of one rank, in order, where a trace gives the times."""
+    end = plan.window_end_ns
+    for seq in range(rank, len(times), ranks):
+        if end is not None and times[seq] >= end:
+            return
+        yield seq, times[seq]
 
 
 def seqs_before(plan: Plan, rank: int, ranks: int, moment: int | None) -> range:
@@ -184,6 +193,10 @@ def scheduled_count(plan: Plan, rank: int, ranks: int, until_ns: int) -> tuple[i
     if plan.arrival.kind == "constant":
         warmup = len(seqs_before(plan, rank, ranks, min(until_ns, plan.window_start_ns)))
         return warmup, len(seqs_before(plan, rank, ranks, until_ns)) - warmup
+    if plan.arrival.kind == "trace":  # exact at the ends of its stages
+        pieces, moments = _profile(plan), (min(until_ns, plan.window_start_ns), until_ns)
+        warmup, until = (len(range(rank, round(_work_until(pieces, at / 1e9)), ranks)) for at in moments)
+        return warmup, until - warmup
     warmup = measured = 0
     for _, at in offsets(plan, rank, ranks):
         if at >= until_ns:
@@ -247,6 +260,9 @@ def _work(arrival: Arrival, seed: int) -> Iterator[float]:
         case "gamma":
             shape = arrival.burstiness
             return accumulate(iter(partial(source.gammavariate, shape, 1 / shape), None))
+        case "trace":
+            message = "the times of a trace are read, not drawn"
+            raise AssertionError(message)
 
 
 def _profile(plan: Plan) -> list[Piece]:
@@ -258,7 +274,9 @@ def _profile(plan: Plan) -> list[Piece]:
     measured = _measured(plan)
     pieces: list[Piece] = []
     start = before = Fraction(0)
-    for seconds, rate, last in [(plan.warmup_seconds, measured[0][1], measured[0][1]), *measured]:
+    # the stages of a trace tell its own beginning, too
+    warmup = 0.0 if plan.arrival.kind == "trace" else plan.warmup_seconds
+    for seconds, rate, last in [(warmup, measured[0][1], measured[0][1]), *measured]:
         if seconds == inf:
             pieces.append(Piece(float(start), inf, rate, 0.0, float(before), inf))
         elif seconds:

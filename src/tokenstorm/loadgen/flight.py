@@ -37,6 +37,7 @@ class Flight(Exchange):
         self.replica = replica
         self.prompt: int | None = None
         self.asked: int | None = None
+        self.prompt_asked: int | None = None
 
     def began(self, status: int) -> Receive:
         self.answer = self.sender.answer_for(status, self.carrier if isinstance(self.carrier, Connection) else None)
@@ -93,6 +94,7 @@ class Flight(Exchange):
             answer.chunk_times and [time - start for time in answer.chunk_times],
             sorted(warnings) or None,
             hidden_tokens=answer.hidden_tokens,
+            prompt_asked=self.prompt_asked,
         )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import platform
 import re
 import secrets
 import signal
@@ -14,11 +13,11 @@ from time import monotonic, monotonic_ns, time
 
 import msgspec
 
-from tokenstorm import __version__
 from tokenstorm.errors import RunError
 from tokenstorm.hosts import in_url
 from tokenstorm.interfaces import local_address, node_name
 from tokenstorm.loadgen.arrivals import mean_rate, needed_ahead
+from tokenstorm.loadgen.environment import environment_of
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.journal import Journal
 from tokenstorm.loadgen.live import Sampled, Status
@@ -26,18 +25,20 @@ from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.port import Port
 from tokenstorm.loadgen.power import PowerSampler
-from tokenstorm.loadgen.preflight import EngineFacts, try_service
+from tokenstorm.loadgen.preflight import try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
-from tokenstorm.loadgen.ranks import Member, Ranks
+from tokenstorm.loadgen.ranks import Ranks
 from tokenstorm.loadgen.sampling import Sampler
 from tokenstorm.loadgen.sizing import too_little_room
-from tokenstorm.metrics.reports import Environment, PromptStock
+from tokenstorm.loadgen.workload import prepare, read_workload
+from tokenstorm.metrics.reports import Environment, WorkloadFacts
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.plan import Plan, encode_plan
+from tokenstorm.plan import Plan, TraceFile, encode_plan
 from tokenstorm.program import ends
 from tokenstorm.runs import RunPaths, make_private, write_atomically
+from tokenstorm.threads import run_in_thread
 
 NOTICE_SECONDS = 0.5
 CONNECT_SECONDS = 0.0005
@@ -73,11 +74,14 @@ class Launcher:
         api_key: str | None = None,
         secret: str | None = None,
         on_second: Callable[[Status], None] | None = None,
+        on_workload: Callable[[WorkloadFacts], None] | None = None,
     ) -> None:
         self.plan = plan
         self.paths = paths
         self._api_key = api_key
         self._on_second = on_second
+        self._on_workload = on_workload
+        self._workload: WorkloadFacts | None = None
         secret = secret or secrets.token_urlsafe(32)
         self._group = Group(plan)
         self._ranks = Ranks(plan, paths, secret, self._group.add)
@@ -96,8 +100,7 @@ class Launcher:
 
     async def run(self) -> Summary:
         """Carry out the plan and write the summary. Raises `RunError`; what was finished by then is on disk."""
-        prompts = load_prompts(self.plan)
-        _make_run_directory(self.paths, self.plan)
+        prompts = await self._load_prompts()
         host = local_address(self.plan.host)
         server = await self._port.listen(host)
         address = f"{in_url(host)}:{server.sockets[0].getsockname()[1]}"
@@ -129,6 +132,23 @@ class Launcher:
             await self._sampler.close()
             await self._power.close()
             await self._ranks.close()
+
+    async def _load_prompts(self) -> PromptSource:
+        """Make the run directory, and what the ranks read there. Raises `PlanError` and `RunError`."""
+        plan, paths = self.plan, self.paths
+        if not isinstance(plan.prompts, TraceFile):
+            prompts = load_prompts(plan)
+            _make_run_directory(paths, plan)
+            return prompts
+        _make_run_directory(paths, plan)
+        try:
+            workload, facts = await run_in_thread(lambda: prepare(plan, paths.workload.absolute()), None)
+        except OSError as error:
+            raise RunError(self._cannot_write(error)) from None
+        if self._on_workload is not None:
+            self._on_workload(facts)
+        self._workload, self._ranks.workload = facts, workload
+        return await run_in_thread(lambda: read_workload(plan, workload), None)
 
     def stop(self) -> None:
         """The first call ends the window and drains; a second one ends the run at once. Finished requests are kept."""
@@ -197,9 +217,11 @@ class Launcher:
         await self._hold()
         if self._stops:
             raise asyncio.CancelledError  # of the timeouts above, one may have swallowed it
-        count, distinct = prompts.count()
-        stock = PromptStock(count, distinct) if count else None
-        environment = _environment(service, facts, notes, self._ranks.members, stock)
+        stock = prompts.count()
+        hosts = {member.hello.host for member in self._ranks.members.values()}
+        environment = environment_of(
+            self.plan, service, facts, notes, hosts=hosts, stock=stock, workload=self._workload
+        )
         self._progress.environment = environment
         await self._count_down(self._begin(service))
         return environment
@@ -355,23 +377,6 @@ def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
     except OSError as error:
         message = f"cannot use the run directory {paths.root}: {error.strerror}; choose another with --run-dir"
         raise RunError(message) from None
-
-
-def _environment(
-    service: Service, facts: EngineFacts, notes: list[str], ranks: dict[int, Member], prompts: PromptStock | None
-) -> Environment:
-    return Environment(
-        tokenstorm=__version__,
-        python=platform.python_version(),
-        platform=platform.platform(),
-        hosts=sorted({member.hello.host for member in ranks.values()}),
-        job_id=os.environ.get("SLURM_JOB_ID"),
-        model=service.model,
-        simulated=any(isinstance(answer, dict) and answer.get("simulated") is True for answer in facts.values()),
-        engine=facts,
-        prompts=prompts,
-        notes=notes,
-    )
 
 
 def _now() -> str:

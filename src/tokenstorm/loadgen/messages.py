@@ -34,6 +34,14 @@ class Hello(Message, frozen=True):
     clock: str
 
 
+class Workload(msgspec.Struct, frozen=True):
+    """A prepared workload: its file, which every rank must be able to read, and how many rows it has."""
+
+    path: str
+    sha256: str
+    rows: int
+
+
 class Welcome(Message, frozen=True):
     """Launcher → rank: who it is, and all it needs. `results` is the path of its result lines,
     `clock` the launcher's `Hello.clock`."""
@@ -43,6 +51,7 @@ class Welcome(Message, frozen=True):
     plan: Plan
     results: str
     clock: str
+    workload: Workload | None = None
 
 
 class Ask(Message, frozen=True):
@@ -69,10 +78,15 @@ class Refused(Message, frozen=True):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """What the launcher learnt of the service: the model's name, and the key that every request carries."""
+    """What the launcher learnt of the service: the model's name, and the key that every request carries.
+
+    Where it was asked: words that are one token each (none: words are words), and the tokens that a template adds.
+    """
 
     model: str
     api_key: str | None
+    vocabulary: tuple[str, ...] = ()
+    template_tokens: int = 0
 
 
 class Start(Message, frozen=True):

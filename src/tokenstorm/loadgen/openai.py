@@ -1,5 +1,6 @@
 """Requests to OpenAI's chat and completions, as bytes, and the explanation of a failed one."""
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,9 @@ from tokenstorm.plan import Plan
 from tokenstorm.result import Failure
 
 CACHED_BYTES = 32_000_000
+AHEAD = 64
+"""So many requests are composed before they are due, where that takes long."""
+AHEAD_BYTES = 16_000_000
 
 
 class Requests:
@@ -31,6 +35,9 @@ class Requests:
         self._heads = [head + f"x-request-id: {plan.run_id}-".encode() for head in self._heads]
         self._cache: dict[int, tuple[bytes, Prompt]] = {}
         self._room = CACHED_BYTES
+        self._coming: Iterator[int] = iter(())
+        self._composed: dict[int, tuple[bytes, Prompt]] = {}
+        self._composed_bytes = 0
 
     def build(self, seq: int, replica: int) -> tuple[bytes, Prompt]:
         """The whole request, and the prompt that is in it."""
@@ -42,13 +49,37 @@ class Requests:
                     self._cache[index] = cached
                     self._room -= len(cached[0])
             rest, prompt = cached
+        elif (composed := self._composed.pop(seq, None)) is not None:
+            rest, prompt = composed
+            self._composed_bytes -= len(rest)
         else:
             rest, prompt = self._encode(self._prompts.get(seq))
         return b"%b%d%b" % (self._heads[replica], seq, rest), prompt
 
+    def expect(self, coming: Iterator[int]) -> None:
+        """Learn which requests will be built, in order: they may be composed ahead."""
+        self._coming = iter(()) if self._prompts.cacheable else coming
+
+    def compose_next(self) -> bool:
+        """Compose the next request that will be built; False if none is left, or enough are ready."""
+        if len(self._composed) >= AHEAD or self._composed_bytes >= AHEAD_BYTES:
+            return False
+        seq = next(self._coming, None)
+        if seq is None:
+            return False
+        composed = self._composed[seq] = self._encode(self._prompts.get(seq))
+        self._composed_bytes += len(composed[0])
+        return True
+
     def preflight(self, replica: int) -> bytes:
         """A first request that tries the service, outside the schedule."""
         return self._heads[replica] + b"preflight" + self._encode(self._prompts.preflight())[0]
+
+    def measure(self, replica: int, text: str) -> bytes:
+        """A request that wants one token and the usage, outside the schedule: how many tokens does this text have?"""
+        plan = msgspec.structs.replace(self._plan, stream=False, max_tokens=1, ignore_eos=False)
+        body = msgspec.json.encode(body_of(plan, self._model, Prompt(text=text)))
+        return self._heads[replica] + b"preflight\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
     def asked(self, prompt: Prompt) -> int | None:
         """The most tokens that the request with this prompt asks for; None if `extra_body` removed that."""
@@ -92,10 +123,11 @@ def request_head(method: str, endpoint: Endpoint, target: str, api_key: str | No
 def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
     """The JSON body of one request; a null in `extra_body` takes a field out."""
     body: dict[str, Any] = {"model": model}
+    text = prompt.text if prompt.composed is None else prompt.composed
     if plan.endpoint == "chat":
-        body["messages"] = prompt.messages or [{"role": "user", "content": prompt.text}]
+        body["messages"] = prompt.messages or [{"role": "user", "content": text}]
     else:
-        body["prompt"] = prompt.tokens if prompt.tokens is not None else prompt.text
+        body["prompt"] = prompt.tokens if prompt.tokens is not None else text
     body["max_tokens"] = prompt.max_tokens or plan.max_tokens
     body["temperature"] = plan.temperature
     body["stream"] = plan.stream

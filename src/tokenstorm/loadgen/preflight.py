@@ -16,6 +16,7 @@ from tokenstorm.loadgen.openai import Requests, explain, request_head
 from tokenstorm.loadgen.pool import Pool, connect_failure, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.loadgen.stream import answer_for
+from tokenstorm.loadgen.vocabulary import NoVocabulary, find_vocabulary, template_tokens, tokens_in
 from tokenstorm.plan import Plan, Target
 from tokenstorm.result import Failure
 
@@ -62,6 +63,11 @@ class _Fetch(Exchange):
         return self._answer.body if isinstance(self._answer, Whole) else b""
 
     @property
+    def prompt_tokens(self) -> int | None:
+        """How many tokens the prompt had, by the usage of an answer that came."""
+        return None if self._answer is None or self.trouble else self._answer.prompt_tokens
+
+    @property
     def trouble(self) -> Failure | None:
         """What went wrong."""
         failure = (self._answer.failure if self._answer else None) or self.failure
@@ -84,16 +90,41 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
             for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)
+        service, unmeasured = await _learn_tokens(plan, pools[0], requests, Service(model, api_key))
     except PreflightError as error:
         there = await _others(plan, pools, api_key) if plan.model else ""
         raise PreflightError(_redacted(str(error), api_key) + there) from None
     finally:
         for pool in pools:
             pool.close()
-    notes = [_redacted(attempt.note, api_key) for attempt in tried if attempt.note]
+    notes = [_redacted(note, api_key) for note in (*(attempt.note for attempt in tried), unmeasured) if note]
     if not any(attempt.answered for attempt in tried):
         raise PreflightError("; ".join(notes))
-    return Service(model, api_key), facts, notes
+    return service, facts, notes
+
+
+async def _learn_tokens(plan: Plan, pool: Pool, requests: Requests, service: Service) -> tuple[Service, str | None]:
+    """Words that are one token each to this engine, and what its template adds; or a note that says why nobody knows."""
+    if not plan.prompts_are_measured:
+        return service, None
+
+    async def count_tokens(text: str) -> int | None:
+        where = f"{pool.endpoint.path}/tokenize"
+        asked = {"model": service.model, "prompt": text, "content": text, "add_special_tokens": False}
+        body = msgspec.json.encode(asked)
+        head = request_head("POST", pool.endpoint, where, service.api_key)
+        fetch = await _ask(pool, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), ASK_SECONDS)
+        return tokens_in(fetch.body) if fetch.status == OK else None
+
+    async def count_prompt(text: str) -> int | None:
+        return (await _ask(pool, requests.measure(0, text), plan.request_timeout_seconds, stream=False)).prompt_tokens
+
+    try:
+        vocabulary = await find_vocabulary(count_tokens)
+        added = await template_tokens(count_prompt, vocabulary)
+    except NoVocabulary as error:
+        return service, f"lengths are in words: {error}"
+    return msgspec.structs.replace(service, vocabulary=vocabulary, template_tokens=added), None
 
 
 def _redacted(words: str, api_key: str | None) -> str:

@@ -9,6 +9,7 @@ import gc
 import os
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any, TypeVar
@@ -40,12 +41,13 @@ from tokenstorm.loadgen.messages import (
 from tokenstorm.loadgen.offset import Clock
 from tokenstorm.loadgen.openai import Requests
 from tokenstorm.loadgen.pool import Pool, pools_of
-from tokenstorm.loadgen.prompts import PromptSource, load_prompts
+from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.reporter import Reporter
 from tokenstorm.loadgen.room import Room
 from tokenstorm.loadgen.sizing import allow_connections
+from tokenstorm.loadgen.workload import read_workload
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.program import ends
 
@@ -122,7 +124,7 @@ class RankProcess:
         plan = welcome.plan
         share = -(-plan.num_clients // welcome.ranks)
         room = Room(allow_connections(share, len(plan.targets)))
-        prompts = load_prompts(plan)
+        prompts = read_workload(plan, welcome.workload, welcome.rank, welcome.ranks)
         endpoints = endpoints_of((target.url for target in plan.targets), plan.endpoint)
         pools = pools_of(endpoints, room)
         writer = LineWriter(Path(welcome.results))
@@ -204,12 +206,21 @@ class RankProcess:
         meter, pauses = Meter(), Pauses()
         offset, _ = self._clock_read = gear.clock.read()
         start_at = start.at - offset
+        if service.vocabulary:
+            gear.prompts.speak(service.vocabulary, service.template_tokens)
+        requests = Requests(plan, service.model, gear.endpoints, gear.prompts, service.api_key)
+        times = gear.prompts.times
+        numbers = count(welcome.rank, welcome.ranks)
+        requests.expect(numbers if times is None else iter(range(welcome.rank, len(times), welcome.ranks)))
+        while requests.compose_next():
+            pass
         rank = Rank(
             plan,
             welcome.rank,
             welcome.ranks,
             started_at=start_at,
-            requests=Requests(plan, service.model, gear.endpoints, gear.prompts, service.api_key),
+            times=times,
+            requests=requests,
             replicas=Replicas([target.replica for target in plan.targets], gear.pools),
             writer=gear.writer,
             on_window_over=meter.stop_sending,

@@ -25,13 +25,18 @@ _PEEKED = 10
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one."""
+    """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one.
+
+    A text that was composed for a request is JSON already: `composed`. `asked` is how many tokens it was meant to have.
+    """
 
     index: int | None = None
     text: str | None = None
+    composed: msgspec.Raw | None = None
     messages: list[dict[str, Any]] | None = None
     tokens: list[int] | None = None
     max_tokens: int | None = None
+    asked: int | None = None
 
 
 def read_file(path: Path) -> bytes:

@@ -2,27 +2,53 @@
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from tokenstorm.errors import PlanError
 from tokenstorm.lengths import Draw, weighted
+from tokenstorm.loadgen.grouped import Grouped
+from tokenstorm.loadgen.mixing import MASK, mix
 from tokenstorm.loadgen.promptfile import Prompt, parse_prompts, read_file
 from tokenstorm.loadgen.words import WORDS
-from tokenstorm.plan import Plan, PromptFile, PromptList, Synthetic
+from tokenstorm.plan import Plan, PromptFile, PromptList, Shared, Synthetic, TraceFile
 
-__all__ = ["Prompt", "PromptSource", "load_prompts", "mix", "prompt_file"]
+__all__ = ["Drawn", "Prompt", "PromptSource", "load_prompts", "prompt_file"]
 
-_MASK = 2**64 - 1
-_NO_REQUEST = _MASK
+_NO_REQUEST = MASK
 """A number that no request has."""
 
 
-class PromptSource:
-    """Gives each request its prompt. `cacheable` says that the same index is always the same prompt.
+class PromptSource(Protocol):
+    """Gives each request its prompt."""
+
+    cacheable: bool
+    """Whether the same index is always the same prompt."""
+
+    times: Sequence[int] | None
+    """When each request is due, where what is recorded tells that; in nanoseconds from the start."""
+
+    def index_of(self, seq: int) -> int:
+        """The number of the prompt that a request gets."""
+
+    def speak(self, vocabulary: Sequence[str], template_tokens: int) -> None:
+        """Make text of these words, each one token, and so much shorter than was asked: a template adds that."""
+
+    def get(self, seq: int) -> Prompt:
+        """The prompt of a request."""
+
+    def preflight(self) -> Prompt:
+        """A prompt of the form and length of request 0's, with a beginning that no request has: no cache is warmed."""
+
+    def count(self) -> tuple[int, int]:
+        """How many prompts there are to choose from, and how many of them differ; (0, 0) where each request has its own."""
+
+
+class Drawn(PromptSource):
+    """Prompts of a list, or made up.
 
     Prompts of a list are taken in turn, in an order that the seed shuffles anew for each pass: each comes once before
     any comes again.
@@ -35,9 +61,12 @@ class PromptSource:
         self._salt = mix(self._seed + 1) ^ mix(int(plan.run_id[:16], 16) ^ mix(int(plan.run_id[16:], 16)))
         self._order = _shuffled(len(prompts), self._seed) if isinstance(prompts, list) else []
         self.cacheable = isinstance(prompts, list) and not plan.unique_prompts
+        self.times = None
+        self._words: Sequence[str] = WORDS
+        self._template = 0
 
     def index_of(self, seq: int) -> int:
-        """The number of the prompt that a request gets; synthetic prompts are numbered by request."""
+        """Synthetic prompts are numbered by request."""
         order = self._order
         if not order:
             return seq
@@ -45,13 +74,14 @@ class PromptSource:
         shift = mix(self._seed ^ pass_)  # applied twice, it makes another order of the one that is shuffled
         return order[(order[(place + shift) % len(order)] + (shift >> 32)) % len(order)]
 
+    def speak(self, vocabulary: Sequence[str], template_tokens: int) -> None:
+        self._words, self._template = vocabulary, template_tokens
+
     def get(self, seq: int) -> Prompt:
-        """The prompt of a request."""
         prompt = self._plain(seq)
         return _salted(prompt, mix(self._salt ^ seq), self._vocabulary) if self._unique else prompt
 
     def preflight(self) -> Prompt:
-        """A prompt of the form and length of request 0's, with a beginning that no request has: no cache is warmed."""
         prompt, salt = self._plain(0), mix(self._salt ^ _NO_REQUEST)
         if self._unique:
             return _salted(prompt, salt, self._vocabulary)
@@ -59,7 +89,6 @@ class PromptSource:
         return _begun(prompt, lambda text: words + text[len(words) :], salt, self._vocabulary)
 
     def count(self) -> tuple[int, int]:
-        """How many prompts the list or file has, and how many of them differ; (0, 0) where each request's prompt is made up."""
         if isinstance(self._prompts, Synthetic):
             return 0, 0
         distinct = {(one.text, msgspec.json.encode(one.messages), one.max_tokens) for one in self._prompts}
@@ -67,20 +96,26 @@ class PromptSource:
 
     def _plain(self, seq: int) -> Prompt:
         if isinstance(self._prompts, Synthetic):
-            return _make_up(self._prompts, self._seed, seq)
+            return self._make_up(self._prompts, seq)
         return self._prompts[self.index_of(seq)]
+
+    def _make_up(self, synthetic: Synthetic, seq: int) -> Prompt:
+        """Draws from `random()` alone, which Python promises to be the same for a seed in every version."""
+        draw = random.Random(mix(self._seed ^ mix(seq))).random
+        length, output = _lengths(synthetic, draw)
+        size = synthetic.vocabulary
+        if synthetic.unit == "tokens":
+            return Prompt(tokens=[int(draw() * size) for _ in range(length)], max_tokens=output)
+        is_text = synthetic.unit == "text"
+        words = self._words if is_text else WORDS
+        size = min(size, len(words))
+        count = max(1, length - self._template) if is_text else length
+        text = " ".join([words[int(draw() * size)] for _ in range(count)])
+        return Prompt(text=text, max_tokens=output, asked=length if is_text else None)
 
     @property
     def _vocabulary(self) -> int:
         return self._prompts.vocabulary if isinstance(self._prompts, Synthetic) else 0
-
-
-def mix(value: int) -> int:
-    """64 well-mixed bits of an integer: the finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
 
 
 def _shuffled(count: int, seed: int) -> list[int]:
@@ -92,19 +127,29 @@ def load_prompts(plan: Plan) -> PromptSource:
     """Read what the plan asks for. Raises `PlanError` when the file is not the one that the plan was made with."""
     match plan.prompts:
         case PromptList(prompts=texts):
-            return PromptSource(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
+            return Drawn(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
         case PromptFile(path=path, sha256=sha256):
-            data = read_file(Path(path))
-            if hashlib.sha256(data).hexdigest() != sha256:
-                message = f"{path} has changed since the plan was made (its SHA-256 differs): make the plan again"
-                raise PlanError(message)
-            prompts = parse_prompts(data, path)
+            prompts = parse_prompts(pinned(path, sha256), path)
             if plan.endpoint != "chat" and any(prompt.messages for prompt in prompts):
                 message = f'{path} holds `messages`, which only endpoint "chat" takes'
                 raise PlanError(message)
-            return PromptSource(plan, prompts)
+            return Drawn(plan, prompts)
         case Synthetic():
-            return PromptSource(plan, plan.prompts)
+            return Drawn(plan, plan.prompts)
+        case Shared():
+            return Grouped(plan, plan.prompts)
+        case TraceFile():
+            message = "a trace is prepared before it is read"
+            raise AssertionError(message)
+
+
+def pinned(path: str, sha256: str) -> bytes:
+    """The content of a file. Raises `PlanError` where it is not the one that the plan was made with."""
+    data = read_file(Path(path))
+    if hashlib.sha256(data).hexdigest() != sha256:
+        message = f"{path} has changed since the plan was made (its SHA-256 differs): make the plan again"
+        raise PlanError(message)
+    return data
 
 
 def prompt_file(path: Path) -> PromptFile:
@@ -112,17 +157,6 @@ def prompt_file(path: Path) -> PromptFile:
     data = read_file(path)
     parse_prompts(data, str(path))
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _make_up(synthetic: Synthetic, seed: int, seq: int) -> Prompt:
-    """Draws from `random()` alone, which Python promises to be the same for a seed in every version."""
-    draw = random.Random(mix(seed ^ mix(seq))).random
-    length, output = _lengths(synthetic, draw)
-    size = synthetic.vocabulary
-    if synthetic.unit == "tokens":
-        return Prompt(tokens=[int(draw() * size) for _ in range(length)], max_tokens=output)
-    size = min(size, len(WORDS))
-    return Prompt(text=" ".join([WORDS[int(draw() * size)] for _ in range(length)]), max_tokens=output)
 
 
 def _lengths(synthetic: Synthetic, draw: Draw) -> tuple[int, int | None]:
@@ -152,7 +186,7 @@ def _begun(prompt: Prompt, begin: Callable[[str], str], salt: int, vocabulary: i
 def _digits(salt: int, base: int) -> list[int]:
     """A 64-bit number in some base, lowest digit first, in as many digits as the largest one needs."""
     digits = []
-    room = _MASK
+    room = MASK
     while room:
         room //= base
         salt, digit = divmod(salt, base)

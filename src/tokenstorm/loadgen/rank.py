@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic_ns
 from typing import Literal
 
 import msgspec
 
+from tokenstorm.loadgen.ahead import Ahead
 from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
@@ -55,6 +56,7 @@ class Rank:
         ranks: int,
         *,
         started_at: int,
+        times: Sequence[int] | None = None,
         requests: Requests,
         replicas: Replicas,
         writer: LineWriter,
@@ -73,7 +75,7 @@ class Rank:
         self._writer = writer
         self._on_window_over = on_window_over
         self._on_finished = on_finished
-        self._schedule = schedule_of(plan, rank, ranks)
+        self._schedule = schedule_of(plan, rank, ranks, times)
         self._free = deque([0] * self.clients)
         """When each free client became free, in order. At the start all are free."""
         self._in_flight: dict[int, Flight] = {}
@@ -83,6 +85,7 @@ class Rank:
         self._live = Live()
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._loop, self._pump)
+        self._ahead = Ahead(requests.compose_next, self._schedule, started_at)
         self._standstills = Standstills(0)
         self._folds = Folds()
         self._next_tick = started_at
@@ -194,6 +197,7 @@ class Rank:
         if self.phase in {"draining", "finished"}:
             return
         self._alarm.set(None if schedule.next_at is None else self.started_at + schedule.next_at)
+        self._ahead.begin()
         if schedule.exhausted and self.plan.request_count is not None and not schedule.waiting:
             self._close_window(now)
 
@@ -210,7 +214,7 @@ class Rank:
         flight = Flight(self, seq, scheduled, slot_free, replica)
         flight.request, prompt = self._requests.build(seq, replica)
         flight.prompt = prompt.index
-        flight.asked = self._requests.asked(prompt)
+        flight.asked, flight.prompt_asked = self._requests.asked(prompt), prompt.asked
         self._in_flight[seq] = flight
         live = self._live
         live.sent += 1

@@ -28,6 +28,7 @@ from tokenstorm.loadgen.messages import (
     Refused,
     Tell,
     Welcome,
+    Workload,
     receive,
     send,
 )
@@ -75,6 +76,8 @@ class Ranks:
     def __init__(self, plan: Plan, paths: RunPaths, secret: str, on_delta: Callable[[int, Delta], None]) -> None:
         self.members: dict[int, Member] = {}
         self.total = Tally()
+        self.workload: Workload | None = None
+        """What was prepared for the ranks, before they start."""
         self._plan = plan
         self._paths = paths
         self._secret = secret
@@ -119,7 +122,17 @@ class Ranks:
             return
         member = self.members[rank] = Member(rank, hello, link)
         results = str(self.results_of(rank).absolute())
-        send(link, Welcome(rank=rank, ranks=self._plan.ranks, plan=self._plan, results=results, clock=machine_clock()))
+        send(
+            link,
+            Welcome(
+                rank=rank,
+                ranks=self._plan.ranks,
+                plan=self._plan,
+                results=results,
+                clock=machine_clock(),
+                workload=self.workload,
+            ),
+        )
         try:
             while (message := await receive(reader)) is not None:
                 self.handle(member, message)

@@ -1,12 +1,12 @@
 """Which request is due next, for one rank: an open loop reads it off the plan, a closed loop off the answers."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from math import lcm
 from typing import NamedTuple, Protocol
 
-from tokenstorm.loadgen.arrivals import constant_times, first_sends, offsets, seqs_before
+from tokenstorm.loadgen.arrivals import constant_times, first_sends, offsets, recorded_offsets, seqs_before
 from tokenstorm.plan import Plan
 
 FAILURE_PAUSE_NS = 100_000_000
@@ -64,11 +64,13 @@ class OpenLoop:
     The schedule is read twice: by what falls due, and by what is sent. So a backlog costs no memory, however long.
     """
 
-    def __init__(self, plan: Plan, rank: int, ranks: int) -> None:
+    def __init__(self, plan: Plan, rank: int, ranks: int, times: Sequence[int] | None = None) -> None:
         self._plan = plan
         self._stripe = rank, ranks
-        self._due = offsets(plan, rank, ranks)
-        self._sends = offsets(plan, rank, ranks)
+        self._due, self._sends = (
+            offsets(plan, rank, ranks) if times is None else recorded_offsets(plan, times, rank, ranks)
+            for _ in range(2)
+        )
         self._ahead: tuple[int, int] | None = None
         self._alone = ALONE
         self._reached: int | None = None
@@ -199,6 +201,6 @@ class ClosedLoop:
         self.next_at = self._coming[0] if self._coming and not self.exhausted else None
 
 
-def schedule_of(plan: Plan, rank: int, ranks: int) -> Schedule:
-    """The schedule of one rank."""
-    return ClosedLoop(plan, rank, ranks) if plan.closed_loop else OpenLoop(plan, rank, ranks)
+def schedule_of(plan: Plan, rank: int, ranks: int, times: Sequence[int] | None = None) -> Schedule:
+    """The schedule of one rank; `times` are those of all arrivals, where a trace gives them."""
+    return ClosedLoop(plan, rank, ranks) if plan.closed_loop else OpenLoop(plan, rank, ranks, times)

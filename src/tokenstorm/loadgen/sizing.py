@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 
 from tokenstorm.errors import RunError, UsageError
-from tokenstorm.load import Load
+from tokenstorm.load import Arrival, Load
 from tokenstorm.loadgen.arrivals import count_end_ns, rate_in
 from tokenstorm.plan import Plan
 
@@ -24,17 +24,18 @@ CHUNK_BYTES = 10
 """The least bytes that the time of a chunk adds to it."""
 
 
-def fewest_ranks(load: Load, cores: int, files: int | None = None) -> int:
+def fewest_ranks(load: Load, cores: int, files: int | None = None, arrival: Arrival | None = None) -> int:
     """The fewest ranks that carry the load with cores to spare, at most one a core.
 
     There are more where the `files` that each process may open are too few for its clients. Raises `UsageError` where no
-    number of ranks would do.
+    number of ranks would do. `arrival` is that of a trace, once it is known.
     """
+    spread = arrival or load.spread
     tokens = load.max_tokens if load.stream else 1
     rates = [load.requests_per_second or 0.0]
-    if load.spread.ramp:
-        rates += [load.spread.ramp.from_rps, load.spread.ramp.to_rps]
-    rates += [stage.rps for stage in load.spread.stages or ()]
+    if spread.ramp:
+        rates += [spread.ramp.from_rps, spread.ramp.to_rps]
+    rates += [stage.rps for stage in spread.stages or ()]
     if load.closed_loop:
         rates.append(load.num_clients * CLIENT_CHUNKS_PER_SECOND / tokens)
     busy = max(rates) * (REQUEST_SECONDS + tokens * CHUNK_SECONDS)

@@ -77,10 +77,43 @@ class PromptStock(msgspec.Struct, frozen=True):
     distinct: int
 
 
+class Spread(msgspec.Struct, frozen=True):
+    """Lengths in tokens: their mean, least, middle, 99th percentile, and most."""
+
+    mean: float
+    least: int
+    median: int
+    p99: int
+    most: int
+
+
+class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prepared workload holds. Seconds and rates are those of the replay, at its speed.
+
+    `tied` counts rows that are due at the same moment as the row before. `ideal_reuse` is the share of all prompt tokens that
+    a prefix cache without limits would have; None where the trace does not tell. `no_output` counts rows whose answer had no
+    token: they ask for one. `skipped` counts rows that were left out, by the reason.
+    """
+
+    format: str
+    rows: int
+    span_seconds: float
+    mean_rps: float
+    peak_rps: int
+    tied: int
+    input: Spread
+    output: Spread
+    ideal_reuse: float | None = None
+    no_output: int = 0
+    skipped: dict[str, int] = {}
+
+
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """What the run ran with; `engine` is each replica's `/version` answer, as far as it tells.
 
-    `prompts` is None where each request's is made up.
+    `prompts` is None where each request's is made up; `workload` tells what was prepared, such as a trace.
+    `vocabulary` is how many words of one token each made-up text has, 0 where words are words, None where nobody asked for
+    tokens; `template_tokens` are what a template adds to each prompt.
     """
 
     tokenstorm: str = ""
@@ -92,6 +125,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
     engine: dict[str, object] = {}
     prompts: PromptStock | None = None
+    workload: WorkloadFacts | None = None
+    vocabulary: int | None = None
+    template_tokens: int = 0
     notes: list[str] = []
 
 

@@ -75,7 +75,7 @@ def summarize(run: Run, tally: Tally) -> Summary:
         windows=Windows(plan.window_start_ns / 1e9, run.window_end / 1e9, tally.warmup),
         rates=_rates(run, tally),
         metrics=metrics,
-        tokens=Tokens(_known(tally.prompt_tokens, tally), _output(tally.output_tokens, tally), _source(tally)),
+        tokens=_tokens(tally),
         goodput=_goodput(run, tally),
         lengths={name: _distribution(histogram) for name, histogram in tally.lengths.items()},
         concurrency=Concurrency(tally.busy_ns / 1e9 / _seconds_of(run), run.peak),
@@ -145,7 +145,7 @@ def _stages(run: Run, tally: Tally) -> list[StageReport]:
     """Each stage that began before the window's end."""
     found, start = [], run.plan.window_start_ns
     ends = Window.of(run.plan, run.window_end).stages
-    for number, (stage, planned) in enumerate(zip(run.plan.arrival.stages or (), ends, strict=True)):
+    for number, (stage, planned) in enumerate(zip(run.plan.stages, ends, strict=True)):
         end = min(planned, run.window_end)
         if start < end:
             part = tally.stages.get(number, StageTally())
@@ -198,6 +198,18 @@ def _known(value: N, tally: Tally) -> N | None:
 def _output(value: N, tally: Tally) -> N | None:
     """`value` if anybody counted output tokens."""
     return value if tally.output_tokens_in_window or tally.token_sources else None
+
+
+def _tokens(tally: Tally) -> Tokens:
+    asked = tally.prompt_asked
+    return Tokens(
+        _known(tally.prompt_tokens, tally),
+        _output(tally.output_tokens, tally),
+        _source(tally),
+        prompt_asked=asked or None,
+        prompt_ratio=tally.prompt_counted / asked if asked else None,
+        prompt_off=tally.prompt_off if asked else None,
+    )
 
 
 def _client(run: Run, tally: Tally) -> ClientReport:

@@ -107,12 +107,16 @@ class Windows(msgspec.Struct, frozen=True):
 class Tokens(msgspec.Struct, frozen=True):
     """Tokens of the successful measured requests; `source` says who counted: the server's usage, or our chunks.
 
-    None where nobody did.
+    None where nobody did. Of prompts whose length was asked for, `prompt_ratio` is what the server counted over what was
+    asked, on average, and `prompt_off` the share by which one of them was off at most.
     """
 
     prompt: int | None
     output: int | None
     source: Literal["usage", "chunks", "mixed"] | None
+    prompt_asked: int | None = None
+    prompt_ratio: float | None = None
+    prompt_off: float | None = None
 
 
 class ReplicaReport(msgspec.Struct, frozen=True):

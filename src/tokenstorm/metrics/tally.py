@@ -99,7 +99,7 @@ class Window(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, plan: Plan, end: int | None) -> Self:
         """The window of a plan, which may end before the plan says."""
-        ends = accumulate(stage.seconds for stage in plan.arrival.stages or ())
+        ends = accumulate(stage.seconds for stage in plan.stages)
         return cls(plan.window_start_ns, end, tuple(plan.window_start_ns + round(seconds * 1e9) for seconds in ends))
 
     def stage_of(self, at: int) -> int:
@@ -159,6 +159,8 @@ class Tally(msgspec.Struct):
     `overslept` ones were never sent although a client was free, or while the rank stood still. `warnings` are successes by
     what was odd about them,
     `failures` one failure's words for each kind, the same whichever order they came in.
+    `prompt_asked` and `prompt_counted` are the tokens of prompts whose length was asked for, by us and by the server, and
+    `prompt_off` is the share by which one of them was off at most.
     `last_event` is the last one that rates count: a successful answer's end, or a token. `good` requests met the plan's
     objectives. `lengths` are tokens of prompts and answers that succeeded, `busy_ns` is the sum of the times that requests were in
     flight inside the window.
@@ -173,6 +175,9 @@ class Tally(msgspec.Struct):
     prompt_tokens_in_window: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    prompt_asked: int = 0
+    prompt_counted: int = 0
+    prompt_off: float = 0.0
     token_sources: dict[str, int] = {}
     chunks: int = 0
     coalesced: int = 0
@@ -235,6 +240,7 @@ class Tally(msgspec.Struct):
             self.failures[kind] = min(words, self.failures.get(kind, words))
         self.last_event = max(self.last_event, other.last_event)
         _add(self.good, other.good, Good.__struct_fields__)
+        self.prompt_off = max(self.prompt_off, other.prompt_off)
         for name, histogram in other.lengths.items():
             self.lengths[name].merge(histogram)
         for number, stage in other.stages.items():
@@ -284,6 +290,10 @@ class Tally(msgspec.Struct):
     def _add_tokens(self, result: Result) -> None:
         self.prompt_tokens += result.prompt_tokens or 0
         self.output_tokens += result.output_tokens or 0
+        if result.prompt_asked and result.prompt_tokens is not None:
+            self.prompt_asked += result.prompt_asked
+            self.prompt_counted += result.prompt_tokens
+            self.prompt_off = max(self.prompt_off, abs(result.prompt_tokens / result.prompt_asked - 1))
         if source := result.token_source:
             self.token_sources[source] = self.token_sources.get(source, 0) + 1
         self.chunks += result.chunks
@@ -333,6 +343,8 @@ _SUMS = (
     "prompt_tokens_in_window",
     "prompt_tokens",
     "output_tokens",
+    "prompt_asked",
+    "prompt_counted",
     "chunks",
     "coalesced",
     "waited",

@@ -21,6 +21,8 @@ WAITED_SUSPECT = 0.01
 COALESCED_SUSPECT = 0.05
 ODD_SUSPECT = 0.01
 """The share of answers with one kind of warning."""
+PROMPTS_OFF_SUSPECT = 0.02
+"""By this share prompts may be longer or shorter than was asked, on average."""
 MISSING_INVALID = 0.05
 """The share of what a run wrote that is missing."""
 MISSING_SHOWN = 4
@@ -144,7 +146,7 @@ def _service(figures: Figures) -> _Found:
         hint = ": give the drain more seconds" if outcome == "completed" else ""
         text = f"{censored} of {sent} requests were still in flight when the run ended{hint}"
         found.append(("suspect", Reason("censored", text)))
-    found += [*_answers(figures.warnings, counts.succeeded), *_between(figures)]
+    found += [*_answers(figures.warnings, counts.succeeded), *_prompts(figures), *_between(figures)]
     if left_out := sorted(name for name, replica in figures.replicas.items() if replica.left_out):
         text = f"replica {', '.join(left_out)} refused connections and was left out for some time"
         found.append(("suspect", Reason("replica_left_out", text)))
@@ -168,6 +170,16 @@ def _between(figures: Figures) -> _Found:
         f"{between * 1e3:.0f} ms of it are spent outside the engine, in the network, its HTTP server or the load generator"
     )
     return [("suspect", Reason("server_ttft", text))]
+
+
+def _prompts(figures: Figures) -> _Found:
+    """Had prompts the tokens that were asked for?"""
+    ratio = figures.tokens.prompt_ratio
+    if ratio is None or abs(ratio - 1) <= PROMPTS_OFF_SUSPECT:
+        return []
+    hint = "" if figures.environment.vocabulary else ": their lengths are in words, since no tokenizer was known"
+    text = f"prompts had {ratio:.3g} times the tokens that were asked for, by the server's count{hint}"
+    return [("suspect", Reason("prompt_tokens", text))]
 
 
 def _answers(warnings: dict[str, int], succeeded: int) -> _Found:

@@ -6,9 +6,20 @@ from math import floor
 
 import msgspec
 
-from tokenstorm.lengths import Length
-from tokenstorm.load import Arrival, Slo
-from tokenstorm.plan import GpuSampler, Plan, PromptFile, PromptList, Synthetic, Target, listed
+from tokenstorm.lengths import Length, length_of
+from tokenstorm.load import Arrival, Slo, Trace
+from tokenstorm.plan import (
+    GpuSampler,
+    Plan,
+    PromptFile,
+    PromptList,
+    Prompts,
+    Shared,
+    Synthetic,
+    Target,
+    TraceFile,
+    listed,
+)
 
 MOST_SHOWN = 20
 """Of prompts, stages and targets."""
@@ -62,6 +73,9 @@ def _rate(plan: Plan) -> str:
     """Of all clients together, however it is given."""
     if plan.arrival.ramp:
         return f"from {plan.arrival.ramp.from_rps:.10g} to {plan.arrival.ramp.to_rps:.10g}"
+    if plan.arrival.kind == "trace":
+        rates = [stage.rps for stage in plan.arrival.stages or ()]
+        return f"as the trace says: {min(rates):.4g} to {max(rates):.4g}" if rates else "as the trace says"
     if plan.arrival.stages:
         return _listed([f"{stage.rps:.10g} for {stage.seconds:.10g} s" for stage in plan.arrival.stages], ", ")
     return "as answers come (closed loop)" if plan.closed_loop else _in_words(plan.requests_per_second)
@@ -73,8 +87,8 @@ def _in_words(value: object) -> str:
             return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.10g}"
         case Arrival():
             return f"{value.kind}, burstiness {value.burstiness:.10g}" if value.kind == "gamma" else value.kind
-        case PromptList() | PromptFile() | Synthetic():
-            return _prompts(value)
+        case PromptList() | PromptFile() | Synthetic() | Shared() | TraceFile() | Trace():
+            return _trace(value) if isinstance(value, Trace) else _prompts(value)
         case dict() if value:
             return msgspec.json.encode(value).decode()
         case tuple() if value:
@@ -97,14 +111,39 @@ def _place(value: object) -> str:
     return ""
 
 
-def _prompts(prompts: PromptList | PromptFile | Synthetic) -> str:
+def _prompts(prompts: Prompts) -> str:
     match prompts:
         case PromptList():
             texts = [text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} …" for text in prompts.prompts]
             return _listed(texts, "\n")
         case PromptFile():
             return f"{prompts.path}\nSHA-256 {prompts.sha256}"
+        case Shared():
+            return _shared(prompts)
+        case TraceFile():
+            return (
+                f"{prompts.path} ({prompts.format or 'not looked at'}, {prompts.rows} rows)\nSHA-256 {prompts.sha256}"
+            )
     return f"made up: {_made_up(prompts)}"
+
+
+def _shared(shared: Shared) -> str:
+    asked = f"Zipf with exponent {shared.zipf:.10g}" if shared.zipf else "asked evenly"
+    answers = "" if shared.output is None else f", answers of {length_text(length_of(shared.output))} tokens"
+    question = length_text(length_of(shared.question))
+    return f"made up: {shared.groups} groups ({asked}) that share {shared.prefix} tokens, then {question} of their own{answers}"
+
+
+def _trace(trace: Trace) -> str:
+    until = "its end" if trace.until_seconds is None else f"{trace.until_seconds:.10g} s"
+    parts = [
+        trace.path,
+        "its lengths alone" if trace.lengths_only else f"{trace.speed:.10g} times as fast",
+        f"from {trace.from_seconds:.10g} to {until}",
+        *([f"{trace.limit} rows at most"] if trace.limit else []),
+        *(["without rows that contradict its format"] if trace.skip_bad_rows else []),
+    ]
+    return ", ".join(parts)
 
 
 def _made_up(made_up: Synthetic) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.engine import ServerTimes
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
-from tokenstorm.plan import Plan, Synthetic
+from tokenstorm.plan import Plan, Shared, Synthetic, TraceFile
 from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import percent, slo_text
+from tokenstorm.report.workload import lengths_lines, workload_lines
 
 _ROWS = {
     "latency_seconds": "latency (from schedule)",
@@ -80,7 +81,8 @@ def prompts_used(summary: Summary) -> str:
     """How many prompts there were and how often each was used: what a prefix cache makes of them depends on it."""
     plan, stock = summary.plan, summary.environment.prompts
     if stock is None:
-        return "made up for each request" if isinstance(plan.prompts, Synthetic) else "-"
+        made_up = isinstance(plan.prompts, Synthetic | Shared | TraceFile)
+        return "made up for each request" if made_up else "-"
     sent = summary.counts.sent + summary.windows.warmup.sent
     times = -(-sent // stock.count)
     bound = "about" if plan.closed_loop and plan.ranks > 1 else "at most"  # there, ranks go on at their own pace
@@ -113,7 +115,8 @@ def _head(summary: Summary) -> list[str]:
     plan, counts, rates = summary.plan, summary.counts, summary.rates
     seconds = summary.windows.measured_end - summary.windows.measured_start
     loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals{profile(plan)}"
-    kind = f"{plan.endpoint}, {'streamed' if plan.stream else 'in one piece'}, at most {plan.max_tokens} tokens"
+    most = f", at most {plan.max_tokens} tokens" if plan.trace is None else ""
+    kind = f"{plan.endpoint}, {'streamed' if plan.stream else 'in one piece'}{most}"
     model = summary.environment.model or "?"
     where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
@@ -131,11 +134,13 @@ def _head(summary: Summary) -> list[str]:
         + missing,
         *(f"           {kind}: {words}"[:FAILURE_COLUMNS] for kind, words in summary.failures.items()),
         f"prompts    {prompts_used(summary)}",
+        *(workload_lines(summary.environment.workload) if summary.environment.workload else ()),
         f"rate       {figure(rates.achieved_rps)} req/s achieved{asked}",
         f"tokens     {figure(rates.output_tokens_per_second)} output tok/s, "
         f"{figure(rates.prompt_tokens_per_second)} prompt tok/s"
         + _per_user(rates.output_tokens_per_second_per_user)
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
+        *lengths_lines(summary),
         *([f"lengths    {lengths}"] if (lengths := _lengths(summary)) else []),
         *([f"in flight  {in_flight}"] if (in_flight := _in_flight(summary)) else []),
         *([f"goodput    {goodput}"] if (goodput := _goodput(summary)) else []),
@@ -215,6 +220,8 @@ def _odd(warnings: dict[str, int]) -> str:
 def profile(plan: Plan) -> str:
     """How the rate changed, if it did."""
     arrival = plan.arrival
+    if arrival.kind == "trace" and plan.trace is not None:
+        return f" {plan.trace.speed:g} times as fast as recorded"
     if arrival.ramp:
         return f" from {arrival.ramp.from_rps:g} to {arrival.ramp.to_rps:g} req/s"
     return (

@@ -106,7 +106,7 @@ def parse(body: bytes, *, chat: bool, model: str, settings: Settings) -> Asked:
     check_model(request.model, model)
     max_tokens = request.max_tokens
     if isinstance(request, ChatRequest):
-        prompt_tokens = count_messages(request.messages)
+        prompt_tokens = count_messages(request.messages) + settings.template_tokens
         if request.max_completion_tokens is not None:
             max_tokens = request.max_completion_tokens
     else:
@@ -128,7 +128,7 @@ def parse(body: bytes, *, chat: bool, model: str, settings: Settings) -> Asked:
     )
 
 
-def parse_tokenize(body: bytes, model: str) -> int:
+def parse_tokenize(body: bytes, model: str, template_tokens: int) -> int:
     """The number of tokens of a `/tokenize` request."""
     try:
         request = _TOKENIZE.decode(body)
@@ -136,7 +136,7 @@ def parse_tokenize(body: bytes, model: str) -> int:
         raise ApiError(400, str(error)) from error
     check_model(request.model, model)
     if request.messages is not None:
-        return count_messages(request.messages)
+        return count_messages(request.messages) + template_tokens
     if request.prompt is None:
         raise ApiError(400, "give either a prompt or messages", "prompt")
     return count_text(request.prompt)

@@ -119,7 +119,7 @@ class SimulatedEngine:
         reply.send(200, msgspec.json.encode({"object": "list", "data": [card]}))
 
     def _tokenize(self, request: Request, reply: Reply) -> None:
-        count = parse_tokenize(request.body, self._model)
+        count = parse_tokenize(request.body, self._model, self._settings.template_tokens)
         answer = {
             "count": count,
             "max_model_len": self._settings.max_model_len,

@@ -28,6 +28,7 @@ class Settings:
     kv_cache_tokens: Annotated[int, "size of the KV cache, tokens"] = 400_000
     block_tokens: Annotated[int, "tokens in one block of the KV cache"] = 16
     max_model_len: Annotated[int, "longest prompt and answer together, tokens"] = 16_384
+    template_tokens: Annotated[int, "tokens that the chat template adds to each prompt"] = 0
     natural_output_tokens: Annotated[int, "length of an answer that was given no max_tokens"] = 256
     early_stop_rate: Annotated[float, "share of answers that end before max_tokens, 0 to 1"] = 0.0
     reasoning_tokens: Annotated[int, "tokens at the start of an answer that are reasoning"] = 0

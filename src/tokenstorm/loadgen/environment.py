@@ -1,0 +1,40 @@
+"""What a run ran with, as its summary tells it."""
+
+import os
+import platform
+from collections.abc import Iterable
+
+from tokenstorm import __version__
+from tokenstorm.loadgen.messages import Service
+from tokenstorm.loadgen.preflight import EngineFacts
+from tokenstorm.metrics.reports import Environment, PromptStock, WorkloadFacts
+from tokenstorm.plan import Plan
+
+
+def environment_of(
+    plan: Plan,
+    service: Service,
+    facts: EngineFacts,
+    notes: list[str],
+    *,
+    hosts: Iterable[str],
+    stock: tuple[int, int],
+    workload: WorkloadFacts | None,
+) -> Environment:
+    """What is known before the start. `stock` is how many prompts there are, and how many differ."""
+    count, distinct = stock
+    return Environment(
+        tokenstorm=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        hosts=sorted(hosts),
+        job_id=os.environ.get("SLURM_JOB_ID"),
+        model=service.model,
+        simulated=any(isinstance(answer, dict) and answer.get("simulated") is True for answer in facts.values()),
+        engine=facts,
+        prompts=PromptStock(count, distinct) if count else None,
+        workload=workload,
+        vocabulary=len(service.vocabulary) if plan.prompts_are_measured else None,
+        template_tokens=service.template_tokens,
+        notes=notes,
+    )
