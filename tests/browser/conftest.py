@@ -27,7 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, truthd: Callable[[], Path]) 
         with up.sdk() as sdk:
             service = sdk.create_service("inference/sim-replicas", {"preset": "fast"})
             sdk.wait_until_ready(service.id, seconds=60)
-            over = create(sdk, service.id, name=HOSTILE, duration_seconds=6.0, warmup_seconds=1.0)
+            over = create(sdk, service.id, name=HOSTILE, duration_seconds=3.0, warmup_seconds=1.0)
             sdk.wait_until_stopped(over, seconds=60)
             yield Stack(up, sdk, service.id, over)
     finally:

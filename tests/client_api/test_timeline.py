@@ -53,3 +53,25 @@ def test_a_token_guards_the_calls_and_not_the_page_that_asks_for_it(tmp_path: Pa
             assert (await it.client.get("/options.json")).json()["num_clients"] == "--num-clients"
 
     finish(work())
+
+
+def test_runs_of_bench_are_listed_and_read_and_those_of_groups_are_not_among_them(tmp_path: Path) -> None:
+    def keep(run_id: str, group_id: int | None) -> None:
+        folder = tmp_path / "home" / "runs" / run_id
+        folder.mkdir(parents=True)
+        summary = {"run_id": run_id, "group_id": group_id, "started_at": None, "plan": {"name": "mine"}}
+        (folder / "summary.json").write_text(json.dumps({**summary, "verdict": {"state": "valid", "reasons": []}}))
+        (folder / "timeline.jsonl").write_text(line(0))
+
+    async def work() -> None:
+        keep("a1", None)
+        keep("b2", 7)
+        async with api(tmp_path) as it:
+            found = (await it.client.get("/api/v1/runs")).json()
+            assert [(run["run_id"], run["name"], run["verdict"]) for run in found["runs"]] == [("a1", "mine", "valid")]
+            assert (await it.client.get("/api/v1/runs/a1/timeline")).json() == {"t": 0, "sent": 0}
+            assert (await it.client.get("/api/v1/runs/a1/results")).json()["run_id"] == "a1"
+            missing = await it.client.get("/api/v1/runs/c3/results")
+            assert (missing.status_code, "c3" in missing.json()["detail"]) == (404, True)
+
+    finish(work())

@@ -23,6 +23,7 @@ from tokenstorm.api.group_answers import (
     ScrapeTarget,
 )
 from tokenstorm.client_api.answers import answer_of
+from tokenstorm.client_api.benchruns import bench_routes
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.history import History
 from tokenstorm.client_api.manager import ClientManager
@@ -82,6 +83,7 @@ def create_app(manager: ClientManager, *, token: str | None = None, server: Serv
     app.include_router(results_routes(manager), prefix=PREFIX, tags=["results"])
     if server:
         app.include_router(server_routes(server))
+    app.include_router(bench_routes(manager.archive.home), prefix="/api/v1/runs", tags=["results"])
     add_page(app)
     return app
 

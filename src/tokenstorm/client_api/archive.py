@@ -52,7 +52,7 @@ class Archive:
         self._shell = shell
         self._make_page = make_page
         self._runs = runs
-        self._home = home / "runs"
+        self.home = home / "runs"
         self._here = LocalShell()
         self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -62,7 +62,7 @@ class Archive:
 
     def paths(self, run_id: str) -> RunPaths:
         """What is kept of it here."""
-        return RunPaths(self._home / run_id)
+        return RunPaths(self.home / run_id)
 
     async def bring(self, run_id: str, expected: Expected) -> str | None:
         """Bring home what a run that is over left; what is still missing, in words. Raises `RunError` for a bad disk."""

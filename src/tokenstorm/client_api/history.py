@@ -57,7 +57,7 @@ class _Known:
             return False
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        self._lines += await asyncio.to_thread(_readable, whole)
+        self._lines += await asyncio.to_thread(without_histograms, whole)
         return bool(whole)
 
     def since(self, first: int) -> bytes:
@@ -71,7 +71,7 @@ class _Known:
         return found
 
 
-def _readable(lines: bytes) -> list[tuple[int, bytes]]:
+def without_histograms(lines: bytes) -> list[tuple[int, bytes]]:
     """Each line without its histograms; one that cannot be read is left out, as the run's summary tells."""
     found = []
     for line in lines.split(b"\n")[:-1]:

@@ -133,7 +133,7 @@ function decadesOnly(_plot, inverses) {
 }
 
 function wholeDecades(_plot, _least, most) {
-    return [1, 10 ** Math.max(1, Math.ceil(Math.log10(most || 10) - 1e-9))];
+    return [1, 10 ** Math.max(1, Math.ceil(Math.log10(most || 10) - 1e-9)) * (1 + 1e-6)];
 }
 
 function fromZero(_plot, _least, most) {

@@ -5,7 +5,7 @@ import { spectrumChart } from "../charts/curve.js";
 import { runCharts } from "../charts/run.js";
 import { sinceStart, withUnit } from "../charts/units.js";
 import { GROUPS, ask, askEvents, askJson, askLines, download } from "./api.js";
-import { stateOf } from "./groups.js";
+import { askedOf, stateOf } from "./groups.js";
 import { Asking, Chart, Charts, Doing, Stale, Table, Tag, Tile, sentence } from "./parts.js";
 
 const PATIENCE = [0.5, 1, 2, 4];
@@ -118,11 +118,11 @@ function Actions({ id, info, again }) {
     `;
 }
 
-function Tiles({ info: { progress, status } }) {
-    if (!progress) return null;
+function Tiles({ info: { load_config: load, progress, status } }) {
+    if (!progress || (status === "stopped" && !progress.sent)) return null;
     return html`
         <dl class="tiles">
-            <${Tile} label="Asked" value=${progress.requested_rps == null ? "closed loop" : withUnit(progress.requested_rps, "1/s")} />
+            <${Tile} label="Asked" value=${askedOf(load, progress)} />
             <${Tile} label="Answered" value=${withUnit(progress.achieved_rps, "1/s")} />
             <${Tile} label="p99 time to first token" value=${withUnit(progress.ttft_p99_seconds, "s")} />
             <${Tile} label="p99 latency" value=${withUnit(progress.latency_p99_seconds, "s")} />

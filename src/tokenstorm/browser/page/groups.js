@@ -83,7 +83,8 @@ export function stateOf({ status, outcome, progress }) {
     return progress?.phase === "holding" ? "holding" : status;
 }
 
-function askedOf(load, progress) {
+/** The rate that is asked for; at this moment, of a load that changes. */
+export function askedOf(load, progress) {
     if (load.requests_per_second == null && typeof load.arrival !== "object") return "closed loop";
     return withUnit(progress?.requested_rps ?? load.requests_per_second, "1/s");
 }

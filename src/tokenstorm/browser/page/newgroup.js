@@ -72,7 +72,7 @@ export function NewGroup({ query }) {
     return html`
         <h1>New group</h1>
         <form onSubmit=${create} noValidate>
-            ${refused && html`<p class="notice bad" role="alert">${sentence(refused.message)}</p>`}
+            ${refused && html`<p class="notice bad" role="alert">${refused.errors.length ? "Some fields are not right: see those that are marked." : sentence(refused.message)}</p>`}
             <fieldset class="fields">
                 <legend>What is loaded</legend>
                 <${Target} services=${services} typed=${typed} said=${said} change=${change} />

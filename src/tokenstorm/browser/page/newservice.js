@@ -7,7 +7,13 @@ import { sentence, usePolled } from "./parts.js";
 import { Snippets, curlOf, pythonCall, serviceCommand } from "./snippets.js";
 
 const KINDS = { string: "text", integer: "integer", number: "number", boolean: "yesno", strings: "lines" };
-const RESOURCES = ["nodes", "cpu", "gpu", "memory_mb", "time_limit"];
+const RESOURCES = {
+    nodes: "Nodes of its job",
+    cpu: "Cores on each node",
+    gpu: "GPUs on each node",
+    memory_mb: "Memory on each node, such as 64G",
+    time_limit: "Minutes that it may run",
+};
 
 export function NewService() {
     const { data, fault } = usePolled(`${SERVER}/recipes`, 0);
@@ -41,7 +47,7 @@ export function NewService() {
     return html`
         <h1>New service</h1>
         <form onSubmit=${create} noValidate>
-            ${refused && html`<p class="notice bad" role="alert">${sentence(refused.message)}</p>`}
+            ${refused && html`<p class="notice bad" role="alert">${refused.errors.length ? "Some fields are not right: see those that are marked." : sentence(refused.message)}</p>`}
             <div class="panel field">
                 <label for="recipe">Recipe</label>
                 <select id="recipe" value=${name} aria-describedby="recipe-about" onInput=${(event) => { setName(event.target.value); setTyped({}); setRefused(null); }}>
@@ -74,10 +80,10 @@ function fieldsOf({ parameters, resources }) {
         least: one.minimum ?? undefined,
         most: one.maximum ?? undefined,
     }));
-    const asked = RESOURCES.filter((name) => resources[name] !== undefined).map((name) => ({
+    const asked = Object.keys(RESOURCES).filter((name) => resources[name] !== undefined).map((name) => ({
         name: `resources.${name.replace("memory_mb", "memory")}`,
         kind: name === "memory_mb" ? "text" : "integer",
-        about: name === "time_limit" ? "Minutes" : name === "memory_mb" ? "Of a node, such as 64G" : "On each node, or how many of them",
+        about: RESOURCES[name],
         fallback: name === "memory_mb" ? (resources[name] && `${resources[name]}M`) : resources[name],
         least: 0,
     }));

@@ -43,9 +43,9 @@ export function Stale({ fault, at }) {
     return html`<p class="notice bad" role="alert">${sentence(fault.message)}${old} Trying again.</p>`;
 }
 
-/** A text as a sentence: with a capital and a full stop. */
+/** A text as a sentence: with a full stop, and with a capital where it begins with a plain word. */
 export function sentence(text) {
-    const whole = text.charAt(0).toUpperCase() + text.slice(1);
+    const whole = /^[a-z]+[ ,]/.test(text) ? text.charAt(0).toUpperCase() + text.slice(1) : text;
     return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
@@ -127,7 +127,7 @@ export function Table({ label, head, rows }) {
 }
 
 /** The charts of a run: [{key, chart}]. One is drawn a frame, so that the page stays quick while they change. */
-export function Charts({ charts, group }) {
+export function Charts({ charts, group, kind = "" }) {
     const place = useRef(null);
     const drawn = useRef(new Map());
     const wanted = useRef([]);
@@ -151,7 +151,7 @@ export function Charts({ charts, group }) {
         return () => cancelAnimationFrame(frame);
     }, [charts]);
     useEffect(() => () => drawn.current.forEach((chart) => chart.remove()), []);
-    return html`<div class="charts" ref=${place}></div>`;
+    return html`<div class="charts ${kind}" ref=${place}></div>`;
 }
 
 /** One chart of any kind: `make(element, chart)` as in the modules of charts/. */

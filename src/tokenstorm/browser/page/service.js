@@ -99,7 +99,7 @@ function Metrics({ id }) {
     return html`
         <details class="panel" onToggle=${(event) => setOpen(event.target.open)}>
             <summary>What its engine says of itself (without the buckets of histograms)</summary>
-            <pre class="logs" tabindex="0" aria-label="Metrics of the engine">${samples || "asking …"}</pre>
+            ${open && html`<pre class="logs" tabindex="0" aria-label="Metrics of the engine">${samples || "asking …"}</pre>`}
         </details>
     `;
 }
