@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from groups import GROUPS, SMALL, Api, Jobs, Services, api
-from tokenstorm.client_api.group import UNCONFIRMED
 from tokenstorm.client_api.services import ServiceInfo
 from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.scheduler import JobId, JobState
 from tokenstorm.errors import CommandFailed, RefusedJob, RunError, TokenstormError, Unconfirmed, Unreachable
+from tokenstorm.jobs.settler import UNCONFIRMED
 from waiting import finish, until
 
 

@@ -17,7 +17,6 @@ from tokenstorm.metrics.summary import State, Summary
 
 Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
 Ending = Literal["stop", "service died"]
-UNCONFIRMED = "submission unconfirmed"
 SIGNALLED_EARLY_SECONDS = 60
 """How much earlier than asked for Slurm may tell a job that its limit comes."""
 

@@ -39,6 +39,7 @@ from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import KeyUsed, UsageError
 from tokenstorm.jobs.poller import Poller
+from tokenstorm.jobs.settler import UNCONFIRMED
 from tokenstorm.metrics.exposition import with_age
 
 MOST_OBSERVERS = 32
@@ -137,7 +138,7 @@ class ClientManager:
         if group.deleted:
             message = f"group {group.group_id}, created with the Idempotency-Key {key!r}, was deleted: use a new one"
             raise NotNow(message)
-        if group.reason == states.UNCONFIRMED:
+        if group.reason == UNCONFIRMED:
             raise SubmissionUnconfirmed(group.group_id, "the cluster was lost on the way")
         return group
 

@@ -22,10 +22,13 @@ from tokenstorm.client_api.services import Access, ServiceDirectory, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.client_api.tasks import Tasks
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import ClusterError, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
+from tokenstorm.errors import ClusterError, RunError, Unconfirmed, UsageError
 from tokenstorm.jobs.pauses import pauses
+from tokenstorm.jobs.settler import REFUSED, UNCONFIRMED, Settler, Steps
 from tokenstorm.plan import new_run_id
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+"""Seconds until a group is tried again."""
 LOOK_SECONDS = 1.0
 """How soon a group that is stopped while it waits for a deploy gives that up."""
 
@@ -46,12 +49,21 @@ class Starter:
     ) -> None:
         self._book, self._site, self._endings, self._tasks = book, site, endings, tasks
         self._dispatcher, self._services, self._submitted = dispatcher, services, submitted
+        self._being_created: set[int] = set()
+        self._settler = Settler(
+            Steps(
+                attempt=self._attempt,
+                refuse=self._refuse,
+                wait=self._wait,
+                pauses=lambda: pauses(FIRST_PAUSE, LONGEST_PAUSE),
+                refused=(*REFUSED, NotNow),
+                spawn=tasks.spawn,
+            )
+        )
 
     def start(self) -> None:
-        """Go on with the groups that were being brought up."""
-        for group in self._book.active:
-            if group.stage in {"waiting", "submitting"}:
-                self._tasks.spawn(self.bring_up(group.group_id))
+        """Bring up every group that is not submitted yet, from now on."""
+        self._tasks.spawn(self._settle())
 
     async def create(self, request: GroupRequest, fingerprint: str, key: str | None) -> ClientGroup:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
@@ -72,17 +84,18 @@ class Starter:
             idempotency_key=key,
             fingerprint=fingerprint,
         )
+        self._being_created.add(group.group_id)
         try:
             if access is not None and await self._dispatcher.deployed():
                 return await self._submit(group, request, access)
         except (Unconfirmed, RunError) as error:  # RunError: the disk, with the job submitted or not
-            self._say(group.group_id, states.UNCONFIRMED)
-            self._tasks.spawn(self.bring_up(group.group_id, first_pause=1.0))
+            self._say(group.group_id, UNCONFIRMED)
             raise SubmissionUnconfirmed(group.group_id, str(error)) from None
         except (ClusterError, UsageError):
             self._bury(self._book.expect(group.group_id))
             raise
-        self._tasks.spawn(self.bring_up(group.group_id))
+        finally:
+            self._being_created.discard(group.group_id)
         return group
 
     async def dry_run(self, request: GroupRequest) -> DryRun:
@@ -128,24 +141,26 @@ class Starter:
         self._submitted()
         return group
 
-    async def bring_up(self, group_id: int, first_pause: float = 0.0) -> None:
+    async def _settle(self) -> None:
         """From `waiting` or `submitting` to `queued`, however often the Server API or the cluster fails."""
-        await asyncio.sleep(first_pause)
-        for pause in pauses(0.25, 5.0):
-            group = self._book.current(group_id)
-            if group is None or group.stage not in {"waiting", "submitting"}:
-                return
-            try:
-                request = msgspec.json.decode(self._book.store.request(group_id), type=GroupRequest)
-                await self._try_to_submit(group, request)
-            except Unconfirmed:
-                self._say(group_id, states.UNCONFIRMED)
-            except (NotNow, Unknown, RefusedJob, UsageError) as error:
-                with contextlib.suppress(ClusterError, RunError):  # it is tried, and refused, once more
-                    await self._endings.give_up(group_id, "cancelled" if group.ending else "failed", str(error))
-            except (ClusterError, RunError) as error:
-                self._say(group_id, str(error))
-            await asyncio.sleep(pause)
+        while True:
+            for group in self._book.active:
+                if _unsettled(group) and group.group_id not in self._being_created:
+                    self._settler.tend(group.group_id)
+            await asyncio.sleep(FIRST_PAUSE)
+
+    async def _attempt(self, group_id: int) -> bool:
+        if group := self._book.current(group_id):
+            request = msgspec.json.decode(self._book.store.request(group_id), type=GroupRequest)
+            await self._try_to_submit(group, request)
+        return not _unsettled(self._book.current(group_id))
+
+    async def _refuse(self, group_id: int, why: str) -> None:
+        if group := self._book.current(group_id):
+            await self._endings.give_up(group_id, "cancelled" if group.ending else "failed", why)
+
+    def _wait(self, group_id: int, error: Exception) -> None:
+        self._say(group_id, UNCONFIRMED if isinstance(error, Unconfirmed) else str(error))
 
     async def _try_to_submit(self, group: ClientGroup, request: GroupRequest) -> None:
         if group.ending:
@@ -205,9 +220,13 @@ class Starter:
         try:
             over = self._book.change(over, free_key=True)
         except RunError:  # the disk: it is there, then, and goes on
-            self._tasks.spawn(self.bring_up(group.group_id, first_pause=1.0))
             return
         self._tasks.spawn(self._endings.purge(over))
+
+
+def _unsettled(group: ClientGroup | None) -> bool:
+    """Whether its job is still to be submitted, or to be ruled out."""
+    return group is not None and group.stage in {"waiting", "submitting"}
 
 
 def _new(

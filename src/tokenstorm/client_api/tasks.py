@@ -12,11 +12,12 @@ class Tasks:
         self._running: set[asyncio.Task[None]] = set()
         self.bug: str | None = None
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin a task. A bug in it shows in the log and in `bug`."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     async def close(self) -> None:
         """Cancel what still runs, and wait until it has ended."""

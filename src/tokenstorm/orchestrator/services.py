@@ -175,7 +175,7 @@ class ServiceOrchestrator:
             at_site(launch, self.site.profile), self.site.profile, service.path
         )  # an image that is not configured is refused here
         self.put(service)
-        self._starter.tend(service.id)
+        self._starter.settler.tend(service.id)
         return service
 
     def dry_run(self, recipe_name: str, config: Mapping[str, object]) -> DryRun:
@@ -199,7 +199,7 @@ class ServiceOrchestrator:
                 reason = "it is not submitted; a job of it that is there all the same is cancelled once it is known"
                 ended = replace(service, status="cancelled", reason=reason, ended_at=now, stopping=True)
                 self.put(ended)
-                self._starter.withdraw(service_id)
+                self._starter.settler.restart(service_id)
                 return ended
             await self.site.scheduler.cancel(service.job_id, service.sent)
             current = self._services[service_id]
@@ -242,9 +242,10 @@ class ServiceOrchestrator:
 
     async def look(self) -> None:
         """One look at every service that has not ended: one question to the scheduler, then each by its replicas."""
+        self._starter.settler.check()
         for service in self.list():
             if service.unsettled:
-                self._starter.tend(service.id)
+                self._starter.settler.tend(service.id)
         over = [one.id for one in self.list() if one.stopping and one.job_id]
         trouble = await self._errands.run(over, self._cancel_job)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
@@ -252,12 +253,12 @@ class ServiceOrchestrator:
         trouble += filter(None, [self._jobs.trouble])
         async with _noting(trouble):
             await asyncio.gather(*(self._look_at(service, trouble) for service in watched.values()))
-        trouble += filter(None, [self._starter.trouble])
+        trouble += filter(None, [self._starter.settler.trouble])
         self._trouble = trouble[0] if trouble else None
 
     async def settled(self) -> None:
         """Until what is being done about services that are not submitted yet is done, or is to be tried again."""
-        await self._starter.idle()
+        await self._starter.settler.idle()
 
     async def _watch(self) -> None:
         while True:

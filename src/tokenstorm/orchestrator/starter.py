@@ -1,13 +1,12 @@
 """From a service's row to its job, however long that takes: code that is deployed, a folder, one submission.
 
-The row holds all that is needed, so that a restart goes on from it. One task at a time works on a service. What fails and
-may pass is tried again, and the row's `reason` says what is waited for; what Slurm or a recipe refuses ends the service.
+The row holds all that is needed, so that a restart goes on from it. What fails and may pass is tried again, and the row's
+`reason` says what is waited for; what Slurm or a recipe refuses ends the service.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Protocol, cast
 
@@ -18,8 +17,10 @@ from tokenstorm.cluster.preview import HIDDEN, preview
 from tokenstorm.cluster.scheduler import Job, Kind
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
-from tokenstorm.errors import ClusterError, CommandFailed, RefusedJob, RunError, Unconfirmed, Unknown, UsageError
+from tokenstorm.errors import CommandFailed, RunError
 from tokenstorm.interfaces import ANY_NETWORK
+from tokenstorm.jobs.pauses import pauses
+from tokenstorm.jobs.settler import REFUSED, Settler, Steps, waiting_for
 
 from .caches import at_site
 from .clock import Clock
@@ -48,28 +49,26 @@ class Rows(Protocol):
         ...
 
 
-@dataclass
-class _Work:
-    """What is being done about one service. `trouble` is what went wrong the last time, if it may pass."""
-
-    task: asyncio.Task[None] | None = None
-    pause: float = FIRST_PAUSE
-    not_before: float = 0.0
-    trouble: str | None = None
-
-
 class Starter:
     """Starts the services of one site, and sees to it that one which was cancelled before its job was known leaves none."""
 
     def __init__(self, site: Site, recipes: Recipes, deployment: Deployment | None, rows: Rows, clock: Clock) -> None:
         self._site, self._recipes, self._deployment = site, recipes, deployment
         self._rows, self._clock = rows, clock
-        self._work: dict[str, _Work] = {}
+        self.settler = Settler(
+            Steps(
+                attempt=self._attempt,
+                refuse=self._fail,
+                wait=lambda service_id, error: self._say(service_id, waiting_for(error)),
+                pauses=lambda: pauses(FIRST_PAUSE, LONGEST_PAUSE, 2.0),
+                refused=(*REFUSED, CommandFailed),
+                monotonic=clock.monotonic,
+            )
+        )
 
-    @property
-    def trouble(self) -> str | None:
-        """What one of them waits for that should not be, or None."""
-        return next((work.trouble for work in self._work.values() if work.trouble), None)
+    async def close(self) -> None:
+        """Leave all as it is; the next start goes on from the rows. What is being withdrawn has a while to be."""
+        await self.settler.close(last=lambda service_id: self._rows.get(service_id).ended, seconds=WITHDRAW_SECONDS)
 
     def launch(self, recipe_name: str, config: Mapping[str, object], python: str | None = None) -> Launch:
         """What a recipe runs here, by the profile's Python or another. Raises Unknown and ConfigError."""
@@ -87,65 +86,9 @@ class Starter:
             return simulated(launch, python, "this machine has no GPU")
         return launch
 
-    def tend(self, service_id: str) -> None:
-        """Do what is to be done about a service, unless that is being done, or it is too early to try again.
-
-        Raises what is a bug of the last time.
-        """
-        work = self._work.setdefault(service_id, _Work())
-        if (task := work.task) and task.done():
-            work.task = None
-            if not task.cancelled():
-                task.result()
-        if work.task is None and self._clock.monotonic() >= work.not_before:
-            work.task = asyncio.create_task(self._try(service_id, work))
-
-    def withdraw(self, service_id: str) -> None:
-        """A service whose row says so now is not to be started any more. What is being done about it is given up."""
-        before = self._work.get(service_id, _Work()).task
-        work = self._work[service_id] = _Work()
-        if before:
-            before.cancel()
-        work.task = asyncio.create_task(self._try(service_id, work, after=before))
-
-    async def idle(self) -> None:
-        """Until nothing is being done."""
-        if tasks := [work.task for work in self._work.values() if work.task]:
-            await asyncio.wait(tasks)
-
-    async def close(self) -> None:
-        """Leave all as it is; the next start goes on from the rows. What is being withdrawn has a while to be."""
-        going = {service_id: work.task for service_id, work in self._work.items() if work.task and not work.task.done()}
-        for service_id, task in going.items():
-            if not self._rows.get(service_id).ended:
-                task.cancel()
-        if going:
-            _, late = await asyncio.wait(going.values(), timeout=WITHDRAW_SECONDS)
-            for task in late:
-                task.cancel()
-        await self.idle()
-
-    async def _try(self, service_id: str, work: _Work, after: asyncio.Task[None] | None = None) -> None:
-        if after:
-            await asyncio.wait((after,))
-        try:
-            if self._rows.get(service_id).ended:
-                await self._end(service_id)
-            else:
-                await self._start(service_id)
-        except (RefusedJob, UsageError, Unknown, CommandFailed) as error:
-            try:
-                self._fail(service_id, str(error))
-            except RunError as full:
-                self._wait(service_id, work, str(error), full)
-                return
-        except Unconfirmed as error:
-            self._wait(service_id, work, f"submission unconfirmed: {error}", error)
-            return
-        except (ClusterError, RunError) as error:
-            self._wait(service_id, work, str(error), error)
-            return
-        del self._work[service_id]
+    async def _attempt(self, service_id: str) -> bool:
+        await (self._end if self._rows.get(service_id).ended else self._start)(service_id)
+        return True
 
     async def _start(self, service_id: str) -> None:
         service = self._rows.get(service_id)
@@ -167,20 +110,13 @@ class Starter:
         reason = service.reason if service.status == "failed" else ""
         self._rows.put(replace(service, job_id=job_id, reason=reason, stopping=False, config={}))
 
-    def _fail(self, service_id: str, why: str) -> None:
+    async def _fail(self, service_id: str, why: str) -> None:
         """Of an earlier submission in doubt there may be a job, which is ruled out next."""
         service = self._rows.get(service_id)
         stopping = not service.ended
         if stopping:
             service = replace(service, status="failed", reason=why, ended_at=self._clock.now())
         self._rows.put(replace(service, stopping=stopping, config={}))
-
-    def _wait(self, service_id: str, work: _Work, reason: str, error: Exception) -> None:
-        """It is tried again in a while."""
-        self._say(service_id, reason)
-        work.trouble = str(error)
-        work.not_before = self._clock.monotonic() + work.pause
-        work.pause = min(2 * work.pause, LONGEST_PAUSE)
 
     def _say(self, service_id: str, reason: str) -> None:
         """What a service waits for; one that failed says for ever why."""
