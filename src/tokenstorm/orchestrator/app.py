@@ -98,7 +98,7 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
     @routes.post(
         "/services/dry-run",
         summary="Show what a service would submit, and submit nothing",
-        responses=problems(404, 422),
+        responses=problems(400, 404, 422),
     )
     async def dry_run(request: ServiceRequest) -> DryRun:
         """The job's script, the command of sbatch and of the engine, and the files, without secrets.
