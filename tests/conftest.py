@@ -18,6 +18,8 @@ from tokenstorm.config.profile import Profile, Ssh
 
 INSTALL = "scripts/lab install"
 HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's packages, and starts nothing."
+OF_EACH_WORKER = {"tmp_path_factory", "truthd", "pytestconfig"}
+"""Fixtures that live long, and that cost little to have in each worker."""
 _skipped: list[str] = []
 
 
@@ -33,15 +35,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         engines = [item for item in items if item.get_closest_marker("engine")]
         items[:] = [item for item in items if item not in engines]
         config.hook.pytest_deselected(items=engines)
+    _name_apart(items)
     for item in items:
         if item.path.parent.name == "cluster" or item.path.stem in {"test_lab", "test_odd_sites", "test_placement"}:
             item.add_marker(pytest.mark.cluster)
-        if item.path.parent.name == "cluster" and item.path.stem.startswith(
-            ("test_cuts", "test_group", "test_service", "test_slurm", "test_sub")
-        ):
-            item.add_marker(pytest.mark.jobs)
         if {"stage", "lab"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
+        if _shares(item) and hasattr(config, "workerinput"):  # a worker runs all tests of such a file
+            item._id = item.id.parse(f"{item.nodeid}@{item.id.path}")
+    items.sort(key=_when)
+
+
+def _name_apart(items: list[pytest.Item]) -> None:
+    """A worker is told by name what to run: of two tests with one name it would run one. Schemathesis' have the call in theirs."""
+    names = Counter(item.nodeid for item in items)
+    for item in items:
+        if names[item.nodeid] > 1 and item.parent:
+            item._id = item.id.parse(f"{item.parent.nodeid}::{item.name}")
+    twice = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    assert not twice, f"two tests have one name: {twice}"
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether it uses a fixture that lives longer than a test, and that is worth sharing."""
+    found = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    return any(found[name][-1].scope != "function" for name in found.keys() - OF_EACH_WORKER)
+
+
+def _when(item: pytest.Item) -> int:
+    """Tests of a Slurm go first, since they wait most, and those that start nothing last: they fill the gaps at the end."""
+    return 0 if _shares(item) else 1 if item.get_closest_marker("integration") else 2
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
