@@ -320,7 +320,7 @@ def test_a_run_that_was_killed_as_a_whole_owns_up_to_what_was_in_flight(stage: S
 
 
 def test_a_run_that_was_stopped_and_then_killed_ends_where_it_was_stopped(stage: Stage) -> None:
-    truth = stage.truth(ttft=20_000)
+    truth = stage.truth(itl=20_000)  # not the first token, which is waited for before the start
     process, run = stage.starting(truth.url, *STEADY, "--duration", "60", "--num-clients", "200", "--drain", "60")
     running_second(run, process, 2)
     process.send_signal(signal.SIGINT)
