@@ -57,8 +57,9 @@ def test_a_prometheus_finds_what_runs_fills_every_panel_and_agrees_with_the_summ
         load: dict[str, Any] = {
             "num_clients": 20,
             "requests_per_second": 40.0,
-            "duration_seconds": 8.0,
+            "duration_seconds": 300.0,
             "max_tokens": 20,
+            "slo": {"latency_seconds": 9.0},
         }
         group = client.create_group(service_id=service, prompts=["hello there"], **load).group_id
         empty = set(expressions())
