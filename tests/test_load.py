@@ -16,8 +16,9 @@ from tokenstorm.cli.commands import add_commands
 from tokenstorm.cli.request import request_of
 from tokenstorm.client_api.schemas import TakenGroup
 from tokenstorm.load import Load, make
-from tokenstorm.plan import Plan, PromptList, Target, TraceFile, plan_for
+from tokenstorm.plan import Plan, PromptList, TraceFile, plan_for
 from tokenstorm.sdk import Client
+from tokenstorm.targets import Target
 
 OF_A_LOAD = [name for name in Load.__struct_fields__ if name != "prompts"]
 DOCUMENT: dict[str, Any] = TypeAdapter(TakenGroup).json_schema()

@@ -18,26 +18,10 @@ from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
 from tokenstorm.lengths import Length, SharedPrefix
 from tokenstorm.load import DEFAULT_SECONDS, Arrival, Load, Stage, TraceFormat, load_error, make
 from tokenstorm.strict import Count, Misfit, Positive, Seed, Strict
+from tokenstorm.targets import GpuSampler, Target
 from tokenstorm.written import refuse_later_version, refuse_other_version
 
 SCHEMA: Literal[1] = 1
-
-
-class Target(Strict, frozen=True, kw_only=True):
-    """One replica of the service: its name in the results, its base URL without `/v1`, and its nodes where they are known."""
-
-    replica: str
-    url: str
-    nodes: tuple[str, ...] = ()
-
-
-class GpuSampler(Strict, frozen=True, kw_only=True):
-    """Where a node's GPUs can be read, and how many there are; None where nobody said. It wants the engine's key, if `keyed`."""
-
-    node: str
-    url: str
-    gpus: int | None = None
-    keyed: bool = False
 
 
 class PromptList(Strict, frozen=True, kw_only=True, tag="list", tag_field="kind"):

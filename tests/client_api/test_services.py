@@ -11,7 +11,7 @@ import pytest
 from tokenstorm.client_api.server import ServerServices
 from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.errors import Unknown, Unreachable
-from tokenstorm.plan import GpuSampler
+from tokenstorm.targets import GpuSampler
 
 ANSWERS: dict[str, tuple[int, Any]] = {
     "/api/v1/services/abc": (

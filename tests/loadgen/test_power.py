@@ -11,7 +11,7 @@ from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.power import PowerSampler, _Node
 from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.metrics.gputext import write_gpus
-from tokenstorm.plan import GpuSampler
+from tokenstorm.targets import GpuSampler
 
 SECOND = 10**9
 

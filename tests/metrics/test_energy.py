@@ -8,7 +8,7 @@ import pytest
 
 from tokenstorm.metrics.energy import Done, EnergyReport, EnergyTally, GpuReading
 from tokenstorm.metrics.gputext import read_gpus, write_gpus
-from tokenstorm.plan import GpuSampler
+from tokenstorm.targets import GpuSampler
 
 Power = Callable[[float], float]
 START, END = 3.3, 63.9

@@ -79,8 +79,8 @@ def create_app(manager: ClientManager, *, token: str | None = None, server: Serv
         app.include_router(routes, prefix=PREFIX, tags=["client groups"])
     app.include_router(_live_routes(manager), prefix=PREFIX, tags=["live"])
     history = History(manager.site.shell, manager.archive)
-    app.include_router(timeline_routes(manager, history), prefix=PREFIX, tags=["live"])
-    app.include_router(results_routes(manager), prefix=PREFIX, tags=["results"])
+    app.include_router(timeline_routes(manager.get, history), prefix=PREFIX, tags=["live"])
+    app.include_router(results_routes(manager.get, manager.archive), prefix=PREFIX, tags=["results"])
     if server:
         app.include_router(server_routes(server))
     app.include_router(bench_routes(manager.archive.home), prefix="/api/v1/runs", tags=["results"])

@@ -27,18 +27,8 @@ from tokenstorm.load import DEFAULT_SECONDS, Arrival
 from tokenstorm.loadgen.promptfile import parse_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
-from tokenstorm.plan import (
-    Plan,
-    PromptFile,
-    PromptList,
-    Prompts,
-    Shared,
-    Target,
-    TraceFile,
-    decode_plan,
-    encode_plan,
-    plan_for,
-)
+from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, TraceFile, decode_plan, encode_plan, plan_for
+from tokenstorm.targets import Target
 
 CORES_PER_NODE = 32
 """What a compute node is taken to have at least, where ranks run on other machines than this."""

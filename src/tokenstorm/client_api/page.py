@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 import tokenstorm
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.client_api.history import History
-from tokenstorm.client_api.manager import ClientManager
+from tokenstorm.client_api.results import Groups
 from tokenstorm.models import Documented
 from tokenstorm.proxy import Passed, call_of, send, unless_left
 from tokenstorm.strict import Option
@@ -71,7 +71,7 @@ def add_page(app: FastAPI) -> None:
         app.mount(f"/{folder}", _Files(directory=FILES / folder))
 
 
-def timeline_routes(manager: ClientManager, history: History) -> APIRouter:
+def timeline_routes(groups: Groups, history: History) -> APIRouter:
     """`/timeline` of a group."""
     routes = APIRouter(route_class=Documented)
 
@@ -89,7 +89,7 @@ def timeline_routes(manager: ClientManager, history: History) -> APIRouter:
         first: Annotated[int, Query(alias="from", ge=0, le=2**53, description="Seconds since the start")] = 0,
     ) -> StreamingResponse:
         """The lines of its timeline without their histograms (docs/runs.md); `…/events` has those to come."""
-        parts = history.lines(manager.get(group_id), first)
+        parts = history.lines(groups(group_id), first)
         begin = await anext(parts, b"")  # what goes wrong is answered as a problem
 
         async def lines() -> AsyncIterator[bytes]:

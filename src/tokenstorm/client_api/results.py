@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import io
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -12,7 +13,6 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from tokenstorm.api.group_answers import Logs
 from tokenstorm.client_api.archive import Archive, readable
 from tokenstorm.client_api.group import ClientGroup
-from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.refusals import NotNow
 from tokenstorm.errors import OtherVersion, Unknown
 from tokenstorm.models import Documented
@@ -30,18 +30,20 @@ _PAGE_RULES = "sandbox allow-scripts allow-downloads"
 """The page has rules of its own, which name its scripts. Here it is kept away from the API that it comes from."""
 GroupId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
 
+Groups = Callable[[int], ClientGroup]
+"""A group by its number. Raises `Unknown`."""
 
-def results_routes(manager: ClientManager) -> APIRouter:
+
+def results_routes(groups: Groups, archive: Archive) -> APIRouter:
     """`/results`, `/requests`, `/report` and `/logs` of a group."""
     routes = APIRouter()
-    for some in (_summary_routes(manager), _request_routes(manager), _log_routes(manager)):
+    for some in (_summary_routes(groups, archive), _request_routes(groups, archive), _log_routes(groups, archive)):
         routes.include_router(some)
     return routes
 
 
-def _summary_routes(manager: ClientManager) -> APIRouter:
+def _summary_routes(groups: Groups, archive: Archive) -> APIRouter:
     routes = APIRouter(route_class=Documented)
-    archive = manager.archive
 
     @routes.get(
         "/{group_id:int}/results",
@@ -54,7 +56,7 @@ def _summary_routes(manager: ClientManager) -> APIRouter:
     )
     async def results(group_id: GroupId) -> Response:
         """Counts, rates, percentiles and the verdict, as docs/runs.md tells; 409 before the end."""
-        return Response(await _summary(archive, manager.get(group_id)), media_type="application/json")
+        return Response(await _summary(archive, groups(group_id)), media_type="application/json")
 
     @routes.get(
         "/{group_id:int}/report",
@@ -64,7 +66,7 @@ def _summary_routes(manager: ClientManager) -> APIRouter:
     )
     async def report(group_id: GroupId) -> Response:
         """One HTML page that needs nothing else, to keep or pass on; 409 before the end."""
-        group = manager.get(group_id)
+        group = groups(group_id)
         await _summary(archive, group)
         page = await archive.page(group.run_id)
         if page is None:
@@ -74,9 +76,8 @@ def _summary_routes(manager: ClientManager) -> APIRouter:
     return routes
 
 
-def _request_routes(manager: ClientManager) -> APIRouter:
+def _request_routes(groups: Groups, archive: Archive) -> APIRouter:
     routes = APIRouter(route_class=Documented)
-    archive = manager.archive
 
     @routes.get(
         "/{group_id:int}/requests",
@@ -101,7 +102,7 @@ def _request_routes(manager: ClientManager) -> APIRouter:
                 406,
                 "Parquet needs the package pyarrow where the Client API runs: pip install 'tokenstorm[parquet]', or ask for csv",
             )
-        group = manager.get(group_id)
+        group = groups(group_id)
         if group.status != "stopped":
             raise _not_over(group)
         files = await archive.result_files(group.run_id)
@@ -114,9 +115,8 @@ def _request_routes(manager: ClientManager) -> APIRouter:
     return routes
 
 
-def _log_routes(manager: ClientManager) -> APIRouter:
+def _log_routes(groups: Groups, archive: Archive) -> APIRouter:
     routes = APIRouter(route_class=Documented)
-    archive = manager.archive
 
     @routes.get("/{group_id:int}/logs", summary="The job's logs", responses=problems(404, 502))
     async def logs(
@@ -126,7 +126,7 @@ def _log_routes(manager: ClientManager) -> APIRouter:
         ] = "",
     ) -> Logs:
         """What the load generator wrote to its standard output and standard error, a part at a time."""
-        group = manager.get(group_id)
+        group = groups(group_id)
         text, cursor = await archive.logs(group.run_id, after, is_over=group.status == "stopped")
         return Logs(logs=text, next=cursor)
 

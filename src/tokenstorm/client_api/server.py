@@ -9,9 +9,9 @@ import httpx
 from tokenstorm.client_api.services import Access, ServiceInfo
 from tokenstorm.cluster.http import EACH_ANEW
 from tokenstorm.errors import ApiError, Unknown, Unreachable, UsageError
-from tokenstorm.plan import GpuSampler
 from tokenstorm.sdk import calls
 from tokenstorm.sdk.client import AsyncClient
+from tokenstorm.targets import GpuSampler
 
 PATIENCE_SECONDS = 15.0
 _NOT_FOUND = 404

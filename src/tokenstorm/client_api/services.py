@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tokenstorm.plan import GpuSampler
+from tokenstorm.targets import GpuSampler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from tokenstorm.loadgen.openai import request_head
 from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.metrics.gputext import read_gpus
-from tokenstorm.plan import GpuSampler
+from tokenstorm.targets import GpuSampler
 
 LAST_SECONDS = 3.0
 """How long readings from after the end are waited for: without them nobody knows the energy."""

@@ -17,8 +17,9 @@ from tokenstorm.loadgen.pool import Pool, connect_failure, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.loadgen.stream import answer_for
 from tokenstorm.loadgen.vocabulary import NoVocabulary, find_vocabulary, template_tokens, tokens_in
-from tokenstorm.plan import Plan, Target
+from tokenstorm.plan import Plan
 from tokenstorm.result import Failure
+from tokenstorm.targets import Target
 
 ASK_SECONDS = 10.0
 OK = 200

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from tokenstorm.metrics.reports import Reason
-from tokenstorm.plan import GpuSampler
+from tokenstorm.targets import GpuSampler
 
 SCHEMA: Literal[1] = 1
 LONGEST_GAP = 3.0

@@ -8,18 +8,8 @@ import msgspec
 
 from tokenstorm.lengths import Length, length_of
 from tokenstorm.load import Arrival, Slo, Trace
-from tokenstorm.plan import (
-    GpuSampler,
-    Plan,
-    PromptFile,
-    PromptList,
-    Prompts,
-    Shared,
-    Synthetic,
-    Target,
-    TraceFile,
-    listed,
-)
+from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, Synthetic, TraceFile, listed
+from tokenstorm.targets import GpuSampler, Target
 
 MOST_SHOWN = 20
 """Of prompts, stages and targets."""
