@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import os
 import signal
 import sys
@@ -11,49 +10,11 @@ from typing import Any
 
 import pytest
 
+from driver import install_driver, true_joules
 from running import Run, Stage, alive, fetch, wait_for
 from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.node.boards import find_boards
 from wrapped import KEY, NODE, Service
-
-NVML = """
-import math, time
-
-NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-
-class NVMLError(Exception):
-    pass
-
-class Told:
-    gpu, used = 97, 3 * 2**30
-
-def phase(board):
-    return time.monotonic() / 20 * 2 * math.pi + board
-
-def nvmlInit(): pass
-def nvmlDeviceGetCount(): return 3
-def nvmlDeviceGetHandleByIndex(number): return number
-def nvmlDeviceGetUUID(board): return f"GPU-{board}"
-def nvmlDeviceGetMigMode(board): raise NVMLError("Not Supported")
-def nvmlDeviceGetPowerUsage(board): return round(1000 * (300 + 100 * math.sin(phase(board))))
-def nvmlDeviceGetTotalEnergyConsumption(board):
-    at = time.monotonic()
-    return round(1000 * (300 * at - 100 * 20 / (2 * math.pi) * math.cos(phase(board))))
-def nvmlDeviceGetUtilizationRates(board): return Told
-def nvmlDeviceGetMemoryInfo(board): return Told
-def nvmlDeviceGetClockInfo(board, which): return 1980 if which == NVML_CLOCK_SM else 2619
-def nvmlDeviceGetTemperature(board, sensor): return 66
-def nvmlDeviceGetCurrentClocksThrottleReasons(board): return 0x4 | 0x1
-"""
-"""A driver with three boards, whose power is a wave of 20 s, and whose counters are the exact areas under it."""
-
-
-def true_joules(start: float, end: float) -> float:
-    """The area under the power of the boards 0 and 1, on the monotonic clock."""
-    speed = 2 * math.pi / 20
-    waves = sum(math.cos(speed * start + board) - math.cos(speed * end + board) for board in (0, 1))
-    return 2 * 300 * (end - start) + 100 / speed * waves
-
 
 SMI = """#!/bin/sh
 case "$1" in *clocks_throttle*) [ -n "$OLD" ] && exit 2;; esac
@@ -159,9 +120,8 @@ def test_no_gpu_is_no_error(tools: Path, text: str | None) -> None:
 @pytest.mark.integration
 def test_the_energy_of_a_run_is_within_one_percent_of_the_truth(stage: Stage) -> None:
     """From a driver through the wrapper and its port to the summary. A stranger learns nothing, and nothing is left behind."""
-    (stage.folder / "driver").mkdir()
-    (stage.folder / "driver" / "pynvml.py").write_text(NVML)
-    service = Service(stage, gpus_per_replica=2).start(PYTHONPATH=str(stage.folder / "driver"))
+    driver = install_driver(stage.folder / "driver")
+    service = Service(stage, gpus_per_replica=2).start(PYTHONPATH=str(driver))
     engine = service.reaches("running")
     path = service.folder / f"gpus.{NODE}.json"
     wait_for(path.exists, "no GPUs were told of")
