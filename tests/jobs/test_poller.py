@@ -104,16 +104,21 @@ def test_a_keeper_that_gives_up_waiting_or_ends_takes_no_answer_from_the_others(
     finish(scenario())
 
 
-def test_after_the_last_keeper_nothing_is_asked_any_more() -> None:
+def test_after_the_last_keeper_nothing_is_asked_until_one_comes_back() -> None:
     async def scenario() -> None:
         scheduler = SlowScheduler()
         groups = Poller(scheduler).watch()
         scheduler.answers.clear()
         before = asyncio.all_tasks()
-        asking = asyncio.create_task(groups.states(ONE))
-        await asyncio.sleep(0)
-        asking.cancel()
-        await groups.close()
-        assert asyncio.all_tasks() == before
+        for steps in range(3):  # before the question has begun, and while it is asked
+            asking = asyncio.create_task(groups.states(ONE))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await groups.close()
+            await asyncio.wait((asking,))
+            assert asyncio.all_tasks() == before
+        scheduler.answers.set()
+        assert await groups.states(ONE) == {"1": RUNNING}
 
     finish(scenario())

@@ -28,9 +28,7 @@ class Poller:
 
     def watch(self) -> "Watch":
         """A new keeper of jobs, which watches none yet."""
-        watch = Watch(self)
-        self._watches.add(watch)
-        return watch
+        return Watch(self)
 
     async def state(self, job: JobId, sent: Sent) -> JobState | None:
         """How one job stands now that is not watched; None for one that is not known yet, or for the moment."""
@@ -40,10 +38,11 @@ class Poller:
         finally:
             await watch.close()
 
-    async def answer(self, jobs: frozenset[JobId], seen: int | None) -> _Answer:
-        """An answer about those and more: to a question after that number; None for one that is yet to be asked."""
+    async def answer(self, watch: "Watch", seen: int | None) -> _Answer:
+        """An answer about its jobs and more: to a question after that number; None for one that is yet to be asked."""
+        self._watches.add(watch)
         after = self._begun if seen is None else seen
-        while self._answer.number <= after or not jobs <= self._answer.asked:
+        while self._answer.number <= after or not watch.jobs.keys() <= self._answer.asked:
             question = self._question = self._question or self._ask()
             await asyncio.wait((question,))
             question.result()
@@ -55,6 +54,7 @@ class Poller:
         if self._question and not self._watches:
             self._question.cancel()
             await asyncio.wait((self._question,))
+            self._question = None  # it may not have begun
 
     def _ask(self) -> asyncio.Task[None]:
         """Of whoever stops waiting for it, the question is not cancelled: others may wait too."""
@@ -88,7 +88,7 @@ class Watch:
         self.jobs = dict(jobs)
         if not jobs:
             return {}
-        answer = await self._poller.answer(frozenset(jobs), None if fresh else self._seen)
+        answer = await self._poller.answer(self, None if fresh else self._seen)
         self._seen = answer.number
         return {job: state for job in jobs if (state := answer.states.get(job))}
 
