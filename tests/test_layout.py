@@ -1,6 +1,7 @@
 """What importing the load generator costs: nothing but Python and its three dependencies."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -143,3 +144,9 @@ def _parts(node: ast.AST, *, late: bool) -> Iterator[ast.AST]:
         yield part
         if late or not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _parts(part, late=late)
+
+
+def test_the_map_names_every_package_and_every_module_at_the_top() -> None:
+    named = set(re.findall(r"`([a-z_]+)(?:/[a-z/]*)?`", (HOME.parents[1] / "ARCHITECTURE.md").read_text()))
+    ours = {path.stem for path in HOME.glob("[a-z]*.py")} | {path.parent.name for path in HOME.glob("*/__init__.py")}
+    assert not ours - named

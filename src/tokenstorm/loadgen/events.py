@@ -167,6 +167,18 @@ def count_of(value: object) -> int | None:
     return None
 
 
+def counts_of(usage: object) -> dict[str, int]:
+    """The tokens that a usage counts; 0 for what is no count."""
+    members = usage if isinstance(usage, dict) else {}
+    return {name: count_of(members.get(name)) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+
+
+def text_of(choice: Choice) -> str:
+    """The words of an answer in one piece: its content, or its reasoning where there is no content."""
+    said = (choice.text, *(choice.members.get(name) for name in ("content", "reasoning_content", "reasoning")))
+    return next((words for words in said if isinstance(words, str) and words), "")
+
+
 def error_in(data: bytes) -> str | None:
     """The server's message if this object is an error, in any known shape; None if it is not. Raises ValueError for invalid JSON."""
     value = _read_any(data)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tokenstorm.api.services import EngineService, EngineServices, ModelsAnswer, PromptAnswer
 from tokenstorm.errors import NOT_JSON, ClusterError, TokenstormError, Unknown
+from tokenstorm.loadgen.events import Choice, counts_of, refusal_in, text_of
 from tokenstorm.loadgen.models import not_among
 from tokenstorm.models import Documented
 from tokenstorm.proxy import Call, Passed, call_of, send, unless_left
@@ -188,27 +189,10 @@ class PromptRequest(BaseModel):
     model: str | None = Field(None, description="The service's own, when not given")
 
 
-class _Text(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Text | None = None
-    text: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-
 class _Completion(msgspec.Struct):
-    choices: list[_Choice]
+    choices: list[Choice]
     model: str = ""
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 ServiceId = Annotated[str, Path(description="The id of a service or of a group of replicas")]
@@ -328,18 +312,17 @@ async def ask(router: Router, service_id: str, asked: PromptRequest) -> PromptAn
     if not sent.answer.is_success:
         status = sent.answer.status_code
         there = not_among(model, sent.replica.models)
-        words = "; ".join(filter(None, (_words(body) or f"the engine answers {status}", there)))
+        words = "; ".join(filter(None, (refusal_in(body) or f"the engine answers {status}", there)))
         raise Problem(status if status in _TOLD else 502, words)
     try:
         said = msgspec.json.decode(body, type=_Completion)
         choice = said.choices[0]
     except (*NOT_JSON, IndexError):
         raise Problem(502, f"replica {sent.replica.id} gave no answer in OpenAI's form: {body[:200]!r}") from None
-    message = choice.message or _Text()
     return PromptAnswer(
         success=True,
-        response=choice.text or message.content or message.reasoning_content or message.reasoning or "",
-        usage=None if said.usage is None else msgspec.to_builtins(said.usage),
+        response=text_of(choice),
+        usage=None if said.usage is None else counts_of(said.usage),
         model=said.model or model,
         routed_to=sent.replica.id,
         service_id=service_id,
@@ -360,25 +343,7 @@ async def _whole(
 
 def _has_no_chat(status: int, body: bytes) -> bool:
     """A model without a chat template says so with 400; an engine without the call, with 404 or 405 and no error object."""
-    return b"chat template" in body.lower() if status == HTTPStatus.BAD_REQUEST else not _words(body)
-
-
-class _Message(msgspec.Struct):
-    message: str = ""
-
-
-class _Error(msgspec.Struct):
-    error: _Message | None = None
-    message: str = ""
-
-
-def _words(body: bytes) -> str:
-    """The engine's own words, if it speaks as OpenAI does."""
-    try:
-        said = msgspec.json.decode(body, type=_Error)
-    except NOT_JSON:
-        return ""
-    return said.error.message if said.error else said.message
+    return b"chat template" in body.lower() if status == HTTPStatus.BAD_REQUEST else not refusal_in(body)
 
 
 def error_form(path: str) -> ErrorForm | None:
