@@ -53,7 +53,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
         "--prompts-file",
         type=Path,
         metavar="FILE",
-        help="text with a prompt a line, or JSON lines with prompt or messages",
+        help="a prompt a line, JSON lines with prompt or messages, or a dataset: ShareGPT, WildChat, an OpenAI batch, …",
     )
     add_synthetic_options(prompts, request)
 

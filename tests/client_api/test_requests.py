@@ -152,10 +152,10 @@ def test_a_dataset_is_read_from_the_profiles_folder_and_pinned(tmp_path: Path) -
             wrong = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
             assert wrong.status_code == 422
             assert "q.jsonl, line 2" in wrong.json()["detail"]
-            (folder / "q.jsonl").write_text('[{"conversations": [{"from": "human", "value": "why?"}]}]')
+            (folder / "q.jsonl").write_text('[{"instruction": "why?", "output": "so"}]')
             foreign = await it.post(**{**SMALL, "prompts": None, "dataset": "q.jsonl"})
             assert (foreign.status_code, foreign.json()["errors"][0]["field"]) == (422, "dataset")
-            assert f"{folder / 'q.jsonl'} is a JSON array that looks like ShareGPT" in foreign.json()["detail"]
+            assert f"{folder / 'q.jsonl'} is a JSON array that looks like instructions" in foreign.json()["detail"]
             (folder / "q.jsonl").write_text('{"prompt": "why?"}\n')
             group = await it.create(prompts=None, dataset="q.jsonl")
             plan = json.loads((Path((await it.info(group))["run_dir"]) / "plan.json").read_bytes())

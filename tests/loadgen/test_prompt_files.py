@@ -47,8 +47,6 @@ TRACE = {"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids":
 BURST_GPT = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type"
 
 OTHER_FORMATS: dict[str, tuple[str | bytes, str]] = {
-    "ShareGPT": (json.dumps([CONVERSATION]), "is a JSON array that looks like ShareGPT"),
-    "ShareGPT, indented": (json.dumps([CONVERSATION], indent=2), "is a JSON array that looks like ShareGPT"),
     "ShareGPT, cut off": (json.dumps([CONVERSATION] * 9, indent=2)[:500], "is a JSON array that looks like ShareGPT"),
     "Alpaca": (json.dumps([{"instruction": "x", "input": "", "output": "y"}]), "a JSON array that looks like instr"),
     "an array of texts": (json.dumps(["one", "two"]), "is a JSON array:"),
@@ -69,7 +67,6 @@ OTHER_FORMATS: dict[str, tuple[str | bytes, str]] = {
     "a table with a mark": ("\ufeffprompt,answer\na,b\n", "is CSV with the columns prompt, answer"),
     "Azure": ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n", "is a trace of Azure"),
     "BurstGPT": (f"{BURST_GPT}\n5,1,2.5,ChatGPT,472,18,490,Conversation log\n", "is a BurstGPT trace"),
-    "Parquet": (b"PAR1\x15\x04\x15\x10" + bytes(20) + b"PAR1", "is a Parquet file"),
     "gzip": (gzip.compress(b"hello\n"), "is compressed by gzip (unpack it)"),
     "zip": (zipped(b"hello\n"), "is a zip archive"),
     "zstd": (b"(\xb5/\xfd\x04\x00\x31\x00\x00hello", "is compressed by zstd"),
@@ -98,12 +95,7 @@ def test_another_format_is_refused_by_its_name_whatever_the_file_is_called(name:
 
 
 OTHER_LINES: dict[str, tuple[dict[str, Any], str]] = {
-    "OpenAI batch": ({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {}}, "OpenAI batch"),
     "OpenAI batch, answered": ({"id": "x", "custom_id": "1", "response": {}}, "output of an OpenAI batch"),
-    "vLLM": ({"prompt": "x", "output_tokens": 4}, "vLLM's custom dataset"),
-    "ShareGPT": (CONVERSATION, "ShareGPT"),
-    "WildChat": ({"conversation_hash": "x", "model": "m", "conversation": []}, "WildChat"),
-    "LMSYS": ({"conversation_id": "x", "model": "m", "conversation": [], "turn": 1}, "LMSYS-Chat"),
     "Mooncake": (TRACE, "a Mooncake trace"),
     "Bailian": ({**TRACE, "chat_id": 1, "parent_chat_id": -1, "type": "text", "turn": 1}, "a Bailian trace"),
     "AIPerf": ({"text": "x", "output_length": 5}, "turns of AIPerf"),
@@ -339,7 +331,7 @@ def test_many_unknown_keys_and_long_ones_are_cut_short() -> None:
 
 
 def test_the_plan_is_not_made_with_a_file_of_another_format(tmp_path: Path) -> None:
-    path = tmp_path / "ShareGPT_V3.json"
-    path.write_text(json.dumps([CONVERSATION]))
-    with pytest.raises(PlanError, match=r"ShareGPT_V3\.json is a JSON array that looks like ShareGPT"):
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps([{"instruction": "x", "output": "y"}]))
+    with pytest.raises(PlanError, match=r"alpaca\.json is a JSON array that looks like instructions"):
         prompt_file(path)

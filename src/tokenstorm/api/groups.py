@@ -119,7 +119,7 @@ class GroupRequest(Load, frozen=True, kw_only=True):
     dataset: Annotated[
         Annotated[str, Meta(pattern=f"^{DATASET}$")] | None,
         doc(
-            "A file of the profile's folder `datasets`: a prompt a line, or JSON lines with prompt or messages",
+            "A file of the profile's folder `datasets`: a prompt a line, JSON lines, or a dataset as it is published",
             Option("--dataset", "NAME", _WHERE),
             "questions.jsonl",
         ),

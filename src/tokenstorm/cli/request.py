@@ -9,7 +9,8 @@ import msgspec
 from tokenstorm.api import groups
 from tokenstorm.errors import UsageError
 from tokenstorm.load import Load, make
-from tokenstorm.loadgen.promptfile import parse_prompts, read_file
+from tokenstorm.loadgen.datasets import read_prompts
+from tokenstorm.loadgen.promptfile import read_file
 from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, refuse_unjudged, typed_prompts
 from tokenstorm.sdk import GroupRequest
 from tokenstorm.timelimit import minutes
@@ -67,7 +68,7 @@ def _prompts(args: argparse.Namespace) -> dict[str, Any]:
 
 def _texts(path: Path) -> list[str]:
     """The prompts of a file, as texts. Raises `UsageError`."""
-    prompts = parse_prompts(read_file(path), str(path))
+    prompts = read_prompts(read_file(path), str(path)).prompts
     texts = [prompt.text for prompt in prompts if prompt.text is not None and prompt.max_tokens is None]
     if len(texts) < len(prompts):
         message = (

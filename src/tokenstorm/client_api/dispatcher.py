@@ -24,7 +24,7 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.load import DEFAULT_SECONDS, Arrival
-from tokenstorm.loadgen.promptfile import parse_prompts
+from tokenstorm.loadgen.datasets import read_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, TraceFile, decode_plan, encode_plan, plan_for
@@ -203,7 +203,7 @@ def _own_prompts(request: GroupRequest) -> Prompts:
 def _checked(data: bytes, path: PurePosixPath) -> str:
     """The checksum of a dataset that can be used. Raises `UsageError`."""
     try:
-        parse_prompts(data, str(path))
+        read_prompts(data, str(path))
     except UsageError as error:
         raise UsageError(error.message, "dataset") from None
     return hashlib.sha256(data).hexdigest()

@@ -18,11 +18,10 @@ def environment_of(
     notes: list[str],
     *,
     hosts: Iterable[str],
-    stock: tuple[int, int],
+    stock: PromptStock | None,
     workload: WorkloadFacts | None,
 ) -> Environment:
-    """What is known before the start. `stock` is how many prompts there are, and how many differ."""
-    count, distinct = stock
+    """What is known before the start."""
     return Environment(
         tokenstorm=__version__,
         python=platform.python_version(),
@@ -32,7 +31,7 @@ def environment_of(
         model=service.model,
         simulated=any(isinstance(answer, dict) and answer.get("simulated") is True for answer in facts.values()),
         engine=facts,
-        prompts=PromptStock(count, distinct) if count else None,
+        prompts=stock,
         workload=workload,
         vocabulary=len(service.vocabulary) if plan.prompts_are_measured else None,
         template_tokens=service.template_tokens,

@@ -19,6 +19,7 @@ class Grouped:
 
     def __init__(self, plan: Plan, shared: Shared) -> None:
         self.cacheable = False
+        self.left_out: dict[str, int] = {}
         self.times: Sequence[int] | None = None
         self._shared = shared
         self._seed = plan.seed

@@ -32,7 +32,7 @@ from tokenstorm.loadgen.ranks import Ranks
 from tokenstorm.loadgen.sampling import Sampler
 from tokenstorm.loadgen.sizing import too_little_room
 from tokenstorm.loadgen.workload import prepare, read_workload
-from tokenstorm.metrics.reports import Environment, WorkloadFacts
+from tokenstorm.metrics.reports import Environment, PromptStock, WorkloadFacts
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, TraceFile, encode_plan
@@ -217,7 +217,8 @@ class Launcher:
         await self._hold()
         if self._stops:
             raise asyncio.CancelledError  # of the timeouts above, one may have swallowed it
-        stock = prompts.count()
+        count, distinct = prompts.count()
+        stock = PromptStock(count, distinct, prompts.left_out) if count else None
         hosts = {member.hello.host for member in self._ranks.members.values()}
         environment = environment_of(
             self.plan, service, facts, notes, hosts=hosts, stock=stock, workload=self._workload

@@ -83,8 +83,8 @@ class Requests:
 
     def asked(self, prompt: Prompt) -> int | None:
         """The most tokens that the request with this prompt asks for; None if `extra_body` removed that."""
-        more = self._plan.extra_body
-        asked = prompt.max_tokens or self._plan.max_tokens
+        more = self._plan.extra_body if prompt.body is None else {**prompt.body, **self._plan.extra_body}
+        asked = (prompt.max_tokens or self._plan.max_tokens) if prompt.body is None else None
         if more:
             asked = more.get("max_completion_tokens") or more.get("max_tokens", asked)
             answers = more.get("n", 1)
@@ -122,6 +122,8 @@ def request_head(method: str, endpoint: Endpoint, target: str, api_key: str | No
 
 def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
     """The JSON body of one request; a null in `extra_body` takes a field out."""
+    if prompt.body is not None:
+        return _ready(plan, model, prompt.body)
     body: dict[str, Any] = {"model": model}
     text = prompt.text if prompt.composed is None else prompt.composed
     if plan.endpoint == "chat":
@@ -137,6 +139,17 @@ def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
         body["ignore_eos"] = True
     body.update(plan.extra_body)
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _ready(plan: Plan, model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A body that is sent as it is, but for whether it streams, and for a model that the plan names."""
+    ready = {"model": model, **body, "stream": plan.stream}
+    if plan.model is not None:
+        ready["model"] = plan.model
+    ready.pop("stream_options", None)
+    if plan.stream:
+        ready["stream_options"] = {"include_usage": True}
+    return {name: value for name, value in {**ready, **plan.extra_body}.items() if value is not None}
 
 
 def explain(failure: Failure, exchange: Exchange) -> Failure:

@@ -28,6 +28,7 @@ class Prompt(msgspec.Struct, frozen=True):
     """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one.
 
     A text that was composed for a request is JSON already: `composed`. `asked` is how many tokens it was meant to have.
+    A `body` is a whole request, sent as it is.
     """
 
     index: int | None = None
@@ -37,6 +38,7 @@ class Prompt(msgspec.Struct, frozen=True):
     tokens: list[int] | None = None
     max_tokens: int | None = None
     asked: int | None = None
+    body: dict[str, Any] | None = None
 
 
 def read_file(path: Path) -> bytes:

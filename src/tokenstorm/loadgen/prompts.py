@@ -2,17 +2,19 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
 
 from tokenstorm.errors import PlanError
 from tokenstorm.lengths import Draw, weighted
+from tokenstorm.loadgen.datasets import read_prompts
 from tokenstorm.loadgen.grouped import Grouped
 from tokenstorm.loadgen.mixing import MASK, mix
-from tokenstorm.loadgen.promptfile import Prompt, parse_prompts, read_file
+from tokenstorm.loadgen.promptfile import Prompt, read_file
 from tokenstorm.loadgen.words import WORDS
 from tokenstorm.plan import Plan, PromptFile, PromptList, Shared, Synthetic, TraceFile
 
@@ -30,6 +32,9 @@ class PromptSource(Protocol):
 
     times: Sequence[int] | None
     """When each request is due, where what is recorded tells that; in nanoseconds from the start."""
+
+    left_out: dict[str, int]
+    """How many records of a file are not asked, by the reason."""
 
     def index_of(self, seq: int) -> int:
         """The number of the prompt that a request gets."""
@@ -54,7 +59,10 @@ class Drawn(PromptSource):
     any comes again.
     """
 
-    def __init__(self, plan: Plan, prompts: list[Prompt] | Synthetic) -> None:
+    def __init__(
+        self, plan: Plan, prompts: list[Prompt] | Synthetic, left_out: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        self.left_out = dict(left_out)
         self._prompts = prompts
         self._seed = mix(plan.seed)
         self._unique = plan.unique_prompts
@@ -91,7 +99,10 @@ class Drawn(PromptSource):
     def count(self) -> tuple[int, int]:
         if isinstance(self._prompts, Synthetic):
             return 0, 0
-        distinct = {(one.text, msgspec.json.encode(one.messages), one.max_tokens) for one in self._prompts}
+        distinct = {
+            (one.text, msgspec.json.encode(one.messages), one.max_tokens, msgspec.json.encode(one.body))
+            for one in self._prompts
+        }
         return len(self._prompts), len(distinct)
 
     def _plain(self, seq: int) -> Prompt:
@@ -129,11 +140,9 @@ def load_prompts(plan: Plan) -> PromptSource:
         case PromptList(prompts=texts):
             return Drawn(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
         case PromptFile(path=path, sha256=sha256):
-            prompts = parse_prompts(pinned(path, sha256), path)
-            if plan.endpoint != "chat" and any(prompt.messages for prompt in prompts):
-                message = f'{path} holds `messages`, which only endpoint "chat" takes'
-                raise PlanError(message)
-            return Drawn(plan, prompts)
+            stock = read_prompts(pinned(path, sha256), path)
+            _fit(plan, stock.prompts, path)
+            return Drawn(plan, stock.prompts, stock.left_out)
         case Synthetic():
             return Drawn(plan, plan.prompts)
         case Shared():
@@ -141,6 +150,16 @@ def load_prompts(plan: Plan) -> PromptSource:
         case TraceFile():
             message = "a trace is prepared before it is read"
             raise AssertionError(message)
+
+
+def _fit(plan: Plan, prompts: list[Prompt], path: str) -> None:
+    """Raises `PlanError` for prompts that the endpoint does not take."""
+    if plan.endpoint != "chat" and any(prompt.messages or (prompt.body or {}).get("messages") for prompt in prompts):
+        message = f'{path} holds `messages`, which only endpoint "chat" takes'
+        raise PlanError(message)
+    if plan.endpoint == "chat" and any("prompt" in (prompt.body or {}) for prompt in prompts):
+        message = f'{path} holds bodies with a `prompt`, which only endpoint "completions" takes'
+        raise PlanError(message)
 
 
 def pinned(path: str, sha256: str) -> bytes:
@@ -155,7 +174,7 @@ def pinned(path: str, sha256: str) -> bytes:
 def prompt_file(path: Path) -> PromptFile:
     """Check a prompt file and pin its content. Raises `PlanError` naming the line that is wrong."""
     data = read_file(path)
-    parse_prompts(data, str(path))
+    read_prompts(data, str(path))
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -178,9 +197,18 @@ def _begun(prompt: Prompt, begin: Callable[[str], str], salt: int, vocabulary: i
     if prompt.tokens is not None:
         first = _digits(salt, vocabulary)[: len(prompt.tokens)]
         return msgspec.structs.replace(prompt, tokens=first + prompt.tokens[len(first) :])
+    if prompt.body is not None:
+        return msgspec.structs.replace(prompt, body=_begun_body(prompt.body, begin))
     if prompt.messages is not None:
         return msgspec.structs.replace(prompt, messages=_begun_messages(prompt.messages, begin))
     return msgspec.structs.replace(prompt, text=begin(prompt.text or ""))
+
+
+def _begun_body(body: dict[str, Any], begin: Callable[[str], str]) -> dict[str, Any]:
+    """A whole request whose first text begins otherwise; the same one where it has none that is known."""
+    if isinstance(body.get("messages"), list):
+        return {**body, "messages": _begun_messages(body["messages"], begin)}
+    return {**body, "prompt": begin(body["prompt"])} if isinstance(body.get("prompt"), str) else body
 
 
 def _digits(salt: int, base: int) -> list[int]:

@@ -28,6 +28,7 @@ class Recorded(PromptSource):
         self._template = 0
         self.times: Sequence[int] | None = rows.times() if plan.arrival_by_trace else None
         self.cacheable = False
+        self.left_out: dict[str, int] = {}
 
     def index_of(self, seq: int) -> int:
         return seq % len(self._rows)

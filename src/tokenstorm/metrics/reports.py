@@ -71,10 +71,13 @@ class Clock(msgspec.Struct, frozen=True):
 
 
 class PromptStock(msgspec.Struct, frozen=True):
-    """The prompts of a list or file, which requests take in turn: how many there are, and how many of them differ."""
+    """The prompts of a list or file, which requests take in turn: how many there are, how many of them differ, and how many
+    records of the file were left out, by the reason.
+    """
 
     count: int
     distinct: int
+    left_out: dict[str, int] = {}
 
 
 class Spread(msgspec.Struct, frozen=True):

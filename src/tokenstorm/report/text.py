@@ -91,6 +91,9 @@ def prompts_used(summary: Summary) -> str:
         text = f"{stock.distinct} distinct of {stock.count}, each of the {stock.count} used {used}"
     else:
         text = f"{stock.count} distinct, each used {used}"
+    if stock.left_out:
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in stock.left_out.items())
+        text += f" ({sum(stock.left_out.values())} records left out: {reasons})"
     return f"{text}, with a salt for each request" if plan.unique_prompts else text
 
 
