@@ -23,6 +23,8 @@ def show(page: Page, stack: Stack, screen: str) -> None:
     page.goto("/" + SCREENS[screen].format(over=stack.over, service=stack.service))
     expect(page.locator("h1")).to_be_visible()
     expect(page.locator("main").get_by_text(re.compile("^Asking|^asking"))).to_have_count(0)
+    if screen == "group":
+        expect(page.get_by_role("heading", name="Results")).to_be_visible()
     if screen in {"group", "compare"}:
         expect(page.locator(".chart").nth(3)).to_be_visible()
 
@@ -146,3 +148,37 @@ def test_no_script_of_others_runs_and_the_page_loads_nothing_from_elsewhere(page
     rules = answer.headers["content-security-policy"]
     assert "script-src 'self';" in rules
     assert "unsafe" not in rules
+
+
+def test_a_site_that_wants_its_token_is_asked_for_it_once(page: Page, stack: Stack, tmp_path: Path) -> None:
+    words = ("client", "--port", "0", "--server-url", stack.up.server)
+    process = stack.up.stage.start(*words, TOKENSTORM_TOKEN="right", TOKENSTORM_HOME=str(tmp_path))
+    assert process.stdout
+    url = process.stdout.readline().split()[2]
+    page.goto(url)
+    field = page.get_by_label("The token that was printed at the start")
+    field.fill("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("not taken")
+    field.fill("right")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("There are no groups yet")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("There are no groups yet")).to_be_visible()
+    assert page.evaluate("localStorage.length") == 0
+    assert "right" not in page.url
+
+
+def test_runs_lie_over_one_another_and_the_other_apis_point_to_the_page(page: Page, stack: Stack) -> None:
+    other = stack.create(name="other")
+    stack.sdk.wait_until_stopped(other, seconds=60)
+    page.goto("/#/compare")
+    page.get_by_label(f"{stack.over} · ").check()
+    page.get_by_label(f"{other} · other").check()
+    expect(page.get_by_role("table", name="Numbers").locator("tbody tr")).to_have_count(2)
+    legend = page.locator(".chart").filter(has_text="p99 latency").locator(".chart-legend li")
+    expect(legend).to_have_count(2)
+    for url in (stack.up.server, stack.up.orchestrator):
+        answer = page.request.get(url, headers={"accept": "text/html"})
+        assert "page of the Client API" in answer.text()
+        assert page.request.get(url, headers={"accept": "application/json"}).status == 404

@@ -20,3 +20,10 @@ def test_a_package_of_npm_is_pinned_by_hash_and_names_no_registry(name: str) -> 
 def test_a_checkout_has_what_the_page_needs_with_its_licence(name: str) -> None:
     assert (VENDOR / f"{name}.js").stat().st_size > 10_000
     assert "ermission" in (VENDOR / f"{name}.LICENSE").read_text()
+
+
+def test_every_module_of_the_page_is_asked_for_at_once() -> None:
+    page = VENDOR.parent / "page"
+    index = (page / "index.html").read_text()
+    wanted = {f"page/{path.name}" for path in page.glob("*.js")} | {"vendor/htm.js"}
+    assert not [name for name in wanted if f'href="{name}"' not in index and f'src="{name}"' not in index]

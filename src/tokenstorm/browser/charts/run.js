@@ -17,12 +17,18 @@ const ENGINE = [
     ["acceptance", "Engine: drafted tokens accepted", "%"],
 ];
 
+const GPUS = [
+    ["watts", "GPUs: power", "W"],
+    ["utilization", "GPUs: busy", "%"],
+    ["celsius", "GPUs: temperature", "°C"],
+];
+
 export function runCharts(lines, { plan = {} } = {}) {
     const times = lines.map((line) => line.t);
     const spans = spansOf(lines, plan);
     const measured = lines.findLastIndex((line) => line.phase === "measured");
     const rest = measured < 0 ? undefined : measured;
-    const made = [...rates(lines), ...percentiles(lines), ...failures(lines), ...tokens(lines), ...ranks(lines), ...engine(lines), ...power(lines)];
+    const made = [...rates(lines), ...percentiles(lines), ...failures(lines), ...tokens(lines), ...ranks(lines), ...engine(lines), ...gpus(lines)];
     return made
         .filter(({ chart }) => chart.series.some(({ values }) => values.some((value) => value != null)))
         .map(({ key, chart }) => ({ key, chart: { ...chart, times, spans, rest } }));
@@ -120,14 +126,22 @@ function engine(lines) {
     });
 }
 
-function power(lines) {
-    const names = [...new Set(lines.flatMap((line) => Object.keys(line.power ?? {})))].sort();
-    const series = names.map((name, index) => ({
-        name,
-        role: roleOf(index),
-        values: lines.map((line) => line.power?.[name] ?? null),
-    }));
-    return [{ key: "power", chart: { title: "Power", unit: "W", series } }];
+/** What each GPU told: the mean of the second's readings. */
+function gpus(lines) {
+    const names = [...new Set(lines.flatMap((line) => (line.gpus ?? []).map(({ gpu }) => gpu)))].sort();
+    return GPUS.map(([field, title, unit]) => {
+        const series = names.map((name, index) => ({
+            name: name.slice(0, 12),
+            role: roleOf(index),
+            values: lines.map((line) => meanOf((line.gpus ?? []).filter(({ gpu }) => gpu === name).map((reading) => reading[field]))),
+        }));
+        return { key: `gpu-${field}`, chart: { title, unit, series } };
+    });
+}
+
+function meanOf(values) {
+    const known = values.filter((value) => value != null);
+    return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
 }
 
 function hasValues({ values }) {

@@ -48,7 +48,7 @@ export async function askJson(path, options) {
 /** Every line of a JSON lines answer. */
 export async function askLines(path, options) {
     const text = await (await ask(path, options)).text();
-    return text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+    return JSON.parse(`[${text.trimEnd().replaceAll("\n", ",")}]`);
 }
 
 /** Server-sent events, until they end: `take(event, data)` for each, its data as text. */

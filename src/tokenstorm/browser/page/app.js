@@ -1,7 +1,7 @@
 /** The page: which screen is shown, and the token where the site wants one. */
 
 import { html, render, useEffect, useRef, useState } from "../vendor/htm.js";
-import { keepToken } from "./api.js";
+import { hasToken, keepToken } from "./api.js";
 import { Compare } from "./compare.js";
 import { Group } from "./group.js";
 import { Groups } from "./groups.js";
@@ -31,7 +31,7 @@ function useHash() {
     return [path, new URLSearchParams(query)];
 }
 
-function TokenForm({ taken }) {
+function TokenForm({ refused, taken }) {
     const field = useRef(null);
     useEffect(() => field.current.focus(), []);
     const keep = (event) => {
@@ -42,6 +42,7 @@ function TokenForm({ taken }) {
     return html`
         <form class="panel narrow" onSubmit=${keep}>
             <h1>This site wants its token</h1>
+            ${refused && html`<p class="notice bad" role="alert">That token was not taken.</p>`}
             <label for="token">The token that was printed at the start</label>
             <input id="token" type="password" autocomplete="off" required ref=${field} aria-describedby="token-about" />
             <p id="token-about" class="muted">It is kept until you close this tab.</p>
@@ -52,12 +53,12 @@ function TokenForm({ taken }) {
 
 function App() {
     const [path, query] = useHash();
-    const [asking, setAsking] = useState(false);
+    const [asking, setAsking] = useState(null);
     const main = useRef(null);
     const first = useRef(true);
     const screen = SCREENS.find(([pattern]) => pattern.test(path));
     useEffect(() => {
-        const want = () => setAsking(true);
+        const want = () => setAsking({ refused: hasToken() });
         addEventListener("token-wanted", want);
         return () => removeEventListener("token-wanted", want);
     }, []);
@@ -80,7 +81,7 @@ function App() {
         </header>
         <main id="main" tabindex="-1" ref=${main}>
             ${asking
-                ? html`<${TokenForm} taken=${() => setAsking(false)} />`
+                ? html`<${TokenForm} refused=${asking.refused} taken=${() => setAsking(null)} />`
                 : (screen?.[2](path.match(screen[0]), query) ?? html`<p>There is nothing here: <a href="#/groups">all groups</a>.</p>`)}
         </main>
     `;

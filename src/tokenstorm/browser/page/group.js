@@ -27,9 +27,15 @@ function useGroup(id) {
             tell({ lines: lines.current.slice() });
         };
         const missed = () => askLines(`${GROUPS}/${id}/timeline?from=${(lines.current.at(-1)?.t ?? -1) + 1}`, options);
-        const refresh = async () => tell({ info: (await askJson(`${GROUPS}/${id}`, options)).info });
+        const refresh = async () => {
+            const { info } = await askJson(`${GROUPS}/${id}`, options);
+            tell({ info });
+            return info;
+        };
+        const finish = async (info) => tell({ results: info.verdict ? await askJson(`${GROUPS}/${id}/results`, options) : null });
         const follow = async () => {
-            await Promise.all([refresh(), missed().then(add)]);
+            const [info] = await Promise.all([refresh(), missed().then(add)]);
+            if (info.status === "stopped") return finish(info);
             let over = false;
             let waiting = Promise.resolve();
             await askEvents(`${GROUPS}/${id}/events`, (event, data) => {
@@ -44,8 +50,7 @@ function useGroup(id) {
             await waiting;
             if (!over) throw new Error("the live updates broke off");
             add(await missed());
-            const { info } = await askJson(`${GROUPS}/${id}`, options);
-            tell({ info, results: info.verdict ? await askJson(`${GROUPS}/${id}/results`, options) : null });
+            return finish(await refresh());
         };
         (async () => {
             for (let round = 0; !ending.signal.aborted; round += 1) {
@@ -86,6 +91,7 @@ export function Group({ id }) {
             ${info.progress?.age_seconds && html`<span class="tag warn">${Math.round(info.progress.age_seconds)} s old: its launcher is not reached</span>`}
         </p>
         ${info.reason && html`<p class="notice">${sentence(info.reason)}</p>`}
+        ${lines.at(-1)?.left_out?.length > 0 && html`<p class="notice warn">Left out because they refused: ${lines.at(-1).left_out.join(", ")}.</p>`}
         ${info.status === "running" && html`<progress aria-label="How much of the run is over" max="1" value=${info.progress?.fraction ?? 0}></progress>`}
         <${Tiles} info=${info} />
         ${results && html`<${Reasons} verdict=${results.verdict} />`}
@@ -157,12 +163,14 @@ function Results({ results }) {
         ...PERCENTILES.map(([key]) => `${metrics[name].lower_bound?.[key] ? "≥ " : ""}${withUnit(metrics[name][key], "s")}`),
     ]);
     const kinds = Object.entries(counts.failed_by_kind ?? {});
+    const { energy } = results;
     return html`
         <h2>Results</h2>
         <${Table} label="Percentiles" head=${["", "Samples", "Mean", "p50", "p90", "p95", "p99", "p99.9"]} rows=${rows} />
         ${spectrum.series.length > 0 && html`<${Chart} make=${spectrumChart} chart=${spectrum} />`}
         ${kinds.length > 0 && html`<h3>Failures</h3><${Table} label="Failures" head=${["Kind", "Requests", "For example"]}
             rows=${kinds.map(([kind, count]) => [kind, count, failures?.[kind]])} />`}
+        ${energy && html`<h3>Energy</h3><${Energy} energy=${energy} />`}
         <h3>Replicas</h3>
         <${Table} label="Replicas" head=${["Replica", "Address", "Sent", "Share", "Failed", "Left out"]}
             rows=${Object.entries(replicas).map(([name, one]) => [name, one.url, one.counts.sent,
@@ -171,6 +179,19 @@ function Results({ results }) {
         <${Table} label="Ranks" head=${["Rank", "Node", "CPU", "Longest loop lag", "Lost"]}
             rows=${ranks.map((rank) => [rank.rank, rank.host, withUnit(rank.cpu, "%"),
                 withUnit(rank.loop_lag_max_seconds, "s"), rank.lost ? "yes" : "no"])} />
+    `;
+}
+
+/** The energy of all boards over the measured window, or why there is no number. */
+function Energy({ energy }) {
+    if (!energy.valid) return html`<p class="notice warn">${energy.reasons.map(({ text }) => sentence(text)).join(" ")}</p>`;
+    return html`
+        <dl class="tiles">
+            <${Tile} label="Energy" value=${withUnit(energy.joules, "J")} />
+            <${Tile} label="Power, on average" value=${withUnit(energy.average_watts, "W")} />
+            <${Tile} label="Per output token" value=${withUnit(energy.joules_per_output_token, "J")} />
+            <${Tile} label="Per successful request" value=${withUnit(energy.joules_per_request, "J")} />
+        </dl>
     `;
 }
 
