@@ -52,3 +52,16 @@ def test_seconds_that_are_missing_leave_a_gap() -> None:
 def test_a_closed_loop_asks_for_no_rate_and_a_run_without_a_timeline_has_no_lines() -> None:
     assert over_time([second(0, target_rps=None)]).lines[0].target_rps is None
     assert over_time([]).lines == []
+
+
+def test_what_engines_and_gpus_say_is_kept_beside_the_load() -> None:
+    said = [
+        {"running": 3, "kv_usage": 0.5, "preemptions": 1},
+        {"running": 5, "kv_usage": 0.25, "preemptions": 2, "hit_rate": 0.4},
+    ]
+    gpus = [{"at": 0.5, "gpu": f"GPU-{number}", "node": "n1", "watts": 100.0 * number} for number in (1, 2)]
+    seconds = [second(t, engine={"0": {"at": t, **said[t % 2]}}, gpus=gpus) for t in range(2 * MOST_LINES)]
+    line = over_time(seconds).lines[0]
+    assert (line.engine["0"].running, line.engine["0"].kv_usage, line.engine["0"].hit_rate) == (5, 0.5, 0.4)
+    assert line.engine["0"].preemptions == 3
+    assert line.power == {"all 2 GPUs": 300, "n1 GPU-1": 100, "n1 GPU-2": 200}

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
@@ -16,7 +17,7 @@ from tokenstorm.config.file import LOCAL, Config
 from tokenstorm.errors import RunError
 from tokenstorm.options import DEFAULT_PROMPT
 from tokenstorm.peers import users_are_known
-from tokenstorm.runs import data_home
+from tokenstorm.runs import RunPaths, data_home
 from tokenstorm.sdk import AsyncClient, GroupRequest, Summary
 
 RECIPE = "inference/sim-single-node"
@@ -40,8 +41,10 @@ def demo(args: argparse.Namespace) -> int:
     code = show_summary(summary, where, as_json=args.json)
     if not args.json:
         show_text("\nThe engine and the APIs are gone, the run's files stay. Next:")
-        show_text(f"  tokenstorm report {where}    a page of it")
         show_text("  tokenstorm up    the same APIs, for services and loads of your own")
+        show_text(f"  tokenstorm report {where}    the numbers again")
+        show_text("  the page with charts, for your browser:")
+        show_text(str(RunPaths(Path(where)).report))
     return code
 
 

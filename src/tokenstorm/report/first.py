@@ -2,9 +2,11 @@
 
 from tokenstorm.metrics.summary import Metric, Summary
 from tokenstorm.plan import Plan
+from tokenstorm.report.asked import percent, slo_text
 from tokenstorm.report.markup import text
 from tokenstorm.report.text import figure, percentile, profile
 
+_STAGES = 6
 _HOSTS = 3
 """As many as fit on a line."""
 
@@ -40,7 +42,13 @@ def load_words(plan: Plan) -> str:
     clients = f"{plan.num_clients} client{'s' * (plan.num_clients != 1)}"
     if plan.closed_loop:
         return f"closed loop of {clients}"
-    rate = f" at {plan.requests_per_second:g} requests/s" if plan.requests_per_second else profile(plan)
+    if stages := plan.arrival.stages:
+        rates = [f"{stage.rps:.4g}/s for {stage.seconds:g} s" for stage in stages[:_STAGES]]
+        rate = (
+            " at " + ", ".join(rates) + (f" and {len(stages) - _STAGES} more stages" if len(stages) > _STAGES else "")
+        )
+    else:
+        rate = f" at {plan.requests_per_second:g} requests/s" if plan.requests_per_second else profile(plan)
     return f"{plan.arrival.kind} arrivals{rate}, {clients}"
 
 
@@ -99,9 +107,19 @@ def _tiles(summary: Summary) -> str:
             [("-" if per_user is None else figure(per_user), "p50")],
             f"1 / TPOT; {tpot.count} samples",
         ),
+        *_goodput(summary),
         _tile("Succeeded", [(share, "")], f"{counts.succeeded} of {counts.scheduled} scheduled"),
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _goodput(summary: Summary) -> list[str]:
+    """The share that met the objectives, where there are some."""
+    found, slo = summary.goodput, summary.plan.slo
+    if found is None or slo is None or found.ratio is None:
+        return []
+    met = "met" if found.met else "missed"
+    return [_tile("Good", [(percent(found.ratio), met)], f"{percent(slo.share)} asked: {slo_text(slo)}")]
 
 
 def _prompt_rate(summary: Summary) -> str:

@@ -9,7 +9,7 @@ from tokenstorm.report.assets import Assets, policy
 from tokenstorm.report.first import first_screen, title_of
 from tokenstorm.report.markup import facts, figure, grid, more, note, section, text
 from tokenstorm.report.story import Story
-from tokenstorm.report.text import duration, percentile, prompts_used
+from tokenstorm.report.text import duration, percentile, prompts_used, replica_levels
 from tokenstorm.report.text import figure as number
 
 SIMULATED = "SIMULATED ENGINE: these numbers say nothing about real hardware"
@@ -66,6 +66,8 @@ def _sections(summary: Summary, story: Story, assets: Assets) -> list[str]:
         section("Requests", facts(_counts(summary)), _failures(summary)),
         section("Prompt and answer lengths", *_token_lengths(summary, story, assets)),
         section("Replicas", _replicas(summary)),
+        section("What the engine says", *_engine(summary)),
+        section("Energy", *_energy(summary)),
         section("Load generator", _ranks(summary), facts(_health(summary))),
         section("To do it again", *_again(summary)),
         section("Where it ran", facts(_environment(summary))),
@@ -182,7 +184,7 @@ def _token_lengths(summary: Summary, story: Story, assets: Assets) -> list[str]:
     heads = ("tokens", "mean", "p50", "p90", "p99", "max", "requests")
     if not assets.script:
         return [grid(heads, rows)]
-    drawn = [one for one in story.lengths if one.counts and one.name in there]
+    drawn = [one for one in story.lengths if len(one.counts) > 1 and one.name in there]
     figures = "".join(figure(f"lengths-{one.name}") for one in drawn)
     beyond = [
         note(f"{_LENGTHS[one.name]}: {one.beyond} longer than the chart is wide, up to {there[one.name].max} tokens.")
@@ -207,6 +209,53 @@ def _replicas(summary: Summary) -> str:
     ]
     heads = ("replica", "address", "sent", "share", "succeeded", "failed", "left out")
     return grid(heads, rows, words=(0, 1)) if rows else ""
+
+
+def _engine(summary: Summary) -> list[str]:
+    """The server's own times beside ours, and its load."""
+    said = summary.engine
+    if said is None:
+        return []
+    ours = summary.metrics["ttft_seconds"]
+    mine = [
+        (
+            "TTFT here, from send",
+            duration(ours.mean),
+            *(duration(one) for one in (ours.p50, ours.p90, ours.p99)),
+            ours.count,
+        )
+    ]
+    theirs = [
+        (name, duration(times.mean), *(f"≈{duration(one)}" for one in (times.p50, times.p90, times.p99)), times.count)
+        for name, times in (
+            ("TTFT, by the engine", said.ttft_seconds),
+            ("queue time, by the engine", said.queue_seconds),
+        )
+        if times and times.count
+    ]
+    levels = [(name, line) for line in replica_levels(summary) if (name := line.partition(":")[0])]
+    return [
+        grid(("", "mean", "p50", "p90", "p99", "samples"), mine + theirs) if theirs else "",
+        note("≈ an estimate from the engine's buckets.") if theirs else "",
+        facts([(name[:1].upper() + name[1:], line.partition(": ")[2]) for name, line in levels]) if levels else "",
+    ]
+
+
+def _energy(summary: Summary) -> list[str]:
+    energy = summary.energy
+    if energy is None:
+        return []
+    if not energy.valid:
+        return [facts([("Energy unknown", reason.text) for reason in energy.reasons])]
+    rows = [
+        ("Energy of all GPUs in the measured window", f"{number(energy.joules)} J"),
+        ("Power on average", f"{number(energy.average_watts)} W"),
+        ("Joules per output token", number(energy.joules_per_output_token)),
+        ("Joules per token", number(energy.joules_per_total_token)),
+        ("Joules per request", number(energy.joules_per_request)),
+        ("GPUs", len(energy.gpus)),
+    ]
+    return [facts(rows), note("What the boards took as a whole, idle times included.")]
 
 
 def _ranks(summary: Summary) -> str:

@@ -8,15 +8,19 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import nlargest
+from itertools import islice
 
 import msgspec
 
 from tokenstorm.loadgen.live import Glance, TimelineLine
+from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.histogram import Histogram
 
 MOST_LINES = 1200
 MOST_RANKS = 8
 """Of more ranks, the busiest are drawn."""
+MOST_REPLICAS = 8
+MOST_GPUS = 7
 _COUNTS = ("scheduled", "sent", "succeeded", "failed", "unsent", "output_tokens")
 _PERCENTILES = ("ttft", "inter_chunk", "latency")
 
@@ -26,6 +30,28 @@ class RankLine(msgspec.Struct, frozen=True):
 
     cpu: float
     loop_lag: float
+
+
+class EngineLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one replica said of itself, as in the timeline."""
+
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage: float | None = None
+    hit_rate: float | None = None
+    acceptance: float | None = None
+    preemptions: float | None = None
+
+    def joined(self, later: "EngineLine") -> "EngineLine":
+        """Both together: the highest gauges, the last known shares, all preemptions."""
+        return EngineLine(
+            running=_highest(self.running, later.running),
+            waiting=_highest(self.waiting, later.waiting),
+            kv_usage=_highest(self.kv_usage, later.kv_usage),
+            hit_rate=self.hit_rate if later.hit_rate is None else later.hit_rate,
+            acceptance=self.acceptance if later.acceptance is None else later.acceptance,
+            preemptions=_sum(self.preemptions, later.preemptions),
+        )
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +73,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     inter_chunk: Glance
     latency: Glance
     ranks: dict[str, RankLine]
+    engine: dict[str, EngineLine]
+    power: dict[str, float]
 
 
 class OverTime(msgspec.Struct, frozen=True):
@@ -71,6 +99,9 @@ class _Stretch:
     cpu: dict[str, float]
     """Of each rank, the share of a core times the seconds."""
     loop_lag: dict[str, float]
+    engine: dict[str, EngineLine]
+    power: dict[str, float]
+    """The last watts of each GPU."""
     seconds: int = field(default=1)
 
     def join(self, later: "_Stretch") -> None:
@@ -78,8 +109,7 @@ class _Stretch:
         self.seconds += later.seconds
         self.in_flight = max(self.in_flight, later.in_flight)
         self.waiting = max(self.waiting, later.waiting)
-        if later.asked is not None:
-            self.asked = (self.asked or 0.0) + later.asked
+        self.asked = _sum(self.asked, later.asked)
         self.counts.update(later.counts)
         self.failed.update(later.failed)
         for name, histogram in later.histograms.items():
@@ -88,6 +118,9 @@ class _Stretch:
             self.cpu[rank] = self.cpu.get(rank, 0.0) + cpu
         for rank, lag in later.loop_lag.items():
             self.loop_lag[rank] = max(lag, self.loop_lag.get(rank, 0.0))
+        for replica, said in later.engine.items():
+            self.engine[replica] = self.engine.get(replica, EngineLine()).joined(said)
+        self.power.update(later.power)
 
 
 def over_time(timeline: Iterable[TimelineLine]) -> OverTime:
@@ -117,7 +150,13 @@ def _second(line: TimelineLine) -> _Stretch:
         histograms={name: line.histograms[name] for name in _PERCENTILES if name in line.histograms},
         cpu={name: rank.cpu for name, rank in line.ranks.items()},
         loop_lag={name: rank.loop_lag for name, rank in line.ranks.items()},
+        engine={name: _engine(said) for name, said in line.engine.items()},
+        power={f"{one.node} {one.gpu}": one.watts for one in line.gpus if one.watts is not None and not one.split},
     )
+
+
+def _engine(said: EngineSecond) -> EngineLine:
+    return EngineLine(**{name: getattr(said, name) for name in EngineLine.__struct_fields__})
 
 
 def _joined(stretches: list[_Stretch], step: int) -> list[_Stretch]:
@@ -161,4 +200,20 @@ def _line(stretch: _Stretch, ranks: set[str]) -> Line:
         ranks={
             rank: RankLine(stretch.cpu[rank] / seconds, lag) for rank, lag in stretch.loop_lag.items() if rank in ranks
         },
+        engine=dict(islice(stretch.engine.items(), MOST_REPLICAS)),
+        power=_power(stretch.power),
     )
+
+
+def _power(watts: dict[str, float]) -> dict[str, float]:
+    """Of many GPUs their sum, before the first few."""
+    total = {f"all {len(watts)} GPUs": sum(watts.values())} if len(watts) > 1 else {}
+    return total | dict(islice(watts.items(), MOST_GPUS))
+
+
+def _highest(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else one + other

@@ -70,7 +70,8 @@ def summary_text(summary: Summary) -> str:
         "",
         *_stages(summary),
         *_replicas(summary),
-        *_replica_levels(summary),
+        *(levels := replica_levels(summary)),
+        *[""][: len(levels)],
         *_energy(summary),
         *_verdict(summary),
     ]
@@ -294,7 +295,7 @@ def _estimate(seconds: float | None) -> str:
     return "-" if seconds is None else f"≈{duration(seconds)}"
 
 
-def _replica_levels(summary: Summary) -> list[str]:
+def replica_levels(summary: Summary) -> list[str]:
     """What each replica said of its load."""
     lines = []
     for name, said in (summary.engine.replicas if summary.engine else {}).items():
@@ -309,7 +310,7 @@ def _replica_levels(summary: Summary) -> list[str]:
         parts += [f"{said.preemptions:.0f} preemptions"] if said.preemptions else []
         if parts:
             lines.append(f"engine of replica {name}: {', '.join(parts)}")
-    return [*lines, *[""][: len(lines)]]
+    return lines
 
 
 def _energy(summary: Summary) -> list[str]:
