@@ -65,7 +65,7 @@ def run_of(root: Path, results: list[Result], *, model: str = "m", **fields: Any
     plan = made(**{"requests_per_second": 10, "duration_seconds": 1, **fields})
     end = plan.window_end_ns or 0
     tally = Tally()
-    tally.add(results, Window(plan.window_start_ns, end))
+    tally.add(results, Window.of(plan, end))
     run = Run(
         plan=plan,
         outcome="completed",

@@ -13,7 +13,7 @@ from serving import end_all, start_up
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
+        if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.integration)
             if CHROMIUM is None:
                 item.add_marker(pytest.mark.skip(reason="chromium is missing: scripts/lab install, as root, brings it"))
