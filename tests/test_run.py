@@ -269,6 +269,19 @@ def test_a_replayed_trace_sends_every_row_once_when_the_trace_says(stage: Stage)
     assert_rebuilt(stage, run)
 
 
+def test_rows_that_the_model_cannot_take_are_not_sent(stage: Stage) -> None:
+    """The engine tells how long prompts and answers may be."""
+    trace = Path(__file__).parent / "traces" / "mooncake.jsonl"
+    url = stage.simulate("--max-model-len", "2000", "--kv-cache-tokens", "1000000").url
+    run = stage.bench(url, "--trace", str(trace), "--trace-speed", "40", "--num-clients", "60")
+    rows = [json.loads(line) for line in trace.read_text().splitlines()]
+    fitting = [row for row in rows if row["input_length"] + row["output_length"] <= 2000]
+    assert run.summary["counts"]["failed"] == 0
+    assert len(run.lines()) == len(fitting) > 0
+    skipped = run.summary["environment"]["workload"]["skipped"]
+    assert skipped == {"prompt and answer are longer than the 2000 tokens that the model takes": 60 - len(fitting)}
+
+
 def test_prompts_have_the_tokens_that_were_asked_for_by_the_engines_own_count(stage: Stage) -> None:
     """The engine's /tokenize tells which words are one token; what its template adds is measured and taken off."""
     url = stage.simulate("--template-tokens", "11").url
@@ -322,7 +335,7 @@ def test_each_prompt_of_a_file_is_sent_once_before_any_is_sent_again(stage: Stag
     by_number = sorted(run.lines(), key=lambda line: line["seq"])
     assert {line["prompt"] for line in by_number[:40]} == set(range(40))
     assert sorted(Counter(line["prompt"] for line in by_number).values()) == [1] * 20 + [2] * 20
-    assert run.summary["environment"]["prompts"] == {"count": 40, "distinct": 39}
+    assert run.summary["environment"]["prompts"] == {"count": 40, "distinct": 39, "left_out": {}}
     told = stage.command("report", str(run.root)).out
     assert "prompts    39 distinct of 40, each of the 40 used at most 2 times\n" in told
 

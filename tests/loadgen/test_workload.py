@@ -141,6 +141,19 @@ def test_rows_without_an_answer_ask_for_one_token_and_are_told(tmp_path: Path) -
     assert "1 rows were left out: 1 times: its prompt has … tokens" in told
 
 
+def test_rows_that_are_too_long_for_the_model_are_left_out_and_told_before_the_start(tmp_path: Path) -> None:
+    fitting = [row for row in ROWS if row["input_length"] + row["output_length"] <= 8000]
+    some = replay(MOONCAKE)
+    workload, facts = prepare(some, tmp_path / "w", 8000)
+    assert workload.rows == facts.rows == len(fitting) < len(ROWS)
+    assert facts.input.most == max(row["input_length"] for row in fitting)
+    told = "\n".join(workload_lines(facts))
+    assert f"{60 - len(fitting)} rows were left out" in told
+    assert "longer than the 8000 tokens that the model takes" in told
+    with pytest.raises(PlanError, match=r"no row of .* can be sent: prompt and answer are longer than the 10 tokens"):
+        prepare(some, tmp_path / "w", 10)
+
+
 def test_without_ids_every_row_has_a_text_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "2024-05-10 00:00:00,50,5\n" * 20)

@@ -25,7 +25,7 @@ from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.port import Port
 from tokenstorm.loadgen.power import PowerSampler
-from tokenstorm.loadgen.preflight import try_service
+from tokenstorm.loadgen.preflight import context_of, try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Ranks
@@ -141,8 +141,9 @@ class Launcher:
             _make_run_directory(paths, plan)
             return prompts
         _make_run_directory(paths, plan)
+        context = await context_of(plan, self._api_key)
         try:
-            workload, facts = await run_in_thread(lambda: prepare(plan, paths.workload.absolute()), None)
+            workload, facts = await run_in_thread(lambda: prepare(plan, paths.workload.absolute(), context), None)
         except OSError as error:
             raise RunError(self._cannot_write(error)) from None
         if self._on_workload is not None:

@@ -12,10 +12,14 @@ NAMED = 8
 
 
 class Models(msgspec.Struct, frozen=True):
-    """What an engine lists. An adapter (a LoRA) is made of a base model, and is no model to load by default."""
+    """What an engine lists. An adapter (a LoRA) is made of a base model, and is no model to load by default.
+
+    `context` is how many tokens a prompt and its answer may have together, by model, as far as that is told.
+    """
 
     bases: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    context: dict[str, int] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,12 +37,15 @@ def read_models(body: bytes) -> Models:
         found = found.get("data") or found.get("models")
     bases: list[str] = []
     adapters: list[str] = []
+    context: dict[str, int] = {}
     for entry in found if isinstance(found, list) else ():
         card = entry if isinstance(entry, dict) else {"id": entry}
         name, parent = card.get("id") or card.get("name"), card.get("parent")
         if isinstance(name, str) and name:
             (adapters if parent and parent != name else bases).append(name)
-    return Models(tuple(bases), tuple(adapters))
+            if isinstance(tokens := card.get("max_model_len"), int) and tokens > 0:
+                context[name] = tokens
+    return Models(tuple(bases), tuple(adapters), context)
 
 
 def asked_for(wanted: str | None, models: Models) -> str | None:

@@ -104,6 +104,18 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
     return service, facts, notes
 
 
+async def context_of(plan: Plan, api_key: str | None) -> int | None:
+    """How many tokens a prompt and its answer may have together, on every replica; None where no replica tells."""
+    pools = pools_of(endpoints_of((target.url for target in plan.targets), plan.endpoint))
+    try:
+        listed = await asyncio.gather(*(_models(pool, api_key) for pool in pools))
+    finally:
+        for pool in pools:
+            pool.close()
+    found = (models.context.get(plan.model or next(iter(models.names), "")) for _, models in listed)
+    return min((tokens for tokens in found if tokens is not None), default=None)
+
+
 async def _learn_tokens(plan: Plan, pool: Pool, requests: Requests, service: Service) -> tuple[Service, str | None]:
     """Words that are one token each to this engine, and what its template adds; or a note that says why nobody knows."""
     if not plan.prompts_are_measured:

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.messages import Workload
 from tokenstorm.loadgen.prepared import Entry, Rows, write_prepared
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts, pinned
@@ -13,8 +14,11 @@ from tokenstorm.metrics.reports import Spread, WorkloadFacts
 from tokenstorm.plan import Plan, TraceFile
 
 
-def prepare(plan: Plan, path: Path) -> tuple[Workload, WorkloadFacts]:
-    """Write the workload of a plan into a file of the run. Raises `PlanError` and OSError."""
+def prepare(plan: Plan, path: Path, context: int | None = None) -> tuple[Workload, WorkloadFacts]:
+    """Write the workload of a plan into a file of the run, without the rows that are longer than the model's `context`.
+
+    Raises `PlanError` and OSError.
+    """
     trace, file = plan.trace, plan.prompts
     assert trace is not None
     assert isinstance(file, TraceFile), "only a trace is prepared"
@@ -23,10 +27,16 @@ def prepare(plan: Plan, path: Path) -> tuple[Workload, WorkloadFacts]:
 
     def entries() -> Iterator[tuple[int, Entry]]:
         for row in read.rows:
+            if context is not None and row.input + max(1, row.output) > context:
+                read.skipped[f"prompt and answer are longer than the {context} tokens that the model takes"] += 1
+                continue
             seen.add(row)
             yield row.at, Entry(row.input, row.output, row.ids)
 
     workload = write_prepared(path, entries())
+    if not workload.rows:
+        message = f"no row of {file.path} can be sent: {', '.join(read.skipped)}"
+        raise PlanError(message, "trace")
     return workload, seen.facts(read.format.name, dict(read.skipped))
 
 
