@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic_ns
 
+import msgspec
 import pytest
 
 from plans import plan
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.asking import LARGEST_ANSWER
 from tokenstorm.loadgen.sampling import LONGEST_PAUSE, Sampler, _Engine
+from tokenstorm.metrics.engine import EngineSecond
 
 TEXT = "vllm:num_requests_running {running}\nvllm:generation_tokens_total {tokens}\n"
 
@@ -108,5 +110,42 @@ def test_nobody_is_asked_who_was_not_to_be() -> None:
         await sampler.finish()
         assert sampler.take() == {}
         await sampler.close()
+
+    run(test())
+
+
+def test_an_answer_that_is_given_up_leaves_no_connection() -> None:
+    """At the end of a run an engine may be silent: it is left, and is asked on a new connection or not at all."""
+
+    async def test() -> None:
+        came, left = asyncio.Event(), asyncio.Event()
+
+        def handle(_: Request, reply: Reply) -> None:
+            reply.on_close = left.set
+            came.set()
+
+        async with engine(handle) as (_, watched):
+            asking = asyncio.create_task(watched.ask(30))
+            await came.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+            await left.wait()
+
+    run(test())
+
+
+@pytest.mark.parametrize("figure", ["9e15", "1e300", "nan", "-5"])
+def test_no_figure_of_an_engine_can_stop_a_run(figure: str) -> None:
+    """Its lines are written and read again as what they are."""
+    names = [f'vllm:time_to_first_token_seconds_bucket{{le="1",n="{n}"}} {figure}' for n in range(9)]
+    names += [f"vllm:time_to_first_token_seconds_{part} {figure}" for part in ("sum", "count")]
+    names += [f"vllm:num_requests_running {figure}", "vllm:num_requests_waiting 1"]
+
+    async def test() -> None:
+        async with engine(lambda _, reply: reply.send(200, "\n".join(names).encode())) as (sampler, watched):
+            for _ in range(2):
+                assert await watched.ask(5) == 1
+            said = sampler.take()["a"]
+            assert msgspec.json.decode(msgspec.json.encode(said), type=EngineSecond) == said
 
     run(test())

@@ -19,19 +19,25 @@ class Asking:
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped: list[asyncio.Task[None]] = []
 
     def begin(self, start_at: int, ask: Ask) -> None:
         """Ask one more: at once, and at each full second from `start_at` on."""
         self._tasks.append(asyncio.create_task(_each_second(start_at, ask)))
 
     async def stop(self) -> None:
-        """Give up what is being asked. A bug in an `ask` is raised."""
+        """Give up what is being asked."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for task in tasks:
+        self._stopped += tasks
+
+    async def close(self) -> None:
+        """Stop. A bug in an `ask` shows now, when nothing can be lost by it any more."""
+        await self.stop()
+        for task in self._stopped:
             if not task.cancelled():
                 task.result()
 

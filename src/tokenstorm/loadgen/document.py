@@ -59,6 +59,9 @@ async def fetch(pool: Pool, request: bytes, *, seconds: float, limit: int) -> Do
         await wait_within(seconds, document.over)
     except TimeoutError:
         document.fail("timeout", f"no answer in {seconds:g} s")
+    except asyncio.CancelledError:
+        document.leave()
+        raise
     else:
         if document.is_too_long:
             document.fail("too_long", f"more than {limit >> 10} KiB")

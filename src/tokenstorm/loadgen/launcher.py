@@ -129,9 +129,9 @@ class Launcher:
             return summary
         finally:
             server.close()
+            await self._ranks.close()
             await self._sampler.close()
             await self._power.close()
-            await self._ranks.close()
 
     async def _load_prompts(self) -> PromptSource:
         """Make the run directory, and what the ranks read there. Raises `PlanError` and `RunError`."""

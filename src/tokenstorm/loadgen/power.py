@@ -13,7 +13,7 @@ from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.openai import request_head
 from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.metrics.energy import GpuReading
-from tokenstorm.metrics.gputext import read_gpus
+from tokenstorm.metrics.gputext import MOST_GPUS, read_gpus
 from tokenstorm.targets import GpuSampler
 
 LAST_SECONDS = 3.0
@@ -52,9 +52,9 @@ class PowerSampler:
 
     async def close(self) -> None:
         """Stop asking, and give up the connections."""
-        await self._asking.stop()
         for node in self._nodes:
             node.pool.close()
+        await self._asking.close()
 
 
 class _Node:
@@ -94,6 +94,8 @@ class _Node:
     def _learn(self, reading: GpuReading, *, aged: bool) -> None:
         """Keep a reading that is new. One without an age that says what the last one said is that one: exporters read when they like."""
         last = self._last.get(reading.gpu)
+        if last is None and len(self._last) >= MOST_GPUS:  # no node has so many
+            return
         if last is not None and (reading.at <= last.at or (not aged and replace(reading, at=last.at) == last)):
             return
         self._last[reading.gpu] = reading

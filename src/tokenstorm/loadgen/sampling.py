@@ -55,9 +55,9 @@ class Sampler:
 
     async def close(self) -> None:
         """Stop asking, and give up the connections."""
-        await self._asking.stop()
         for engine in self._watched.values():
             engine.pool.close()
+        await self._asking.close()
 
 
 class _Engine:

@@ -123,7 +123,7 @@ def read_engine(text: bytes) -> EngineReading | None:
         values.setdefault(field, []).append(value)
         if field.endswith("_bucket") and (bound := _BOUND.search(labels)):
             of_field = bounds.setdefault(field.removesuffix("_bucket"), {})
-            of_field[bound[1].decode()] = of_field.get(bound[1].decode(), 0) + round(value)
+            of_field[bound[1].decode()] = _count(of_field.get(bound[1].decode(), 0) + value)
     if not values:
         return None
     told = {field: _TOGETHER.get(field, sum)(numbers) for field, numbers in values.items()}
@@ -135,7 +135,7 @@ def read_engine(text: bytes) -> EngineReading | None:
         {field: told[field] for field in _GAUGES if field in told},
         {field: told[field] for field in _COUNTERS if field in told},
         {
-            field: EngineTimes(round(told[f"{field}_count"]), told[f"{field}_sum"], bounds.get(field, {}))
+            field: EngineTimes(_count(told[f"{field}_count"]), told[f"{field}_sum"], bounds.get(field, {}))
             for field in _TIMES
             if f"{field}_count" in told and f"{field}_sum" in told and len(bounds.get(field, {})) <= _MOST_BOUNDS
         },
@@ -149,6 +149,10 @@ def _number(written: bytes) -> float | None:
     except ValueError:
         return None
     return value if 0 <= value < _LARGEST else None
+
+
+def _count(value: float) -> int:
+    return round(min(value, _LARGEST))
 
 
 def second_between(before: EngineReading, now: EngineReading, at: float, seconds: float) -> EngineSecond:

@@ -73,7 +73,7 @@ def _reading(uuid: str, told: dict[str, float], node: str, at: float, *, split: 
     known = {field: told[name] * unit for name, (field, unit) in _FIGURES.items() if name in told}
     bits = next((int(told[name]) for name in _THROTTLE if name in told), 0)
     throttle = tuple(why for bit, why in THROTTLE_BITS.items() if bits & bit)
-    return GpuReading(at=round(at, 3), gpu=uuid, node=node, throttle=throttle, split=split, **known)
+    return GpuReading(at=round(at, 6), gpu=uuid, node=node, throttle=throttle, split=split, **known)
 
 
 def _number(written: bytes) -> float | None:
