@@ -128,6 +128,7 @@ def test_a_group_goes_on_when_one_of_four_replicas_is_killed(
         results = list(client.requests(created.group_id))
     reasons = {reason.code for reason in summary.verdict.reasons}
     assert summary.counts.scheduled == len(results) == 320
+    assert summary.environment.simulated, "through the orchestrator too"
     if via == "orchestrator":
         late = [one for one in results if one.error and one.scheduled / 1e9 > killed_after + 2 + HEALTH_SECONDS]
         assert not late

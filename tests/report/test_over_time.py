@@ -64,4 +64,4 @@ def test_what_engines_and_gpus_say_is_kept_beside_the_load() -> None:
     line = over_time(seconds).lines[0]
     assert (line.engine["0"].running, line.engine["0"].kv_usage, line.engine["0"].hit_rate) == (5, 0.5, 0.4)
     assert line.engine["0"].preemptions == 3
-    assert line.power == {"all 2 GPUs": 300, "n1 GPU-1": 100, "n1 GPU-2": 200}
+    assert [(one.gpu, one.watts, one.celsius) for one in line.gpus] == [("GPU-1", 100, None), ("GPU-2", 200, None)]

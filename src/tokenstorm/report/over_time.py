@@ -20,7 +20,7 @@ MOST_LINES = 1200
 MOST_RANKS = 8
 """Of more ranks, the busiest are drawn."""
 MOST_REPLICAS = 8
-MOST_GPUS = 7
+MOST_GPUS = 8
 _COUNTS = ("scheduled", "sent", "succeeded", "failed", "unsent", "output_tokens")
 _PERCENTILES = ("ttft", "inter_chunk", "latency")
 
@@ -54,6 +54,15 @@ class EngineLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+class GpuLine(msgspec.Struct, frozen=True):
+    """What one GPU said, as in the timeline."""
+
+    gpu: str
+    watts: float | None
+    utilization: float | None
+    celsius: float | None
+
+
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One point of each chart over time; `t` is its first second."""
 
@@ -74,7 +83,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     latency: Glance
     ranks: dict[str, RankLine]
     engine: dict[str, EngineLine]
-    power: dict[str, float]
+    gpus: list[GpuLine]
 
 
 class OverTime(msgspec.Struct, frozen=True):
@@ -100,8 +109,8 @@ class _Stretch:
     """Of each rank, the share of a core times the seconds."""
     loop_lag: dict[str, float]
     engine: dict[str, EngineLine]
-    power: dict[str, float]
-    """The last watts of each GPU."""
+    gpus: dict[str, GpuLine]
+    """The last reading of each."""
     seconds: int = field(default=1)
 
     def join(self, later: "_Stretch") -> None:
@@ -120,7 +129,7 @@ class _Stretch:
             self.loop_lag[rank] = max(lag, self.loop_lag.get(rank, 0.0))
         for replica, said in later.engine.items():
             self.engine[replica] = self.engine.get(replica, EngineLine()).joined(said)
-        self.power.update(later.power)
+        self.gpus.update(later.gpus)
 
 
 def over_time(timeline: Iterable[TimelineLine]) -> OverTime:
@@ -151,7 +160,7 @@ def _second(line: TimelineLine) -> _Stretch:
         cpu={name: rank.cpu for name, rank in line.ranks.items()},
         loop_lag={name: rank.loop_lag for name, rank in line.ranks.items()},
         engine={name: _engine(said) for name, said in line.engine.items()},
-        power={f"{one.node} {one.gpu}": one.watts for one in line.gpus if one.watts is not None and not one.split},
+        gpus={one.gpu: GpuLine(one.gpu, one.watts, one.utilization, one.celsius) for one in line.gpus},
     )
 
 
@@ -201,14 +210,8 @@ def _line(stretch: _Stretch, ranks: set[str]) -> Line:
             rank: RankLine(stretch.cpu[rank] / seconds, lag) for rank, lag in stretch.loop_lag.items() if rank in ranks
         },
         engine=dict(islice(stretch.engine.items(), MOST_REPLICAS)),
-        power=_power(stretch.power),
+        gpus=list(islice(stretch.gpus.values(), MOST_GPUS)),
     )
-
-
-def _power(watts: dict[str, float]) -> dict[str, float]:
-    """Of many GPUs their sum, before the first few."""
-    total = {f"all {len(watts)} GPUs": sum(watts.values())} if len(watts) > 1 else {}
-    return total | dict(islice(watts.items(), MOST_GPUS))
 
 
 def _highest(one: float | None, other: float | None) -> float | None:

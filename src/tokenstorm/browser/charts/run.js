@@ -6,6 +6,7 @@
  *  `plan` tells where warm-up, stages and drain lie: {warmup_seconds, arrival: {stages: [{rps, seconds}]}}, all optional. */
 
 import { roleOf } from "./frame.js";
+import { plainNumber } from "./units.js";
 
 const PERCENTILES = ["p50", "p90", "p99"];
 const ENGINE = [
@@ -45,7 +46,7 @@ export function spansOf(lines, plan) {
     let from = plan.warmup_seconds ?? 0;
     (plan.arrival?.stages ?? []).forEach(({ rps, seconds }, index) => {
         const to = Math.min(from + seconds, end);
-        if (to > from) spans.push({ from, to, label: `${rps}/s`, role: index % 2 ? "stage" : "none" });
+        if (to > from) spans.push({ from, to, label: `${plainNumber(rps)}/s`, role: index % 2 ? "stage" : "none" });
         from += seconds;
     });
     return spans;

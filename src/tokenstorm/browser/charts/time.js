@@ -90,17 +90,24 @@ function timeOptions(current, width, height, group, tell) {
     };
 }
 
-function lineOf(series, index) {
+function lineOf(series, index, all) {
     const points = { show: false, filter: lonePoints, size: 5 };
     if (series.kind === "band") {
         return [{ points: { show: false } }, { points: { show: false } }];
     }
     const area = series.kind === "area";
     const ink = () => colorOf(series.role);
-    return [{ stroke: ink, width: area ? 1 : 2, dash: area ? undefined : dashOf(series, index), points: { ...points, fill: ink } }];
+    const lowest = area && all.findIndex(({ kind }) => kind === "area") === index;
+    return [{
+        stroke: ink,
+        width: area ? 1 : 2,
+        dash: area ? undefined : dashOf(series, index),
+        points: { ...points, fill: ink },
+        ...(lowest && { fill: () => faint(series.role, AREA) }),
+    }];
 }
 
-/** What uPlot fills: a band between its two edges, an area down to the one below it. */
+/** What uPlot fills between two lines: a band between its edges, an area down to the one below it. The lowest fills itself. */
 function bandsOf(all) {
     const bands = [];
     let column = 1;
@@ -112,7 +119,7 @@ function bandsOf(all) {
             continue;
         }
         if (series.kind === "area") {
-            bands.push({ series: [column, below ?? column], fill: () => faint(series.role, AREA) });
+            if (below !== null) bands.push({ series: [column, below], fill: () => faint(series.role, AREA) });
             below = column;
         }
         column += 1;
