@@ -1,14 +1,16 @@
 """What a launcher says of its run at any moment, from what its ranks told and a clock that is moved."""
 
 import pytest
+from msgspec.structs import replace
 
 from plans import plan
 from tokenstorm.loadgen import progress
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.messages import Delta, Live
 from tokenstorm.loadgen.progress import Progress
+from tokenstorm.metrics.goodput import Good
 from tokenstorm.metrics.reports import DiskReport
-from tokenstorm.metrics.tally import Tally
+from tokenstorm.metrics.tally import Counts, Tally
 
 SECOND = 1_000_000_000
 PLAN = plan(
@@ -105,3 +107,17 @@ def test_a_second_with_late_news_has_a_line_although_the_clock_has_not_come_to_i
     assert some.has_open_second()
     assert some.close_second().sent == 3
     assert not some.has_open_second()
+
+
+@pytest.mark.parametrize(("slo", "share", "good"), [(None, None, None), ({"latency_seconds": 1.0}, 0.75, 3)])
+def test_the_share_of_good_requests_is_told_while_a_run_with_objectives_goes_on(
+    clock: Clock, slo: dict[str, float] | None, share: float | None, good: int | None
+) -> None:
+    some = plan(ranks=1, requests_per_second=10.0, duration_seconds=4.0, slo=slo)
+    group = Group(some)
+    progress = Progress(some, group, lambda: {0: True})
+    progress.phase, progress.start_at = "running", clock.now
+    assert progress.status().goodput is None
+    group.add(0, replace(news(0, "measured"), tally=Tally(counts=Counts(scheduled=4, sent=4), good=Good(count=3))))
+    assert progress.close_second().good == good
+    assert progress.status().goodput == share

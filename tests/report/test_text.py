@@ -60,7 +60,7 @@ def result(seq: int, **fields: object) -> Result:
 def summary(results: list[Result], environment: Environment, **plan_fields: object) -> Summary:
     plan = made(**{"targets": TWO_REPLICAS, "requests_per_second": 10, "duration_seconds": 1, **plan_fields})
     tally = Tally()
-    tally.add(results, Window(0, 10**9))
+    tally.add(results, Window.of(plan, 10**9))
     run = Run(
         plan=plan,
         outcome="cancelled",
@@ -154,6 +154,41 @@ def test_the_kinds_of_failures_stand_beside_their_number() -> None:
     assert "4 scheduled, 1 succeeded, 2 failed (2 reset), 1 unsent" in text
 
 
+def test_goodput_is_told_with_the_objectives_and_whether_enough_were_good() -> None:
+    """Two of four are good: one failed, one was never sent."""
+    lines = [*(result(n, good=True) for n in (0, 1)), result(2, error=Failure("reset", ""), good=False)]
+    lines.append(result(3, sent=None, done=None))
+    slo = {"ttft_seconds": 0.25, "latency_seconds": 5, "share": 0.9}
+    text = summary_text(summary(lines, Environment(), slo=slo))
+    rates = "2 req/s, 10 output tok/s"
+    assert (
+        f"goodput    50% of all scheduled are good: {rates} (TTFT ≤ 250 ms, latency ≤ 5 s; 90% asked: MISSED)" in text
+    )
+    assert "asked: met)" in summary_text(summary(lines[:2], Environment(), slo=slo))
+    assert "goodput" not in summary_text(summary(lines, Environment()))
+
+
+def test_lengths_and_requests_in_flight_are_told() -> None:
+    """Each of three requests is in flight for 60 of 1000 ms; the answers have 5, 5 and 9 tokens."""
+    text = summary_text(summary([result(0), result(1), result(2, output_tokens=9)], Environment()))
+    assert "lengths    prompts of 3 tokens, answers of 6.333 tokens (5 to 9, p50 5, p99 9)" in text
+    assert "in flight  0.18 on average" in text
+    assert ", 100 tok/s per user (counted by usage)" in text
+
+
+def test_a_staged_load_has_a_row_for_each_stage() -> None:
+    stages = {"stages": [{"rps": 10, "seconds": 0.2}, {"rps": 0, "seconds": 0.3}, {"rps": 10, "seconds": 0.5}]}
+    staged = {"requests_per_second": None, "duration_seconds": 1, "arrival": stages}
+    lines = [result(0), result(1), result(6, error=Failure("reset", "")), result(7, sent=None, done=None)]
+    rows = summary_text(summary(lines, Environment(), **staged)).splitlines()
+    start = next(number for number, row in enumerate(rows) if row.startswith("stage"))
+    assert [row.split()[:8] for row in rows[start + 1 : start + 4]] == [
+        ["0", "to", "0.2", "s", "10", "10", "0", "0"],
+        ["0.2", "to", "0.5", "s", "0", "0", "0", "0"],
+        ["0.5", "to", "1", "s", "10", "0", "1", "1"],
+    ]
+
+
 @pytest.mark.parametrize("columns", [30, 40, 60, 80])
 @pytest.mark.parametrize("phase", ["measured", "draining"])
 def test_failures_are_seen_on_the_live_line_however_narrow_the_terminal(columns: int, phase: str) -> None:
@@ -169,6 +204,7 @@ def test_the_live_line_is_one_line_with_rates_latencies_and_trouble() -> None:
         assert part in line
     assert "TTFT p50 - p99 -" in line
     assert "latency p50 10.0 ms p99 500 ms" in line
+    assert "97.5% good" in live_line(msgspec.structs.replace(a_second("measured"), goodput=0.975))
 
 
 def a_second(phase: str) -> Status:

@@ -38,6 +38,9 @@ class ProgressAnswer(Answer, frozen=True, kw_only=True):
     output_tokens_per_second: float | None = None
     ttft_p99_seconds: float | None = None
     latency_p99_seconds: float | None = None
+    goodput: Annotated[
+        float | None, said("The share of good requests among the measured ones that have ended; null without `slo`")
+    ] = None
     age_seconds: Annotated[
         float | None, said("How old this is, when its launcher cannot be reached; null at the end")
     ] = None
@@ -157,7 +160,7 @@ class Glance(Answer, frozen=True, kw_only=True):
 class Second(Answer, frozen=True, kw_only=True):
     """An event: one second of a run, `t` seconds after its start; counts are of that second.
 
-    `failed_so_far` is how many requests had failed since the start.
+    `failed_so_far` is how many requests had failed since the start, `goodput_so_far` the share of good ones (null without `slo`).
     """
 
     t: int
@@ -167,6 +170,7 @@ class Second(Answer, frozen=True, kw_only=True):
     succeeded: int = 0
     failed: int = 0
     failed_so_far: int = 0
+    goodput_so_far: float | None = None
     unsent: int = 0
     output_tokens: int = 0
     in_flight: int = 0

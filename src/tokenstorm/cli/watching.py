@@ -38,4 +38,6 @@ def second_line(second: Second, columns: int = 200) -> str:
         f"TTFT p50 {duration(second.ttft.p50)} p99 {duration(second.ttft.p99)}",
         f"latency p50 {duration(second.latency.p50)} p99 {duration(second.latency.p99)}",
     ]
+    if second.goodput_so_far is not None:
+        parts.insert(2, f"{second.goodput_so_far:.1%} good")
     return fitting(parts, columns)

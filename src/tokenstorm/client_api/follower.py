@@ -211,7 +211,11 @@ class Follower:
         self._book.change(states.heard(group, link.address, said.status))
         line = said.line if seen.is_new(said.line) else None
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
-        data = msgspec.json.encode({**shown, "failed_so_far": said.status.failed}) if shown else None
+        data = (
+            msgspec.json.encode({**shown, "failed_so_far": said.status.failed, "goodput_so_far": said.status.goodput})
+            if shown
+            else None
+        )
         self._book.progressed(group_id, said, data, _written(line))
 
     async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:

@@ -39,6 +39,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_per_second: float | None = None
     ttft_p99_seconds: float | None = None
     latency_p99_seconds: float | None = None
+    goodput: float | None = None
 
     @classmethod
     def of(cls, status: LauncherStatus, summary: Summary | None = None) -> "Progress":
@@ -53,7 +54,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
             output_tokens_per_second=rates.output_tokens_per_second,
             ttft_p99_seconds=p99["ttft"],
             latency_p99_seconds=p99["latency"],
+            goodput=_goodput(status, summary),
         )
+
+
+def _goodput(status: LauncherStatus, summary: Summary | None) -> float | None:
+    if summary is None:
+        return status.goodput
+    return summary.goodput.ratio if summary.goodput else None
 
 
 def _p99(status: LauncherStatus, summary: Summary | None, name: Literal["ttft", "latency"]) -> float | None:
