@@ -76,7 +76,7 @@ def test_the_file_in_the_users_folder_is_read(tmp_path: Path) -> None:
     "lines", ['account = "a"', 'ssh.host = "h"', 'partitions.gpu = "g"', 'orchestrator.placement = "job"']
 )
 def test_what_jobs_of_this_machine_have_no_use_for_is_refused_by_its_name(tmp_path: Path, lines: str) -> None:
-    with pytest.raises(UsageError, match=lines.split(maxsplit=1)[0] + ": of use with"):
+    with pytest.raises(UsageError, match=lines.split(maxsplit=1)[0] + ": only used with"):
         configured(tmp_path, f"[profiles.local]\n{lines}")
 
 

@@ -138,7 +138,7 @@ class Trace(Strict, frozen=True, kw_only=True):
 class Load(Strict, frozen=True, kw_only=True):
     """What to send, and how its arrivals are spread. Seconds are seconds; rates are requests per second of all clients.
 
-    What is None is open: whoever carries the load out settles it.
+    None means open: it is settled when the load is carried out.
     """
 
     name: Annotated[Text, doc("Shown with the group and its results", Option("--name", "TEXT", "the run"))] = ""

@@ -1,6 +1,6 @@
 """A command as a process: the streams it was given, Ctrl-C before it listens, and its exit code.
 
-Imports little: whoever presses Ctrl-C while the rest is imported meets no traceback.
+Imports little, so that Ctrl-C during the other imports shows no traceback.
 """
 
 import errno

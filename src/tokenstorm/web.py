@@ -126,7 +126,7 @@ def new_app(
 
     `ready` tells why the API cannot work now, or None; `metrics` is the Prometheus text of `/metrics`. With a `token`
     every call but `/health`, `/ready` and `open_paths` (a pattern) needs it; `hosts` are names beside loopback's that a Host header may have.
-    `form` tells the paths at which who is not let in is told so otherwise than by a problem document.
+    `form` gives the paths where a refusal has another form than a problem document.
     """
     app = FastAPI(
         title=title,
@@ -257,7 +257,7 @@ class _Connection(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """One API on one socket, beside others in one process: signals are for whoever runs them all."""
+    """One API on one socket, beside others in one process: the process handles signals."""
 
     def __init__(self, app: FastAPI, host: str, port: int, *, stop_seconds: int = 5) -> None:
         self.socket = listen(host, port)

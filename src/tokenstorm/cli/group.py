@@ -104,7 +104,7 @@ def stop(args: argparse.Namespace) -> int:
     """Drain a group."""
     with client_of(args) as client:
         done = client.stop_group(args.group_id)
-    _say(args, done, f"group {done.group_id} is {done.status}")
+    _show_answer(args, done, f"group {done.group_id} is {done.status}")
     return 0
 
 
@@ -114,10 +114,12 @@ def run(args: argparse.Namespace) -> int:
     with client_of(args) as client:
         if len(args.group_ids) == 1:
             done = client.run_group(args.group_ids[0], start_at)
-            _say(args, done, f"group {done.group_id} is {done.status}")
+            _show_answer(args, done, f"group {done.group_id} is {done.status}")
         else:
             released = client.run_groups(args.group_ids, start_at)
-            _say(args, released, f"groups {', '.join(map(str, released.group_ids))} start at {released.start_at}")
+            _show_answer(
+                args, released, f"groups {', '.join(map(str, released.group_ids))} start at {released.start_at}"
+            )
     return 0
 
 
@@ -125,7 +127,7 @@ def delete(args: argparse.Namespace) -> int:
     """Take a group off the list."""
     with client_of(args) as client:
         done = client.delete_group(args.group_id, purge=args.purge)
-    _say(args, done, f"group {done.group_id} is {done.status}" + (", with its files" if args.purge else ""))
+    _show_answer(args, done, f"group {done.group_id} is {done.status}" + (", with its files" if args.purge else ""))
     return 0
 
 
@@ -133,7 +135,7 @@ def observe(args: argparse.Namespace) -> int:
     """Have an address told of every change."""
     with client_of(args) as client:
         client.observe_group(args.group_id, args.url)
-    _say(args, {"group_id": args.group_id, "url": args.url}, f"{args.url} is told of group {args.group_id}")
+    _show_answer(args, {"group_id": args.group_id, "url": args.url}, f"{args.url} is told of group {args.group_id}")
     return 0
 
 
@@ -276,7 +278,7 @@ def _reported(group: Group) -> str:
     return f"{run_id}  (tokenstorm report {run_id[:ID_SHOWN]})"
 
 
-def _say(args: argparse.Namespace, answer: object, text: str) -> None:
+def _show_answer(args: argparse.Namespace, answer: object, text: str) -> None:
     if args.json:
         show_json(answer)
     else:

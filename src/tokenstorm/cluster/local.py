@@ -1,4 +1,4 @@
-"""This machine: its shell, and jobs as processes that outlive whoever started them."""
+"""This machine: its shell, and jobs as processes that outlive the one that started them."""
 
 import asyncio
 import contextlib
@@ -80,22 +80,22 @@ class LocalShell:
         return Output(process.returncode, stdout, stderr)
 
     async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
-        with _told(f"cannot write {path}"):
+        with _system_errors(f"cannot write {path}"):
             await asyncio.to_thread(_put, Path(path), data, mode)
 
     async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
-        with _told(f"cannot read {path}"):
+        with _system_errors(f"cannot read {path}"):
             return await asyncio.to_thread(_get, Path(path), offset, limit)
 
     async def list(self, path: PurePosixPath) -> list[str]:
         try:
-            with _told(f"cannot list {path}"):
+            with _system_errors(f"cannot list {path}"):
                 return sorted(await asyncio.to_thread(os.listdir, path))
         except FileNotFoundError:
             return []
 
     async def remove(self, path: PurePosixPath) -> None:
-        with _told(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
+        with _system_errors(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(_remove, Path(path))
 
     async def open_connection(self, host: str, port: int) -> Streams:
@@ -137,7 +137,7 @@ class LocalScheduler:
         script = render(job, self._profile).encode()
         job_id = _id(job)
         folder = self._folder(job_id)
-        with _told(f"cannot read {folder.root}"):
+        with _system_errors(f"cannot read {folder.root}"):
             if await asyncio.to_thread(folder.supervisor):
                 return job_id
         order = Order(
@@ -157,17 +157,17 @@ class LocalScheduler:
 
     async def withdraw(self, job: Job) -> JobId | None:
         job_id = _id(job)
-        with _told(f"cannot withdraw the job {job.name!r}"):
+        with _system_errors(f"cannot withdraw the job {job.name!r}"):
             nobodys = await asyncio.to_thread(self._take_from_all, self._folder(job_id))
         return None if nobodys else job_id
 
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
-        with _told(f"cannot read {self._jobs}"):
+        with _system_errors(f"cannot read {self._jobs}"):
             return await asyncio.to_thread(lambda: {job: _state(self._folder(job)) for job in ids})
 
     async def cancel(self, job: JobId, sent: Sent | None = None) -> None:
         """The supervisor ends the job; where it is gone, what it left is ended before this returns."""
-        with _told(f"cannot cancel the job {job}"):
+        with _system_errors(f"cannot cancel the job {job}"):
             await asyncio.to_thread(self._cancel, self._folder(job))
 
     def _folder(self, job: JobId) -> JobFolder:
@@ -234,7 +234,7 @@ def _lost() -> State:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _system_errors(what: str) -> Iterator[None]:
     """The system's errors as ours; a missing file stays what it is."""
     try:
         yield

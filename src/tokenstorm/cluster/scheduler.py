@@ -59,7 +59,7 @@ class JobState:
 @dataclass(frozen=True)
 class Sent:
     """What is known of a job beside its id, which a Slurm that was set up anew gives out again: its name, and when it was
-    submitted at the earliest, in Unix time by the clock of whoever submitted it.
+    submitted at the earliest, in Unix time by the clock of the machine that submitted it.
     """
 
     name: str

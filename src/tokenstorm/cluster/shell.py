@@ -1,4 +1,4 @@
-"""The first seam: what the services need from a machine, be it this one or a login node behind SSH."""
+"""The first seam: what the services need from a machine: this one, or a login node behind SSH."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

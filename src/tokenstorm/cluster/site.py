@@ -9,7 +9,7 @@ from tokenstorm.config.profile import Profile
 
 @dataclass(frozen=True)
 class Site:
-    """Where jobs run. Whoever has one need not know which kind it is."""
+    """Where jobs run: this machine or a cluster. Code that has a site need not know which."""
 
     profile: Profile
     shell: Shell

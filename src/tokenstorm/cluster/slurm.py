@@ -104,12 +104,12 @@ class Slurm:
             message = f"{job!r} is no id of a Slurm job"
             raise UsageError(message)
         done = await self._bash(_SCANCEL, found[1], slurm_name(sent.name) if sent else "", cluster=found[2])
-        if done.status == 0 or _ALREADY in _said(done):
+        if done.status == 0 or _ALREADY in _message_of(done):
             return
         states, _ = await self._ask([job], {job: sent} if sent else {})
         if states[job].outcome if job in states else _no_such_job(done):
             return
-        message = f"scancel {job}: {_said(done)}"
+        message = f"scancel {job}: {_message_of(done)}"
         raise Unreachable(message)
 
     async def _ask(self, ids: list[JobId], sent: Mapping[JobId, Sent]) -> tuple[States, bool]:
@@ -150,7 +150,7 @@ class Slurm:
                 asked.remove(shown)
         answers = [_answers(done) for done in asked]
         if True not in answers:
-            message = f"Slurm does not answer: {'; '.join(dict.fromkeys(filter(None, map(_said, asked))))}"
+            message = f"Slurm does not answer: {'; '.join(dict.fromkeys(filter(None, map(_message_of, asked))))}"
             raise Unreachable(message)
         return found, False not in answers
 
@@ -182,12 +182,12 @@ def _answers(done: Output) -> bool | None:
     """Whether a command answered; None for one that this site does not have."""
     if done.status == 0 or _no_such_job(done):
         return True
-    return None if done.status in _NOT_THERE or "storage is disabled" in _said(done) else False
+    return None if done.status in _NOT_THERE or "storage is disabled" in _message_of(done) else False
 
 
 def _no_such_job(done: Output) -> bool:
-    return "invalid job id" in _said(done).lower()
+    return "invalid job id" in _message_of(done).lower()
 
 
-def _said(done: Output) -> str:
+def _message_of(done: Output) -> str:
     return (done.stderr or done.stdout).decode(errors="replace").strip()

@@ -1,7 +1,7 @@
 """`python -m tokenstorm.cluster.supervise FOLDER`: one job of the local scheduler, from its start to its end.
 
 The command returns once the job is taken on; the job is looked after by a process of its own, in a session of its
-own, so that it outlives whoever asked for it. TERM to that process cancels the job. When the supervisor is killed
+own, so that it outlives the process that asked for it. TERM to that process cancels the job. When the supervisor is killed
 itself, the job's processes can still be told by their session and their mark (see `processes.job_processes`).
 """
 
@@ -62,7 +62,7 @@ def _leave_the_caller(keep: int) -> None:
 
 
 _NOT_A_JOBS = "TOKENSTORM_TOKEN"
-"""What lets one into the APIs is for whoever started them."""
+"""The token of the APIs is not for jobs."""
 
 
 class _Supervisor:

@@ -90,7 +90,7 @@ class Orchestrator(Table):
 class JobKeys(Table):
     """What jobs ask of Slurm, and how they begin: a profile's own keys, and those of its tables `cpu` and `gpu`.
 
-    `time_limit` (minutes) and `cpus_per_gpu` are for jobs of which nobody says more. The three `…_request` say in which
+    `time_limit` (minutes) and `cpus_per_gpu` are for jobs that do not say otherwise. The three `…_request` say in which
     form what a job asks for is written; the total is the same in each.
     """
 
@@ -172,9 +172,7 @@ class Profile(JobKeys):
             "orchestrator.placement": None if self.orchestrator.placement == "local" else self.orchestrator.placement,
         }
         if unused := [name for name, value in given.items() if value is not None]:
-            message = (
-                f'{", ".join(unused)}: of use with scheduler = "slurm" alone; this profile runs jobs on this machine'
-            )
+            message = f'{", ".join(unused)}: only used with scheduler = "slurm"; this profile runs jobs on this machine'
             raise ValueError(message)
         return self
 

@@ -1,4 +1,4 @@
-"""What is wrong with a key of `config.toml` or a field of a request, in words for whoever wrote it, instead of pydantic's."""
+"""What is wrong with a key of `config.toml` or a field of a request, in plain words instead of pydantic's."""
 
 import reprlib
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ def reason(error: ErrorDetails) -> str:
 
 
 def reason_in_json(error: ErrorDetails) -> str:
-    """What a field of a request must be. What it is was sent by whoever reads this, and may be a key: it is not repeated."""
+    """What a field of a request must be. The value is not repeated: the reader sent it, and it may be a key."""
     return _IN_JSON.get(error["type"]) or _wanted(error)
 
 

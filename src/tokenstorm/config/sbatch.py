@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator
 
 
-def _words(text: str) -> frozenset[str]:
+def _option_names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_OF_EACH_JOB = _words(
+_OF_EACH_JOB = _option_names(
     "array chdir error export export-file help input job-name no-requeue ntasks ntasks-per-gpu ntasks-per-node "
     "open-mode output parsable requeue signal test-only usage version wait wrap"
 )
@@ -22,12 +22,12 @@ _INSTEAD = {
 """Options that belong to each job, and what to do instead: given to all, they would keep jobs from what they ask for, from
 starting, or from being found."""
 FORMS = {
-    "cpu_request": _words("cpus-per-task cpus-per-gpu"),
-    "gpu_request": _words("gpus gpus-per-node gpus-per-socket gpus-per-task tres-per-job tres-per-task"),
-    "memory_request": _words("mem mem-per-cpu mem-per-gpu"),
+    "cpu_request": _option_names("cpus-per-task cpus-per-gpu"),
+    "gpu_request": _option_names("gpus gpus-per-node gpus-per-socket gpus-per-task tres-per-job tres-per-task"),
+    "memory_request": _option_names("mem mem-per-cpu mem-per-gpu"),
 }
 """Keys whose value "none" leaves these options to the profile's `sbatch`. `gres` is one of them where it names GPUs."""
-_OTHERS = _words(
+_OTHERS = _option_names(
     "acctg-freq batch bb bbf begin cluster-constraint comment container container-id contiguous core-spec "
     "cores-per-socket cpu-freq deadline delay-boot dependency distribution exclude exclusive extra extra-node-info "
     "get-user-env gpu-bind gpu-freq gres gres-flags hint hold ignore-pbs kill-on-invalid-dep licenses mail-type mail-user "
@@ -39,14 +39,14 @@ _ALIASES = {"share": "oversubscribe", "tasks": "ntasks", "tasks-per-node": "ntas
 _LONG = frozenset().union(_INSTEAD, _OTHERS, _ALIASES, *FORMS.values())
 _SHORT = dict(
     pair.split("=")
-    for pair in _words(
+    for pair in _option_names(
         "A=account a=array B=extra-node-info C=constraint c=cpus-per-task D=chdir d=dependency e=error F=nodefile "
         "G=gpus H=hold h=help i=input J=job-name k=no-kill L=licenses M=clusters m=distribution N=nodes n=ntasks "
         "O=overcommit o=output p=partition Q=quiet q=qos S=core-spec s=oversubscribe t=time V=version v=verbose W=wait "
         "w=nodelist x=exclude"
     )
 )
-_WITHOUT_VALUE = _words(
+_WITHOUT_VALUE = _option_names(
     "contiguous exclusive get-user-env help hold ignore-pbs nice no-kill no-requeue overcommit oversubscribe parsable "
     "propagate quiet reboot requeue resv-ports spread-job stepmgr test-only usage use-min-nodes verbose version wait x11"
 )

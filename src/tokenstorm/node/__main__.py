@@ -36,7 +36,7 @@ async def run(folder: Path, keeper: int) -> int:
         service = replace(service, host=local_address(service.host))
         service.make_caches()
         engines = _engines(service, folder, node, keeper)
-    except UsageError as error:  # whoever waits for this node's engines learns it at once
+    except UsageError as error:  # those who wait for this node's engines learn it at once
         await _fail(folder, service, node, str(error))
         raise
     tasks = [asyncio.create_task(one.run()) for one in engines]

@@ -68,7 +68,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], path: Path, sl
 
 
 async def ended(process: Engine) -> None:
-    """Wait until an engine ended by itself: whoever ends the job tells engines and wrapper at the same time."""
+    """Wait until an engine has ended by itself. The end of a job reaches engines and wrapper at the same time."""
     while process.poll() is None:  # noqa: ASYNC110 - another process sets no event
         await asyncio.sleep(POLL_SECONDS)
     await asyncio.sleep(TOLD_SECONDS)

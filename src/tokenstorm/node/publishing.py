@@ -12,7 +12,7 @@ from tokenstorm.node.service import Published, publish, run_of, unpublish
 
 AGAIN_SECONDS = 1.0
 LAST_SECONDS = 10.0
-"""How long a wrapper that ends tries to say its last; whoever ends the job waits longer."""
+"""How long a wrapper that ends tries to say its last; the scheduler waits longer before it kills."""
 _began = time.monotonic()
 """As a wrapper starts: it imports this first."""
 
@@ -28,7 +28,7 @@ class Publisher:
     def publish(self, published: Published) -> None:
         """Make it known now, or as soon as the file system takes it; what was said before and is unsaid is forgotten."""
         self._unsaid = replace(published, run=run_of(os.environ), ran_seconds=round(time.monotonic() - _began, 1))
-        if not self._said() and self._again is None:
+        if not self._catch_up() and self._again is None:
             self._again = asyncio.create_task(self._try_again())
 
     def withdraw(self, replica: str) -> None:
@@ -43,11 +43,11 @@ class Publisher:
             await asyncio.wait((self._again,), timeout=LAST_SECONDS)
 
     async def _try_again(self) -> None:
-        while not self._said():  # noqa: ASYNC110 - a file system tells nobody
+        while not self._catch_up():  # noqa: ASYNC110 - a file system tells nobody
             await asyncio.sleep(AGAIN_SECONDS)
         self._again = None
 
-    def _said(self) -> bool:
+    def _catch_up(self) -> bool:
         if self._unsaid is not None:
             try:
                 publish(self._folder, self._unsaid)

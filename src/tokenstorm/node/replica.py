@@ -113,10 +113,10 @@ class Replica:
             if not self._take(port):
                 continue
             self._start()
-            self._say(f"it does not listen on port {port} yet")
+            self._report(f"it does not listen on port {port} yet")
             if await self._settle(deadline) == "running":
                 return
-            how = self._said()
+            how = self._last_words()
             await self._leave()
             clashes += 1
             if clashes == CLASHES:
@@ -155,14 +155,14 @@ class Replica:
                 return "clash"
             patience = AGAIN_SECONDS if verdict.state == "failing" else 0.0
             verdict = await self._verdict(owner, deadline, patience)
-            self._say(verdict.reason)
+            self._report(verdict.reason)
             if verdict.state == "denied" or (verdict.state == "ready" and owner == "unknown"):
                 return await self._whose(verdict, sure=owner == "ours")
             bare_since = (bare_since or time.monotonic()) if verdict.state == "bare" else None
             if verdict.state == "ready" or (bare_since and time.monotonic() - bare_since > BARE_SECONDS):
                 return "running"
             if time.monotonic() > deadline:
-                message = f"it was not ready in {self._service.ready_seconds:g} s: {self._reason}{self._said()}"
+                message = f"it was not ready in {self._service.ready_seconds:g} s: {self._reason}{self._last_words()}"
                 raise Failed(message)
             await asyncio.sleep(AGAIN_SECONDS if verdict.state == "failing" else POLL_SECONDS)
 
@@ -176,7 +176,7 @@ class Replica:
             while not judging.done() and self._running.poll() is None and time.monotonic() <= deadline:
                 await asyncio.wait((judging,), timeout=POLL_SECONDS)
                 if awaited[-1] and time.monotonic() - began >= patience:
-                    self._say(awaited[-1])
+                    self._report(awaited[-1])
             return judging.result() if judging.done() else Verdict("waiting", self._reason)
         finally:
             judging.cancel()
@@ -223,7 +223,7 @@ class Replica:
             self._reserved.close()
             self._reserved = None
 
-    def _say(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         """Publish why the engine is not ready yet, when that changes."""
         reason = "; ".join(filter(None, (reason.replace(self._service.api_key, "…"), *self._lacking())))
         if reason != self._reason:
@@ -249,7 +249,7 @@ class Replica:
         return self._process
 
     def _how_it_ended(self) -> str:
-        return f"{engine.how_it_ended(self._running)}{self._said()}"
+        return f"{engine.how_it_ended(self._running)}{self._last_words()}"
 
-    def _said(self) -> str:
+    def _last_words(self) -> str:
         return engine.said(self._place.log, self._service.api_key)

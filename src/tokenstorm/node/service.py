@@ -42,7 +42,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     An engine that spans nodes has `parts`: one on each of so many nodes, or all of them `together` on one machine. Those
     that are not its head run `worker_command`. `node_environment` holds placeholders as the commands do.
 
-    `caches` are variables with folders of which nobody said anything. `container_prefix` makes of a variable's name that by
+    `caches` are the variables of cache folders that nobody set. `container_prefix` makes of a variable's name that by
     which a container's runtime hands it on. `networks` are the cluster's, in which no proxy has a say.
     """
 
@@ -190,7 +190,7 @@ def run_of(environment: Mapping[str, str]) -> str:
 
 
 def publish(folder: Path, published: Published) -> None:
-    """Make it known, at once and whole, to whoever can read the folder as this user."""
+    """Publish it, whole and at once, for processes of this user that read the folder."""
     path = folder / f"replica.{published.replica}.json"
     write_atomically(path, msgspec.json.encode(published), mode=0o600)
 

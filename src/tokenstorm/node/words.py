@@ -1,4 +1,4 @@
-"""What a program said last, for whoever wants to know why it ended: its error, or its last line that is no progress bar."""
+"""What a program said last, to explain why it ended: its error, or its last line that is no progress bar."""
 
 import re
 

@@ -54,7 +54,7 @@ class _Wire:
         return call.read(answer.content)
 
     @contextmanager
-    def _told(self, call: Call[Any]) -> Iterator[None]:
+    def _translate_errors(self, call: Call[Any]) -> Iterator[None]:
         """What httpx raises, as ours."""
         url = self._urls[call.api]
         try:
@@ -138,7 +138,7 @@ class Client(_Wire):
 
     def send(self, call: Call[T]) -> T:
         """Make a call."""
-        with self._told(call):
+        with self._translate_errors(call):
             answer = self._http[call.api].request(**self._options(call))
         return self._read(call, answer)
 
@@ -165,7 +165,7 @@ class Client(_Wire):
         """A group's changes and seconds as they come; the last is a `Change` that is `final`."""
         reader = Reader()
         call = calls.events(group_id)
-        with self._stream(call, SILENCE_SECONDS) as answer, self._told(call):
+        with self._stream(call, SILENCE_SECONDS) as answer, self._translate_errors(call):
             for line in read_lines(answer.iter_bytes()):
                 if event := reader.line(line):
                     yield event
@@ -173,23 +173,23 @@ class Client(_Wire):
     def request_rows(self, group_id: int, form: calls.Rows = "jsonl") -> Iterator[bytes]:
         """Every request of a stopped group, in pieces of the file."""
         call = calls.request_rows(group_id, form)
-        with self._stream(call) as answer, self._told(call):
+        with self._stream(call) as answer, self._translate_errors(call):
             yield from answer.iter_bytes()
 
     def requests(self, group_id: int) -> Iterator[Result]:
         """Every request of a stopped group; one with a `stretch` stands for as many as its `count`."""
         call = calls.request_rows(group_id)
-        with self._stream(call) as answer, self._told(call):
+        with self._stream(call) as answer, self._translate_errors(call):
             yield from (_result(line) for line in read_lines(answer.iter_bytes()) if line)
 
     @contextmanager
     def _stream(self, call: Call[bytes], silence: float | None = None) -> Iterator[httpx.Response]:
-        with self._told(call):
+        with self._translate_errors(call):
             http = self._http[call.api]
             answer = http.send(http.build_request(**self._options(call, silence)), stream=True)
         try:
             if not answer.is_success:
-                with self._told(call):
+                with self._translate_errors(call):
                     answer.read()
                 raise calls.refusal(call, answer.status_code, answer.content)
             yield answer
@@ -265,7 +265,7 @@ class AsyncClient(_Wire):
 
     async def send(self, call: Call[T]) -> T:
         """Make a call."""
-        with self._told(call):
+        with self._translate_errors(call):
             answer = await self._http[call.api].request(**self._options(call))
         return self._read(call, answer)
 
@@ -293,7 +293,7 @@ class AsyncClient(_Wire):
         reader = Reader()
         call = calls.events(group_id)
         async with self._stream(call, SILENCE_SECONDS) as answer:
-            with self._told(call):
+            with self._translate_errors(call):
                 async for line in read_alines(answer.aiter_bytes()):
                     if event := reader.line(line):
                         yield event
@@ -302,7 +302,7 @@ class AsyncClient(_Wire):
         """Every request of a stopped group, in pieces of the file."""
         call = calls.request_rows(group_id, form)
         async with self._stream(call) as answer:
-            with self._told(call):
+            with self._translate_errors(call):
                 async for piece in answer.aiter_bytes():
                     yield piece
 
@@ -310,19 +310,19 @@ class AsyncClient(_Wire):
         """Every request of a stopped group; one with a `stretch` stands for as many as its `count`."""
         call = calls.request_rows(group_id)
         async with self._stream(call) as answer:
-            with self._told(call):
+            with self._translate_errors(call):
                 async for line in read_alines(answer.aiter_bytes()):
                     if line:
                         yield _result(line)
 
     @asynccontextmanager
     async def _stream(self, call: Call[bytes], silence: float | None = None) -> AsyncIterator[httpx.Response]:
-        with self._told(call):
+        with self._translate_errors(call):
             http = self._http[call.api]
             answer = await http.send(http.build_request(**self._options(call, silence)), stream=True)
         try:
             if not answer.is_success:
-                with self._told(call):
+                with self._translate_errors(call):
                     await answer.aread()
                 raise calls.refusal(call, answer.status_code, answer.content)
             yield answer

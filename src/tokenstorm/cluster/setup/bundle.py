@@ -91,7 +91,7 @@ class Bundle:
 
 
 def bundle(*, services: bool = False) -> Bundle:
-    """This tokenstorm as it is installed here, be it from a wheel or a checkout; with the extra `services`, or without."""
+    """This tokenstorm as it is installed here, from a wheel or a checkout, with the extra `services`, or without."""
     base = _PINS.read_text(encoding="utf-8")
     name = f"tokenstorm-{tokenstorm.__version__}-py3-none-any.whl"
     own = Bundle(code=digest(str(PACKAGE)), wheel_name=name, wheel=_wheel(base), pins=base)

@@ -4,9 +4,9 @@
     <base_path>/deploy/python-<version>-<content>-<asked>.json      which Python was found to do, for whom
     <base_path>/deploy/.new-<random>/                               one that is being made
 
-The name of an environment says everything that is in it, it is made elsewhere and renamed, and none is ever changed:
-whoever else deploys, or was interrupted, cannot break it. One of which files are missing is none: a site's purge may have
-taken them. When it was last used is told by the time of its `deployed.json`.
+The name of an environment says everything that is in it. It is made elsewhere and then renamed, and never changed, so another
+deploy, or one that was interrupted, cannot break it. An environment with missing files does not count: sites purge. The time
+of its `deployed.json` tells when it was last used.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ touch -c -- "$1/$2" && cat -- "$1/$2" && echo &&
 class Deployment:
     """Which Python runs this version, for many that ask at once: it is looked for once, and deployed when missing.
 
-    A deploy goes on for as long as somebody waits for it, whoever asked first: a node is queued for once.
+    A deploy goes on as long as anyone waits for it, not only the first caller, so it queues for a node once.
     """
 
     def __init__(self, site: Site, say: Say) -> None:
@@ -97,7 +97,7 @@ class _Making:
         self._waiting = 0
         self._last = ""
         self.given_up = False
-        """Whether it is being cleared away: whoever comes now begins anew."""
+        """Whether it is being cleared away: a new caller starts again."""
 
     def tell(self, line: str) -> None:
         """What it is at."""

@@ -191,7 +191,7 @@ async def _taken(visit: Visit, job: Job) -> Finding:
 
 
 async def _tried(visit: Visit, job: Job, state: State, said: str) -> Finding:
-    """What becomes of a real job of which --test-only said something: where all nodes are down, it refuses what is fine."""
+    """Submit a real job where --test-only had a complaint: while all nodes are down, --test-only refuses good jobs too."""
     try:
         async with submitted(visit.site, job) as job_id:
             seen, never = await _settled(visit, job, job_id)

@@ -1,7 +1,7 @@
 """`python -m tokenstorm.cluster.setup.echo FOLDER NETWORK SECONDS`: something on a compute node that can be tried to reach.
 
 It listens on the node's address in a network, writes `address.json` into the folder, and says the text of the folder's
-`greeting` to whoever connects, until it is ended or the time is up. Standard library only.
+`greeting` to each connection, until it is ended or the time is up. Standard library only.
 """
 
 import json

@@ -27,14 +27,14 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, NoNodeFree, RefusedJob, Unconfirmed, Unreachable, UsageError
 
 START_SECONDS = 600.0
-"""How long a free node is waited for by whoever is not patient."""
+"""How long to wait for a free node, unless the caller is patient."""
 OFTEN_SECONDS, RARELY_SECONDS = 2.0, 10.0
 """Between two looks, at the most: where it cannot take long, and where it can."""
 SEEN_SECONDS = 60.0
 """How long a file may take to show on another machine."""
 COMMAND_SECONDS = 300.0
 IDLE_SECONDS = 120.0
-"""After so long without a command the job ends by itself: whoever asked is gone."""
+"""After so long without a command the job ends by itself: its caller is gone."""
 _MINUTES = 8
 """For the commands; being idle comes on top."""
 _END_SECONDS = 15.0
@@ -87,7 +87,7 @@ async def hold(
 ) -> AsyncIterator[Node]:
     """A node for that kind of job; this machine, where jobs run on it.
 
-    Whoever is `patient` keeps its place in the queue for as long as that takes, also while the cluster cannot be reached.
+    A `patient` caller keeps its place in the queue as long as it takes, even while the cluster cannot be reached.
 
     Raises RefusedJob when Slurm gives none, NoNodeFree when none was free in time, UsageError when the base path is not
     shared with it or the prologue ends the job, and what shell and scheduler raise.

@@ -11,7 +11,7 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.errors import NOT_JSON, Unreachable
 
 UNUSED_DAYS = 1
-"""Whoever found an environment less than so long ago may be about to submit a job that runs from it."""
+"""An environment that was used within this time may be about to run a job."""
 _PRUNE = r"""
 folder=$1 minutes=$2 whole=$3 queue=$4; shift 4
 cd -- "$folder" || exit

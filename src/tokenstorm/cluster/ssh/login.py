@@ -100,7 +100,7 @@ class Login:
         if self._ssh.identity_file is not None:
             file = Path(self._ssh.identity_file).expanduser()
             if not file.exists():
-                raise Unreachable(self._said(f"the profile's ssh.identity_file, {file}, is not there"))
+                raise Unreachable(self._with_host(f"the profile's ssh.identity_file, {file}, is not there"))
             said |= await keys.only(file, self._ask)
         elif self._there:
             said |= keys.named(self._there.keys(), alone=self._there.only_those)
@@ -109,15 +109,17 @@ class Login:
     async def _cause(self, error: Exception) -> str:
         """Why nobody was logged in, and what to do about it."""
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            return self._said(await self._about_its_key(error) + self._beyond("KnownHostsCommand"))
+            return self._with_host(await self._about_its_key(error) + self._beyond("KnownHostsCommand"))
         if isinstance(error, asyncssh.PermissionDenied):
             other = self._beyond() or f"; where `ssh {self.host}` gets in and tokenstorm does not, {OPENSSH}"
-            return self._said(about_a_refusal(self._ssh, self.host) + other)
+            return self._with_host(about_a_refusal(self._ssh, self.host) + other)
         on_the_way = words(await self._way.heard()) if self._way else ""
         late = isinstance(error, TimeoutError) and not on_the_way  # what goes there may be well
         if self._way and isinstance(error, (OSError, asyncssh.ConnectionLost)) and not late:
-            return self._said(f"no way there: {on_the_way or SILENT}{self._beyond()}")
-        return self._said(self._failure(error) + (f"; on the way there it said: {on_the_way}" if on_the_way else ""))
+            return self._with_host(f"no way there: {on_the_way or SILENT}{self._beyond()}")
+        return self._with_host(
+            self._failure(error) + (f"; on the way there it said: {on_the_way}" if on_the_way else "")
+        )
 
     def _failure(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
@@ -159,7 +161,7 @@ class Login:
             key = await asyncssh.get_server_host_key(self._there.host, self._there.port, sock=sock, config=None)
         return key, _known_as(self._there.alias, self._there.host, self._there.port)
 
-    def _said(self, message: str) -> str:
+    def _with_host(self, message: str) -> str:
         return f"{self.host}: {message}"
 
 

@@ -1,8 +1,8 @@
 """The user's own ssh as a master (ControlMaster), through which everything of one login goes.
 
-A master of the user's own, by a ControlPath of ~/.ssh/config, is used where it answers, and never ended. Else the master is
-ours: whoever logs in the same way finds it, each holds it by a connection to its socket, and it ends some seconds after the
-last of them, killed or not.
+If ~/.ssh/config has a ControlPath and a master answers there, that one is used, and never ended. Otherwise tokenstorm starts
+one. Every process with the same login finds it and holds it by a connection to its socket. It ends some seconds after the
+last of them, even if that was killed.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ class Master:
         if self._ssh.identity_file is not None:
             file = Path(self._ssh.identity_file).expanduser()
             if not file.exists():
-                raise Unreachable(self._said(f"the profile's ssh.identity_file, {file}, is not there"))
+                raise Unreachable(self._with_host(f"the profile's ssh.identity_file, {file}, is not there"))
             said += options(f"IdentityFile={quoted(file)}", "IdentitiesOnly=yes")
         if self._ssh.known_hosts is not None:
             said += options(
@@ -176,7 +176,7 @@ class Master:
                 async with asyncio.timeout(seconds):
                     await process.wait()
             except TimeoutError:
-                raise self.back_off.failed(self._said(f"no login in {seconds:g} s")) from None
+                raise self.back_off.failed(self._with_host(f"no login in {seconds:g} s")) from None
             finally:
                 await asyncio.wait(
                     (listening,), timeout=1.0
@@ -190,18 +190,20 @@ class Master:
         said = words(bytes(heard))
         if way and _CUT.search(said):
             why = f"no way there: {on_the_way or SILENT}"
-            raise self.back_off.failed(self._said(why), refused="ermission denied" in on_the_way)
+            raise self.back_off.failed(self._with_host(why), refused="ermission denied" in on_the_way)
         raise self.back_off.failed(await self._cause(_NOBODY.sub("", said), there), refused="ermission denied" in said)
 
     async def _cause(self, said: str, there: Resolved) -> str:
         """Why nobody was logged in, and what to do about it."""
         if "host key" in said.lower():
-            return self._said(await self._about_its_key(said, there))
+            return self._with_host(await self._about_its_key(said, there))
         if "ermission denied" in said:
-            return self._said(f"{about_a_refusal(self._ssh, self.host)}: {said}")
+            return self._with_host(f"{about_a_refusal(self._ssh, self.host)}: {said}")
         if re.search("resolve hostname|connect to host|timed out", said):
-            return self._said(f"{said}: see ssh.host and ssh.port of the profile, and whether the network is there")
-        return self._said(said or "ssh did not log in, and said nothing")
+            return self._with_host(
+                f"{said}: see ssh.host and ssh.port of the profile, and whether the network is there"
+            )
+        return self._with_host(said or "ssh did not log in, and said nothing")
 
     async def _about_its_key(self, said: str, there: Resolved) -> str:
         """Asks for the key by a login that goes no further."""
@@ -230,7 +232,7 @@ class Master:
             fingerprint = (await shown.communicate())[0].split()[1].decode()
         return about_its_key(file, line, fingerprint)
 
-    def _said(self, message: str) -> str:
+    def _with_host(self, message: str) -> str:
         return f"{self.host}: {message}"
 
 

@@ -51,7 +51,7 @@ class SSHManager(Remote):
         self._back_off_apart = BackOff(back_off_seconds)
         self._connecting = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
-        self._by_sftp = BySftp(partial(self._sessions.open, self._sftp), self._said, self._left)
+        self._by_sftp = BySftp(partial(self._sessions.open, self._sftp), self._with_host, self._left)
 
     async def login(self) -> None:
         await self._connected()
@@ -75,7 +75,7 @@ class SSHManager(Remote):
         if connection.is_closed():
             return error
         if error.code == OPEN_REQUEST_SESSION_FAILED:
-            return Unreachable(self._said("its SSH server runs no commands for this account"))
+            return Unreachable(self._with_host("its SSH server runs no commands for this account"))
         return NoRoom()
 
     def _another(self) -> Remote:
@@ -91,15 +91,15 @@ class SSHManager(Remote):
                 opening = asyncio.ensure_future(connection.open_connection(host, port, encoding=None))
                 reader, writer = await _opened(opening, lambda streams: streams[1].close())
         except TimeoutError:
-            raise Unreachable(self._said(f"no connection to {what} in {CONNECT_SECONDS:g} s")) from None
+            raise Unreachable(self._with_host(f"no connection to {what} in {CONNECT_SECONDS:g} s")) from None
         except asyncssh.ChannelOpenError as error:
             if connection.is_closed():  # it was ours that was lost
-                raise LostEarly(self._said(f"no connection to {what}: {error.reason}")) from error
+                raise LostEarly(self._with_host(f"no connection to {what}: {error.reason}")) from error
             message = f"{self.host} cannot connect to {what}: {error.reason}"
             forbidden = error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
             raise (Forbidden if forbidden else ConnectionRefusedError)(message) from error
         except asyncssh.Error as error:
-            raise Unreachable(self._said(f"no connection to {what}: {error.reason}")) from error
+            raise Unreachable(self._with_host(f"no connection to {what}: {error.reason}")) from error
 
         async def end() -> None:
             writer.close()

@@ -75,7 +75,7 @@ class OpenSSH(Remote):
         except BaseException as error:
             await ended(process)
             if isinstance(error, TimeoutError):
-                raise Unreachable(self._said(f"no connection to {host}:{port} in {CONNECT_SECONDS:g} s")) from None
+                raise Unreachable(self._with_host(f"no connection to {host}:{port} in {CONNECT_SECONDS:g} s")) from None
             raise
         if not connected:
             await ended(process)

@@ -195,7 +195,7 @@ class Through:
             await asyncio.wait((self._running,))
 
     async def _started(self) -> Relay:
-        """It starts in a task of its own, so that whoever gives up waiting for it does not end it for the others."""
+        """It starts in a task of its own, so that a caller who gives up does not end it for the others."""
         if self._running is None or self._running.done():
             loop = asyncio.get_running_loop()
             if loop.time() < self._not_before:

@@ -85,12 +85,12 @@ class Remote(ABC):
         environment: Mapping[str, str] | None = None,
         timeout: float = 60.0,
     ) -> Output:
-        """A command that a signal ended has 128 and its number for a status. The deadline begins after the login."""
+        """A command that a signal ended has the status 128 plus the signal's number. The deadline starts after the login."""
         command = once(argv, environment or {}, timeout)
-        return await self._twice(lambda: self._run(argv, command, stdin, timeout))
+        return await self._retry_once(lambda: self._run(argv, command, stdin, timeout))
 
-    async def _twice(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What was not begun since the connection was lost is tried once more: that it is no more is often first seen by using it."""
+    async def _retry_once(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Retry once if the connection broke before the command started; a dead connection often shows only on use."""
         try:
             return await work()
         except LostEarly:
@@ -108,9 +108,9 @@ class Remote(ABC):
             await self._doubt()
             if not begun:
                 message = f"{argv[0]} was not begun in {timeout:g} s{self._few(': its SSH server gives')}"
-                raise Unreachable(self._said(message)) from None
+                raise Unreachable(self._with_host(message)) from None
             message = f"{argv[0]} did not end in {timeout:g} s: whether it did its work is not known"
-            raise Unconfirmed(self._said(message)) from None
+            raise Unconfirmed(self._with_host(message)) from None
         except self._lost as error:
             if not begun:
                 raise self._lost_early() from error
@@ -147,10 +147,10 @@ class Remote(ABC):
                 await fetch_new(self, folder / name, home / name)
 
     async def open_connection(self, host: str, port: int) -> Streams:
-        return await self._twice(lambda: self.reach.open(host, port))
+        return await self._retry_once(lambda: self.reach.open(host, port))
 
     async def open_unix_connection(self, path: PurePosixPath) -> Streams:
-        return await self._twice(lambda: self.reach.open_unix(path))
+        return await self._retry_once(lambda: self.reach.open_unix(path))
 
     async def put(self, path: PurePosixPath, data: bytes, *, mode: int = 0o600) -> None:
         await self._by_commands.put(path, data, mode)
@@ -180,7 +180,7 @@ class Remote(ABC):
         """What to raise for a session that ended before its shell asked for the command; `said` is what came instead."""
         if not said:
             return self._lost_early()
-        return Unreachable(self._said(f"its login shell runs no commands: {said}"))
+        return Unreachable(self._with_host(f"its login shell runs no commands: {said}"))
 
     @asynccontextmanager
     async def _talk(self, argv: Sequence[str]) -> AsyncIterator[Session]:
@@ -206,7 +206,7 @@ class Remote(ABC):
                 await other.login()
             except Unreachable as error:
                 message = f"what stays needs a login of its own{self._few(', since its SSH server gives')}: {error}"
-                raise Unreachable(self._said(message)) from error
+                raise Unreachable(self._with_host(message)) from error
             async with other._begun(command) as session:  # noqa: SLF001 - of our own kind
                 yield session
         finally:
@@ -245,12 +245,12 @@ class Remote(ABC):
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     session = await stack.enter_async_context(self._session(command.line, place))
-                    await self._heard(session, command.mark)
+                    await self._skip_greeting(session, command.mark)
             except TimeoutError:
-                raise LostEarly(self._said(f"no session in {CONNECT_SECONDS:g} s")) from None
+                raise LostEarly(self._with_host(f"no session in {CONNECT_SECONDS:g} s")) from None
             yield session
 
-    async def _heard(self, session: Session, mark: bytes) -> None:
+    async def _skip_greeting(self, session: Session, mark: bytes) -> None:
         """Skip what a site's start-up files print, up to the mark."""
         try:
             await session.stdout.readuntil(mark + b"\n")
@@ -258,7 +258,7 @@ class Remote(ABC):
             said = end.partial + await session.stderr.read()
             raise self._never_begun(" ".join(said.decode(errors="replace").split())) from None
         except asyncio.LimitOverrunError:
-            raise Unreachable(self._said("its login shell talks without end, and runs no command")) from None
+            raise Unreachable(self._with_host("its login shell talks without end, and runs no command")) from None
 
     async def _exchange(self, session: Session, given: bytes) -> tuple[bytes, bytes]:
         """Give a command its input, and take all that it says."""
@@ -276,7 +276,7 @@ class Remote(ABC):
         finally:
             for task in (giving, *hearing):
                 task.cancel()
-            await asyncio.wait((giving, *hearing))  # whoever ends the session reads its streams
+            await asyncio.wait((giving, *hearing))  # they read the streams of the session until it ends
         return hearing[0].result(), hearing[1].result()
 
     async def _all_of(self, stream: Any) -> bytes:
@@ -287,7 +287,7 @@ class Remote(ABC):
             size += len(part)
             if size > OUTPUT_BYTES:
                 message = f"a command said more than {OUTPUT_BYTES // 2**20} MB and was given up: whether it did its work is not known"
-                raise Unconfirmed(self._said(message))
+                raise Unconfirmed(self._with_host(message))
         return b"".join(parts)
 
     async def _carried(self, reader: Any, writer: Any, end: Callable[[], Awaitable[None]]) -> Streams:
@@ -338,12 +338,12 @@ class Remote(ABC):
         return "" if given is None else f"{lead} {given} session{'s' * (given > 1)} at a time (MaxSessions)"
 
     def _lost_early(self) -> LostEarly:
-        return LostEarly(self._said("the connection was lost before the command was begun"))
+        return LostEarly(self._with_host("the connection was lost before the command was begun"))
 
     def _broke_off(self, argv: Sequence[str]) -> Unconfirmed:
         return Unconfirmed(
-            self._said(f"the connection was lost while {argv[0]} ran: whether it did its work is not known")
+            self._with_host(f"the connection was lost while {argv[0]} ran: whether it did its work is not known")
         )
 
-    def _said(self, message: str) -> str:
+    def _with_host(self, message: str) -> str:
         return f"{self.host}: {message}"

@@ -33,7 +33,7 @@ class BySftp:
     """Files by SFTP, each by a session of its own. `said` puts the machine's name in front of a message."""
 
     def __init__(self, start: Start, said: Callable[[str], str], left: Leftovers) -> None:
-        self._start, self._said, self._left = start, said, left
+        self._start, self._with_host, self._left = start, said, left
 
     async def put(self, path: PurePosixPath, data: bytes, mode: int) -> None:
         """A transfer that was cut leaves at most a file with a temporary name, which the next one removes."""
@@ -91,15 +91,15 @@ class BySftp:
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
             raise FileNotFoundError(f"{what}: {error.reason}") from error  # noqa: EM102
         except TimeoutError:
-            message = self._said(f"{what} in {seconds:.0f} s")
+            message = self._with_host(f"{what} in {seconds:.0f} s")
             raise (Unconfirmed if opened else Unreachable)(message) from None
         except asyncssh.SFTPError as error:
             if isinstance(error, _LOST):
-                raise (Unconfirmed if opened else Unreachable)(self._said(f"{what}: {error}")) from error
+                raise (Unconfirmed if opened else Unreachable)(self._with_host(f"{what}: {error}")) from error
             message = f"its SFTP server {what.replace('cannot', 'does not', 1)}: {error}"
             raise NoSftp(message) from error
         except (OSError, asyncssh.Error) as error:
-            raise (Unconfirmed if opened else Unreachable)(self._said(f"{what}: {error}")) from error
+            raise (Unconfirmed if opened else Unreachable)(self._with_host(f"{what}: {error}")) from error
 
 
 @asynccontextmanager

@@ -77,8 +77,8 @@ class ByCommands:
             return b""
         argv = ["env", "LC_ALL=C", "dd", f"if={path}", "bs=65536", f"skip={offset}", "status=none"]
         argv += ["iflag=skip_bytes,count_bytes,fullblock", *([] if limit is None else [f"count={limit}"])]
-        done = await self._look(argv)
-        said = _words(done.stderr)
+        done = await self._run_reading(argv)
+        said = _one_line(done.stderr)
         if done.status and re.search(r"No such file|Not a directory|Too many levels", said):
             raise FileNotFoundError(f"cannot read {path}: {said}")  # noqa: EM102
         self._check(done, f"cannot read {path}")
@@ -86,7 +86,7 @@ class ByCommands:
 
     async def list(self, path: PurePosixPath) -> list[str]:
         argv = ["find", f"{path}/", "-mindepth", "1", "-maxdepth", "1", "-printf", r"%f\0"]
-        done = await self._look(["env", "LC_ALL=C", *argv])
+        done = await self._run_reading(["env", "LC_ALL=C", *argv])
         if not re.search(rb"No such file|Not a directory", done.stderr):
             self._check(done, f"cannot list {path}")
         return sorted(name.decode(errors="surrogateescape") for name in done.stdout.split(b"\0") if name)
@@ -95,7 +95,7 @@ class ByCommands:
         done = await self._run(["rm", "-rf", "--", str(path)], timeout=TRANSFER_SECONDS)
         self._check(done, f"cannot remove {path}")
 
-    async def _look(self, argv: Sequence[str]) -> Output:
+    async def _run_reading(self, argv: Sequence[str]) -> Output:
         try:
             return await self._run(argv, timeout=TRANSFER_SECONDS)
         except Unconfirmed as error:  # nothing was to change
@@ -103,9 +103,9 @@ class ByCommands:
 
     def _check(self, done: Output, what: str) -> None:
         if done.status:
-            message = f"{self._host}: {what}: {_words(done.stderr) or 'it said nothing'}"
+            message = f"{self._host}: {what}: {_one_line(done.stderr) or 'it said nothing'}"
             raise RefusedFile(message)
 
 
-def _words(said: bytes) -> str:
+def _one_line(said: bytes) -> str:
     return " ".join(said.decode(errors="replace").split())
