@@ -10,6 +10,7 @@ import pytest
 from orchestrating import PENDING, RUNNING, HandScheduler, slurm, submitted, with_orchestrator
 from tokenstorm.cluster.scheduler import JobId, JobState, Sent
 from tokenstorm.errors import Unreachable
+from tokenstorm.orchestrator.jobs import SELDOM_SECONDS
 from tokenstorm.orchestrator.service import Service
 from tokenstorm.orchestrator.services import ServiceOrchestrator
 
@@ -335,6 +336,7 @@ def test_a_service_whose_job_is_suspended_says_so_and_goes_on_later(tmp_path: Pa
         now = orchestrator.get(service.id)
         assert (now.status, now.reason[:28]) == ("running" if was_ready else "starting", "Slurm has suspended the job:")
         cluster.put_job(service, RUNNING)
+        cluster.time.seconds += SELDOM_SECONDS
         await cluster.ready(orchestrator, service)
         assert orchestrator.get(service.id).reason == ""
 
@@ -352,5 +354,25 @@ def test_an_engine_that_failed_is_told_in_the_same_words_whoever_saw_it_first(tm
         await orchestrator.look()
         ended = orchestrator.get(service.id)
         assert (ended.status, ended.reason) == ("failed", "replica n1.0: the engine ended with status 2")
+
+    with_orchestrator(cluster, test)
+
+
+def test_slurm_is_asked_less_often_the_longer_nothing_changes_and_at_once_after_a_change(tmp_path: Path) -> None:
+    cluster = slurm(tmp_path)
+
+    async def test(orchestrator: ServiceOrchestrator) -> None:
+        service = await submitted(orchestrator, ONE, {})
+        await cluster.ready(orchestrator, service)
+        asked_at = []
+        for second in range(40):
+            before = len(cluster.scheduler.questions)
+            await orchestrator.look()
+            asked_at += [second] * (len(cluster.scheduler.questions) - before)
+            cluster.time.seconds += 1
+        assert asked_at == [0, 1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 24, 29, 34, 39]
+        await submitted(orchestrator, ONE, {})
+        await orchestrator.look()
+        assert len(cluster.scheduler.questions[-1]) == 2
 
     with_orchestrator(cluster, test)

@@ -9,6 +9,8 @@ from tokenstorm.jobs.poller import Watch
 
 PATIENCE_SECONDS = 2.0
 """How long a look waits for the scheduler; what it says later is for the next look."""
+SELDOM_SECONDS = 5.0
+"""Between two questions, where nothing happens."""
 SILENT = "Slurm has not answered for"
 
 
@@ -20,7 +22,7 @@ class Jobs:
         self._monotonic = monotonic
         self._said: dict[JobId, JobState] = {}
         self._asking: asyncio.Task[dict[JobId, JobState]] | None = None
-        self._answered = monotonic()
+        self._answered = self._asked = monotonic()
         self.trouble: str | None = None
         """Why it did not answer, when it was asked last."""
 
@@ -33,10 +35,17 @@ class Jobs:
         """The last that was said of a job."""
         return self._said.get(job)
 
-    async def ask(self, jobs: Mapping[JobId, Sent]) -> None:
-        """Ask about all of them, unless it is being asked, and wait a little."""
+    async def ask(self, jobs: Mapping[JobId, Sent], quiet_seconds: float) -> None:
+        """Ask about all of them, unless it is being asked, and wait a little.
+
+        The longer nothing has changed, the less often: 25 s after a change every five seconds.
+        """
         self._said = {job: state for job, state in self._said.items() if job in jobs}
+        now = self._monotonic()
         if self._asking is None:
+            if jobs and now - self._asked < min(SELDOM_SECONDS, quiet_seconds / 5):
+                return
+            self._asked = now
             self._asking = asyncio.create_task(self._watch.states(jobs))
         await asyncio.wait((self._asking,), timeout=PATIENCE_SECONDS)
         if self._asking.done():

@@ -249,7 +249,8 @@ class ServiceOrchestrator:
         over = [one.id for one in self.list() if one.stopping and one.job_id]
         trouble = await self._errands.run(over, self._cancel_job)
         watched = {service.job_id: service for service in self.list() if service.job_id and not service.ended}
-        await self._jobs.ask({job: service.sent for job, service in watched.items()})
+        quiet = self._clock.monotonic() - self._changed_at
+        await self._jobs.ask({job: service.sent for job, service in watched.items()}, quiet)
         trouble += filter(None, [self._jobs.trouble])
         async with _noting(trouble):
             await asyncio.gather(*(self._look_at(service, trouble) for service in watched.values()))
