@@ -1,4 +1,4 @@
-"""One stack and one Chromium for all tests of the page."""
+"""One stack for all tests of the page, and one Chromium for each module of them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,8 +34,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, truthd: Callable[[], Path]) 
         end_all(stage)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for longer than a module: while Playwright is there, an event loop runs in this thread, and no test can run its own."""
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield found
