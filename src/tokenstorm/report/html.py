@@ -94,7 +94,7 @@ def _distributions(summary: Summary, story: Story, assets: Assets) -> list[str]:
             metric.count,
         )
         for name, metric in summary.metrics.items()
-        if metric.count
+        if metric.count and not (name == "ttft_content_seconds" and metric == summary.metrics["ttft_seconds"])
     ]
     if not rows:
         return [note("No request succeeded: there are no times.")]
