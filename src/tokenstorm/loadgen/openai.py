@@ -77,9 +77,7 @@ class Requests:
 
     def measure(self, replica: int, text: str) -> bytes:
         """A request that wants one token and the usage, outside the schedule: how many tokens does this text have?"""
-        plan = msgspec.structs.replace(self._plan, stream=False, max_tokens=1, ignore_eos=False)
-        body = msgspec.json.encode(body_of(plan, self._model, Prompt(text=text)))
-        return self._heads[replica] + b"preflight\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        return self._heads[replica] + b"preflight" + _one_token(self._plan, self._model, text)
 
     def asked(self, prompt: Prompt) -> int | None:
         """The most tokens that the request with this prompt asks for; None if `extra_body` removed that."""
@@ -118,6 +116,19 @@ def request_head(method: str, endpoint: Endpoint, target: str, api_key: str | No
             raise UsageError(message)
         lines.append(f"authorization: Bearer {api_key}")
     return "\r\n".join([*lines, ""]).encode()
+
+
+def body_request(plan: Plan, model: str, endpoint: Endpoint, api_key: str | None, text: str) -> bytes:
+    """A whole request that wants one token, outside the schedule."""
+    head = request_head("POST", endpoint, endpoint.target_of(plan.endpoint), api_key)
+    return head + f"x-request-id: {plan.run_id}-preflight".encode() + _one_token(plan, model, text)
+
+
+def _one_token(plan: Plan, model: str, text: str) -> bytes:
+    """The rest of a request for one token, from its length on."""
+    plan = msgspec.structs.replace(plan, stream=False, max_tokens=1, ignore_eos=False)
+    body = msgspec.json.encode(body_of(plan, model, Prompt(text=text)))
+    return b"\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:

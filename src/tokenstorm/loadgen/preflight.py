@@ -8,11 +8,11 @@ import msgspec
 from tokenstorm.errors import NOT_JSON, PreflightError
 from tokenstorm.loadgen.answers import Answer, Whole
 from tokenstorm.loadgen.clock import wait_within
-from tokenstorm.loadgen.endpoint import endpoints_of
+from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.models import Models, not_among, read_models
-from tokenstorm.loadgen.openai import Requests, explain, request_head
+from tokenstorm.loadgen.openai import Requests, body_request, explain, request_head
 from tokenstorm.loadgen.pool import Pool, connect_failure, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.loadgen.stream import answer_for
@@ -105,15 +105,30 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
 
 
 async def context_of(plan: Plan, api_key: str | None) -> int | None:
-    """How many tokens a prompt and its answer may have together, on every replica; None where no replica tells."""
-    pools = pools_of(endpoints_of((target.url for target in plan.targets), plan.endpoint))
+    """How many tokens a prompt and its answer may have together, on every replica; None where no replica holds to a bound.
+
+    What a replica lists is only believed if it refuses a prompt that is longer.
+    """
+    endpoints = endpoints_of((target.url for target in plan.targets), plan.endpoint)
+    pools = pools_of(endpoints)
     try:
-        listed = await asyncio.gather(*(_models(pool, api_key) for pool in pools))
+        found = await asyncio.gather(*(_context(plan, endpoints, pool, n, api_key) for n, pool in enumerate(pools)))
     finally:
         for pool in pools:
             pool.close()
-    found = (models.context.get(plan.model or next(iter(models.names), "")) for _, models in listed)
     return min((tokens for tokens in found if tokens is not None), default=None)
+
+
+async def _context(plan: Plan, endpoints: list[Endpoint], pool: Pool, replica: int, api_key: str | None) -> int | None:
+    _, models = await _models(pool, api_key)
+    model = plan.model or next(iter(models.names), "")
+    tokens = models.context.get(model)
+    if tokens is None:
+        return None
+    too_long = " ".join(["the"] * (tokens + 1))  # a word is a token at least
+    request = body_request(plan, model, endpoints[replica], api_key, too_long)
+    fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=False)
+    return tokens if 400 <= (fetch.status or 0) < 500 else None  # noqa: PLR2004 - a refusal
 
 
 async def _learn_tokens(plan: Plan, pool: Pool, requests: Requests, service: Service) -> tuple[Service, str | None]:
