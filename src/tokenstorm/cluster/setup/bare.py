@@ -27,11 +27,11 @@ ABANDONED_SECONDS = 2 * 3600
 
 
 def digest(package: str) -> str:
-    """What tells two versions of a package apart: a hash of its files' names and contents."""
+    """What tells two versions of a package apart: a hash of its files' names and contents. Hidden ones belong to tools."""
     found = []
     for folder, folders, names in os.walk(package):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        found += [os.path.join(folder, name) for name in names if not name.endswith(".pyc")]
+        found += [os.path.join(folder, name) for name in names if not name.endswith(".pyc") and name[0] != "."]
     whole = hashlib.sha256()
     for path in sorted(found, key=lambda path: os.path.relpath(path, package)):
         with open(path, "rb") as file:

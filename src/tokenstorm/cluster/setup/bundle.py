@@ -170,7 +170,7 @@ def _wheel(pins: str) -> bytes:
     files = {
         f"tokenstorm/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes()
         for path in sorted(PACKAGE.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc" and path.name[0] != "."
     }
     files[f"{info}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: tokenstorm\nVersion: {version}\nRequires-Python: >={least}\n{needs}".encode()
