@@ -308,8 +308,8 @@ class Terminal:
     def shows(self, words: str) -> None:
         deadline = time.monotonic() + TIMEOUT
         while words not in self.said:
+            assert self.read(), f"it ended: {self.said}"
             assert time.monotonic() < deadline, self.said
-            self.read()
 
     def read(self) -> bool:
         """Take in what is new on the screen; whether the other side is still there."""
