@@ -3,8 +3,10 @@
 import json
 import os
 import stat
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ from tokenstorm.load import Load, Trace, make
 from tokenstorm.loadgen.arrivals import scheduled_count
 from tokenstorm.loadgen.composing import Composer
 from tokenstorm.loadgen.endpoint import endpoints_of
-from tokenstorm.loadgen.openai import Requests
-from tokenstorm.loadgen.prepared import Entry, Rows, write_prepared
-from tokenstorm.loadgen.prompts import PromptSource
+from tokenstorm.loadgen.openai import AHEAD, Requests
+from tokenstorm.loadgen.prepared import AT_ONCE, Entry, Rows, write_prepared
+from tokenstorm.loadgen.prompts import Prompt, PromptSource, load_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.workload import prepare, read_workload
@@ -87,6 +89,58 @@ def test_a_block_is_a_function_of_the_seed_and_its_id_alone(tmp_path: Path) -> N
         assert [requests.build(seq, 0)[0] for seq in range(rank, len(ROWS), 4)] == whole[rank::4]
     other = replay(MOONCAKE, {"seed": 2})
     assert content(requests_of(other, prepared(other, tmp_path)[0]), 0) != content(alone, 0)
+
+
+def test_requests_are_composed_ahead_again_after_a_burst_of_more_than_were_ready() -> None:
+    """What was built before it could be composed ahead keeps no place among those that are ready."""
+    some = plan(prompts={"kind": "synthetic", "unit": "text", "length": {"n": 3}})
+    requests = requests_of(some, load_prompts(some))
+    requests.expect(iter(range(10_000)))
+    for burst in range(3):
+        first, ready = 100 * burst, 0
+        while requests.compose_next():
+            ready += 1
+        assert ready == AHEAD
+        for seq in range(first, first + 100):
+            requests.build(seq, 0)
+
+
+def test_composing_before_the_start_ends_in_time_for_it() -> None:
+    some = plan(prompts={"kind": "synthetic", "unit": "text", "length": {"n": 3}})
+    source = load_prompts(some)
+    composed: list[int] = []
+
+    def get(seq: int, really: Callable[[int], Prompt] = source.get) -> Prompt:
+        composed.append(seq)
+        time.sleep(0.05)
+        return really(seq)
+
+    source.get = get  # type: ignore[method-assign]
+    requests = requests_of(some, source)
+    requests.expect(iter(range(10_000)))
+    requests.compose_until(time.monotonic_ns() + 200_000_000)
+    assert len(composed) < AHEAD
+    before = len(composed)
+    requests.compose_until(time.monotonic_ns() - 1)
+    assert len(composed) == before
+
+
+def test_every_row_of_a_stripe_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop waits for no file: each row of the stripe is read once, by the thread."""
+    workload = write_prepared(tmp_path / "workload", ((row, Entry(row + 1, 1, [])) for row in range(4 * AT_ONCE)))
+    readers: Counter[int] = Counter()
+
+    def read(self: Rows, index: int, really: Callable[[Rows, int], bytes] = Rows._read) -> bytes:
+        readers[threading.get_ident()] += 1
+        return really(self, index)
+
+    monkeypatch.setattr(Rows, "_read", read)
+    rows = Rows(workload, iter(range(4 * AT_ONCE)))
+    for row in range(4 * AT_ONCE):
+        rows._coming.result()  # the thread is never behind
+        assert rows.get(row).input == row + 1
+    rows.close()
+    assert readers[threading.get_ident()] == 0
 
 
 def test_each_row_leaves_once_when_the_trace_says_over_any_number_of_ranks(tmp_path: Path) -> None:

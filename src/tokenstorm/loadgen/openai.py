@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from http import HTTPStatus
+from time import monotonic_ns
 from typing import Any
 
 import msgspec
@@ -38,9 +39,12 @@ class Requests:
         self._coming: Iterator[int] = iter(())
         self._composed: dict[int, tuple[bytes, Prompt]] = {}
         self._composed_bytes = 0
+        self._built = -1
+        """The last request that was built."""
 
     def build(self, seq: int, replica: int) -> tuple[bytes, Prompt]:
-        """The whole request, and the prompt that is in it."""
+        """The whole request, and the prompt that is in it. Requests are built in their order."""
+        self._built = seq
         if self._prompts.cacheable:
             index = self._prompts.index_of(seq)
             if (cached := self._cache.get(index)) is None:
@@ -64,12 +68,18 @@ class Requests:
         """Compose the next request that will be built; False if none is left, or enough are ready."""
         if len(self._composed) >= AHEAD or self._composed_bytes >= AHEAD_BYTES:
             return False
-        seq = next(self._coming, None)
+        # in a burst some were built before they could be composed ahead: they would never be asked for again
+        seq = next((seq for seq in self._coming if seq > self._built), None)
         if seq is None:
             return False
         composed = self._composed[seq] = self._encode(self._prompts.get(seq))
         self._composed_bytes += len(composed[0])
         return True
+
+    def compose_until(self, moment: int) -> None:
+        """Compose ahead before the start, until a moment of the monotonic clock at the latest: long prompts take long."""
+        while monotonic_ns() < moment and self.compose_next():
+            pass
 
     def preflight(self, replica: int) -> bytes:
         """A first request that tries the service, outside the schedule."""

@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from struct import Struct as Layout
 from typing import Final
@@ -118,7 +119,7 @@ class Rows:
         return self._reader.submit(self._read_next)
 
     def _read_next(self) -> dict[int, bytes]:
-        return {index: self._read(index) for index, _ in zip(self._stripe, range(AT_ONCE), strict=False)}
+        return {index: self._read(index) for index in islice(self._stripe, AT_ONCE)}
 
     def _read(self, index: int) -> bytes:
         start = self._places[index]

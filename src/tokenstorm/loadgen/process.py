@@ -212,8 +212,7 @@ class RankProcess:
         times = gear.prompts.times
         numbers = count(welcome.rank, welcome.ranks)
         requests.expect(numbers if times is None else iter(range(welcome.rank, len(times), welcome.ranks)))
-        while requests.compose_next():
-            pass
+        requests.compose_until((monotonic_ns() + start_at) // 2)  # connections want their time, too
         rank = Rank(
             plan,
             welcome.rank,
