@@ -16,17 +16,23 @@ RUNNING = JobState("running")
 
 
 class SlowScheduler(HandScheduler):
-    """Answers when it is let."""
+    """Answers when it is let, and takes as long as that to give up."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state = {"1": RUNNING, "2": RUNNING}
         self.answers = asyncio.Event()
         self.answers.set()
+        self.ends = asyncio.Event()
+        self.ends.set()
 
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         found = await super().states(ids, sent)
-        await self.answers.wait()
+        try:
+            await self.answers.wait()
+        except asyncio.CancelledError:
+            await self.ends.wait()
+            raise
         return found
 
 
@@ -122,3 +128,29 @@ def test_after_the_last_keeper_nothing_is_asked_until_one_comes_back() -> None:
         assert await groups.states(ONE) == {"1": RUNNING}
 
     finish(scenario())
+
+
+def test_a_keeper_that_comes_while_a_question_is_given_up_has_its_own_answered() -> None:
+    async def scenario() -> None:
+        scheduler = SlowScheduler()
+        poller = Poller(scheduler)
+        scheduler.answers.clear()
+        scheduler.ends.clear()
+        left = asyncio.create_task(poller.state("1", ONE["1"]))
+        await settle()
+        left.cancel()
+        await settle()
+        groups = asyncio.create_task(poller.watch().states(TWO))
+        await settle()
+        scheduler.ends.set()
+        await asyncio.wait((left,))
+        scheduler.answers.set()
+        assert await groups == {"2": RUNNING}
+        assert scheduler.questions == [{"1"}, {"2"}]
+
+    finish(scenario())
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)

@@ -17,7 +17,7 @@ class Rows:
     """What a test lets happen at the next attempts and refusals, and what it has seen."""
 
     at: float = 0.0
-    fails: dict[str, list[Exception]] = field(default_factory=dict)
+    fails: dict[str, list[BaseException]] = field(default_factory=dict)
     full: list[Exception] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -118,5 +118,18 @@ def test_a_bug_in_one_row_is_told_and_keeps_nobody_from_working_on_the_others() 
         assert rows.attempts == ["a", "b", "c"]
         with pytest.raises(ZeroDivisionError):
             settler.check()
+
+    finish(scenario())
+
+
+def test_an_attempt_that_is_cancelled_by_what_it_waits_for_is_made_once_more() -> None:
+    async def scenario() -> None:
+        rows = Rows(fails={"a": [asyncio.CancelledError()]})
+        rows.gate.set()
+        settler = rows.settler()
+        for _ in range(3):
+            await tend(settler, "a")
+        settler.check()
+        assert rows.attempts == ["a", "a", "a"]  # cancelled, settled, and asked for as a new one
 
     finish(scenario())

@@ -51,10 +51,11 @@ class Poller:
     async def leave(self, watch: "Watch") -> None:
         """One keeper less; after the last one nothing is asked any more."""
         self._watches.discard(watch)
-        if self._question and not self._watches:
-            self._question.cancel()
-            await asyncio.wait((self._question,))
-            self._question = None  # it may not have begun
+        question = self._question
+        if question and not self._watches:
+            self._question = None  # a keeper that comes while this one is given up asks anew
+            question.cancel()
+            await asyncio.wait((question,))
 
     def _ask(self) -> asyncio.Task[None]:
         """Of whoever stops waiting for it, the question is not cancelled: others may wait too."""
@@ -66,9 +67,12 @@ class Poller:
 
     async def _put(self, number: int, jobs: Mapping[JobId, Sent]) -> None:
         try:
-            self._answer = _Answer(number, frozenset(jobs), await self._scheduler.states(jobs.keys(), jobs))
+            states = await self._scheduler.states(jobs.keys(), jobs)
+            if number > self._answer.number:  # one that was given up may end late
+                self._answer = _Answer(number, frozenset(jobs), states)
         finally:
-            self._question = None
+            if number == self._begun:
+                self._question = None
 
 
 class Watch:

@@ -63,7 +63,8 @@ class Settler(Generic[Row]):
     def tend(self, row: Row) -> None:
         """Work on a row that is not settled, unless that is being done, ended with a bug, or is to be done later."""
         work = self._work.setdefault(row, _Work(self._steps.pauses()))
-        if work.task is None and self._steps.monotonic() >= work.not_before:
+        idle = work.task is None or work.task.cancelled()  # an attempt may be cancelled by what it waits for
+        if idle and self._steps.monotonic() >= work.not_before:
             work.task = self._steps.spawn(self._try(row, work))
 
     def check(self) -> None:
