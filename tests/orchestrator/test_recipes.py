@@ -150,6 +150,12 @@ def test_gpus_that_do_not_divide_into_replicas_are_refused() -> None:
         prepared("vllm-replicas", resources={"gpu_per_replica": 3})
 
 
+def test_replicas_cannot_be_taken_away_by_a_null() -> None:
+    for recipe, field in (("vllm-replicas", "gpu_per_replica"), ("sim-replicas", "replicas_per_node")):
+        with pytest.raises(ConfigError, match=f"config.resources.{field}: must be a whole number"):
+            prepared(recipe, resources={field: None})
+
+
 def test_a_variable_is_added_changed_or_taken_away() -> None:
     environment = {"VLLM_NO_USAGE_STATS": None, "HF_HUB_OFFLINE": "1", "NCCL_DEBUG": "INFO", "N": 4}
     found = prepared("vllm-single-node", environment=environment).environment

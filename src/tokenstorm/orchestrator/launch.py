@@ -247,6 +247,8 @@ def _resources(defaults: Resources, given: Mapping[str, object]) -> Resources:
     if unknown := next((name for name in given if name not in valid), None):
         message = f"is not among the resources: there are {', '.join(valid)}"
         raise ConfigError(field=f"config.resources.{unknown}", message=message)
+    if left_out := next((name for name in per_replica if name in given and given[name] is None), None):
+        raise ConfigError(field=f"config.resources.{left_out}", message="must be a whole number, not null")
     try:
         resources = _RESOURCES.validate_python({**own, **given})
     except ValidationError as error:
