@@ -1,10 +1,16 @@
 """Who comes late gets every second there was, of a run that goes on and of one that is over."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+from msgspec.structs import replace
+
 from groups import api
+from tokenstorm.client_api.benchruns import newest
+from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.history import History
+from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import JobState
 from waiting import finish
 
@@ -55,17 +61,19 @@ def test_a_token_guards_the_calls_and_not_the_page_that_asks_for_it(tmp_path: Pa
     finish(work())
 
 
+def keep(folder: Path, group_id: int | None) -> None:
+    folder.mkdir(parents=True)
+    summary = {"run_id": folder.name, "group_id": group_id, "started_at": None, "plan": {"name": "mine"}}
+    (folder / "summary.json").write_text(json.dumps({**summary, "verdict": {"state": "valid", "reasons": []}}))
+    (folder / "timeline.jsonl").write_text(line(0))
+
+
 def test_runs_of_bench_are_listed_and_read_and_those_of_groups_are_not_among_them(tmp_path: Path) -> None:
-    def keep(run_id: str, group_id: int | None) -> None:
-        folder = tmp_path / "home" / "runs" / run_id
-        folder.mkdir(parents=True)
-        summary = {"run_id": run_id, "group_id": group_id, "started_at": None, "plan": {"name": "mine"}}
-        (folder / "summary.json").write_text(json.dumps({**summary, "verdict": {"state": "valid", "reasons": []}}))
-        (folder / "timeline.jsonl").write_text(line(0))
+    runs = tmp_path / "home" / "runs"
+    keep(runs / "a1", None)
+    keep(runs / "b2", 7)
 
     async def work() -> None:
-        keep("a1", None)
-        keep("b2", 7)
         async with api(tmp_path) as it:
             found = (await it.client.get("/api/v1/runs")).json()
             assert [(run["run_id"], run["name"], run["verdict"]) for run in found["runs"]] == [("a1", "mine", "valid")]
@@ -73,5 +81,54 @@ def test_runs_of_bench_are_listed_and_read_and_those_of_groups_are_not_among_the
             assert (await it.client.get("/api/v1/runs/a1/results")).json()["run_id"] == "a1"
             missing = await it.client.get("/api/v1/runs/c3/results")
             assert (missing.status_code, "c3" in missing.json()["detail"]) == (404, True)
+
+    finish(work())
+
+
+class Purged(PosixPath):
+    """A folder of which a run is removed once it was seen."""
+
+    def glob(self, pattern: str) -> Any:
+        yield self / "gone" / "summary.json"
+        yield from Path(self).glob(pattern)
+
+
+def test_a_run_that_is_purged_while_runs_are_listed_is_left_out(tmp_path: Path) -> None:
+    keep(tmp_path / "a1", None)
+    assert [run.run_id for run in newest(Purged(tmp_path))] == ["a1"]
+
+
+class Places(LocalShell):
+    """Tells from where on files are read."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+
+    async def get(self, path: PurePosixPath, *, offset: int = 0, limit: int | None = None) -> bytes:
+        self.offsets.append(offset)
+        return await super().get(path, offset=offset, limit=limit)
+
+
+def test_what_was_read_of_a_run_is_kept_no_longer_than_it_goes_on(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            groups = [it.manager.get(await it.create()) for _ in range(2)]
+            one, other = (replace(group, stage="running") for group in groups)
+            file = it.manager.archive.folder(one.run_id) / "timeline.jsonl"
+            Path(file).write_text(line(0))
+            shell, going = Places(), {one.group_id: one}
+            history = History(shell, it.manager.archive, going.get)
+
+            async def read(group: ClientGroup) -> list[int]:
+                shell.offsets = []
+                async for _ in history.lines(group, 0):
+                    pass
+                return shell.offsets
+
+            size = len(line(0))
+            assert (await read(one), await read(one)) == ([0, size], [size])
+            del going[one.group_id]
+            assert await read(other) == [0]
+            assert await read(one) == [0, size]
 
     finish(work())

@@ -59,26 +59,27 @@ def bench_routes(folder: Path) -> APIRouter:
     @routes.get("", summary="Runs of `tokenstorm bench` on this machine")
     async def runs() -> BenchRuns:
         """The newest 200 that are over, the newest first."""
-        found = await asyncio.to_thread(_newest, folder)
+        found = await asyncio.to_thread(newest, folder)
         return BenchRuns(runs=tuple(found), count=len(found))
 
     @routes.get("/{run_id}/results", summary="The summary of one", response_class=Response, responses=problems(404))
     async def results(run_id: RunId) -> Response:
         """Its summary.json."""
-        return Response(_read(RunPaths(folder / run_id).summary, run_id), media_type="application/json")
+        summary = await asyncio.to_thread(_read, RunPaths(folder / run_id).summary, run_id)
+        return Response(summary, media_type="application/json")
 
     @routes.get("/{run_id}/timeline", summary="Every second of one", response_class=Response, responses=problems(404))
     async def timeline(run_id: RunId) -> Response:
         """JSON lines without their histograms (docs/runs.md)."""
-        lines = _read(RunPaths(folder / run_id).timeline, run_id)
-        shown = await asyncio.to_thread(without_histograms, lines)
-        return Response(b"".join(line for _, line in shown), media_type="application/x-ndjson")
+        shown = await asyncio.to_thread(_seconds, RunPaths(folder / run_id).timeline, run_id)
+        return Response(shown, media_type="application/x-ndjson")
 
     return routes
 
 
-def _newest(folder: Path) -> list[BenchRun]:
-    there = sorted(folder.glob("*/summary.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def newest(folder: Path) -> list[BenchRun]:
+    """Those that are over, the newest first."""
+    there = sorted(folder.glob("*/summary.json"), key=_written_at, reverse=True)
     found = []
     for path in there:
         try:
@@ -96,6 +97,18 @@ def _newest(folder: Path) -> list[BenchRun]:
         if len(found) == MOST:
             break
     return found
+
+
+def _written_at(path: Path) -> int:
+    """0 for one that was purged meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _seconds(path: Path, run_id: str) -> bytes:
+    return b"".join(line for _, line in without_histograms(_read(path, run_id)))
 
 
 def _read(path: Path, run_id: str) -> bytes:

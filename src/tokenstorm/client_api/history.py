@@ -1,7 +1,7 @@
 """What a group's run was like, second by second: its timeline from the beginning, for whoever comes late."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import PurePosixPath
 
 import msgspec
@@ -17,17 +17,21 @@ PART = 4 * 2**20
 
 
 class History:
-    """The timelines of groups. That of a run that goes on is read where it runs, and kept: the next reader gets only what is new."""
+    """The timelines of groups. That of a run that goes on is read where it runs, and kept: the next reader gets only what is new.
 
-    def __init__(self, shell: Shell, archive: Archive) -> None:
+    `current` is a group that is not over, or None: of others nothing is kept.
+    """
+
+    def __init__(self, shell: Shell, archive: Archive, current: Callable[[int], ClientGroup | None]) -> None:
         self._there, self._here = shell, LocalShell()
         self._archive = archive
+        self._current = current
         self._running: dict[int, _Known] = {}
 
     async def lines(self, group: ClientGroup, first: int) -> AsyncIterator[bytes]:
         """The lines from second `first` on, without their histograms, in parts. Raises `ClusterError`."""
+        self._running = {number: known for number, known in self._running.items() if self._current(number)}
         if group.stage == "stopped":
-            self._running.pop(group.group_id, None)
             await self._archive.at_home(group.run_id)
             folder = PurePosixPath(self._archive.paths(group.run_id).root)
             known = _Known()
