@@ -203,5 +203,34 @@ def test_the_summary_has_means_maxima_sums_and_estimated_percentiles_of_all_repl
     assert EngineTally().report() is None
 
 
+def times_at(*counts: int) -> bytes:
+    """A histogram of vLLM's: how many times do not exceed each of five bounds."""
+    name, bounds = "vllm:time_to_first_token_seconds", ("0.001", "0.1", "0.25", "0.5", "+Inf")
+    lines = [f'{name}_bucket{{le="{bound}"}} {count}' for bound, count in zip(bounds, counts, strict=True)]
+    return "\n".join([*lines, f"{name}_sum {counts[-1] * 0.3}", f"{name}_count {counts[-1]}", ""]).encode()
+
+
+def test_a_percentile_lies_within_its_own_bucket_however_many_below_are_empty() -> None:
+    """All 100 are between 0.25 and 0.5: the tenth of them is a tenth of the way."""
+    first, then = read_engine(times_at(7, 7, 7, 7, 7)), read_engine(times_at(7, 7, 7, 107, 107))
+    assert first
+    assert then
+    times = second_between(first, then, 1.0, 1.0).ttft_seconds
+    assert times
+    assert [times.quantile(q) for q in (0.1, 0.5, 0.9)] == pytest.approx([0.275, 0.375, 0.475])
+    times.merge(EngineTimes(1, 0.01, {"0.001": 0, "0.1": 1}))
+    assert times.quantile(0.5) == pytest.approx(0.25 + 0.25 * 49.5 / 100)
+
+
+def test_what_an_engine_tells_by_an_old_and_a_new_name_is_counted_once() -> None:
+    """Some versions of vLLM tell what was renamed by both names."""
+    new = 'vllm:prefix_cache_queries_total{engine="0"} 100\nvllm:prefix_cache_queries_total{engine="1"} 20\n'
+    old = new.replace("prefix", "gpu_prefix")
+    for text in (new + old, old + new, old, new):
+        reading = read_engine(text.encode())
+        assert reading
+        assert reading.counters == {"prefix_queries": 120.0}
+
+
 def test_a_percentile_above_all_bounds_is_unknown() -> None:
     assert EngineTimes(2, 9.0, {"0.1": 1, "+Inf": 1}).quantile(0.9) is None

@@ -21,7 +21,10 @@ _TIMES = ("ttft_seconds", "queue_seconds")
 
 
 class EngineTimes(msgspec.Struct):
-    """A histogram of the engine: `buckets` counts the times up to each bound and above the one before, empty ones left out."""
+    """A histogram of the engine: `buckets` counts the times up to each bound and above the one before.
+
+    Empty ones are left out, but for the one below one with times: it tells where that begins.
+    """
 
     count: int = 0
     sum: float = 0.0

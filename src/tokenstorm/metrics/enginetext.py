@@ -113,19 +113,24 @@ class EngineReading(msgspec.Struct, frozen=True):
 
 def read_engine(text: bytes) -> EngineReading | None:
     """Read a Prometheus text; None where it holds nothing that an engine says."""
-    values: dict[str, list[float]] = {}
-    bounds: dict[str, dict[str, int]] = {}
+    named: dict[bytes, list[float]] = {}
+    bounds_of: dict[bytes, dict[str, int]] = {}
     for name, labels, written in _LINE.findall(text):
         value = _number(written)
         if value is None:
             continue
-        field = _PLACE[name]
-        values.setdefault(field, []).append(value)
-        if field.endswith("_bucket") and (bound := _BOUND.search(labels)):
-            of_field = bounds.setdefault(field.removesuffix("_bucket"), {})
-            of_field[bound[1].decode()] = _count(of_field.get(bound[1].decode(), 0) + value)
-    if not values:
+        named.setdefault(name, []).append(value)
+        if name.endswith(b"_bucket") and (bound := _BOUND.search(labels)):
+            of_name = bounds_of.setdefault(name, {})
+            of_name[bound[1].decode()] = _count(of_name.get(bound[1].decode(), 0) + value)
+    if not named:
         return None
+    values: dict[str, list[float]] = {}
+    bounds: dict[str, dict[str, int]] = {}
+    for name, field in _PLACE.items():
+        if name in named and field not in values:  # a figure that was renamed is told by both names for some versions
+            values[field] = named[name]
+            bounds[field.removesuffix("_bucket")] = bounds_of.get(name, {})
     told = {field: _TOGETHER.get(field, sum)(numbers) for field, numbers in values.items()}
     if "prefix_hits" in told:
         told.setdefault(
@@ -192,11 +197,14 @@ def _counted(before: EngineReading, now: EngineReading) -> dict[str, EngineTimes
 
 
 def _buckets(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
-    """Of cumulative buckets at two moments, how many came into each."""
-    buckets, below = {}, 0
+    """Of cumulative buckets at two moments, how many came into each; see `EngineTimes`."""
+    buckets: dict[str, int] = {}
+    below, lower = 0, None
     for bound in sorted(now, key=float):
         since = now[bound] - before.get(bound, 0)
         if since > below:
+            if lower is not None:
+                buckets.setdefault(lower, 0)
             buckets[bound] = since - below
-        below = max(below, since)
+        below, lower = max(below, since), bound
     return buckets
