@@ -28,7 +28,7 @@ def test_who_waits_is_told_the_id_first_and_on_ctrl_c_what_goes_on_and_how_to_st
     process = up.start(*CREATE, *SLOW)
     assert process.stderr
     first = process.stderr.readline()
-    (service_id,) = re.findall(r"service (s\w+) is pending: being submitted; it is waited for", first)
+    (service_id,) = re.findall(r"service (s\w+) is pending.*; it is waited for", first)
     process.send_signal(signal.SIGINT)
     ended = up.stage.ended(process)
     assert ended.code == 130

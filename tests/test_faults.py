@@ -308,7 +308,7 @@ def test_a_run_that_was_killed_as_a_whole_owns_up_to_what_was_in_flight(stage: S
     assert counts["scheduled"] == math.ceil(seconds * 20) > len(run.lines())
     assert counts["censored"] == counts["scheduled"] - len(run.lines())
     assert summary["metrics"]["latency_seconds"]["lower_bound"]["p99"] is True
-    assert summary["verdict"]["state"] == "suspect"
+    assert summary["verdict"]["state"] != "valid"
     assert {"cut_off", "censored"} <= {reason["code"] for reason in summary["verdict"]["reasons"]}
     # a rank without a file was there too
     next(run.root.glob("results.1.*")).unlink()
