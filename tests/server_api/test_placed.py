@@ -7,11 +7,12 @@ from typing import cast
 import pytest
 
 from orchestrating import slurm
+from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.config.profile import Orchestrator
-from tokenstorm.errors import Unreachable
+from tokenstorm.errors import Unconfirmed, Unreachable
 from tokenstorm.server_api import placed
 from tokenstorm.server_api.placed import PlacedOrchestrator
 
@@ -49,6 +50,36 @@ def test_a_call_that_needs_an_orchestrator_whose_code_is_deployed_says_so_and_th
             await orchestrator.address()
         (job,) = cluster.scheduler.submitted
         assert job.command[0] == "/deployed/python"
+        await orchestrator.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_whose_submission_was_cut_keeps_the_token_that_it_may_have_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = slurm(tmp_path, orchestrator=Orchestrator(placement="job"))
+    monkeypatch.setattr(placed, "START_SECONDS", 0.01)
+
+    def tokens() -> set[bytes]:
+        return {data for path, data in cluster.shell.files.items() if path.name == "token"}
+
+    async def scenario() -> None:
+        orchestrator = PlacedOrchestrator(Site(cluster.profile, cluster.shell, cluster.scheduler, has_gpu=True), {})
+        cluster.scheduler.trouble_after_submit = Unconfirmed("cut")
+        with pytest.raises(Unconfirmed):
+            await orchestrator.address()
+        read = tokens()
+        cluster.scheduler.trouble_after_submit = None
+        with pytest.raises(Unreachable, match="job 100 is pending"):
+            await orchestrator.address()
+        assert len(cluster.scheduler.submitted) == 1
+        assert len(read) == 1
+        assert tokens() == read
+        cluster.scheduler.state["100"] = JobState("ended", "cancelled")
+        with pytest.raises(Unreachable, match="job 101 is pending"):
+            await orchestrator.address()
+        assert len(tokens()) == 2
         await orchestrator.close()
 
     asyncio.run(scenario())

@@ -215,7 +215,8 @@ class PlacedOrchestrator:
         there = profile.model_copy(update={"ssh": Ssh()})  # it is where it wants to be
         # What a table for a kind of job leaves out is the profile's to say: it has to stay out.
         await shell.put(folder / "profile.json", there.model_dump_json(exclude_unset=True).encode())
-        await shell.put(folder / "token", secrets.token_urlsafe(32).encode())
+        if not unsure or "token" not in await shell.list(folder):  # one that began after all has read its token
+            await shell.put(folder / "token", secrets.token_urlsafe(32).encode())
         for file, text in self._recipes.items():
             await shell.put(folder / "recipes" / file, text.encode())
         await self._write(start)
