@@ -1,6 +1,7 @@
 """What a node's GPUs say reaches the run, from whatever reads them, and the energy of the run is the true one."""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from driver import install_driver, true_joules
 from running import Run, Stage, alive, fetch, wait_for
 from tokenstorm.metrics.energy import GpuReading
+from tokenstorm.node import __main__ as wrapper
 from tokenstorm.node.boards import find_boards
 from wrapped import KEY, NODE, Service
 
@@ -115,6 +117,34 @@ def test_no_gpu_is_no_error(tools: Path, text: str | None) -> None:
         program(tools, "nvidia-smi", text)
         program(tools, "amd-smi", text.replace("exit 9", "echo no JSON"))
     assert boards(1) == []
+
+
+def test_a_job_ends_although_what_reads_its_gpus_hangs_in_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hanging:
+        """A process that not even a kill ends, as one in an uninterruptible call."""
+
+        stdin = io.BytesIO()
+        kills = 0
+
+        def poll(self) -> None:
+            return None
+
+        def kill(self) -> None:
+            self.kills += 1
+
+    hanging = Hanging()
+
+    async def end() -> None:
+        async with asyncio.timeout(30), wrapper.tell_of_gpus(tmp_path, 1):
+            pass
+
+    monkeypatch.setattr(wrapper, "_start_teller", lambda *_: hanging)
+    monkeypatch.setattr(wrapper, "TELLER_SECONDS", 0.1)
+    asyncio.run(end())
+    assert hanging.kills
+    assert hanging.stdin.closed
 
 
 @pytest.mark.integration
