@@ -116,6 +116,18 @@ def test_a_file_with_nothing_to_ask_says_what_its_records_lack() -> None:
         asked(lines(SHAREGPT[3]))
 
 
+def test_a_record_with_odd_values_is_left_out_alone() -> None:
+    """Half of a surrogate pair is valid JSON, and no text: it would end the run when it is sent."""
+    half = b'{"conversations": [{"from": "human", "value": "Why \\ud83d?"}]}\n'
+    good = {"conversations": [{"from": "system", "value": None}, {"from": "human", "value": "Why?"}]}
+    stock = read_prompts(half + lines({"conversations": [{"from": ["human"], "value": "Why?"}]}, good), "data")
+    assert [prompt.messages for prompt in stock.prompts] == [[{"role": "user", "content": "Why?"}]]
+    assert stock.left_out == {"its text cannot be sent: it is not UTF-8": 1, "it does not begin with a question": 1}
+    counts = (True, 0, 10**40, 5)
+    told = read_prompts(lines(*({"prompt": "Why?", "output_tokens": count} for count in counts)), "data")
+    assert ([prompt.max_tokens for prompt in told.prompts], told.left_out.total()) == ([5], 3)
+
+
 def test_a_parquet_file_that_is_broken_or_holds_something_else_is_refused() -> None:
     with pytest.raises(PlanError, match="is a Parquet file that cannot be read"):
         asked(b"PAR1\x15\x04\x15\x10" + bytes(20) + b"PAR1")

@@ -119,6 +119,10 @@ def test_ids_are_whole_with_all_their_64_bits() -> None:
         (AZURE + "2024-05-10 00:00:00,5\n", "line 2: it has 2 fields, and the header has 3"),
         (AZURE + "2024-05-10 00:00:00,many,5\n", "line 2: its prompt has no length"),
         (BURST + "nan,ChatGPT,472,18,490,API log\n", "line 2: its time 'nan' is no number of seconds"),
+        (BURST + f'0,"{"x" * 200_000}",472,18,490,API log\n', "line 2: it is no row of this trace: field larger"),
+        (AZURE + "0001-01-01 00:00:00+01:00,5,5\n", "line 2: its time '0001-01-01 00:00:00+01:00' is none"),
+        (AZURE + "2024-05-10 00:00:00,1e30,5\n", "tokens, and no model takes more than 10000000"),
+        (MOONCAKE + lines(timed(4000, 600, [0, 1], 10**9)), "line 4: its answer has 1000000000 tokens"),
     ],
 )
 def test_a_row_that_contradicts_its_format_is_refused_with_its_line_or_left_out_and_counted(
@@ -139,6 +143,7 @@ def test_a_row_that_contradicts_its_format_is_refused_with_its_line_or_left_out_
         (b'{"prompt": "x", "output_tokens": 5}\n', "looks like vLLM's custom dataset"),
         (b'{"timestamp": 4', "begins with"),
         (b"a,b\n1,2\n", "its first line is 'a,b'"),
+        (b'[{"id": "1", "conversations": [{"from": "human", "value": "' + b"x" * 200_000, "its first line is '[{"),
         (b"PAR1....", "is a Parquet file"),
         (AZURE.encode() + b"\xff\xfe", "not UTF-8"),
     ],
@@ -192,6 +197,13 @@ def test_a_trace_that_leaves_nothing_or_is_contradicted_is_refused(
     with pytest.raises((PlanError, msgspec.ValidationError)) as raised:
         settled(MOONCAKE, load, **trace)
     assert words in str(raised.value)
+
+
+def test_times_that_no_clock_holds_are_told_and_not_a_bug() -> None:
+    with pytest.raises(PlanError, match="would leave in centuries"):
+        settled(MOONCAKE + lines(timed(1e300, 600, [0, 1])))
+    with pytest.raises(PlanError, match="would leave in centuries"):
+        settled(MOONCAKE + lines(timed(1e14, 600, [0, 1])), speed=0.001)
 
 
 SHARED = Path(__file__).parents[2] / "tests" / "traces"

@@ -17,7 +17,9 @@ from tokenstorm.loadgen.promptfile import Prompt, parse_prompts
 
 Record = Mapping[str, Any]
 _PEEKED: Final = 10
-_HUMAN: Final = frozenset(("human", "user"))
+_HUMAN: Final = ("human", "user")
+"""Not a set: what stands there may be anything, also what has no hash."""
+_MOST_TOKENS: Final = 2**31
 _BODIES: Final = {"chat": "/chat/completions", "completions": "/completions"}
 
 
@@ -42,7 +44,7 @@ def read_prompts(data: bytes, where: str) -> Stock:
     stock = Stock([], Counter())
     for record in chain(first, found):
         try:
-            stock.prompts.append(msgspec.structs.replace(read(record), index=len(stock.prompts)))
+            stock.prompts.append(msgspec.structs.replace(_sendable(read(record)), index=len(stock.prompts)))
         except Left as error:
             stock.left_out[str(error)] += 1
     if not stock.prompts:
@@ -118,7 +120,7 @@ def _of_batch(record: Record) -> Prompt:
 def _of_vllm(record: Record) -> Prompt:
     """A line of vLLM's custom dataset: `prompt`, and `output_tokens` where they are known."""
     output = record.get("output_tokens", record.get("max_tokens"))
-    if output is not None and (not isinstance(output, int) or output < 1):
+    if output is not None and (type(output) is not int or not 1 <= output <= _MOST_TOKENS):
         message = "its `output_tokens` are no count"
         raise Left(message)
     return Prompt(text=_text(record.get("prompt")), max_tokens=output)
@@ -147,7 +149,8 @@ def _first_question(turns: list[tuple[object, object]]) -> Prompt:
             return Prompt(messages=[*messages, {"role": "user", "content": _text(said)}])
         if role != "system":
             break
-        messages.append({"role": "system", "content": said})
+        if isinstance(said, str):
+            messages.append({"role": "system", "content": said})
     message = "it does not begin with a question"
     raise Left(message)
 
@@ -157,6 +160,16 @@ def _text(found: object) -> str:
         message = "its question is blank"
         raise Left(message)
     return found
+
+
+def _sendable(prompt: Prompt) -> Prompt:
+    """The same prompt. JSON may hold half of a surrogate pair, which no request can."""
+    try:
+        msgspec.json.encode(prompt)
+    except (UnicodeEncodeError, RecursionError):
+        message = "its text cannot be sent: it is not UTF-8"
+        raise Left(message) from None
+    return prompt
 
 
 _READERS: Final[tuple[tuple[frozenset[str], Callable[[Record], Prompt]], ...]] = (

@@ -20,7 +20,13 @@ def settle_trace(load: Load, trace: Trace, data: bytes, path: str) -> dict[str, 
     Where the trace gives the times, its window ends just after its last row, or after `duration_seconds`.
     """
     read = read_trace(data, path, trace)
-    times = array("q", (row.at for row in read.rows))
+    try:
+        times = array("q", (row.at for row in read.rows))
+    except OverflowError:
+        message = (
+            f"{path} has a row that would leave in centuries: its times are in another unit, or the speed is too low"
+        )
+        raise PlanError(message, "trace") from None
     if not times:
         message = (
             f"{path} has no row between `from_seconds` and `until_seconds`" if data.strip() else f"{path} is empty"

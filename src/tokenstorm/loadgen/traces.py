@@ -23,6 +23,9 @@ from tokenstorm.loadgen.formats import binary_format, record_format
 SECOND: Final = 1_000_000_000
 MILLISECOND: Final = 1_000_000
 _IDS: Final = 1 << 64
+_MOST_TOKENS: Final = 10_000_000
+"""No model takes so many: text of them would fill a rank's memory."""
+_LONGEST_HEADER: Final = 10_000
 _PEEKED = 200
 """So many rows are looked at where the first ones fit two formats."""
 _KNOWN: Final = (
@@ -220,7 +223,7 @@ def _csv_parser(time: Callable[[str], int], asked: str, answered: str) -> Callab
             raise PlanError(message, "trace") from None
 
         def parse(line: str) -> Row:
-            fields = next(csv.reader([line])) if '"' in line else line.split(",")
+            fields = _quoted(line) if '"' in line else line.split(",")
             if len(fields) != len(columns):
                 message = f"it has {len(fields)} fields, and the header has {len(columns)}"
                 raise BadRow(message)
@@ -233,7 +236,18 @@ def _csv_parser(time: Callable[[str], int], asked: str, answered: str) -> Callab
 
 
 def _columns(header: str) -> list[str]:
+    """The names in a header, without what their spellings differ in; none where it is too long for one."""
+    if len(header) > _LONGEST_HEADER:
+        return []
     return [re.sub(r"[ _-]", "", name).lower() for name in next(csv.reader([header]))]
+
+
+def _quoted(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]))
+    except csv.Error as error:
+        message = f"it is no row of this trace: {error}"
+        raise BadRow(message) from None
 
 
 def _whole(text: str) -> int | None:
@@ -249,12 +263,19 @@ def _input(length: int | None) -> int:
     if length is None or length < 1:
         message = f"its prompt has {'no length' if length is None else f'{length} tokens'}: it cannot be sent"
         raise BadRow(message)
-    return length
+    return _bounded(length, "prompt")
 
 
 def _output(length: int | None) -> int:
     if length is None or length < 0:
         message = f"its answer has {'no length' if length is None else f'{length} tokens'}"
+        raise BadRow(message)
+    return _bounded(length, "answer")
+
+
+def _bounded(length: int, what: str) -> int:
+    if length > _MOST_TOKENS:
+        message = f"its {what} has {length} tokens, and no model takes more than {_MOST_TOKENS}"
         raise BadRow(message)
     return length
 
@@ -269,11 +290,11 @@ def _iso(text: str) -> int:
         message = f"its time {text[:40]!r} is none"
         raise BadRow(message)
     try:
-        moment = datetime.fromisoformat(match[1] + (match[3] or "+00:00"))
-    except ValueError as error:
+        moment = datetime.fromisoformat(match[1] + (match[3] or "+00:00")).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         message = f"its time {text[:40]!r} is none ({error})"
         raise BadRow(message) from None
-    return round(moment.astimezone(UTC).timestamp()) * SECOND + int((match[2] or "0").ljust(9, "0"))
+    return round(moment.timestamp()) * SECOND + int((match[2] or "0").ljust(9, "0"))
 
 
 def _seconds(text: str) -> int:
