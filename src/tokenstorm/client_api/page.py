@@ -29,6 +29,8 @@ RULES = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {"content-security-policy": RULES, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+_HANDED_ON = [(b"content-security-policy", b"sandbox"), (b"x-content-type-options", b"nosniff")]
+"""An engine's answer passes here too: whoever opens one as a page must not run its scripts beside ours."""
 GroupId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
 _METHODS = ["GET", "POST", "DELETE"]
 
@@ -113,10 +115,12 @@ def server_routes(server: ServerApi) -> APIRouter:
         call = replace(call, target=call.target.removeprefix(SERVER.encode()), headers=headers)
         try:
             sending = send(server.client, server.url, call, server.token, again=call.method == "GET")
-            return Passed(await unless_left(request, sending, lambda answer: answer.aclose()))
+            passed = Passed(await unless_left(request, sending, lambda answer: answer.aclose()))
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
             raise Problem(502, f"cannot reach the Server API at {server.url} ({why}): is it up?") from None
+        passed.raw_headers += _HANDED_ON
+        return passed
 
     return routes
 
