@@ -35,3 +35,15 @@ def test_rows_of_a_table_say_for_how_many_requests_they_stand(tmp_path: Path) ->
         ("1", "unsent", "1e-06", "", "", ""),
         ("2", "unsent", "2e-06", "", "500", "0.001"),
     ]
+
+
+def test_rows_are_those_of_the_last_start_that_sent_anything_as_in_the_report(tmp_path: Path) -> None:
+    """A job that is started anew and ends at once leaves empty files behind those of the run."""
+    folder = tmp_path / "runs" / "a1"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").touch()
+    for name, rows in (("results.0.0", ROWS[:1]), ("results.0.1", ROWS), ("results.1.1", []), ("results.0.2", [])):
+        (folder / f"{name}.jsonl").write_bytes(b"".join(encode_result(row) + b"\n" for row in rows))
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path / "runs"), tmp_path, try_page)
+    files = asyncio.run(archive.result_files("a1"))
+    assert [file.name for file in files] == ["results.0.1.jsonl", "results.1.1.jsonl"]

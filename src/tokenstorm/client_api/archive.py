@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from tokenstorm.client_api.homecoming import RESULTS, Expected, bring, missing, status_of, summary_of
+from tokenstorm.client_api.homecoming import Expected, bring, missing, status_of, summary_of
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.ssh.files import LOGS, PART
@@ -21,6 +21,7 @@ from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.load import load_summary
 from tokenstorm.report.rows import csv_head, csv_rows
+from tokenstorm.report.whole import last_results
 from tokenstorm.result import Result
 from tokenstorm.runs import RunPaths, write_atomically
 from tokenstorm.written import fault
@@ -116,13 +117,10 @@ class Archive:
         return None
 
     async def result_files(self, run_id: str) -> list[PurePosixPath]:
-        """The result files of the last attempt of a run that is over, by rank."""
+        """The result files of the last attempt that sent anything, of a run that is over, by rank: the report's."""
         await self.at_home(run_id)
-        folder = PurePosixPath(self.paths(run_id).root)
-        found = [match for name in await self._here.list(folder) if (match := RESULTS.fullmatch(name))]
-        last = max((int(match[2]) for match in found), default=0)
-        ranks = sorted((int(match[1]), match[0]) for match in found if int(match[2]) == last)
-        return [folder / name for _, name in ranks]
+        _, files = await asyncio.to_thread(last_results, self.paths(run_id))
+        return [PurePosixPath(path) for path in files.values()]
 
     async def lines(self, files: list[PurePosixPath]) -> AsyncIterator[bytes]:
         """The whole lines of those files, many at a time; a last one that is cut off is left out."""

@@ -40,11 +40,16 @@ class Found:
         self.requests += 1
 
 
-def find_results(paths: RunPaths, plan: Plan) -> Found:
-    """The result files by rank; where the job was started anew, the last start that sent anything is the run."""
+def last_results(paths: RunPaths) -> tuple[int, dict[int, Path]]:
+    """Which start of the job was the last that sent anything, and its result files by rank."""
     files = paths.all_results()
     last = max((attempt for (_, attempt), path in files.items() if _size(path)), default=0)
-    found = Found(last, {rank: path for (rank, attempt), path in files.items() if attempt == last})
+    return last, {rank: path for (rank, attempt), path in files.items() if attempt == last}
+
+
+def find_results(paths: RunPaths, plan: Plan) -> Found:
+    """The result files by rank; where the job was started anew, the last start that sent anything is the run."""
+    found = Found(*last_results(paths))
     for rank in sorted(found.results):
         if rank >= plan.ranks:
             name = found.results.pop(rank).name
