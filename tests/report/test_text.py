@@ -15,7 +15,7 @@ from tokenstorm.metrics.reports import Environment, PromptStock, RankReport, Rea
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.report.text import duration, live_line, prompts_used, summary_text
+from tokenstorm.report.text import duration, figure, live_line, prompts_used, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result
 
 GPU = GpuEnergy(gpu="GPU-a", node="n1", joules=750.0, average_watts=150.0, method="counter")
@@ -38,6 +38,22 @@ GPU = GpuEnergy(gpu="GPU-a", node="n1", joules=750.0, average_watts=150.0, metho
 )
 def test_a_duration_has_three_digits_and_a_unit(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "unknown"),
+        (0.0, "0"),
+        (0.00001234, "0.00001234"),
+        (2.5, "2.5"),
+        (9999.4, "9999"),
+        (9999.7, "10000"),
+        (12345.6, "12346"),
+    ],
+)
+def test_a_figure_has_four_digits_and_never_an_exponent(value: float | None, text: str) -> None:
+    assert figure(value) == text
 
 
 def result(seq: int, **fields: object) -> Result:

@@ -43,7 +43,7 @@ def load_words(plan: Plan) -> str:
     if plan.closed_loop:
         return f"closed loop of {clients}"
     if stages := plan.arrival.stages:
-        rates = [f"{stage.rps:.4g}/s for {stage.seconds:g} s" for stage in stages[:_STAGES]]
+        rates = [f"{figure(stage.rps)}/s for {stage.seconds:g} s" for stage in stages[:_STAGES]]
         rate = (
             " at " + ", ".join(rates) + (f" and {len(stages) - _STAGES} more stages" if len(stages) > _STAGES else "")
         )

@@ -1,6 +1,7 @@
 """A run for the terminal: one live line while it goes on, a table at the end."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.engine import ServerTimes
@@ -243,7 +244,9 @@ def figure(value: float | None) -> str:
     """Four digits, and no exponent; "unknown" for None, which is not 0."""
     if value is None:
         return "unknown"
-    return f"{value:.4g}" if value < 10_000 else f"{value:.0f}"  # noqa: PLR2004 - four digits
+    if value >= 10_000:  # noqa: PLR2004 - four digits
+        return f"{value:.0f}"
+    return format(Decimal(f"{value:.4g}"), "f")  # 9999.7 and 0.00001 would have one
 
 
 def _table(summary: Summary) -> list[str]:
