@@ -128,6 +128,17 @@ def test_a_file_that_cannot_be_written_is_told_and_leaves_nothing(run: tuple[Run
     assert not [*run[0].root.glob(".*part")]
 
 
+def test_the_folder_that_one_is_in_is_no_file_to_write(
+    run: tuple[RunPaths, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(RunError, match=r"cannot write \.: .*name another file with -o"):
+        save_as("csv", *run, Path())
+    assert not [*folder.iterdir()]
+
+
 def test_a_files_name_tells_its_format_and_an_unknown_one_is_refused_with_those_there_are() -> None:
     assert format_of(Path("a.HTML")) == "html"
     assert format_of(Path("a.b.hlog")) == "hdr"

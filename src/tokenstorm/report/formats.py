@@ -49,7 +49,7 @@ def write_as(form: Format, paths: RunPaths, summary: Summary, file: BinaryIO) ->
 
 def save_as(form: Format, paths: RunPaths, summary: Summary, target: Path) -> None:
     """Write it to a file: the whole of it, or nothing. Raises `RunError`."""
-    unfinished = target.with_name(f".{target.name}.part")
+    unfinished = target.parent / f".{target.name}.part"
     try:
         with unfinished.open("wb") as file:
             write_as(form, paths, summary, file)
