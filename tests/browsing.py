@@ -49,7 +49,8 @@ class Stack:
 
 def create(sdk: Client, service: str, **fields: Any) -> int:
     """A short group, but for these fields."""
-    return sdk.create_group(service_id=service, prompts=["hello"], **{**SHORT, **fields}).group_id
+    asked: dict[str, Any] = {"prompts": ["hello"], **SHORT, **fields}
+    return sdk.create_group(service_id=service, **asked).group_id
 
 
 def keep_picture(page: Page, name: str) -> None:

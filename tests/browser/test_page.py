@@ -101,6 +101,66 @@ def test_a_group_is_created_held_run_and_deleted_by_clicking(page: Page, stack: 
     expect(page.get_by_role("row", name=re.compile("clicked"))).to_have_count(0)
 
 
+def test_a_number_that_is_none_is_marked_instead_of_left_out(page: Page, stack: Stack) -> None:
+    """Left out, `requests_per_second` would mean a closed loop, as fast as the service can."""
+    show(page, stack, "new-group")
+    field = page.get_by_label("requests_per_second", exact=True)
+    field.fill("")
+    field.press_sequentially("2e")
+    expect(page.locator("#field-requests_per_second-fault")).to_have_text("is not a number")
+    expect(page.get_by_role("button", name="Start", exact=True)).to_be_disabled()
+    expect(page.get_by_role("button", name="Show what it would submit")).to_be_disabled()
+    field.press_sequentially("1")
+    expect(page.locator("#field-requests_per_second-fault")).to_have_count(0)
+    expect(page.get_by_role("button", name="Start", exact=True)).to_be_enabled()
+    expect(page.get_by_label("command")).to_contain_text("--requests-per-second 20")
+
+
+@pytest.mark.parametrize(
+    "prompts", [["one\ntwo\n\nthree", "four"], ["[INST] hello", "plain"], ['["a"]'], [" a ", "b\n"]]
+)
+def test_once_more_sends_the_same_prompts(page: Page, stack: Stack, prompts: list[str]) -> None:
+    group = stack.create(prompts=prompts)
+    stack.sdk.wait_until_stopped(group, seconds=60)
+    page.goto(f"/#/groups/new?like={group}")
+    expect(page.get_by_label("num_clients")).to_have_value("4")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.locator("h1")).to_have_text(re.compile(r"^Group \d+"))
+    again = int(page.url.rpartition("/")[2])
+    assert stack.sdk.get_group(again).info.load_config["prompts"] == prompts
+
+
+@pytest.mark.parametrize(
+    ("load", "shown"),
+    [
+        ('{arrival: "constant"}', "closed loop"),
+        ('{arrival: {kind: "poisson"}}', "closed loop"),
+        ('{arrival: "constant", trace: {path: "t", lengths_only: true}}', "closed loop"),
+        ('{arrival: "constant", trace: {path: "t"}}', "3/s"),
+        ('{arrival: {kind: "constant", stages: [{rps: 9, seconds: 1}]}}', "3/s"),
+        ('{arrival: "constant", requests_per_second: 2}', "3/s"),
+    ],
+)
+def test_only_what_has_no_rate_is_called_a_closed_loop(page: Page, load: str, shown: str) -> None:
+    page.goto("/")
+    asked = f"import('/page/groups.js').then(({{askedOf}}) => askedOf({load}, {{requested_rps: 3}}))"
+    assert page.evaluate(asked) == shown
+
+
+def test_an_event_is_taken_whole_whatever_characters_its_text_has(page: Page) -> None:
+    body = 'data: {"text": "a\u2028b\u0085c"}\n\n'
+    page.route("**/told", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.goto("/")
+    taken = "import('/page/api.js').then(async ({askEvents}) => { const all = []; await askEvents('/told', (_, data) => all.push(data)); return all; })"
+    assert page.evaluate(taken) == ['{"text": "a\u2028b\u0085c"}']
+
+
+def test_the_command_keeps_prompts_that_begin_with_a_dash(page: Page, stack: Stack) -> None:
+    show(page, stack, "new-group")
+    page.get_by_label("prompts", exact=True).fill("- one's\nplain")
+    expect(page.get_by_label("command")).to_contain_text("""--prompt='- one'\\''s' --prompt plain""")
+
+
 def test_a_prompt_streams_and_logs_follow_and_a_service_starts_and_stops_by_clicking(page: Page, stack: Stack) -> None:
     show(page, stack, "service")
     page.get_by_role("button", name="Send").click()
@@ -155,7 +215,10 @@ def test_a_site_that_wants_its_token_is_asked_for_it_once(page: Page, stack: Sta
     process = stack.up.stage.start(*words, TOKENSTORM_TOKEN="right", TOKENSTORM_HOME=str(tmp_path))
     assert process.stdout
     url = process.stdout.readline().split()[2]
+    page.goto(f"{url}/#/services")
+    expect(page.get_by_label("The token that was printed at the start")).to_be_visible()
     page.goto(url)
+    page.reload()
     field = page.get_by_label("The token that was printed at the start")
     field.fill("wrong")
     page.keyboard.press("Enter")

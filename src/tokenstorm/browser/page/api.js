@@ -35,10 +35,17 @@ export async function ask(path, { method = "GET", body, signal, headers = {} } =
         throw new Refused(0, "the Client API does not answer");
     }
     if (answer.ok) return answer;
-    if (answer.status === 401 && !path.startsWith("/server/")) dispatchEvent(new Event("token-wanted"));
+    if (answer.status === 401 && (await isOurToken(path, all))) dispatchEvent(new Event("token-wanted"));
     const problem = await answer.json().catch(() => ({}));
     const detail = problem.detail ?? problem.error?.message ?? `it answered ${answer.status}`;
     throw new Refused(answer.status, detail, problem.errors ?? []);
+}
+
+/** Whether it is the Client API that wants a token: what is below /server/ may be refused by those behind it too. */
+async function isOurToken(path, headers) {
+    if (!path.startsWith("/server/")) return true;
+    const own = await fetch("/metrics", { method: "HEAD", headers }).catch(() => null);
+    return own?.status === 401;
 }
 
 export async function askJson(path, options) {
@@ -61,7 +68,7 @@ export async function askEvents(path, take, options) {
         const blocks = (rest + value.replaceAll("\r", "")).split("\n\n");
         rest = blocks.pop();
         for (const block of blocks) {
-            const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
+            const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/s)).filter(Boolean);
             const data = fields.filter(([, name]) => name === "data").map(([, , text]) => text);
             const event = fields.find(([, name]) => name === "event")?.[2] ?? "message";
             if (data.length) take(event, data.join("\n"));

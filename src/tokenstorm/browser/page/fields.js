@@ -21,8 +21,12 @@ function plainOf(schema) {
     return forms.find((one) => one.type) ?? forms[0] ?? {};
 }
 
-/** What was typed, as what is sent: undefined for nothing. Raises `SyntaxError` for what is no JSON. */
+/** Stands for what is in a field of numbers and is none: the browser does not tell its text. */
+const UNREADABLE = Symbol("unreadable");
+
+/** What was typed, as what is sent: undefined for nothing. Raises `SyntaxError` for what is no JSON, or no number. */
 export function valueOf({ kind, name }, typed) {
+    if (typed === UNREADABLE) throw new SyntaxError("no number");
     if (typed === undefined || typed === "") return undefined;
     switch (kind) {
         case "integer":
@@ -33,7 +37,7 @@ export function valueOf({ kind, name }, typed) {
         case "yesno":
             return typed === "yes";
         case "lines":
-            return typed.split("\n").filter((line) => line.trim());
+            return linesOf(typed);
         case "json":
             return JSON.parse(typed);
         default:
@@ -41,11 +45,25 @@ export function valueOf({ kind, name }, typed) {
     }
 }
 
-/** What is sent, as it is typed. */
+/** One text a line, or a JSON list of texts, which may have lines of their own. */
+function linesOf(typed) {
+    try {
+        const listed = JSON.parse(typed);
+        if (Array.isArray(listed) && listed.every((one) => typeof one === "string")) return listed;
+    } catch {
+        // it is plain lines
+    }
+    return typed.split("\n").filter((line) => line.trim());
+}
+
+/** What is sent, as it is typed: `valueOf` makes the same of it again. */
 export function typedOf({ kind }, value) {
     if (value === undefined || value === null) return undefined;
     if (kind === "yesno") return value ? "yes" : "no";
-    if (kind === "lines" && Array.isArray(value)) return value.join("\n");
+    if (kind === "lines" && Array.isArray(value)) {
+        const lines = value.join("\n");
+        return JSON.stringify(linesOf(lines)) === JSON.stringify(value) ? lines : JSON.stringify(value);
+    }
     return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
@@ -58,7 +76,7 @@ export function bodyOf(fields, typed) {
             const value = valueOf(field, typed[field.name]);
             if (value !== undefined) body[field.name] = value;
         } catch (error) {
-            faults[field.name] = `is not JSON: ${error.message}`;
+            faults[field.name] = typed[field.name] === UNREADABLE ? "is not a number" : `is not JSON: ${error.message}`;
         }
     }
     return { body, faults };
@@ -73,13 +91,13 @@ export function Field({ field, typed, fault, change }) {
         name,
         "aria-describedby": `${id}-about${fault ? ` ${id}-fault` : ""}`,
         "aria-invalid": fault ? "true" : undefined,
-        onInput: (event) => change(name, event.target.value),
+        onInput: ({ target }) => change(name, target.validity.badInput ? UNREADABLE : target.value),
     };
     const hint = fallback === undefined || fallback === null || fallback === "" || typeof fallback === "object" ? "" : String(fallback);
     return html`
         <div class="field">
             <label for=${id}>${name}</label>
-            ${inputOf({ kind, choices, least, most, hint, typed: typed ?? "", shared })}
+            ${inputOf({ kind, choices, least, most, hint, typed: typeof typed === "string" ? typed : "", shared })}
             <p id="${id}-about" class="about">${marked(about)}${hint && kind !== "choice" && kind !== "yesno" ? ` (default ${hint})` : ""}</p>
             ${fault && html`<p id="${id}-fault" class="fault">${fault}</p>`}
         </div>
@@ -100,7 +118,7 @@ function inputOf({ kind, choices, least, most, hint, typed, shared }) {
             ${offered.map((choice) => html`<option value=${String(choice)}>${String(choice)}</option>`)}
         </select>`;
     }
-    if (kind === "lines") return html`<textarea ...${shared} rows="4" value=${typed} placeholder="one a line"></textarea>`;
+    if (kind === "lines") return html`<textarea ...${shared} rows="4" value=${typed} placeholder="one a line, or a JSON list"></textarea>`;
     if (kind === "json") return html`<textarea ...${shared} rows="2" value=${typed} placeholder="JSON" spellcheck=${false}></textarea>`;
     if (kind === "integer" || kind === "number") {
         return html`<input ...${shared} type="number" step=${kind === "integer" ? 1 : "any"} min=${least} max=${most} value=${typed} placeholder=${hint} />`;

@@ -85,8 +85,10 @@ export function stateOf({ status, outcome, progress }) {
 
 /** The rate that is asked for; at this moment, of a load that changes. */
 export function askedOf(load, progress) {
-    if (load.requests_per_second == null && typeof load.arrival !== "object") return "closed loop";
-    return withUnit(progress?.requested_rps ?? load.requests_per_second, "1/s");
+    const { requests_per_second: rate, arrival, trace } = load;
+    const open = rate != null || arrival?.ramp || arrival?.stages || (trace && !trace.lengths_only);
+    if (!open) return "closed loop";
+    return withUnit(progress?.requested_rps ?? rate, "1/s");
 }
 
 function fits({ group_id: id, info }, words, status) {

@@ -84,7 +84,7 @@ export function NewGroup({ query }) {
             </details>
             <div class="actions">
                 <button type="submit" class="primary" disabled=${busy || Object.keys(faults).length > 0}>${body.start === "manual" ? "Create and hold" : "Start"}</button>
-                <button type="button" disabled=${busy} onClick=${async () => setPreview(await send("/dry-run"))}>Show what it would submit</button>
+                <button type="button" disabled=${busy || Object.keys(faults).length > 0} onClick=${async () => setPreview(await send("/dry-run"))}>Show what it would submit</button>
             </div>
         </form>
         ${preview && html`<section class="panel" aria-label="What it would submit"><h2>What it would submit</h2>

@@ -17,6 +17,11 @@ export function pythonOf(value) {
     return JSON.stringify(value);
 }
 
+/** An option with its value; one that begins with a dash would be taken for an option itself. */
+function given(option, value) {
+    return value.startsWith("-") ? [`${option}=${shellWord(value)}`] : [option, shellWord(value)];
+}
+
 export function curlOf(path, body) {
     const token = hasToken() ? ' \\\n  -H "authorization: Bearer $TOKENSTORM_TOKEN"' : "";
     return `curl ${shellWord(location.origin + path)}${token} \\\n  --json ${shellWord(JSON.stringify(body))}`;
@@ -30,12 +35,12 @@ export function groupCommand({ service_id: service, target_url: url, ...body }, 
     if (url !== undefined) words.push("--target-url", shellWord(url));
     for (const [name, value] of Object.entries(body)) {
         const option = options[name];
-        if (name === "prompts") words.push(...value.flatMap((prompt) => ["--prompt", shellWord(prompt)]));
+        if (name === "prompts") words.push(...value.flatMap((prompt) => given("--prompt", prompt)));
         else if (name === "api_key") words.push("--api-key-env", "ENGINE_KEY");
-        else if (name === "labels") words.push(...Object.entries(value).flatMap(([key, one]) => ["--label", shellWord(`${key}=${one}`)]));
+        else if (name === "labels") words.push(...Object.entries(value).flatMap(([key, one]) => given("--label", `${key}=${one}`)));
         else if (!option || typeof value === "object") missing.push(name);
         else if (typeof value === "boolean") words.push(value ? option : option.replace(/^--/, "--no-"));
-        else words.push(option, shellWord(String(value)));
+        else words.push(...given(option, String(value)));
     }
     const note = missing.length ? `\n# not on the command line: ${missing.join(", ")}` : "";
     return words.join(" ") + note;
