@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path, PurePosixPath
 from typing import cast
 
+import msgspec
 import pytest
 
 from orchestrating import slurm
@@ -12,9 +13,9 @@ from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.config.profile import Orchestrator
-from tokenstorm.errors import Unconfirmed, Unreachable
+from tokenstorm.errors import RefusedJob, Unconfirmed, Unreachable
 from tokenstorm.server_api import placed
-from tokenstorm.server_api.placed import PlacedOrchestrator
+from tokenstorm.server_api.placed import PlacedOrchestrator, Published
 
 
 class HandDeployment:
@@ -80,6 +81,60 @@ def test_a_job_whose_submission_was_cut_keeps_the_token_that_it_may_have_read(
         with pytest.raises(Unreachable, match="job 101 is pending"):
             await orchestrator.address()
         assert len(tokens()) == 2
+        await orchestrator.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_orchestrator_whose_submission_was_cut_is_known_by_its_job_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = slurm(tmp_path, orchestrator=Orchestrator(placement="job"))
+    monkeypatch.setattr(placed, "START_SECONDS", 5.0)
+
+    async def well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async def scenario() -> None:
+        site = Site(cluster.profile, cluster.shell, cluster.scheduler, has_gpu=True)
+        orchestrator = PlacedOrchestrator(site, {})
+        cluster.scheduler.trouble_after_submit = Unconfirmed("cut")
+        with pytest.raises(Unconfirmed):
+            await orchestrator.address()
+        cluster.scheduler.trouble_after_submit = None
+        cluster.scheduler.state["100"] = JobState("running")
+        async with await asyncio.start_server(well, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            (job,) = cluster.scheduler.submitted
+            there = Published(start=job.folder.name, host="n1", url=url)
+            await cluster.shell.put(job.folder.parent / "address.json", msgspec.json.encode(there))
+            assert (await orchestrator.address()).url == url
+        assert await orchestrator.exists()
+        await orchestrator.stop()
+        assert cluster.scheduler.cancelled == ["100"]
+        assert len(cluster.scheduler.submitted) == 1
+        await orchestrator.close()
+
+    asyncio.run(scenario())
+
+
+def test_after_a_refusal_the_next_start_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = slurm(tmp_path, orchestrator=Orchestrator(placement="job"))
+    monkeypatch.setattr(placed, "START_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        orchestrator = PlacedOrchestrator(Site(cluster.profile, cluster.shell, cluster.scheduler, has_gpu=True), {})
+        cluster.scheduler.trouble = RefusedJob("the job is lost")
+        with pytest.raises(RefusedJob):
+            await orchestrator.address()
+        (refused,) = [path.parent.name for path in cluster.shell.files if path.name == "token"]
+        cluster.scheduler.trouble = None
+        with pytest.raises(Unreachable, match="job 100 is pending"):
+            await orchestrator.address()
+        assert refused not in cluster.scheduler.submitted[0].name
         await orchestrator.close()
 
     asyncio.run(scenario())

@@ -27,7 +27,7 @@ from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.shell import Streams
 from tokenstorm.cluster.site import Site
 from tokenstorm.config.profile import Ssh
-from tokenstorm.errors import NOT_JSON, Unreachable
+from tokenstorm.errors import NOT_JSON, RefusedJob, Unreachable
 from tokenstorm.jobs.poller import Poller
 from tokenstorm.server_api.where import Address
 
@@ -146,6 +146,8 @@ class PlacedOrchestrator:
         start, there = await self._read("start.json", _Start), await self._read("address.json", Published)
         if start is None or there is None or there.start != start.name:
             return None
+        if start.placement == "job" and start.job_id is None:  # without it nobody could end it: a second start tells
+            return None
         if there.socket is not None:
             await self._check_host(there.host)
         self._socket = there.socket
@@ -228,7 +230,11 @@ class PlacedOrchestrator:
             signal_lead_seconds=LEAVE_SECONDS,
         )
         if placement == "job":
-            start = replace(start, job_id=await self._site.scheduler.submit(job))
+            try:
+                start = replace(start, job_id=await self._site.scheduler.submit(job))
+            except RefusedJob:  # there is none under that name, and there will be none
+                await shell.remove(self._home / "start.json")
+                raise
             await self._write(start)
             return start
         await shell.put(folder / "script.sh", render(job, profile).encode())
