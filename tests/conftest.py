@@ -24,9 +24,10 @@ _skipped: list[str] = []
 
 
 def pytest_configure() -> None:
-    """Under `nohup` SIGHUP is ignored, and so it would be in what tests start: a handler is not handed on."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+    """Under `nohup` SIGHUP is ignored, and SIGINT behind `&`; so they would be in what tests start: a handler is not handed on."""
+    for number, handler in ((signal.SIGHUP, lambda _number, _frame: None), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
