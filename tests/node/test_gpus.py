@@ -119,6 +119,11 @@ def test_no_gpu_is_no_error(tools: Path, text: str | None) -> None:
     assert boards(1) == []
 
 
+def test_a_board_without_a_name_is_not_told_of(tools: Path) -> None:
+    program(tools, "amd-smi", '#!/bin/sh\necho \'[{"gpu": 0}, {"gpu": 1, "uuid": "b"}]\'\n')
+    assert [one.gpu for one in boards(2)] == ["b"]
+
+
 def test_a_job_ends_although_what_reads_its_gpus_hangs_in_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

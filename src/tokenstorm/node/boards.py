@@ -170,7 +170,8 @@ def _amd_smi() -> Read | None:
 
     async def read() -> list[GpuReading]:
         if not names:
-            names.update({one["gpu"]: str(one["uuid"]) for one in _listed(await _run(path, "list", "--json"))})
+            listed = _listed(await _run(path, "list", "--json"))
+            names.update({one["gpu"]: str(one["uuid"]) for one in listed if "uuid" in one})
         return [
             _by_amd(names[one["gpu"]], one)
             for one in _listed(await _run(path, "metric", "--json"))
