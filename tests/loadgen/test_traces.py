@@ -1,6 +1,7 @@
 """Traces: each format by its content, with its own units; and what contradicts it is refused with its line."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tokenstorm.errors import PlanError
 from tokenstorm.load import Load, Trace, make
+from tokenstorm.loadgen.datasets import MOST_REASONS, OTHERS
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.traces import Row, read_trace
 
@@ -197,6 +199,15 @@ def test_a_trace_that_leaves_nothing_or_is_contradicted_is_refused(
     with pytest.raises((PlanError, msgspec.ValidationError)) as raised:
         settled(MOONCAKE, load, **trace)
     assert words in str(raised.value)
+
+
+def test_however_many_kinds_of_bad_rows_there_are_few_reasons_are_kept() -> None:
+    """Each quotes its row, and all of them are in the status of every second."""
+    words = ["".join(letters) for letters in product("abcdef", repeat=3)]
+    _, rows, skipped = read(AZURE + "".join(f"{word},5,5\n" for word in words), skip_bad_rows=True)
+    assert (rows, sum(skipped.values())) == ([], len(words))
+    assert len(skipped) == MOST_REASONS + 1
+    assert skipped[OTHERS] == len(words) - MOST_REASONS
 
 
 def test_times_that_no_clock_holds_are_told_and_not_a_bug() -> None:

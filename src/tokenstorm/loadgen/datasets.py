@@ -16,6 +16,8 @@ from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.promptfile import Prompt, parse_prompts
 
 Record = Mapping[str, Any]
+MOST_REASONS: Final = 20
+OTHERS: Final = "other reasons"
 _PEEKED: Final = 10
 _HUMAN: Final = ("human", "user")
 """Not a set: what stands there may be anything, also what has no hash."""
@@ -46,12 +48,17 @@ def read_prompts(data: bytes, where: str) -> Stock:
         try:
             stock.prompts.append(msgspec.structs.replace(_sendable(read(record)), index=len(stock.prompts)))
         except Left as error:
-            stock.left_out[str(error)] += 1
+            count_reason(stock.left_out, str(error))
     if not stock.prompts:
         why = "; ".join(f"{count} records: {reason}" for reason, count in stock.left_out.items())
         message = f"{where} holds nothing that can be asked ({why})"
         raise PlanError(message)
     return stock
+
+
+def count_reason(reasons: Counter[str], reason: str) -> None:
+    """Count something that is left out. Reasons quote it, and each second tells them: the rarer ones are counted together."""
+    reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else OTHERS] += 1
 
 
 def _records(data: bytes, where: str) -> Iterator[Record]:

@@ -18,6 +18,7 @@ import msgspec
 
 from tokenstorm.errors import NOT_JSON, PlanError
 from tokenstorm.load import Trace, TraceFormat
+from tokenstorm.loadgen.datasets import count_reason
 from tokenstorm.loadgen.formats import binary_format, record_format
 
 SECOND: Final = 1_000_000_000
@@ -108,7 +109,7 @@ def _parsed(data: bytes, where: str, trace: Trace, read: Read) -> Iterator[Row]:
             if not trace.skip_bad_rows:
                 message = f"{where}, line {number}: {error} (--skip-bad-rows leaves such rows out, and counts them)"
                 raise PlanError(message, "trace") from None
-            read.skipped[re.sub(r"\d+", "…", str(error))] += 1
+            count_reason(read.skipped, re.sub(r"\d+", "…", str(error)))
             continue
         last = row.at
         start = row.at if start is None else start
