@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from browsing import HOSTILE, NARROW, WIDE, faults_of, keep_picture
 from reporting import SECOND, request, run_of, second
+from running import wait_for
 from tokenstorm.report.page import write_page
 
 STAGES = {"stages": [{"rps": 20, "seconds": 3}, {"rps": 40, "seconds": 3}]}
@@ -90,7 +91,9 @@ def test_the_first_screen_has_the_banner_the_verdict_and_the_numbers(opened: Ope
         assert box is not None
         assert box["y"] + box["height"] < WIDE["viewport"]["height"], text
     page.mouse.wheel(0, 3000)
-    page.wait_for_function("scrollY > 1000")
+    wait_for(
+        lambda: page.evaluate("scrollY") > 1000, "the page never scrolled"
+    )  # its rules keep Playwright from polling
     banner = page.get_by_text("SIMULATED ENGINE").bounding_box()
     assert banner is not None
     assert banner["y"] == 0
