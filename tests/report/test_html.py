@@ -2,7 +2,10 @@
 
 import base64
 import hashlib
+import os
 import re
+import subprocess
+import sys
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -16,8 +19,9 @@ from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan, make_plan
-from tokenstorm.report.assets import Assets
+from tokenstorm.report.assets import Assets, read_assets
 from tokenstorm.report.html import report_page
+from tokenstorm.report.markdown import summary_markdown
 from tokenstorm.report.over_time import over_time
 from tokenstorm.report.story import Outline, Story
 from tokenstorm.report.text import duration
@@ -243,11 +247,26 @@ def test_the_first_screen_has_the_headline_numbers_with_their_samples() -> None:
         f"{duration(found.metrics['ttft_seconds'].p50)} <small>p50",
         f"{duration(found.metrics['latency_seconds'].p50)} <small>p50",
         "9 samples",
-        "90.00%",
+        "90%",
         "9 of 10 scheduled",
         f"{found.rates.achieved_rps:.4g} <small>answered",
     ):
         assert text in tiles, text
+
+
+def test_one_failure_among_many_is_not_rounded_away() -> None:
+    found = summary(simulated=False)
+    counts = msgspec.structs.replace(found.counts, scheduled=100_000, succeeded=99_999, failed=1)
+    found = msgspec.structs.replace(found, counts=counts)
+    assert "99.99%" in page_of(found)
+    assert "99.99% of 100000 succeeded" in summary_markdown(found)
+
+
+def test_the_files_that_draw_are_read_as_they_are_whatever_the_locale() -> None:
+    program = "from tokenstorm.report.assets import read_assets; print(ascii(read_assets()))"
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | plain, capture_output=True, check=True)
+    assert done.stdout.decode() == f"{read_assets()!a}\n"
 
 
 def test_each_kind_of_failure_is_shown_with_the_words_of_one() -> None:

@@ -39,10 +39,12 @@ class Assets:
 @cache
 def read_assets(folder: Path = BROWSER) -> Assets:
     """Read the files of this installation."""
-    styles = [path.read_text() for name in STYLES if (path := folder / name).is_file()]
+    styles = [path.read_text(encoding="utf-8") for name in STYLES if (path := folder / name).is_file()]
     style = "\n".join(styles)
     try:
-        return Assets(style, _closed((folder / LIBRARY).read_text()), _closed(_Joined(folder).script(ENTRY)))
+        return Assets(
+            style, _closed((folder / LIBRARY).read_text(encoding="utf-8")), _closed(_Joined(folder).script(ENTRY))
+        )
     except FileNotFoundError:  # a checkout without scripts/setup, or a node of a cluster
         return Assets(style, "", "")
 
@@ -83,7 +85,7 @@ class _Joined:
     def _add(self, name: str) -> None:
         if name in self._blocks:
             return
-        text = (self._folder / name).read_text()
+        text = (self._folder / name).read_text(encoding="utf-8")
         for match in _IMPORT.finditer(text):
             self._add(_beside(name, match[4]))
         body, exports = _without_exports(_IMPORT.sub(lambda match: _taken(match, name), text))

@@ -95,7 +95,7 @@ def _tiles(summary: Summary) -> str:
     metrics, rates, counts = summary.metrics, summary.rates, summary.counts
     tpot, per_user = metrics["tpot_seconds"], rates.output_tokens_per_second_per_user
     asked = f"of {figure(rates.requested_rps)} asked" if rates.requested_rps is not None else "closed loop"
-    share = f"{counts.succeeded / counts.scheduled:.2%}" if counts.scheduled else "-"
+    share = percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-"
     tiles = [
         _times("TTFT", metrics["ttft_seconds"]),
         _times("Time per output token", tpot),

@@ -4,6 +4,7 @@ import re
 
 from tokenstorm.metrics.summary import QUANTILES, Summary
 from tokenstorm.printable import printable_line
+from tokenstorm.report.asked import percent
 from tokenstorm.report.first import load_words, title_of
 from tokenstorm.report.text import duration, figure, percentile
 
@@ -23,7 +24,7 @@ def summary_markdown(summary: Summary) -> str:
     plan, counts, rates = summary.plan, summary.counts, summary.rates
     asked = "" if rates.requested_rps is None else f" of {figure(rates.requested_rps)} asked"
     seconds = summary.windows.measured_end - summary.windows.measured_start
-    share = f"{counts.succeeded / counts.scheduled:.2%}" if counts.scheduled else "-"
+    share = percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-"
     lines = [
         f"### {_code(title_of(summary))}: {summary.verdict.state}",
         "",
