@@ -65,3 +65,12 @@ def test_a_run_has_the_charts_that_it_has_values_for_with_its_phases_shaded() ->
         (1, 2, "5/s"),
     ]
     assert charts["rates"]["rest"] == 1
+
+
+def test_phases_of_a_long_run_are_shaded_to_the_end_of_their_last_line() -> None:
+    found = computed("""
+        import { spansOf } from "./run.js";
+        const lines = ["warmup", "warmup", "measured", "measured", "draining"].map((phase, index) => ({ t: 8 * index, phase }));
+        console.log(JSON.stringify(spansOf(lines, { warmup_seconds: 16, arrival: { stages: [{ rps: 5, seconds: 24 }] } }, 8)));
+    """)
+    assert [(span["from"], span["to"]) for span in found] == [(0, 16), (32, 40), (16, 40)]

@@ -1,9 +1,10 @@
 /** The charts of one run, from its timeline: the same for the page and for the report.
  *
- *  runCharts(lines, {plan}) → [{key, chart}], each `chart` as timeChart of time.js wants it. Only what has values is there.
+ *  runCharts(lines, {plan, step}) → [{key, chart}], each `chart` as timeChart of time.js wants it. Only what has values is there.
  *
  *  `lines` are the lines of timeline.jsonl, ascending by `t`, with or without their histograms (docs/runs.md);
- *  `plan` tells where warm-up, stages and drain lie: {warmup_seconds, arrival: {stages: [{rps, seconds}]}}, all optional. */
+ *  `plan` tells where warm-up, stages and drain lie: {warmup_seconds, arrival: {stages: [{rps, seconds}]}}, all optional;
+ *  `step` is how many seconds each line stands for. */
 
 import { roleOf } from "./frame.js";
 import { plainNumber } from "./units.js";
@@ -24,9 +25,9 @@ const GPUS = [
     ["celsius", "GPUs: temperature", "°C"],
 ];
 
-export function runCharts(lines, { plan = {} } = {}) {
+export function runCharts(lines, { plan = {}, step = 1 } = {}) {
     const times = lines.map((line) => line.t);
-    const spans = spansOf(lines, plan);
+    const spans = spansOf(lines, plan, step);
     const measured = lines.findLastIndex((line) => line.phase === "measured");
     const rest = measured < 0 ? undefined : measured;
     const made = [...rates(lines), ...percentiles(lines), ...failures(lines), ...tokens(lines), ...ranks(lines), ...engine(lines), ...gpus(lines)];
@@ -36,13 +37,13 @@ export function runCharts(lines, { plan = {} } = {}) {
 }
 
 /** Warm-up and drain as the lines tell them, stages as they were planned. */
-export function spansOf(lines, plan) {
+export function spansOf(lines, plan, step = 1) {
     const spans = [];
     for (const [phase, label, role] of [["warmup", "warm-up", "warmup"], ["draining", "drain", "drain"]]) {
         const times = lines.filter((line) => line.phase === phase).map((line) => line.t);
-        if (times.length) spans.push({ from: times[0], to: times[times.length - 1] + 1, label, role });
+        if (times.length) spans.push({ from: times[0], to: times[times.length - 1] + step, label, role });
     }
-    const end = lines.length ? lines[lines.length - 1].t + 1 : 0;
+    const end = lines.length ? lines[lines.length - 1].t + step : 0;
     let from = plan.warmup_seconds ?? 0;
     (plan.arrival?.stages ?? []).forEach(({ rps, seconds }, index) => {
         const to = Math.min(from + seconds, end);

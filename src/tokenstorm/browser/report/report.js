@@ -9,7 +9,8 @@ const story = JSON.parse(document.getElementById("story").textContent);
 
 const overTime = document.getElementById("over-time");
 if (overTime) {
-    for (const { chart } of runCharts(story.over_time.lines, { plan: story.plan })) timeChart(overTime, chart);
+    const { lines, step } = story.over_time;
+    for (const { chart } of runCharts(lines, { plan: story.plan, step })) timeChart(overTime, chart);
 }
 for (const spectrum of story.spectra) {
     draw(spectrum.id, (place) => spectrumChart(place, { ...spectrum, unit: "s" }));
