@@ -75,6 +75,29 @@ def test_every_chart_is_drawn_and_says_what_it_shows(opened: Open) -> None:
     keep_picture(page, "report")
 
 
+def test_a_rate_that_was_asked_for_twice_has_both_of_its_stages_in_the_curve(tmp_path: Path, browser: Browser) -> None:
+    """A load that goes up and down again tells whether the service recovered."""
+    stages = [{"rps": 20, "seconds": 2}, {"rps": 40, "seconds": 2}, {"rps": 20, "seconds": 2}]
+    times = [SECOND * t // 20 for t in range(40)] + [(2 + t / 40) * SECOND for t in range(80)]
+    times += [(4 + t / 20) * SECOND for t in range(40)]
+    results = [request(seq, round(at), ms=100 if seq < 40 else 500) for seq, at in enumerate(times)]
+    paths, summary = run_of(tmp_path, results, requests_per_second=None, arrival={"stages": stages}, duration_seconds=6)
+    write_page(paths, summary)
+    page = browser.new_page(**WIDE)
+    page.goto(paths.report.as_uri())
+    curve = page.locator('[data-chart="curve-latency"]')
+    curve.locator(".chart-plot").focus()
+    page.keyboard.press("Home")
+    seen = []
+    for _ in stages:
+        seen.append(
+            [curve.locator("figcaption .chart-value").inner_text(), curve.locator("li .chart-value").first.inner_text()]
+        )
+        page.keyboard.press("ArrowRight")
+    page.close()
+    assert seen == [["at 20/s", "100 ms"], ["at 20/s", "500 ms"], ["at 40/s", "500 ms"]]
+
+
 def test_nothing_of_a_server_runs_or_becomes_markup(opened: Open) -> None:
     page = opened(**WIDE)
     assert page.title() != "owned"

@@ -35,13 +35,13 @@ function draw(id, make) {
     if (place) make(place);
 }
 
-/** One point a stage, at the rate that was asked for. */
+/** One point a stage, at the rate that was asked for: a hair beside it, since of two at one place the cursor reaches only one. */
 function stageCurve(title, unit, lines) {
     const asked = story.stages.filter(({ requested_rps }) => requested_rps > 0);
     const stages = asked.sort((one, other) => one.requested_rps - other.requested_rps);
     const series = lines.map(({ of, ...line }) => ({
         ...line,
-        points: stages.map((stage) => [stage.requested_rps, of(stage)]).filter(([, value]) => value !== null),
+        points: stages.map((stage, index) => [stage.requested_rps * (1 + index * 1e-9), of(stage)]).filter(([, value]) => value !== null),
     }));
     return { title, x: { unit: "1/s", label: "requests a second asked for" }, y: { unit }, series };
 }
