@@ -280,6 +280,11 @@ def test_rows_that_the_model_cannot_take_are_not_sent(stage: Stage) -> None:
     assert len(run.lines()) == len(fitting) > 0
     skipped = run.summary["environment"]["workload"]["skipped"]
     assert skipped == {"prompt and answer are longer than the 2000 tokens that the model takes": 60 - len(fitting)}
+    assert run.summary["rates"]["requested_rps"] == pytest.approx(len(fitting) / run.summary["windows"]["measured_end"])
+    assert_rebuilt(stage, run)
+    (run.root / "summary.json").unlink()  # as of a run that was killed
+    counted = json.loads(stage.command("report", str(run.root), "--json").out)["counts"]
+    assert (counted["scheduled"], counted["censored"]) == (len(fitting), 0)
 
 
 def test_prompts_have_the_tokens_that_were_asked_for_by_the_engines_own_count(stage: Stage) -> None:

@@ -15,17 +15,17 @@ import pytest
 from plans import plan
 from tokenstorm.errors import PlanError, RunError
 from tokenstorm.load import Load, Trace, make
-from tokenstorm.loadgen.arrivals import scheduled_count
+from tokenstorm.loadgen.arrivals import mean_rate, scheduled_count
 from tokenstorm.loadgen.composing import Composer
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.openai import AHEAD, Requests
 from tokenstorm.loadgen.prepared import AT_ONCE, Entry, Rows, write_prepared
 from tokenstorm.loadgen.prompts import Prompt, PromptSource, load_prompts
-from tokenstorm.loadgen.replay import settle_trace
+from tokenstorm.loadgen.replay import keep_rows, settle_trace
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.workload import prepare, read_workload
 from tokenstorm.metrics.reports import WorkloadFacts
-from tokenstorm.plan import Plan
+from tokenstorm.plan import Plan, TraceFile
 from tokenstorm.report.workload import workload_lines
 
 MOONCAKE = Path(__file__).parents[1] / "traces" / "mooncake.jsonl"
@@ -155,6 +155,23 @@ def test_each_row_leaves_once_when_the_trace_says_over_any_number_of_ranks(tmp_p
             count += 1
         assert scheduled_count(some, rank, 4, some.window_end_ns or 0) == (0, count)
     assert sorted(seen) == [(seq, round(row["timestamp"] * 1e6 / 3)) for seq, row in enumerate(ROWS)]
+
+
+def test_rows_that_are_left_out_are_not_asked_for_by_the_plan(tmp_path: Path) -> None:
+    """Else they would be missing: in the asked rate, and among the arrivals of a rank that was lost."""
+    some = replay(MOONCAKE)
+    workload, _ = prepare(some, tmp_path / "workload", 8000)
+    times = read_workload(some, workload).times
+    kept = keep_rows(some, workload.rows, times)
+    end = kept.window_end_ns or 0
+    assert 0 < workload.rows < len(ROWS)
+    assert end == some.window_end_ns
+    assert sum(scheduled_count(kept, rank, 3, end)[1] for rank in range(3)) == workload.rows
+    assert mean_rate(kept, end) == pytest.approx(workload.rows * 1e9 / end)
+    assert isinstance(kept.prompts, TraceFile)
+    assert kept.prompts.rows == workload.rows
+    with pytest.raises(PlanError, match="due before the run's end"):
+        keep_rows(some, 1, [end])
 
 
 def test_what_a_trace_holds_is_told_before_the_run(tmp_path: Path) -> None:

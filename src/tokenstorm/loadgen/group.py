@@ -23,7 +23,7 @@ class Group:
     """Adds up deltas. Memory does not grow with the length of the run, but for 40 bytes a second of each GPU."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self.plan = plan
         self.tally = Tally()
         self.engine = EngineTally()
         self.energy = EnergyTally()
@@ -66,7 +66,7 @@ class Group:
         self._pending.append((rank, delta))
 
     def _note_peak(self, delta: Delta) -> None:
-        if (delta.second + 1) * 10**9 > self._plan.window_start_ns:
+        if (delta.second + 1) * 10**9 > self.plan.window_start_ns:
             self._peaks[delta.second] += delta.live.peak
             self.peak = max(self.peak, self._peaks[delta.second])
             self._peaks.pop(delta.second - KEPT_SECONDS, None)
@@ -77,12 +77,12 @@ class Group:
         drained = self.last and all(self._drained.get(rank, second) < second for rank in self.last)
         if drained or (window_end is not None and at >= window_end):
             return "draining"
-        return "warmup" if at < self._plan.window_start_ns else "measured"
+        return "warmup" if at < self.plan.window_start_ns else "measured"
 
     def target_of(self, second: int, window_end: int | None) -> float | None:
         """The rate that was asked for in a second, on average over the part of it that the window had."""
-        ends = ((second + 1) * 10**9, window_end, count_end_ns(self._plan))
-        return rate_in(self._plan, second * 10**9, min(end for end in ends if end is not None))
+        ends = ((second + 1) * 10**9, window_end, count_end_ns(self.plan))
+        return rate_in(self.plan, second * 10**9, min(end for end in ends if end is not None))
 
     @property
     def pending(self) -> bool:
@@ -111,7 +111,7 @@ class Group:
             phase=phase,
             failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),
             in_flight_peak=self.peak,
-            good=None if self._plan.slo is None else tally.good.count,
+            good=None if self.plan.slo is None else tally.good.count,
             in_flight=sum(delta.in_flight for delta in latest.values()),
             waiting=sum(delta.waiting for delta in latest.values()),
             target_rps=target_rps,
@@ -132,13 +132,13 @@ class Group:
 
     def _waited_below_cap(self, due: list[tuple[int, Delta]]) -> int:
         """Arrivals that waited in their rank in a second in which the ranks that reported were together below their cap."""
-        if self._plan.ranks == 1:
+        if self.plan.ranks == 1:
             return 0
         peaks, waited, caps = Counter[int](), Counter[int](), Counter[int]()
         for rank, delta in due:
             peaks[delta.second] += delta.live.peak
             waited[delta.second] += delta.live.waited
-            caps[delta.second] += clients_of(self._plan, rank, self._plan.ranks)
+            caps[delta.second] += clients_of(self.plan, rank, self.plan.ranks)
         return sum(waited[second] for second, peak in peaks.items() if peak < caps[second])
 
     def gauges(self, phase: str, up: dict[int, bool], target_rps: float | None) -> Gauges:

@@ -29,6 +29,7 @@ from tokenstorm.loadgen.preflight import context_of, try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.prompts import PromptSource, load_prompts
 from tokenstorm.loadgen.ranks import Ranks
+from tokenstorm.loadgen.replay import keep_rows
 from tokenstorm.loadgen.sampling import Sampler
 from tokenstorm.loadgen.sizing import too_little_room
 from tokenstorm.loadgen.workload import prepare, read_workload
@@ -149,7 +150,18 @@ class Launcher:
         if self._on_workload is not None:
             self._on_workload(facts)
         self._workload, self._ranks.workload = facts, workload
-        return await run_in_thread(lambda: read_workload(plan, workload), None)
+        prompts = await run_in_thread(lambda: read_workload(plan, workload), None)
+        if workload.rows != plan.prompts.rows:
+            self._replan(keep_rows(plan, workload.rows, prompts.times))
+        return prompts
+
+    def _replan(self, plan: Plan) -> None:
+        """Go by a plan that asks for less: what it does not ask for is not missing, when the run is counted."""
+        self.plan = self._group.plan = self._progress.plan = self._ranks.plan = plan
+        try:
+            write_atomically(self.paths.plan, encode_plan(plan))
+        except OSError as error:
+            raise RunError(self._cannot_write(error)) from None
 
     def stop(self) -> None:
         """The first call ends the window and drains; a second one ends the run at once. Finished requests are kept."""

@@ -32,7 +32,7 @@ class Progress:
         self.second = 0
         self.late_seconds = 0.0
         self.environment: Environment | None = None
-        self._plan = plan
+        self.plan = plan
         self._group = group
         self._ranks_up = ranks_up
 
@@ -42,7 +42,7 @@ class Progress:
         if self.phase != "running":
             return self.phase
         if not self._group.last:
-            return "warmup" if self._plan.warmup_seconds else "measured"
+            return "warmup" if self.plan.warmup_seconds else "measured"
         up = self._ranks_up()
         phases = {delta.phase for rank, delta in self._group.last.items() if up[rank]}
         return next((phase for phase in ("warmup", "measured", "draining") if phase in phases), "draining")
@@ -74,7 +74,7 @@ class Progress:
 
     def status(self, reason: str | None = None) -> Status:
         """How far the group is; `reason` says why it failed."""
-        group, plan = self._group, self._plan
+        group, plan = self._group, self.plan
         tally, line, elapsed = group.tally, group.line, self._elapsed_ns()
         known = min(elapsed, self.second * SECOND_NS)  # the deltas of later seconds are not in yet
         known = known if self.window_end is None else min(known, self.window_end)
@@ -107,7 +107,7 @@ class Progress:
 
     def metrics(self) -> bytes:
         """The Prometheus text of the group."""
-        plan = self._plan
+        plan = self.plan
         group_id = plan.run_id if plan.group_id is None else str(plan.group_id)
         gauges = self._group.gauges(self.group_phase, self._ranks_up(), self._target_rps())
         return render(group_id, self._group.tally, gauges, has_slo=plan.slo is not None)
@@ -120,11 +120,11 @@ class Progress:
             return None
         now = self._elapsed_ns()
         is_over = self.window_end is not None and now >= self.window_end
-        return 0.0 if is_over and not self._plan.closed_loop else rate_at(self._plan, now)
+        return 0.0 if is_over and not self.plan.closed_loop else rate_at(self.plan, now)
 
     def _goodput(self) -> float | None:
         tally = self._group.tally
-        if self._plan.slo is None or not tally.counts.scheduled:
+        if self.plan.slo is None or not tally.counts.scheduled:
             return None
         return tally.good.count / tally.counts.scheduled
 
@@ -132,11 +132,11 @@ class Progress:
         """How many connections are being opened, between the barrier and the start."""
         if self.start_at is None or monotonic_ns() >= self.start_at:
             return 0
-        return sum(needed_ahead(self._plan, rank, self._plan.ranks) for rank in range(self._plan.ranks))
+        return sum(needed_ahead(self.plan, rank, self.plan.ranks) for rank in range(self.plan.ranks))
 
     def _fraction(self, elapsed: int) -> float | None:
         """How much of the run is over, by time or by count, whichever is further."""
-        end, count = self._plan.window_end_ns, self._plan.request_count
+        end, count = self.plan.window_end_ns, self.plan.request_count
         parts = [elapsed / end] if end else []
         parts += [self._group.tally.counts.scheduled / count] if count else []
         return min(1.0, max(parts))

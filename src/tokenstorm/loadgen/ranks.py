@@ -78,7 +78,7 @@ class Ranks:
         self.total = Tally()
         self.workload: Workload | None = None
         """What was prepared for the ranks, before they start."""
-        self._plan = plan
+        self.plan = plan
         self._paths = paths
         self._secret = secret
         self._on_delta = on_delta
@@ -94,8 +94,8 @@ class Ranks:
         self._attempt = 1 + max((attempt for _, attempt in self._paths.all_results()), default=-1)
         environment = {**os.environ, ADDRESS: address, SECRET: self._secret}
         self._stderr = self._paths.stderr.open("ab")
-        command = [*self._plan.launch, sys.executable, "-m", "tokenstorm.loadgen", "rank"]
-        for _ in range(1 if self._plan.launch else self._plan.ranks):
+        command = [*self.plan.launch, sys.executable, "-m", "tokenstorm.loadgen", "rank"]
+        for _ in range(1 if self.plan.launch else self.plan.ranks):
             try:
                 process = subprocess.Popen(  # noqa: S603, ASYNC220 - an argv from the plan; it starts in a millisecond
                     command, env=environment, stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr
@@ -117,7 +117,7 @@ class Ranks:
         """Talk to one rank until it is gone."""
         hello = await receive(reader)
         rank = len(self.members)
-        if not isinstance(hello, Hello) or self._closed or rank >= self._plan.ranks or hello.version != __version__:
+        if not isinstance(hello, Hello) or self._closed or rank >= self.plan.ranks or hello.version != __version__:
             link.close()
             return
         member = self.members[rank] = Member(rank, hello, link)
@@ -126,8 +126,8 @@ class Ranks:
             link,
             Welcome(
                 rank=rank,
-                ranks=self._plan.ranks,
-                plan=self._plan,
+                ranks=self.plan.ranks,
+                plan=self.plan,
                 results=results,
                 clock=machine_clock(),
                 workload=self.workload,
@@ -173,14 +173,14 @@ class Ranks:
         """
         looked = monotonic()
         deadline = looked + seconds
-        ranks = self._plan.ranks
+        ranks = self.plan.ranks
         while (there := sum(member.ready and not member.lost for member in self.members.values())) < ranks:
             if self._refused:
                 raise RunError(self._refused)
             gone = sum(process.poll() is not None for process in self._processes)
-            if ended := bool(self._plan.launch and gone):
+            if ended := bool(self.plan.launch and gone):
                 gone = ranks
-            elif self._plan.launch:
+            elif self.plan.launch:
                 gone = sum(member.lost is not None for member in self.members.values())
             now = monotonic()
             deadline += max(0.0, now - looked - LOOK_SECONDS)  # it was this process that did not listen
@@ -198,7 +198,7 @@ class Ranks:
     def check(self) -> None:
         """Raise `RunError` if too few of the ranks that were ready are still there. Called while the group is held."""
         lost = [member for member in self.members.values() if member.lost]
-        if len(lost) > RANKS_LOST_INVALID * self._plan.ranks:
+        if len(lost) > RANKS_LOST_INVALID * self.plan.ranks:
             message = f"rank {lost[0].rank} was lost before the start: {lost[0].lost}{self._last_words()}"
             raise RunError(message)
 
@@ -239,7 +239,7 @@ class Ranks:
 
     def _reap(self) -> None:
         """End processes that do not leave. TERM comes first: a launch command like srun then ends what it started elsewhere."""
-        term = (subprocess.Popen.terminate,) if self._plan.launch else ()
+        term = (subprocess.Popen.terminate,) if self.plan.launch else ()
         for end in (None, *term, subprocess.Popen.kill):
             deadline = monotonic() + LEAVE_SECONDS
             for process in self._processes:
@@ -253,7 +253,7 @@ class Ranks:
         member.lost = why
         member.link.close()
         for process in self._processes:
-            if process.pid == member.hello.pid and not self._plan.launch:
+            if process.pid == member.hello.pid and not self.plan.launch:
                 process.send_signal(signal.SIGKILL)
 
     async def _change(self, seconds: float) -> None:

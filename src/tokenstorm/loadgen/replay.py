@@ -3,12 +3,15 @@
 import hashlib
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from tokenstorm.errors import PlanError
 from tokenstorm.load import Arrival, Load, Stage, Trace
 from tokenstorm.loadgen.traces import FORMATS, MILLISECOND, SECOND, read_trace
-from tokenstorm.plan import TraceFile
+from tokenstorm.plan import Plan, TraceFile
 
 STAGES: Final = 200
 """A plan tells the rate of a trace in so many stages at most, of a second at least."""
@@ -48,7 +51,20 @@ def settle_trace(load: Load, trace: Trace, data: bytes, path: str) -> dict[str, 
     return {"prompts": file, "arrival": arrival, "duration_seconds": measured}
 
 
-def _stages(times: "array[int]", end: float) -> tuple[Stage, ...]:
+def keep_rows(plan: Plan, rows: int, times: Sequence[int] | None) -> Plan:
+    """The plan where only so many rows of its trace are sent, due at `times`: its rate is theirs. Raises `PlanError`."""
+    assert isinstance(plan.prompts, TraceFile)
+    kept = replace(plan, prompts=replace(plan.prompts, rows=rows))
+    if times is None or plan.window_end_ns is None:
+        return kept
+    stages = _stages(times, plan.window_end_ns / SECOND)
+    if not any(stage.rps for stage in stages):
+        message = f"no row of {plan.prompts.path} that the model takes is due before the run's end"
+        raise PlanError(message, "trace")
+    return replace(kept, arrival=Arrival(kind="trace", stages=stages))
+
+
+def _stages(times: Sequence[int], end: float) -> tuple[Stage, ...]:
     """The rate of a trace in stretches of the same length: what is asked for, as far as one looks at it."""
     count = max(1, min(STAGES, int(end)))
     size = end / count
