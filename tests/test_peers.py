@@ -90,8 +90,8 @@ def test_who_broke_off_is_unknown() -> None:
 
 @as_root
 def test_a_port_that_somebody_else_took_over_does_not_lend_its_name() -> None:
-    """The first caller's request still waits to be read when a second one has the same port."""
-    with connected(NOBODY, "127.0.0.1", "127.0.0.1") as (theirs, ours):
+    """The first caller's request still waits to be read when a second one has the same port, of an address that nobody else uses."""
+    with connected(NOBODY, "127.0.0.77", "127.0.0.77") as (theirs, ours):
         name = theirs.getsockname()
         theirs.send(b"GET / HTTP/1.1\r\n\r\n")
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
