@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from running import wait_for
-from strangers import NOBODY, as_root, connect_as
+from strangers import NOBODY, as_root, becoming, connect_as
 from tokenstorm import peers
 from tokenstorm.peers import find_peer, users_are_known
 
@@ -90,13 +90,17 @@ def test_who_broke_off_is_unknown() -> None:
 
 @as_root
 def test_a_port_that_somebody_else_took_over_does_not_lend_its_name() -> None:
-    """The first caller's request still waits to be read when a second one has the same port, of an address that nobody else uses."""
-    with connected(NOBODY, "127.0.0.77", "127.0.0.77") as (theirs, ours):
-        name = theirs.getsockname()
-        theirs.send(b"GET / HTTP/1.1\r\n\r\n")
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        theirs.close()
-        with socket.socket() as other:
+    """The first caller's request still waits to be read when a second one has the same port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with becoming(NOBODY), socket.socket() as theirs:
+            theirs.bind(
+                ("127.0.0.77", 0)
+            )  # no other program connects from there, which could be quicker than the second one
+            theirs.connect(server.getsockname())
+            theirs.send(b"GET / HTTP/1.1\r\n\r\n")
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            ours, name = server.accept()
+        with ours, socket.socket() as other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             other.bind(name)
             other.setblocking(False)
