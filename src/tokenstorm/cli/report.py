@@ -8,14 +8,14 @@ import msgspec
 
 from tokenstorm.cli.terminal import exit_code_of, show_json, show_line, show_summary, show_table, tell
 from tokenstorm.errors import PlanError, RunError, UsageError
-from tokenstorm.metrics.summary import Metric, Summary
+from tokenstorm.metrics.summary import Metric
 from tokenstorm.plan import Plan, read_plan
 from tokenstorm.report.formats import Format, format_of, save_as, write_as
 from tokenstorm.report.life import life_of
 from tokenstorm.report.load import load_summary
 from tokenstorm.report.text import figure, percentile
+from tokenstorm.report.whole import read_summary
 from tokenstorm.runs import RunPaths, data_home
-from tokenstorm.written import decode
 
 LAST = "last"
 
@@ -117,14 +117,14 @@ def _row(paths: RunPaths) -> RunRow:
         plan = None
     name, run_id = (plan.name, plan.run_id) if plan else ("", paths.root.name)
     try:
-        summary = decode(paths.summary.read_bytes(), Summary, str(paths.summary))
-    except FileNotFoundError:
+        summary = read_summary(paths)
+    except (RunError, OSError):
+        return RunRow(run_id=run_id, name=name, state="unreadable", run_dir=str(paths.root))
+    if summary is None:
         state = "running" if life_of(paths).goes_on else "no summary"
         return RunRow(
             run_id=run_id, name=name, model=plan.model if plan else None, state=state, run_dir=str(paths.root)
         )
-    except (RunError, OSError):
-        return RunRow(run_id=run_id, name=name, state="unreadable", run_dir=str(paths.root))
     return RunRow(
         run_id=summary.run_id,
         name=summary.plan.name,

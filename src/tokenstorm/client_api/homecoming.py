@@ -7,7 +7,7 @@ against what others know of the run: its job, its launcher's last words, and the
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -19,9 +19,8 @@ from tokenstorm.cluster.ssh.files import LOGS, fetch_new
 from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.report.whole import told_bytes
+from tokenstorm.report.whole import read_status, read_summary, told_bytes
 from tokenstorm.runs import RunPaths, make_private, write_atomically
-from tokenstorm.written import decode
 
 T = TypeVar("T")
 
@@ -113,18 +112,18 @@ def _last_lines(timeline: Path) -> list[TimelineLine]:
 
 def status_of(paths: RunPaths) -> Status | None:
     """What the launcher said last, if that is there and whole. Raises `OtherVersion`."""
-    return _read(paths.status, Status)
+    return _if_whole(read_status, paths)
 
 
 def summary_of(paths: RunPaths) -> Summary | None:
     """The summary that was written, if it is there and whole. Raises `OtherVersion`."""
-    return _read(paths.summary, Summary)
+    return _if_whole(read_summary, paths)
 
 
-def _read(path: Path, kind: type[T]) -> T | None:
+def _if_whole(read: Callable[[RunPaths], T | None], paths: RunPaths) -> T | None:
     try:
-        return decode(path.read_bytes(), kind, str(path))
+        return read(paths)
     except OtherVersion:
         raise
-    except (FileNotFoundError, RunError):
+    except RunError:
         return None

@@ -1,4 +1,4 @@
-"""One small document over one kept connection: what the launcher asks for beside the load."""
+"""What the launcher asks for beside the load, one exchange at a time: a small document, or what a caller makes of the answer."""
 
 import asyncio
 from time import monotonic_ns
@@ -10,23 +10,34 @@ from tokenstorm.loadgen.pool import Pool, connect_failure
 OK = 200
 
 
-class Document(Exchange):
-    """A request for a document of at most `limit` bytes. Its `body` is whole where `status` is 200 and `failure` is None."""
+class Asked(Exchange):
+    """An exchange that somebody waits for; `finish` tells that there is no more to wait for."""
 
-    def __init__(self, request: bytes, limit: int) -> None:
+    def __init__(self, request: bytes) -> None:
         self.request = request
         self.sent = monotonic_ns()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def finish(self) -> None:
+        """Let who waits go on, also when more would come."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def ended(self) -> None:
+        self.finish()
+
+
+class Document(Asked):
+    """A request for a document of at most `limit` bytes. Its `body` is whole where `status` is 200 and `failure` is None."""
+
+    def __init__(self, request: bytes, limit: int) -> None:
+        super().__init__(request)
         self._limit = limit
         self._pieces: list[bytes] = []
         self._size = 0
 
     def began(self, status: int) -> Receive:
         return self._receive
-
-    def ended(self) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
 
     @property
     def body(self) -> bytes | None:
@@ -42,27 +53,31 @@ class Document(Exchange):
         self._size += len(piece)
         if not self.is_too_long:
             self._pieces.append(piece)
-        elif not self.over.done():
-            self.over.set_result(None)
+        else:
+            self.finish()
+
+
+async def ask(pool: Pool, asked: Asked, seconds: float) -> None:
+    """Send it, and wait until it is over. What goes wrong is in its `failure`; what is left of the answer is not waited for."""
+    try:
+        await pool.resolve()
+    except OSError as error:
+        asked.fail(*connect_failure(error))
+        return
+    pool.send(asked)
+    try:
+        await wait_within(seconds, asked.over)
+    except TimeoutError:
+        asked.fail("timeout", f"no answer in {seconds:g} s")
+    finally:
+        if asked.done is None:
+            asked.leave()
 
 
 async def fetch(pool: Pool, request: bytes, *, seconds: float, limit: int) -> Document:
     """Ask for a document. What goes wrong is in its `failure`."""
     document = Document(request, limit)
-    try:
-        await pool.resolve()
-    except OSError as error:
-        document.fail(*connect_failure(error))
-        return document
-    pool.send(document)
-    try:
-        await wait_within(seconds, document.over)
-    except TimeoutError:
-        document.fail("timeout", f"no answer in {seconds:g} s")
-    except asyncio.CancelledError:
-        document.leave()
-        raise
-    else:
-        if document.is_too_long:
-            document.fail("too_long", f"more than {limit >> 10} KiB")
+    await ask(pool, document, seconds)
+    if document.is_too_long:
+        document.fail("too_long", f"more than {limit >> 10} KiB")
     return document

@@ -1,19 +1,18 @@
 """What the launcher asks the service before the run: its model, its version, and one request per replica."""
 
 import asyncio
-from time import monotonic_ns
 
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
 from tokenstorm.loadgen.answers import Answer, Whole
-from tokenstorm.loadgen.clock import wait_within
+from tokenstorm.loadgen.document import OK, Asked, ask
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
-from tokenstorm.loadgen.http import Connection, Exchange, Receive
+from tokenstorm.loadgen.http import Connection, Receive
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.models import Models, not_among, read_models
 from tokenstorm.loadgen.openai import Requests, body_request, explain, request_head
-from tokenstorm.loadgen.pool import Pool, connect_failure, pools_of
+from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
 from tokenstorm.loadgen.stream import answer_for
 from tokenstorm.loadgen.vocabulary import NoVocabulary, find_vocabulary, template_tokens, tokens_in
@@ -22,7 +21,6 @@ from tokenstorm.result import Failure
 from tokenstorm.targets import Target
 
 ASK_SECONDS = 10.0
-OK = 200
 _MODELS = "/models"
 TOLERATED = frozenset((408, 425, 429))
 """Statuses that refuse for now, and not because of the request."""
@@ -30,13 +28,11 @@ TOLERATED = frozenset((408, 425, 429))
 EngineFacts = dict[str, object]
 
 
-class _Fetch(Exchange):
+class _Fetch(Asked):
     """One request of the launcher: for a document, or (if `stream` is given) for an answer, up to its first token if it streams."""
 
     def __init__(self, request: bytes, *, stream: bool | None = None) -> None:
-        self.request = request
-        self.sent = monotonic_ns()
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        super().__init__(request)
         self._stream = stream
         self._answer: Answer | None = None
 
@@ -46,8 +42,8 @@ class _Fetch(Exchange):
 
         def receive(piece: bytes, at: int) -> None:
             answer.receive(piece, at)
-            if answer.first_token is not None and not self.over.done():
-                self.over.set_result(None)
+            if answer.first_token is not None:
+                self.finish()
 
         return receive
 
@@ -55,8 +51,7 @@ class _Fetch(Exchange):
         is_document = self._stream is None and self.status == OK
         if self._answer is not None and self.failure is None and not is_document:
             self._answer.finish(self.status or 0)
-        if not self.over.done():
-            self.over.set_result(None)
+        super().ended()
 
     @property
     def body(self) -> bytes:
@@ -242,17 +237,5 @@ async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> Engin
 
 async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool | None = None) -> _Fetch:
     fetch = _Fetch(request, stream=stream)
-    try:
-        await pool.resolve()
-    except OSError as error:
-        fetch.fail(*connect_failure(error))
-        return fetch
-    pool.send(fetch)
-    try:
-        await wait_within(seconds, fetch.over)
-    except TimeoutError:
-        fetch.fail("timeout", f"no answer in {seconds:g} s")
-    else:
-        if fetch.done is None:
-            fetch.leave()
+    await ask(pool, fetch, seconds)
     return fetch

@@ -17,9 +17,16 @@ from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import STALL_SECONDS, Tally
 from tokenstorm.plan import Plan, read_plan
-from tokenstorm.report.whole import Found, find_results, latest_moment, missing_of, seconds_of
+from tokenstorm.report.whole import (
+    Found,
+    find_results,
+    latest_moment,
+    missing_of,
+    read_status,
+    read_summary,
+    seconds_of,
+)
 from tokenstorm.runs import RunPaths
-from tokenstorm.written import decode
 
 SILENT_LINES = 3
 """A rank that is missing in this many of the last seconds was gone."""
@@ -38,7 +45,7 @@ def load_summary(paths: RunPaths, *, rebuild: bool = False, goes_on: bool = Fals
         if not paths.plan.exists():
             message = f"{paths.root} is no run directory: it has no {paths.plan.name}"
             raise RunError(message)
-        return (None if rebuild else _written(paths)) or _rebuild(paths, goes_on=goes_on)
+        return (None if rebuild else read_summary(paths)) or _rebuild(paths, goes_on=goes_on)
     except OSError as error:
         message = f"cannot read {error.filename}: {error.strerror}"
         raise RunError(message) from None
@@ -48,7 +55,7 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
     """Count the result lines again. What they do not contain comes from the timeline, or from the written summary."""
     plan = _plan(paths)
     found = find_results(paths, plan)
-    written, status = _if_readable(_written, paths, found), _if_readable(_status, paths, found)
+    written, status = _if_readable(read_summary, paths, found), _if_readable(read_status, paths, found)
     found.latest = latest_moment(plan, written, status)
     timeline = _timeline(paths, found)
     was_told_of = written is not None or any(line.sent or line.unsent for line in timeline)
@@ -187,25 +194,6 @@ def _plan(paths: RunPaths) -> Plan:
         return read_plan(paths.plan)
     except PlanError as error:
         raise RunError(str(error)) from None
-
-
-def _written(paths: RunPaths) -> Summary | None:
-    try:
-        return decode(paths.summary.read_bytes(), Summary, str(paths.summary))
-    except FileNotFoundError:
-        return None
-    except OtherVersion:
-        raise
-    except RunError as error:
-        message = f"{error}; `tokenstorm report --rebuild` makes it again from the result lines"
-        raise RunError(message) from None
-
-
-def _status(paths: RunPaths) -> Status | None:
-    try:
-        return decode(paths.status.read_bytes(), Status, str(paths.status))
-    except FileNotFoundError:
-        return None
 
 
 def _if_readable(read: Callable[[RunPaths], T | None], paths: RunPaths, found: Found) -> T | None:

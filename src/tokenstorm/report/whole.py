@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from tokenstorm.errors import OtherVersion, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.rebuild import YEAR_NS
 from tokenstorm.metrics.reports import Missing, RankReport
@@ -13,7 +14,7 @@ from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
 from tokenstorm.runs import RunPaths
-from tokenstorm.written import read_lines
+from tokenstorm.written import decode, read_lines
 
 CLOCK_SLACK_SECONDS = 0.1
 """A rank begins to count its seconds at most this long before the common start."""
@@ -38,6 +39,27 @@ class Found:
         """A line of results, or a whole file, cannot be read."""
         self.faults.append(words)
         self.requests += 1
+
+
+def read_summary(paths: RunPaths) -> Summary | None:
+    """The summary that was written; None where there is none. Raises `RunError`, `OtherVersion` and OSError."""
+    try:
+        return decode(paths.summary.read_bytes(), Summary, str(paths.summary))
+    except FileNotFoundError:
+        return None
+    except OtherVersion:
+        raise
+    except RunError as error:
+        message = f"{error}; `tokenstorm report --rebuild` makes it again from the result lines"
+        raise RunError(message) from None
+
+
+def read_status(paths: RunPaths) -> Status | None:
+    """What the launcher said last; None where it said nothing. Raises `RunError`, `OtherVersion` and OSError."""
+    try:
+        return decode(paths.status.read_bytes(), Status, str(paths.status))
+    except FileNotFoundError:
+        return None
 
 
 def last_results(paths: RunPaths) -> tuple[int, dict[int, Path]]:
