@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 
@@ -29,7 +29,7 @@ from tokenstorm.client_api.history import History
 from tokenstorm.client_api.manager import ClientManager
 from tokenstorm.client_api.page import PAGE_PATHS, ServerApi, add_page, server_routes, timeline_routes
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
-from tokenstorm.client_api.results import results_routes
+from tokenstorm.client_api.results import GroupId, results_routes
 from tokenstorm.client_api.schemas import ObserverRequest, RunGroupsRequest, RunRequest, TakenGroup
 from tokenstorm.idempotency import IdempotencyKey
 from tokenstorm.models import Documented
@@ -49,8 +49,6 @@ Groups of clients that send load to a service and measure what comes back.
 2. `GET /api/v1/client-groups/{id}` tells how far it is; `…/events` streams it; `…/metrics` is for Prometheus.
 3. Once its `status` is `stopped`, `…/results` has the numbers and the verdict, `…/report` the page to pass on.
 """
-
-GroupId = Annotated[int, Path(ge=1, le=2**62, description="As POST /client-groups gave it", examples=[1])]
 
 
 def create_app(manager: ClientManager, *, token: str | None = None, server: ServerApi | None = None) -> FastAPI:

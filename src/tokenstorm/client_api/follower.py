@@ -147,7 +147,8 @@ class Follower:
             }
             try:
                 found = await self._jobs.states({job: group.sent for job, group in jobs.items()}, fresh=news)
-                if any([self._job_says(jobs[job].group_id, state) for job, state in found.items()]):  # noqa: C419 - all of them
+                told = [self._job_says(jobs[job].group_id, state) for job, state in found.items()]
+                if any(told):
                     wait = pauses(FIRST_POLL, LAST_POLL)
                 if jobs:
                     book.trouble = None

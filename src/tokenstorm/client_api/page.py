@@ -8,14 +8,14 @@ from typing import Annotated
 
 import httpx
 import msgspec
-from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 import tokenstorm
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.client_api.history import History
-from tokenstorm.client_api.results import Groups
+from tokenstorm.client_api.results import GroupId, Groups
 from tokenstorm.models import Documented
 from tokenstorm.proxy import Passed, call_of, send, unless_left
 from tokenstorm.strict import Option
@@ -31,7 +31,6 @@ RULES = (
 _HEADERS = {"content-security-policy": RULES, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
 _HANDED_ON = [(b"content-security-policy", b"sandbox"), (b"x-content-type-options", b"nosniff")]
 """An engine's answer passes here too: whoever opens one as a page must not run its scripts beside ours."""
-GroupId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
 _METHODS = ["GET", "POST", "DELETE"]
 
 

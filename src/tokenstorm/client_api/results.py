@@ -28,7 +28,7 @@ TYPES: dict[Format, str] = {
 }
 _PAGE_RULES = "sandbox allow-scripts allow-downloads"
 """The page has rules of its own, which name its scripts. Here it is kept away from the API that it comes from."""
-GroupId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
+GroupId = Annotated[int, Path(ge=1, le=2**62, description="As POST /client-groups gave it", examples=[1])]
 
 Groups = Callable[[int], ClientGroup]
 """A group by its number. Raises `Unknown`."""
