@@ -34,9 +34,10 @@ from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Done, Hello
 from tokenstorm.loadgen.ranks import Member, Ranks
+from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.reports import Environment, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
-from tokenstorm.metrics.tally import METRICS, Counts, Tally
+from tokenstorm.metrics.tally import METRICS, Tally
 from tokenstorm.plan import make_plan
 from tokenstorm.runs import RunPaths
 

@@ -13,126 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm.errors import PlanError
+from tokenstorm.load_parts import Arrival, Kind, Slo, Trace
 from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
 
 T = TypeVar("T")
 
 DEFAULT_SECONDS = 60.0
 """The measured window where nothing else ends the run."""
-
-
-class Ramp(Strict, frozen=True, kw_only=True):
-    """A rate that changes linearly over the measured window, in requests per second."""
-
-    from_rps: NotNegative
-    to_rps: NotNegative
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.from_rps + self.to_rps <= 0:
-            message = "`from_rps` and `to_rps` cannot both be 0: nothing would be sent"
-            raise Misfit(message)
-
-
-class Stage(Strict, frozen=True, kw_only=True):
-    """A rate held for some seconds; 0 is a pause."""
-
-    rps: NotNegative
-    seconds: Positive
-
-
-Kind = Literal["constant", "poisson", "gamma"]
-TraceFormat = Literal["mooncake", "bailian", "azure", "burstgpt", "vllm"]
-
-
-class Arrival(Strict, frozen=True, kw_only=True):
-    """How arrivals are spread around the rate; `ramp` or `stages` take the place of `requests_per_second`."""
-
-    kind: Kind | Literal["trace"] = "constant"
-    burstiness: Annotated[
-        float,
-        Meta(ge=0.01, le=1e6),
-        doc("Of gamma arrivals: 1 is Poisson, less is burstier", Option("--burstiness", "K")),
-    ] = 1.0
-    ramp: Annotated[
-        Ramp | None, doc(None, Option("--ramp", "FROM:TO", help="a rate that changes linearly, as in 1:50"))
-    ] = None
-    stages: Annotated[
-        Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=1000)] | None,
-        doc(None, Option("--stages", "RATExS,…", help="rates and their seconds, as in 5x30,20x30")),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ramp and self.stages:
-            message = "give `ramp` or `stages`, not both"
-            raise Misfit(message, also=["ramp", "stages"])
-        if self.stages and not any(stage.rps for stage in self.stages):
-            message = "`stages` need one `rps` above 0: nothing would be sent"
-            raise Misfit(message, also=["stages"])
-        if self.kind != "gamma" and self.burstiness != 1:
-            message = f"`burstiness` belongs to kind `gamma`, not `{self.kind}`"
-            raise Misfit(message, also=["burstiness"])
-
-
-class Slo(Strict, frozen=True, kw_only=True):
-    """Objectives of one request: times that are not to be exceeded, in seconds. A request is good if it succeeded and met all.
-
-    A request that has no such time did not meet its objective: there is no `tpot` where an answer has one token only.
-    """
-
-    ttft_seconds: Annotated[Positive | None, doc("From the send to the first token")] = None
-    tpot_seconds: Annotated[Positive | None, doc("Per output token after the first")] = None
-    latency_seconds: Annotated[Positive | None, doc("From the scheduled time to the end of the answer")] = None
-    inter_chunk_p99_seconds: Annotated[
-        Positive | None, doc("The 99th percentile of the request's own times between reads with tokens")
-    ] = None
-    share: Annotated[
-        float,
-        Meta(gt=0, le=1),
-        doc("How many of all scheduled requests are to be good, for the exit code and the report"),
-    ] = 0.99
-
-    @property
-    def bounds(self) -> dict[str, float | None]:
-        """The objectives alone, by name."""
-        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "share"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if all(value is None for value in self.bounds.values()):
-            message = f"an objective is needed: {', '.join(f'`{name}`' for name in self.bounds)}"
-            raise Misfit(message)
-
-
-class Trace(Strict, frozen=True, kw_only=True):
-    """A recorded log of requests that is replayed: when they came, how long they and their answers were, what they shared."""
-
-    path: Annotated[str, Meta(min_length=1, max_length=4096, description="The file; of a group, one of its `datasets`")]
-    format: Annotated[
-        TraceFormat | None,
-        doc("What the trace is, where its content leaves a doubt", Option("--trace-format")),
-    ] = None
-    speed: Annotated[
-        float, Meta(ge=0.001, le=1e6), doc("How many times as fast as it was recorded", Option("--trace-speed", "X"))
-    ] = 1.0
-    from_seconds: Annotated[NotNegative, doc("Begin so long after the trace begins", Option("--trace-from", "S"))] = 0.0
-    until_seconds: Annotated[
-        Positive | None, doc("End so long after the trace begins", Option("--trace-until", "S"))
-    ] = None
-    limit: Annotated[Count | None, doc("Replay so many rows at most", Option("--trace-limit", "N"))] = None
-    lengths_only: Annotated[
-        bool, doc("Take the lengths and what is shared; the times are those of `arrival`", Option("--trace-lengths"))
-    ] = False
-    skip_bad_rows: Annotated[
-        bool, doc("Leave out rows that contradict the format, and count them", Option("--skip-bad-rows"))
-    ] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.until_seconds is not None and self.until_seconds <= self.from_seconds:
-            message = f"{self.until_seconds:g} is not after `from_seconds` ({self.from_seconds:g})"
-            raise Misfit(message, "until_seconds", ["from_seconds"])
 
 
 class Load(Strict, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ from msgspec import NODEFAULT, inspect
 
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.errors import NOT_JSON, PlanError, UsageError
-from tokenstorm.load import Arrival, Load, Trace, make
+from tokenstorm.load import Load, make
+from tokenstorm.load_parts import Arrival, Trace
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.promptfile import read_file
 from tokenstorm.loadgen.prompts import prompt_file

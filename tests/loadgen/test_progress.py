@@ -8,9 +8,10 @@ from tokenstorm.loadgen import progress
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.messages import Delta, Live
 from tokenstorm.loadgen.progress import Progress
+from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.goodput import Good
 from tokenstorm.metrics.reports import DiskReport
-from tokenstorm.metrics.tally import Counts, Tally
+from tokenstorm.metrics.tally import Tally
 
 SECOND = 1_000_000_000
 PLAN = plan(

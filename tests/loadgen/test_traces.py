@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from tokenstorm.errors import PlanError
-from tokenstorm.load import Load, Trace, make
+from tokenstorm.load import Load, make
+from tokenstorm.load_parts import Trace
 from tokenstorm.loadgen.datasets import MOST_REASONS, OTHERS
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.traces import Row, read_trace

@@ -14,7 +14,8 @@ import pytest
 
 from plans import plan
 from tokenstorm.errors import PlanError, RunError
-from tokenstorm.load import Load, Trace, make
+from tokenstorm.load import Load, make
+from tokenstorm.load_parts import Trace
 from tokenstorm.loadgen.arrivals import mean_rate, scheduled_count
 from tokenstorm.loadgen.composing import Composer
 from tokenstorm.loadgen.endpoint import endpoints_of

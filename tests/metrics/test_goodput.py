@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from plans import plan
 from running import samples
 from tokenstorm.errors import PlanError, UsageError
-from tokenstorm.load import Load, Slo, make
+from tokenstorm.load import Load, make
+from tokenstorm.load_parts import Slo
 from tokenstorm.metrics.exposition import Gauges, render
 from tokenstorm.metrics.goodput import Goodput, is_good
 from tokenstorm.metrics.reports import Environment

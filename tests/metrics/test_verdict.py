@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from plans import plan
+from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.engine import EngineReport, ServerTimes
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
 from tokenstorm.metrics.summarize import metric
 from tokenstorm.metrics.summary import ClientReport, Figures, Outcome, Rates, ReplicaReport, Tokens, Windows
-from tokenstorm.metrics.tally import Counts
 from tokenstorm.metrics.verdict import judge
 
 NO_LAG = metric(Histogram(), 0, 0)

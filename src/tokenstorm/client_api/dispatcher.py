@@ -23,7 +23,8 @@ from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
-from tokenstorm.load import DEFAULT_SECONDS, Arrival
+from tokenstorm.load import DEFAULT_SECONDS
+from tokenstorm.load_parts import Arrival
 from tokenstorm.loadgen.datasets import read_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files

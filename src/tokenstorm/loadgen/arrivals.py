@@ -15,7 +15,7 @@ from itertools import accumulate, count
 from math import fsum, inf, log1p, sqrt
 from operator import neg
 
-from tokenstorm.load import Arrival
+from tokenstorm.load_parts import Arrival
 from tokenstorm.plan import Plan
 
 MOST_ARRIVALS = 2**53

@@ -4,7 +4,7 @@ from typing import Literal, Protocol
 
 from msgspec.structs import replace
 
-from tokenstorm.load import Slo
+from tokenstorm.load_parts import Slo
 from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
 from tokenstorm.loadgen.stream import Carrier

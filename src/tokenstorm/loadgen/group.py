@@ -8,11 +8,12 @@ from msgspec.structs import asdict
 from tokenstorm.loadgen.arrivals import clients_of, count_end_ns, rate_in
 from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, RankSecond, Sampled, TimelineLine
 from tokenstorm.loadgen.messages import Delta
+from tokenstorm.metrics.counts import Work
 from tokenstorm.metrics.energy import EnergyTally
 from tokenstorm.metrics.engine import EngineTally
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally, Work
+from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally
 from tokenstorm.plan import Plan
 
 KEPT_SECONDS = 60

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from tokenstorm.loadgen.arrivals import scheduled_count
+from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.rebuild import YEAR_NS, tally_of
-from tokenstorm.metrics.tally import Counts, Tally
+from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
 from tokenstorm.written import Skip
 

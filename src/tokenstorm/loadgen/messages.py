@@ -7,8 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
+from tokenstorm.metrics.counts import Work
 from tokenstorm.metrics.reports import DiskReport, RankReport
-from tokenstorm.metrics.tally import Tally, Work
+from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
 
 ADDRESS = "TOKENSTORM_LAUNCHER"

@@ -7,9 +7,9 @@ from time import monotonic_ns
 from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, Sampled, Status, TimelineLine
+from tokenstorm.metrics.counts import Outcomes
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.reports import Environment
-from tokenstorm.metrics.tally import Outcomes
 from tokenstorm.plan import Plan
 
 SECOND_NS = 10**9

@@ -9,7 +9,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from tokenstorm.errors import PlanError
-from tokenstorm.load import Arrival, Load, Stage, Trace
+from tokenstorm.load import Load
+from tokenstorm.load_parts import Arrival, Stage, Trace
 from tokenstorm.loadgen.traces import FORMATS, MILLISECOND, SECOND, read_trace
 from tokenstorm.plan import Plan, TraceFile
 

@@ -6,7 +6,8 @@ import resource
 from pathlib import Path
 
 from tokenstorm.errors import RunError, UsageError
-from tokenstorm.load import Arrival, Load
+from tokenstorm.load import Load
+from tokenstorm.load_parts import Arrival
 from tokenstorm.loadgen.arrivals import count_end_ns, rate_in
 from tokenstorm.plan import Plan
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PlanError
-from tokenstorm.load import Trace, TraceFormat
+from tokenstorm.load_parts import Trace, TraceFormat
 from tokenstorm.loadgen.datasets import count_reason
 from tokenstorm.loadgen.formats import binary_format, record_format
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tokenstorm.load import Slo
+from tokenstorm.load_parts import Slo
 from tokenstorm.result import Result
 
 

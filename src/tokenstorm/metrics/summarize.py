@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 import msgspec
 from msgspec.structs import asdict
 
+from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.energy import Done, EnergyReport, EnergyTally
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
@@ -25,7 +26,7 @@ from tokenstorm.metrics.summary import (
     Tokens,
     Windows,
 )
-from tokenstorm.metrics.tally import METRICS, Counts, StageTally, Tally, Window
+from tokenstorm.metrics.tally import METRICS, StageTally, Tally, Window
 from tokenstorm.metrics.verdict import judge
 from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED, EXHAUSTED

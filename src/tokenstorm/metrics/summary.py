@@ -4,11 +4,11 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.energy import EnergyReport
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport, Reason
-from tokenstorm.metrics.tally import Counts
 from tokenstorm.plan import Plan
 
 SCHEMA: Literal[1] = 1

@@ -5,12 +5,13 @@ The same `Tally` is filled by the ranks while they run and by `tokenstorm report
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Literal, Self
 
 import msgspec
 
+from tokenstorm.metrics.counts import Counts, add_fields
 from tokenstorm.metrics.goodput import Good
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.plan import Plan
@@ -35,57 +36,6 @@ REQUEST_METRICS = (
 METRICS = (*REQUEST_METRICS, "inter_chunk")
 STAGE_METRICS = ("latency", "ttft", "tpot")
 LENGTHS = ("prompt", "output")
-
-
-class Outcomes(msgspec.Struct):
-    """How many scheduled requests were sent or not, and how many of those that were sent succeeded or failed so far."""
-
-    scheduled: int = 0
-    sent: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    unsent: int = 0
-
-
-class Work(Outcomes):
-    """The work done in some time: requests, and the tokens of the answers that ended."""
-
-    output_tokens: int = 0
-
-    def include(self, other: "Work") -> None:
-        """Add another's work to this."""
-        _add(self, other, Work.__struct_fields__)
-
-
-class Counts(Outcomes):
-    """How scheduled requests ended: `scheduled = sent + unsent`, `sent = succeeded + failed + censored`."""
-
-    censored: int = 0
-    resent: int = 0
-    failed_by_kind: dict[str, int] = {}
-
-    def add(self, result: Result, outcome: str) -> None:
-        """Count one request with its outcome, or a stretch of them that were never sent."""
-        if outcome == "unsent":
-            self.scheduled += result.count
-            self.unsent += result.count
-            return
-        self.scheduled += 1
-        self.sent += 1
-        self.resent += result.resent
-        if outcome == "succeeded":
-            self.succeeded += 1
-        elif outcome == "censored":
-            self.censored += 1
-        elif result.error is not None:
-            self.failed += 1
-            kind = result.error.kind
-            self.failed_by_kind[kind] = self.failed_by_kind.get(kind, 0) + 1
-
-    def merge(self, other: Self) -> None:
-        """Add another's counts to these."""
-        _add(self, other, _COUNTS)
-        self.failed_by_kind = dict(Counter(self.failed_by_kind) + Counter(other.failed_by_kind))
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -233,13 +183,13 @@ class Tally(msgspec.Struct):
             self.replicas.setdefault(replica, Counts()).merge(counts)
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
-        _add(self, other, _SUMS)
+        add_fields(self, other, _SUMS)
         self.token_sources = dict(Counter(self.token_sources) + Counter(other.token_sources))
         self.warnings = dict(Counter(self.warnings) + Counter(other.warnings))
         for kind, words in other.failures.items():
             self.failures[kind] = min(words, self.failures.get(kind, words))
         self.last_event = max(self.last_event, other.last_event)
-        _add(self.good, other.good, Good.__struct_fields__)
+        add_fields(self.good, other.good, Good.__struct_fields__)
         self.prompt_off = max(self.prompt_off, other.prompt_off)
         for name, histogram in other.lengths.items():
             self.lengths[name].merge(histogram)
@@ -351,9 +301,3 @@ _SUMS = (
     "overslept",
     "busy_ns",
 )
-_COUNTS = (*Outcomes.__struct_fields__, "censored", "resent")
-
-
-def _add(to: object, other: object, names: Iterable[str]) -> None:
-    for name in names:
-        setattr(to, name, getattr(to, name) + getattr(other, name))

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import NODEFAULT, inspect
 
 from tokenstorm.lengths import Length
-from tokenstorm.load import Arrival, Load, Slo
+from tokenstorm.load import Load
+from tokenstorm.load_parts import Arrival, Slo
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Synthetic
 from tokenstorm.report.asked import MOST_SHOWN
 from tokenstorm.strict import Option

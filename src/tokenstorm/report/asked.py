@@ -7,7 +7,7 @@ from math import floor
 import msgspec
 
 from tokenstorm.lengths import Length, length_of
-from tokenstorm.load import Arrival, Slo, Trace
+from tokenstorm.load_parts import Arrival, Slo, Trace
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, Synthetic, TraceFile, listed
 from tokenstorm.targets import GpuSampler, Target
 

@@ -6,7 +6,7 @@ from math import log10
 
 import msgspec
 
-from tokenstorm.load import Arrival
+from tokenstorm.load_parts import Arrival
 from tokenstorm.loadgen.live import TimelineLine
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.rebuild import added, batches_of

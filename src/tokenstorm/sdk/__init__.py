@@ -6,7 +6,7 @@ from tokenstorm.api.services import GroupInfo as ServiceGroup
 from tokenstorm.api.services import ServiceInfo as Service
 from tokenstorm.errors import ApiError
 from tokenstorm.lengths import Length
-from tokenstorm.load import Arrival, Ramp, Stage
+from tokenstorm.load_parts import Arrival, Ramp, Stage
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.result import Result
 from tokenstorm.sdk.addresses import CLIENT_URL, SERVER_URL
