@@ -76,18 +76,15 @@ class Run:
 
     def lines(self) -> list[dict[str, Any]]:
         """Every whole result line of all ranks."""
-        found = []
-        for path in sorted(self.root.glob("results.*.jsonl")):
-            found += [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        return found
+        return [line for path in sorted(self.root.glob("results.*.jsonl")) for line in _whole_lines(path.read_bytes())]
 
     def timeline(self) -> list[dict[str, Any]]:
-        """Every second."""
+        """Every second whose line is whole."""
         try:
             content = (self.root / "timeline.jsonl").read_bytes()
         except FileNotFoundError:  # it begins anew when the load does
             content = b""
-        return [json.loads(line) for line in content.splitlines()]
+        return list(_whole_lines(content))
 
     @property
     def stderr(self) -> str:
@@ -99,6 +96,11 @@ class Run:
     def reasons(self) -> dict[str, str]:
         """The verdict's reasons by code."""
         return {reason["code"]: reason["text"] for reason in self.summary["verdict"]["reasons"]}
+
+
+def _whole_lines(content: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON lines of a file that may be half-way through its last one."""
+    return (json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n"))
 
 
 @dataclass
