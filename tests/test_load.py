@@ -16,7 +16,7 @@ from tokenstorm.cli.commands import add_commands
 from tokenstorm.cli.request import request_of
 from tokenstorm.client_api.schemas import TakenGroup
 from tokenstorm.load import Load, make
-from tokenstorm.plan import Plan, PromptList, TraceFile, plan_for
+from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, TraceFile, plan_for
 from tokenstorm.sdk import Client
 from tokenstorm.targets import Target
 
@@ -77,6 +77,7 @@ TYPED = {
     "ignore_eos": ("--ignore-eos",),
     "extra_body": ("--extra-body", '{"top_k": 5}'),
     "trace": ("--trace", "t.jsonl", "--trace-lengths"),
+    "columns": ("--dataset", "d.csv", "--column", "prompt=question"),
     "unique_prompts": ("--unique",),
     "num_clients": ("--num-clients", "12"),
     "requests_per_second": ("--requests-per-second", "3"),
@@ -98,6 +99,12 @@ TYPED = {
 }
 
 
+def prompts_of(request: GroupRequest) -> Prompts:
+    if request.trace:
+        return TraceFile(path="t", sha256="0")
+    return PromptFile(path="d", sha256="0") if request.dataset else PromptList(prompts=("x",))
+
+
 @pytest.mark.parametrize("name", OF_A_LOAD)
 def test_what_is_typed_reaches_the_plan(name: str) -> None:
     """From the options to the request that is sent, from that to the plan; whatever is not typed has its default."""
@@ -108,14 +115,19 @@ def test_what_is_typed_reaches_the_plan(name: str) -> None:
             each,
             run_id="0" * 32,
             targets=[Target(replica="0", url="http://h")],
-            prompts=TraceFile(path="t", sha256="0") if each.trace else PromptList(prompts=("x",)),
+            prompts=prompts_of(each),
             seed=each.seed or 1,
             ranks=each.ranks or 1,
         )
         for each in (request, plain)
     )
     changed = {field for field in Plan.__struct_fields__ if getattr(plan, field) != getattr(without, field)}
-    along = {"arrival": "duration_seconds", "request_count": "duration_seconds", "trace": "prompts"}
+    along = {
+        "arrival": "duration_seconds",
+        "request_count": "duration_seconds",
+        "trace": "prompts",
+        "columns": "prompts",
+    }
     assert changed == {name, along.get(name, name)}
 
 

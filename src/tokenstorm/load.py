@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm.errors import PlanError
-from tokenstorm.load_parts import Arrival, Kind, Slo, Trace
+from tokenstorm.load_parts import Arrival, Column, Kind, Slo, Trace
 from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
 
 T = TypeVar("T")
@@ -62,6 +62,19 @@ class Load(Strict, frozen=True, kw_only=True):
     ] = {}  # noqa: RUF012 - msgspec gives each its own
     prompts: object = None
     """A plan has them in one form, the request for a group in another: each declares its own."""
+    columns: Annotated[
+        dict[Column, Text],
+        doc(
+            "Of a dataset: which of its columns have the `prompt`, the `output_tokens` and what a `system` says",
+            Option(
+                "--column",
+                "PART=NAME",
+                "requests",
+                help="which column of a dataset has the prompt, its output_tokens, or what a system says: prompt=question; may be given again",
+            ),
+            {"prompt": "question"},
+        ),
+    ] = {}  # noqa: RUF012 - msgspec gives each its own
     trace: Annotated[
         Trace | None,
         doc(

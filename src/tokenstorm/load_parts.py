@@ -28,6 +28,8 @@ class Stage(Strict, frozen=True, kw_only=True):
 
 
 Kind = Literal["constant", "poisson", "gamma"]
+Column = Literal["prompt", "output_tokens", "system"]
+"""A part of a prompt that a column of a table may have."""
 TraceFormat = Literal["mooncake", "bailian", "azure", "burstgpt", "vllm"]
 
 

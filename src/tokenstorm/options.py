@@ -24,7 +24,7 @@ from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
 from tokenstorm.strict import Option
-from tokenstorm.typed import add_synthetic_options, number, typed_slo, typed_synthetic
+from tokenstorm.typed import add_synthetic_options, named_values, number, typed_slo, typed_synthetic
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {
@@ -83,7 +83,7 @@ def _add_options(section: "argparse._ArgumentGroup", kind: type[msgspec.Struct],
                 how["action"] = argparse.BooleanOptionalAction if default else "store_true"
             case inspect.LiteralType(values=values):
                 how["choices"] = values
-            case inspect.DictType() | inspect.VarTupleType() if option.metavar in {"KEY=VALUE", "URL"}:
+            case inspect.DictType() | inspect.VarTupleType() if option.metavar in {"KEY=VALUE", "PART=NAME", "URL"}:
                 how |= {"action": "append", "metavar": option.metavar}
             case plain:
                 of_number = {inspect.IntType: int, inspect.FloatType: float}
@@ -173,8 +173,9 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
         fields["extra_body"] = _extra_body(fields["extra_body"])
     if "slo" in fields:
         fields["slo"] = typed_slo(fields["slo"])
-    if "labels" in fields:
-        fields["labels"] = _labels(fields["labels"])
+    for name, typed in (("labels", "--label"), ("columns", "--column")):
+        if name in fields:
+            fields[name] = named_values(typed, fields[name])
     if trace := _trace(args):
         fields["trace"] = trace
     return fields | {"arrival": _arrival(args)}
@@ -253,10 +254,10 @@ def _stage(text: str) -> dict[str, float]:
     return {"rps": number("--stages", match[1]), "seconds": number("--stages", match[2])}
 
 
-def typed_prompts(args: argparse.Namespace) -> dict[str, Any]:
+def typed_prompts(args: argparse.Namespace, load: Load) -> dict[str, Any]:
     """The prompts that the options ask for, as a plan has them. Raises `UsageError`."""
     if args.prompts_file is not None:
-        found: dict[str, Any] = msgspec.to_builtins(prompt_file(args.prompts_file))
+        found: dict[str, Any] = msgspec.to_builtins(prompt_file(args.prompts_file, load.columns))
         return found
     return typed_synthetic(args) or {"kind": "list", "prompts": args.prompt or [DEFAULT_PROMPT]}
 
@@ -264,7 +265,7 @@ def typed_prompts(args: argparse.Namespace) -> dict[str, Any]:
 def _settled(args: argparse.Namespace, load: Load) -> dict[str, Any]:
     """The prompts, and what a trace says of the times. Raises `UsageError`."""
     if load.trace is None:
-        return {"prompts": typed_prompts(args)}
+        return {"prompts": typed_prompts(args, load)}
     path = Path(load.trace.path).absolute()
     return settle_trace(load, load.trace, read_file(path), str(path))
 
@@ -303,14 +304,3 @@ def _extra_body(text: str) -> dict[str, object]:
     except NOT_JSON as error:
         message = f"--extra-body must be a JSON object: {error}"
         raise UsageError(message) from None
-
-
-def _labels(texts: list[str]) -> dict[str, str]:
-    labels = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            message = f"--label {text!r} must look like KEY=VALUE"
-            raise UsageError(message)
-        labels[key] = value
-    return labels

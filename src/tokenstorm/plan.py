@@ -140,6 +140,9 @@ class Plan(Load, frozen=True, kw_only=True):
         if isinstance(self.prompts, TraceFile) != (self.trace is not None):
             message = "a `trace` and prompts of the kind `trace` belong together"
             raise Misfit(message, "trace", ["prompts"])
+        if self.columns and not isinstance(self.prompts, PromptFile):
+            message = "belongs to a file of prompts: name one"
+            raise Misfit(message, "columns", ["prompts"])
         super().__post_init__()
 
     @property

@@ -71,6 +71,18 @@ def number(option: str, text: str) -> float:
         raise UsageError(message) from None
 
 
+def named_values(option: str, texts: list[str]) -> dict[str, str]:
+    """What is typed as KEY=VALUE, again for each. Raises `UsageError`."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            message = f"{option} {text!r} must look like KEY=VALUE"
+            raise UsageError(message)
+        found[key] = value
+    return found
+
+
 def _mix(text: str) -> list[dict[str, object]]:
     parts = []
     for part in text.split(","):

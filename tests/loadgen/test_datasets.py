@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from plans import plan
 from tokenstorm.errors import PlanError
-from tokenstorm.loadgen.datasets import read_prompts
+from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, read_prompts
 from tokenstorm.loadgen.openai import body_of
 from tokenstorm.loadgen.promptfile import Prompt
 from tokenstorm.loadgen.prompts import load_prompts, prompt_file
@@ -135,3 +135,85 @@ def test_a_parquet_file_that_is_broken_or_holds_something_else_is_refused() -> N
     parquet.write_table(pa.Table.from_pylist([{"a": 1}]), file)
     with pytest.raises(PlanError, match="is a Parquet file"):
         asked(file.getvalue())
+
+
+def table(text: str, name: str = "data.csv", columns: Columns = NO_COLUMNS) -> list[tuple[str | None, int | None]]:
+    found = read_prompts(text.encode(), name, columns).prompts
+    return [(prompt.text, prompt.max_tokens) for prompt in found]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,prompt,output_tokens\n1,Why?,7\n2,How?,\n",
+        "\ufeffPrompt;Output Tokens\r\nWhy?;7.0\r\nHow?;\r\n",
+        "sep=;\nprompt;max_tokens\nWhy?;7\nHow?;\n",
+        "prompt\tcategory\toutput_tokens\nWhy?\tx\t7\nHow?\ty\t\n",
+        ",prompt,output_tokens,\n0,Why?,7,\n1,How?,\n",
+    ],
+)
+def test_a_table_with_a_column_of_prompts_is_read_however_it_is_written(text: str) -> None:
+    assert table(text) == table(text, "data") == [("Why?", 7), ("How?", None)]
+
+
+def test_a_prompt_of_a_table_may_have_commas_quotes_and_lines() -> None:
+    text = 'prompt,category\n"Hello, you\nsaid ""so""?",chat\nBye,chat\n'
+    assert table(text) == [('Hello, you\nsaid "so"?', None), ("Bye", None)]
+    assert table("prompt\nHello, you\nBye\n") == [("Hello, you", None), ("Bye", None)]
+    assert table(f"id,prompt\n1,{'x' * 200_000}\n2,y\n")[1] == ("y", None)
+
+
+def test_columns_of_other_names_are_named() -> None:
+    """In a table, in Parquet, and in JSON whose records nobody knows."""
+    rows = [{"question": "Why?", "tokens": 7, "sys": "Be brief."}, {"question": "How?", "tokens": None, "sys": None}]
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+    text = "question,tokens,sys\nWhy?,7,Be brief.\nHow?,,\n"
+    columns: Columns = {"prompt": "question", "output_tokens": "tokens", "system": "sys"}
+    for data in (text.encode(), file.getvalue(), lines(*rows), json.dumps(rows).encode()):
+        first, second = read_prompts(data, "data", columns).prompts
+        assert first.messages == [{"role": "system", "content": "Be brief."}, question("Why?")]
+        assert (first.max_tokens, second.text, second.max_tokens) == (7, "How?", None)
+        with pytest.raises(PlanError, match="data has no column 'ask': there is question, tokens, sys"):
+            read_prompts(data, "data", {"prompt": "ask"})
+    assert table("user_says,expected\nhello,hi\n", "x.txt", {"prompt": "user_says"}) == [("hello", None)]
+
+
+def test_parquet_with_a_column_of_prompts_is_read_without_naming_it() -> None:
+    file = io.BytesIO()
+    parquet.write_table(pa.table({"prompt": ["Why?", None], "category": ["a", "b"]}), file)
+    stock = read_prompts(file.getvalue(), "data")
+    assert ([one.text for one in stock.prompts], stock.left_out) == (["Why?"], {"its question is blank": 1})
+
+
+def test_rows_of_a_table_that_cannot_be_asked_are_counted_with_the_reason() -> None:
+    text = "prompt,output_tokens\nWhy?,3\nHow, then?,3\n ,3\nWho?,many\n"
+    stock = read_prompts(text.encode(), "data.csv")
+    assert [prompt.text for prompt in stock.prompts] == ["Why?"]
+    assert stock.left_out == {
+        "it has another number of fields than the header": 1,
+        "its question is blank": 1,
+        "its `output_tokens` are no count": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("question,answer\nWhy?,So\n", r"is CSV with the columns question, answer: .*--column prompt=NAME"),
+        (
+            "prompt,answer\n" + "Why?,So\n" * 9 + '"Why?,So\n',
+            r"line 11: it is no record of a table: unexpected end of data",
+        ),
+        ("prompt,answer\nWhy?,So\nWie gr\udce4\udcdf?,So\n", "not UTF-8 text"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,4808,10\n", "is a trace of Azure"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_why(text: str, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        asked(text.encode(errors="surrogateescape"))
+
+
+def test_columns_belong_to_a_file_of_prompts() -> None:
+    with pytest.raises(PlanError, match="belongs to a file of prompts"):
+        plan(columns={"prompt": "question"})

@@ -48,6 +48,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "extra_body": ({"top_k": 55}, '{"top_k":55}'),
     "prompts": ({"kind": "list", "prompts": ["First?", LONG, *("more",) * 30]}, f"First?\n{LONG[:300]} …\nmore"),
     "trace": (None, "-"),
+    "columns": ({}, "-"),
     "unique_prompts": (True, "yes"),
     "num_clients": (321, "321"),
     "requests_per_second": (12.5, "12.5"),

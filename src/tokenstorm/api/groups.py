@@ -195,6 +195,9 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         if sum(given is not None for given in sources) != 1:
             message = "give `prompts`, `dataset`, `synthetic`, `shared_prefix` or `trace`, one of them"
             raise Misfit(message, "prompts")
+        if self.columns and self.dataset is None:
+            message = "belongs to a `dataset`: name one"
+            raise Misfit(message, "columns", ["dataset"])
         if self.trace is not None and not re.fullmatch(DATASET, self.trace.path):
             message = f"{self.trace.path!r} is no name: give that of a file in the profile's folder `datasets`"
             raise Misfit(message, "trace")

@@ -9,7 +9,7 @@ import msgspec
 from tokenstorm.api import groups
 from tokenstorm.errors import UsageError
 from tokenstorm.load import Load, make
-from tokenstorm.loadgen.datasets import read_prompts
+from tokenstorm.loadgen.datasets import Columns, read_prompts
 from tokenstorm.loadgen.promptfile import read_file
 from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, refuse_unjudged, typed_prompts
 from tokenstorm.sdk import GroupRequest
@@ -24,7 +24,7 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
     fields = load_fields(args, groups.GroupRequest)
     with by_options():
         load = make({name: value for name, value in fields.items() if name in Load.__struct_fields__}, Load)
-    sent = fields | msgspec.to_builtins(load) | _prompts(args)
+    sent = fields | msgspec.to_builtins(load) | _prompts(args, load)
     sent |= {
         "duration_seconds": load.measured_seconds,
         "service_id": args.service_id,
@@ -48,12 +48,12 @@ def _minutes(text: str | None) -> int | None:
         raise UsageError(message) from None
 
 
-def _prompts(args: argparse.Namespace) -> dict[str, Any]:
+def _prompts(args: argparse.Namespace, load: Load) -> dict[str, Any]:
     if args.trace is not None:
         return {}
     if args.prompts_file is not None:
-        return {"prompts": _texts(args.prompts_file)}
-    match typed_prompts(args):
+        return {"prompts": _texts(args.prompts_file, load.columns), "columns": None}
+    match typed_prompts(args, load):
         case {"kind": "list", "prompts": prompts}:
             return {} if args.dataset and not args.prompt else {"prompts": prompts}
         case {"kind": "shared_prefix", **shared}:
@@ -66,9 +66,9 @@ def _prompts(args: argparse.Namespace) -> dict[str, Any]:
             return {"synthetic": {name: made_up["length"], **output}}
 
 
-def _texts(path: Path) -> list[str]:
+def _texts(path: Path, columns: Columns) -> list[str]:
     """The prompts of a file, as texts. Raises `UsageError`."""
-    prompts = read_prompts(read_file(path), str(path)).prompts
+    prompts = read_prompts(read_file(path), str(path), columns).prompts
     texts = [prompt.text for prompt in prompts if prompt.text is not None and prompt.max_tokens is None]
     if len(texts) < len(prompts):
         message = (

@@ -25,7 +25,7 @@ from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.load import DEFAULT_SECONDS
 from tokenstorm.load_parts import Arrival
-from tokenstorm.loadgen.datasets import read_prompts
+from tokenstorm.loadgen.datasets import Columns, check_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, TraceFile, decode_plan, encode_plan, plan_for
@@ -59,10 +59,10 @@ class SlurmClientDispatcher:
         """What runs the load generator there; it is deployed where it is missing, and `say` is told what that is at."""
         return str(await self._deployment.python(say=say)) if self._deployment else self._site.profile.of("cpu").python
 
-    async def check_dataset(self, name: str) -> PromptFile:
+    async def check_dataset(self, name: str, columns: Columns) -> PromptFile:
         """The `prompts` of a plan for a dataset. Raises `UsageError` for one that is not there, or cannot be used."""
         path, data = await self._dataset(name, "dataset")
-        checksum = await asyncio.to_thread(_checked, data, path)
+        checksum = await asyncio.to_thread(_checked, data, path, columns)
         return PromptFile(path=str(path), sha256=checksum)
 
     async def check_trace(self, request: GroupRequest) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class SlurmClientDispatcher:
         if request.trace is not None:
             return await self.check_trace(request)
         if request.dataset is not None:
-            return {"prompts": await self.check_dataset(request.dataset)}
+            return {"prompts": await self.check_dataset(request.dataset, request.columns)}
         return {"prompts": _own_prompts(request)}
 
     async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
@@ -201,12 +201,12 @@ def _own_prompts(request: GroupRequest) -> Prompts:
     return request.synthetic.made_up if request.synthetic else PromptList(prompts=tuple(request.prompts or ()))
 
 
-def _checked(data: bytes, path: PurePosixPath) -> str:
+def _checked(data: bytes, path: PurePosixPath, columns: Columns) -> str:
     """The checksum of a dataset that can be used. Raises `UsageError`."""
     try:
-        read_prompts(data, str(path))
+        check_prompts(data, str(path), columns)
     except UsageError as error:
-        raise UsageError(error.message, "dataset") from None
+        raise UsageError(error.message, error.field or "dataset") from None
     return hashlib.sha256(data).hexdigest()
 
 

@@ -69,7 +69,7 @@ class Starter:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
         info, access = await self._find(request)
         if request.dataset is not None:
-            await self._dispatcher.check_dataset(request.dataset)
+            await self._dispatcher.check_dataset(request.dataset, request.columns)
         asked = {} if request.trace is None else await self._dispatcher.check_trace(request)
         request = self._settled(request, asked.get("duration_seconds"))
         run_id, created_at = new_run_id(), states.now()

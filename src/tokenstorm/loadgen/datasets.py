@@ -1,4 +1,4 @@
-"""Datasets that people publish, read as prompts: known by the keys of their records, not by their names.
+"""Datasets that people publish, and tables, read as prompts: known by the keys of their records, not by their names.
 
 A record that cannot be asked (no question in it, nothing but blanks) is left out and counted by its reason.
 """
@@ -6,19 +6,32 @@ A record that cannot be asked (no question in it, nothing but blanks) is left ou
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from tokenstorm.errors import PlanError
+from tokenstorm.load_parts import Column
+from tokenstorm.loadgen.formats import binary_format
 from tokenstorm.loadgen.promptfile import Prompt, parse_prompts
+from tokenstorm.loadgen.tables import find_header, head_of, header_with, plain, read_table
 
 Record = Mapping[str, Any]
+Read = Callable[[Record], Prompt]
+"""Makes a prompt of a record. Raises `Left`."""
+Columns = Mapping[Column, str]
+"""Which column of a record has which part of a prompt."""
+NO_COLUMNS: Final[Columns] = MappingProxyType({})
 MOST_REASONS: Final = 20
 OTHERS: Final = "other reasons"
 _PEEKED: Final = 10
+_BATCH: Final = 1000
+"""So many records of Parquet are taken out of it at a time."""
+_USUAL: Final[Mapping[Column, Sequence[str]]] = {"prompt": ("prompt",), "output_tokens": ("maxtokens", "outputtokens")}
+"""Columns by their names, without what spellings differ in; the last one that is there counts."""
 _HUMAN: Final = ("human", "user")
 """Not a set: what stands there may be anything, also what has no hash."""
 _MOST_TOKENS: Final = 2**31
@@ -36,24 +49,42 @@ class Stock(NamedTuple):
     left_out: Counter[str]
 
 
-def read_prompts(data: bytes, where: str) -> Stock:
-    """The prompts of a file: of a dataset, or of our own forms. Raises `PlanError` for what is neither, or holds nothing to ask."""
-    found = _records(data, where)
+def read_prompts(data: bytes, where: str, columns: Columns = NO_COLUMNS) -> Stock:
+    """The prompts of a file: of a dataset, a table, or of our own forms. `columns` are those that were named.
+
+    Raises `PlanError` for what is neither, or holds nothing to ask.
+    """
+    left_out: Counter[str] = Counter()
+    return Stock([*stream_prompts(data, where, columns, left_out)], left_out)
+
+
+def check_prompts(data: bytes, where: str, columns: Columns = NO_COLUMNS) -> None:
+    """See that a file can be read so. Raises `PlanError` where it cannot."""
+    for _ in stream_prompts(data, where, columns, Counter()):
+        pass
+
+
+def stream_prompts(data: bytes, where: str, columns: Columns, left_out: Counter[str]) -> Iterator[Prompt]:
+    """The same, one by one; what is left out is counted meanwhile."""
+    found, header = _records(data, where, columns)
     first = list(islice(found, _PEEKED))
-    read = _reader_of(first)
+    read = _reader_of(first, header, columns, where)
     if read is None:
-        return Stock(parse_prompts(data, where), Counter())
-    stock = Stock([], Counter())
+        yield from parse_prompts(data, where)
+        return
+    count = 0
     for record in chain(first, found):
         try:
-            stock.prompts.append(msgspec.structs.replace(_sendable(read(record)), index=len(stock.prompts)))
+            prompt = _sendable(read(_whole(record)))
         except Left as error:
-            count_reason(stock.left_out, str(error))
-    if not stock.prompts:
-        why = "; ".join(f"{count} records: {reason}" for reason, count in stock.left_out.items())
-        message = f"{where} holds nothing that can be asked ({why})"
+            count_reason(left_out, str(error))
+        else:
+            yield msgspec.structs.replace(prompt, index=count)
+            count += 1
+    if not count:
+        why = "; ".join(f"{count} records: {reason}" for reason, count in left_out.items())
+        message = f"{where} holds nothing that can be asked ({why or 'it has no record'})"
         raise PlanError(message)
-    return stock
 
 
 def count_reason(reasons: Counter[str], reason: str) -> None:
@@ -61,22 +92,47 @@ def count_reason(reasons: Counter[str], reason: str) -> None:
     reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else OTHERS] += 1
 
 
-def _records(data: bytes, where: str) -> Iterator[Record]:
-    """The records of Parquet, of an array of JSON, or of JSON lines; none of what is something else."""
+def _records(data: bytes, where: str, columns: Columns) -> tuple[Iterator[Record | None], list[str]]:
+    """The records of Parquet, of a table, of an array of JSON, or of JSON lines; none of what is something else.
+
+    And the columns, where all records have the same. A record that is none of its table is None.
+    """
     if data.startswith(b"PAR1"):
-        yield from _of_parquet(data, where)
-        return
+        return _of_parquet(data, where)
     text = data.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"["):
-        whole = _json(text)
-        yield from (record for record in whole if isinstance(record, dict)) if isinstance(whole, list) else ()
-    elif text.startswith(b"{"):
-        for line in text.split(b"\n"):
-            record = _json(line)
-            if isinstance(record, dict):
-                yield record
-            elif line.strip():
-                yield {}
+        return _of_array(text), []
+    if text.startswith(b"{"):
+        return _of_lines(text), []
+    if binary_format(data):
+        return iter(()), []
+    lines = head_of(data)
+    named_text = where.lower().endswith((".txt", ".text"))
+    header = header_with(columns.values(), lines) if columns else find_header(lines, named_text=named_text)
+    if header is None:
+        return iter(()), []
+    return read_table(data, where, header), header.columns
+
+
+def _whole(record: Record | None) -> Record:
+    if record is None:
+        message = "it has another number of fields than the header"
+        raise Left(message)
+    return record
+
+
+def _of_array(text: bytes) -> Iterator[Record]:
+    whole = _json(text)
+    yield from (record for record in whole if isinstance(record, dict)) if isinstance(whole, list) else ()
+
+
+def _of_lines(text: bytes) -> Iterator[Record]:
+    for line in io.BytesIO(text):
+        record = _json(line)
+        if isinstance(record, dict):
+            yield record
+        elif line.strip():
+            yield {}
 
 
 def _json(text: bytes) -> object:
@@ -86,7 +142,7 @@ def _json(text: bytes) -> object:
         return None
 
 
-def _of_parquet(data: bytes, where: str) -> Iterator[Record]:
+def _of_parquet(data: bytes, where: str) -> tuple[Iterator[Record], list[str]]:
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra: whoever has no Parquet needs none of it
         from pyarrow import parquet  # noqa: PLC0415
@@ -95,21 +151,85 @@ def _of_parquet(data: bytes, where: str) -> Iterator[Record]:
             f"{where} is a Parquet file, which needs pyarrow: `pip install 'tokenstorm[parquet]'`, or write JSON lines"
         )
         raise PlanError(message) from None
+
+    def broken(error: Exception) -> PlanError:
+        return PlanError(f"{where} is a Parquet file that cannot be read: {error}")
+
     try:
-        for batch in parquet.ParquetFile(io.BytesIO(data)).iter_batches():
-            yield from batch.to_pylist()
+        file = parquet.ParquetFile(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
-        message = f"{where} is a Parquet file that cannot be read: {error}"
-        raise PlanError(message) from None
+        raise broken(error) from None
+
+    def records() -> Iterator[Record]:
+        try:
+            for batch in file.iter_batches(_BATCH):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise broken(error) from None
+
+    return records(), list(file.schema_arrow.names)
 
 
-def _reader_of(records: list[Record]) -> Callable[[Record], Prompt] | None:
-    """What reads records with the keys of the first one, or, of `output_tokens`, of any."""
-    keys = records[0].keys() if records else set()
+def _reader_of(records: Sequence[Record | None], header: Sequence[str], columns: Columns, where: str) -> Read | None:
+    """What reads records with these columns; else with the keys of the first one, or, of `output_tokens`, of any.
+
+    Raises `PlanError` for a column that was named and is not there.
+    """
+    first = next((record for record in records if record), {})
+    names = list(header or dict.fromkeys(key for record in records for key in record or ()))
+    if columns:
+        if missing := [name for name in columns.values() if name not in names]:
+            there = ", ".join(map(str, names)) or "no columns"
+            message = f"{where} has no column {missing[0]!r}: there is {there}"
+            raise PlanError(message, "columns")
+        return _by_column({**_usual(names), **columns})
     for known, read in _READERS:
-        if known <= keys or (read is _of_vllm and any(known <= record.keys() for record in records)):
+        of_any = read is _of_vllm and any(known <= (record or {}).keys() for record in records)
+        if known <= (set(header) or first.keys()) or of_any:
             return read
-    return None
+    return _by_column(usual) if header and "prompt" in (usual := _usual(names)) else None
+
+
+def _usual(names: Sequence[str]) -> Columns:
+    """The columns that need nobody to name them, however they are spelt."""
+    spelt = {plain(name): name for name in reversed(names)}
+    return {field: spelt[one] for field, some in _USUAL.items() for one in some if one in spelt}
+
+
+def _by_column(columns: Columns) -> Read:
+    """Reads a record whose values are the parts of a prompt, by the names of their columns."""
+
+    def read(record: Record) -> Prompt:
+        found: dict[str, Any] = {part: record.get(name) for part, name in columns.items()}
+        text, system, output = _text(found.get("prompt")), found.get("system"), found.get("output_tokens")
+        tokens = None if output in (None, "") or output != output else _count(output, columns["output_tokens"])  # noqa: PLR0124 - of what has no value, Parquet makes NaN
+        if isinstance(system, str) and system.strip():
+            said = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+            return Prompt(messages=said, max_tokens=tokens)
+        return Prompt(text=text, max_tokens=tokens)
+
+    return read
+
+
+_of_prompt = _by_column({"prompt": "prompt", "output_tokens": "output_tokens"})
+
+
+def _of_vllm(record: Record) -> Prompt:
+    """A line of vLLM's custom dataset: `prompt`, and `output_tokens` where they are known."""
+    return _of_prompt({"output_tokens": record.get("max_tokens"), **record})
+
+
+def _count(found: object, column: str) -> int:
+    """A count of tokens, which tables write as text, and some as 12.0."""
+    try:
+        number = float(found) if isinstance(found, str | float) else found
+    except ValueError:
+        number = None
+    whole = int(number) if isinstance(number, float) and number.is_integer() else number
+    if type(whole) is not int or not 1 <= whole <= _MOST_TOKENS:
+        message = f"its `{column}` are no count"
+        raise Left(message)
+    return whole
 
 
 def _of_batch(record: Record) -> Prompt:
@@ -122,15 +242,6 @@ def _of_batch(record: Record) -> Prompt:
         message = f"its `url` is {url!r:.60}"
         raise Left(message)
     return Prompt(body=body)
-
-
-def _of_vllm(record: Record) -> Prompt:
-    """A line of vLLM's custom dataset: `prompt`, and `output_tokens` where they are known."""
-    output = record.get("output_tokens", record.get("max_tokens"))
-    if output is not None and (type(output) is not int or not 1 <= output <= _MOST_TOKENS):
-        message = "its `output_tokens` are no count"
-        raise Left(message)
-    return Prompt(text=_text(record.get("prompt")), max_tokens=output)
 
 
 def _of_sharegpt(record: Record) -> Prompt:
@@ -179,7 +290,7 @@ def _sendable(prompt: Prompt) -> Prompt:
     return prompt
 
 
-_READERS: Final[tuple[tuple[frozenset[str], Callable[[Record], Prompt]], ...]] = (
+_READERS: Final[tuple[tuple[frozenset[str], Read], ...]] = (
     (frozenset(("custom_id", "body")), _of_batch),
     (frozenset(("conversations",)), _of_sharegpt),
     (frozenset(("conversation",)), _of_chats),

@@ -4,18 +4,17 @@ Plain text has no marks of its own. So a format is only named where its content 
 commas, quotes or brackets in its lines stays a text.
 """
 
-import csv
 import json
 import re
 import tomllib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
+from tokenstorm.loadgen.tables import table_format
 
 _UTF16 = "UTF-16 text, not UTF-8 (save it as UTF-8)"
 _BEGINNINGS = (
@@ -72,28 +71,6 @@ _RECORDS = (
 )
 """The keys that tell what a JSON object is; the first that has all of its keys there counts."""
 
-_NAMES = (
-    "act answer answers article assistant body category chosen choices completion completiontokens content context "
-    "contexttokens conversation conversationid customid date description document elapsedtime generatedtokens goal highlights id "
-    "idx index input inputlength inputs inputtokens instruction instructions label language logtype maxtokens message messages "
-    "method model name numimages output outputlength outputs outputtokens prompt prompts prompttokens query question questions "
-    "rejected requesttokens response responses responsetokens role sessionid source subject summary system tags target "
-    "text time timestamp title topic totaltokens turn type url user"
-)
-_FOREIGN = (
-    "antwort antworten ausgabe eingabe frage fragen réponse sortie entrée pregunta respuesta entrada salida pergunta resposta "
-    "saída domanda risposta вопрос ответ 提示 提示词 问题 問題 回答 答案 输入 輸入 输出 輸出 指令 質問 入力 出力 指示 질문 답변 입력 출력"
-)
-_COLUMNS = frozenset((_NAMES + " " + _FOREIGN).split())
-"""Names of columns, in small letters, without spaces and underscores."""
-_ALONE = frozenset(("input", "inputs", "instruction", "instructions", "prompt", "prompts", "query", "question", "text"))
-"""Names that are no prompt where they stand alone on the first line."""
-_COLUMN = re.compile(r"[^\W\d]\w*(?:(?:: |[ .-])[\w()]+){0,2}")
-_COMPARED = 5
-"""So many records are compared with the header."""
-
-_SEPARATOR = re.compile(r'"?sep=[^\w\s"]"?|sep=\t')
-"""What Excel writes before the header."""
 _RULE = re.compile(r"\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?")
 """The line below the header of a Markdown table, if it has a bar."""
 _PYTHON_RECORD = re.compile(r"\{\s*'[^']*'\s*:.*\}\s*")
@@ -177,7 +154,7 @@ def text_format(text: str, lines: Sequence[str], *, named_text: bool) -> str | N
         return "YAML"
     if not named_text and _is_toml(text):
         return "TOML"
-    return _json_format(text) or _lines_format(lines) or _csv_format(lines, named_text=named_text)
+    return _json_format(text) or _lines_format(lines) or table_format(lines, named_text=named_text)
 
 
 def record_format(record: Mapping[str, object]) -> str | None:
@@ -258,79 +235,3 @@ def _is_json(text: str) -> bool:
 def _with_records(name: str, record: object) -> str:
     kind = record_format(record) if isinstance(record, dict) else None
     return f"{name} that looks like {kind}" if kind else name
-
-
-def _csv_format(lines: Sequence[str], *, named_text: bool) -> str | None:
-    """A table whose first line names columns that are known, and whose records have as many fields as that line."""
-    if len(lines) > 1 and _SEPARATOR.fullmatch(lines[0].strip(" \r\n")):
-        return "CSV as Excel writes it"
-    if len(lines) > 1 and (found := _column_alone(lines, named_text=named_text)):
-        return found
-    for delimiter in (",", "\t", ";", "|"):
-        header, *records = _records(lines, delimiter)
-        columns = [column.strip() for column in header]
-        if len(columns) < 2:  # noqa: PLR2004
-            continue
-        columns[0] = columns[0].removeprefix("#").strip()
-        if _is_header(header, columns, records):
-            names = [column for column in columns if column]
-            return _trace(set(map(_plain, names))) or f"CSV with the columns {', '.join(names)}"
-    return None
-
-
-def _column_alone(lines: Sequence[str], *, named_text: bool) -> str | None:
-    """A table of one column. Its name alone is a line of a text as well, all the more with a capital letter.
-
-    So it is believed where it is `prompt`, where quotes below it show CSV, or in small letters where nobody says it is text.
-    """
-    name = lines[0].strip().strip('"').removeprefix("#").strip()
-    if _plain(name) not in _ALONE:
-        return None
-    if name in {"prompt", "prompts"} or _has_quoted(lines[1 : 1 + _COMPARED]):
-        return f"CSV with the column {name}"
-    return f"CSV with the column {name} (name it `.txt` if it is text)" if name.islower() and not named_text else None
-
-
-def _has_quoted(lines: Sequence[str]) -> bool:
-    """Whether a line is in quotes as CSV has them: around a comma, or around other quotes, which are doubled."""
-    return any(re.fullmatch(r'"(?=.*(?:,|""))(?:[^"]|"")*"', line.strip()) for line in lines)
-
-
-def _records(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """The header and the first records."""
-    found: list[list[str]] = []
-    try:
-        for record in islice(csv.reader(lines, delimiter=delimiter), 1 + _COMPARED):
-            found.append(record)  # noqa: PERF402 - those before an error stay
-    except csv.Error:  # a field is too long, so a record has begun
-        found += found if len(found) == 1 else []
-    return found or [[]]
-
-
-def _is_header(header: list[str], columns: list[str], records: list[list[str]]) -> bool:
-    """Whether `header`, of these `columns`, stands above a table. A column at the border may have no name, as an index has."""
-    names = columns[not columns[0] : len(columns) - (not columns[-1])]
-    if not names or not all(map(_COLUMN.fullmatch, names)):
-        return False
-    known = [name for name in names if _plain(name) in _COLUMNS]
-    bordered = len(names) < len(columns)
-    least = len(columns) - (not columns[-1])
-    if not records or any(len(record) < least for record in records):
-        return False
-    if len(known) == len(names):
-        return True
-    repeated = all(least <= len(record) <= len(columns) for record in records)
-    spaced = any(field != field.strip() for field in header)
-    return repeated and not spaced and len(records) > 1 and (2 * len(known) >= len(names) or (bordered and bool(known)))
-
-
-def _trace(columns: Collection[str]) -> str | None:
-    if {"timestamp", "contexttokens", "generatedtokens"} <= set(columns):
-        return "a trace of Azure (CSV)"
-    if {"timestamp", "requesttokens", "responsetokens"} <= set(columns):
-        return "a BurstGPT trace (CSV)"
-    return None
-
-
-def _plain(column: str) -> str:
-    return re.sub(r"[ _-]", "", column).lower()

@@ -15,7 +15,10 @@ from tokenstorm.loadgen.formats import binary_format, is_json_line, named_format
 from tokenstorm.strict import Count
 from tokenstorm.written import fault
 
-_READ: Final = "what is read is UTF-8 text with a prompt a line, or JSON lines with `prompt` or `messages`"
+_READ: Final = (
+    "what is read is UTF-8 text with a prompt a line, or JSON lines with `prompt` or `messages`, "
+    "and a table or JSON with a column `prompt`, or with one that is named (--column prompt=NAME)"
+)
 _LINE: Final = "a line is an object with `prompt` or `messages`, and `max_tokens`"
 _CARRIAGE_RETURN_ALONE = re.compile(r"\r(?!\r*(?:\n|\Z))")
 _SHOWN = 8

@@ -11,7 +11,7 @@ import msgspec
 
 from tokenstorm.errors import PlanError
 from tokenstorm.lengths import Draw, weighted
-from tokenstorm.loadgen.datasets import read_prompts
+from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, check_prompts, read_prompts
 from tokenstorm.loadgen.grouped import Grouped
 from tokenstorm.loadgen.mixing import MASK, mix
 from tokenstorm.loadgen.promptfile import Prompt, read_file
@@ -140,7 +140,7 @@ def load_prompts(plan: Plan) -> PromptSource:
         case PromptList(prompts=texts):
             return Drawn(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
         case PromptFile(path=path, sha256=sha256):
-            stock = read_prompts(pinned(path, sha256), path)
+            stock = read_prompts(pinned(path, sha256), path, plan.columns)
             _fit(plan, stock.prompts, path)
             return Drawn(plan, stock.prompts, stock.left_out)
         case Synthetic():
@@ -171,10 +171,10 @@ def pinned(path: str, sha256: str) -> bytes:
     return data
 
 
-def prompt_file(path: Path) -> PromptFile:
+def prompt_file(path: Path, columns: Columns = NO_COLUMNS) -> PromptFile:
     """Check a prompt file and pin its content. Raises `PlanError` naming the line that is wrong."""
     data = read_file(path)
-    read_prompts(data, str(path))
+    check_prompts(data, str(path), columns)
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
 
 

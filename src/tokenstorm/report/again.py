@@ -70,7 +70,7 @@ def _typed(option: str, value: object) -> list[str]:
     match value:
         case bool():
             return [option if value else f"--no-{option.removeprefix('--')}"]
-        case dict() if option == "--label":
+        case dict() if option in {"--label", "--column"}:
             return [word for key, label in value.items() for word in _given(option, f"{key}={label}")]
         case dict():
             return [option, msgspec.json.encode(value).decode()]

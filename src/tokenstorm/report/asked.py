@@ -24,6 +24,7 @@ _NAMES = {
     "stream": "Streamed",
     "ignore_eos": "Exactly so many output tokens (ignore_eos)",
     "extra_body": "Further fields of each request",
+    "columns": "Columns of the dataset",
     "unique_prompts": "Each prompt salted",
     "num_clients": "Clients",
     "requests_per_second": "Requests per second",

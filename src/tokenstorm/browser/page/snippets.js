@@ -37,7 +37,7 @@ export function groupCommand({ service_id: service, target_url: url, ...body }, 
         const option = options[name];
         if (name === "prompts") words.push(...value.flatMap((prompt) => given("--prompt", prompt)));
         else if (name === "api_key") words.push("--api-key-env", "ENGINE_KEY");
-        else if (name === "labels") words.push(...Object.entries(value).flatMap(([key, one]) => given("--label", `${key}=${one}`)));
+        else if (name === "labels" || name === "columns") words.push(...Object.entries(value).flatMap(([key, one]) => given(option, `${key}=${one}`)));
         else if (!option || typeof value === "object") missing.push(name);
         else if (typeof value === "boolean") words.push(value ? option : option.replace(/^--/, "--no-"));
         else words.push(...given(option, String(value)));
