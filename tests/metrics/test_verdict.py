@@ -27,6 +27,7 @@ def figures(
     internal: int = 0,
     unsent_by_generator: int = 0,
     capped: int = 0,
+    unsent: int = 0,
     waited_below_cap: int = 0,
     send_lag_p99: float | None = 0.001,
     cpu: dict[int, float] | None = None,
@@ -82,6 +83,7 @@ def figures(
             succeeded=succeeded,
             failed=failed,
             censored=censored,
+            unsent=unsent,
             failed_by_kind={"internal": internal},
         ),
         windows=Windows(0.0, seconds, Counts()),
@@ -141,6 +143,8 @@ def test_a_good_run_is_valid_and_has_no_reasons() -> None:
         ({"capped": 100}, "valid", None),
         ({"capped": 101}, "suspect", "client_cap"),
         ({"capped": 10_000}, "suspect", "client_cap"),
+        ({"capped": 10_000, "unsent": 1000}, "suspect", "client_cap"),
+        ({"capped": 10_000, "unsent": 1001}, "invalid", "client_cap"),
         ({"coalesced": 500}, "valid", None),
         ({"coalesced": 501}, "suspect", "coalesced"),
         ({"chunks": 0, "coalesced": 0}, "valid", None),
@@ -173,6 +177,16 @@ def test_each_bound_lies_where_the_design_says(change: dict[str, Any], state: st
     verdict = judge(figures(**change))
     assert verdict.state == state
     assert [reason.code for reason in verdict.reasons] == ([code] if code else [])
+
+
+def test_too_few_clients_are_told_with_the_number_that_could() -> None:
+    few = figures(capped=5000, unsent=4400)
+    few.metrics["service_time_seconds"] = replace(NO_LAG, count=1, mean=1.3)
+    told = judge(replace(few, rates=Rates(15.0, 0.0, None, None))).reasons[0].text
+    assert told == (
+        "5000 of 10000 arrivals found every client busy, and 4400 of them were never sent: "
+        "15/s × 1.3 s needs about 20 clients; num_clients is 8"  # noqa: RUF001 - it multiplies
+    )
 
 
 def test_the_worst_of_several_reasons_decides_and_all_are_told() -> None:

@@ -20,11 +20,11 @@ from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan, make_plan
 from tokenstorm.report.assets import Assets, read_assets
+from tokenstorm.report.figures import duration
 from tokenstorm.report.html import report_page
 from tokenstorm.report.markdown import summary_markdown
 from tokenstorm.report.over_time import over_time
 from tokenstorm.report.story import Outline, Story
-from tokenstorm.report.text import duration
 from tokenstorm.result import SCHEMA, Result
 
 EVERY = "Every field of the plan"

@@ -15,7 +15,8 @@ from tokenstorm.metrics.reports import Environment, PromptStock, RankReport, Rea
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.report.text import duration, figure, live_line, prompts_used, summary_text
+from tokenstorm.report.figures import duration, figure
+from tokenstorm.report.text import live_line, prompts_used, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result
 
 GPU = GpuEnergy(gpu="GPU-a", node="n1", joules=750.0, average_watts=150.0, method="counter")
@@ -100,14 +101,16 @@ def test_the_end_of_a_run_tells_load_results_and_what_to_think_of_them() -> None
     assert "SIMULATED" in head
     assert "m at http://h and 1 more: chat, streamed, at most 100 tokens" in rest
     assert "constant arrivals, 4 clients, 1 rank, 1 s measured" in rest
-    assert "requests   4 scheduled, 2 succeeded, 1 failed (1 reset), 1 unsent" in rest
-    assert "rate       2 req/s achieved of 10 asked" in rest
+    assert "requests   4 scheduled, 2 succeeded, 1 failed, 1 unsent" in rest
+    assert "failed     1 reset: no words" in rest
+    assert "unsent     1: the load generator's fault" in rest
+    assert "rate       sent 3/s of 10 asked; answered 2/s" in rest
     assert "replica 1 (http://i): 1 sent, 0 succeeded, 1 failed, left out for some time" in rest
     assert "verdict: INVALID" in rest
     assert "  the run was cancelled before its planned end" in rest
     assert "load generator: 12% of a core at most" in text
-    assert "~ too few samples" in text
-    assert "> a lower bound" in text
+    assert "~ fewer samples than the percentile needs for 10 beyond it (p50 20, p90 100, p99 1000)" in rest
+    assert "> at least: 1 failed, 1 unsent of 4 have no time, and would raise it" in rest
     latency = next(line for line in rest if line.startswith("latency"))
     assert latency.split()[-1] == "2"
     assert ">~60.0 ms" in latency
@@ -158,7 +161,7 @@ def test_what_a_server_said_is_shown_and_neither_obeyed_nor_taken_for_a_line_of_
     environment = Environment(model="m\x1b[2J", notes=["it said \u202e\nverdict: VALID"])
     text = summary_text(summary([result(0, error=Failure("http_500\x9b", "x"))], environment))
     assert r"m\x1b[2J at http://h and 1 more" in text
-    assert r"1 failed (1 http_500\x9b)" in text
+    assert r"failed     1 http_500\x9b: x" in text
     assert r"  note: it said \u202e\nverdict: VALID" in text.splitlines()
     assert "verdict: VALID" not in text.splitlines()
     assert all(line.isprintable() for line in text.splitlines())
@@ -167,7 +170,33 @@ def test_what_a_server_said_is_shown_and_neither_obeyed_nor_taken_for_a_line_of_
 def test_the_kinds_of_failures_stand_beside_their_number() -> None:
     lines = [result(0), *(result(n, error=Failure("reset", "")) for n in (1, 2)), result(3, sent=None, done=None)]
     text = summary_text(summary(lines, Environment()))
-    assert "4 scheduled, 1 succeeded, 2 failed (2 reset), 1 unsent" in text
+    assert "4 scheduled, 1 succeeded, 2 failed, 1 unsent" in text
+    assert "failed     2 reset: no words" in text
+
+
+def test_all_that_was_sent_in_time_is_no_failure_because_the_last_answers_came_in_the_drain() -> None:
+    """Ten a second for a second, each answered after 250 ms: the last two answers come after the window."""
+    lines = [result(n, last_token=n * 10**8 + 25 * 10**7, done=n * 10**8 + 25 * 10**7) for n in range(10)]
+    text = summary_text(summary(lines, Environment()))
+    assert "rate       sent 10/s of 10 asked; answered 8/s inside the window (the other 2 came in the drain)" in text
+
+
+def test_arrivals_that_found_every_client_busy_say_so() -> None:
+    lines = [result(0), *(result(n, slot_free=None, sent=None, done=None) for n in (1, 2))]
+    assert "unsent     2: every client was busy" in summary_text(summary(lines, Environment()))
+
+
+def test_the_closing_tables_fit_80_columns_and_have_the_rest_when_they_may_be_wide() -> None:
+    lines = [result(n, done=n * 10**8 + 123_456_789_000) for n in range(10)]
+    stages = {"arrival": {"stages": [{"rps": 10, "seconds": 1}]}, "requests_per_second": None}
+    made_of = summary([*lines, result(10, error=Failure("reset", ""))], Environment(), **stages)
+    narrow, wide = summary_text(made_of).splitlines(), summary_text(made_of, wide=True).splitlines()
+    tables = [line for line in narrow if line.startswith((" " * 22, "latency", "TTFT", "stage", "0 to 1 s"))]
+    assert len(tables) == 6
+    assert max(map(len, tables)) <= 80
+    assert all(line.count("  ") for line in tables)
+    assert "p99.9" in "".join(wide)
+    assert "p99.9" not in "".join(narrow)
 
 
 def test_goodput_is_told_with_the_objectives_and_whether_enough_were_good() -> None:

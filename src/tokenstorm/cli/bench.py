@@ -35,10 +35,10 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
     try:
         summary = uvloop.run(_run(plan, paths, api_key))
     except NotWritten as error:
-        show_summary(error.summary, str(paths.root), as_json=args.json)
+        show_summary(error.summary, str(paths.root), as_json=args.json, wide=args.wide)
         raise
     try:
-        code = show_summary(summary, str(paths.root), as_json=args.json, fail_on=args.fail_on)
+        code = show_summary(summary, str(paths.root), as_json=args.json, fail_on=args.fail_on, wide=args.wide)
         sys.stdout.flush()
     except OutputLost as lost:
         lost.add_note(f"`tokenstorm report {paths.root}` shows the results")

@@ -79,7 +79,7 @@ def _add_bench(commands: "Commands") -> None:
     bench.add_argument("--record-chunks", action="store_true", help="keep the time of every chunk in the result lines")
     bench.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     bench.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write the run there too; {_BY_NAME}")
-    _add_fail_on(bench)
+    _add_results(bench)
     bench.set_defaults(run=_later("cli.bench", "bench"))
 
 
@@ -95,7 +95,7 @@ def _add_report(commands: "Commands") -> None:
         "pull request; hdr: HdrHistogram's log",
     )
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write it there; {_BY_NAME}")
-    _add_fail_on(report)
+    _add_results(report)
     report.set_defaults(run=_later("cli.report", "report"))
     runs = commands.add_parser(
         "runs", help="all runs on this machine, with verdict and key numbers", allow_abbrev=False
@@ -199,7 +199,7 @@ def _add_group(commands: "Commands") -> None:
     create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
     create.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
     create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
-    _add_fail_on(create)
+    _add_results(create)
     add_load_options(create)
     where = add_group_options(create)
     where.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one group")
@@ -207,9 +207,9 @@ def _add_group(commands: "Commands") -> None:
     show_all = _action(actions, "group", "list", "all groups")
     show_all.add_argument("--status", choices=("pending", "running", "stopped"), help="only those")
     _of_group(actions, "show", "one group")
-    _add_fail_on(_of_group(actions, "watch", "its progress, live, and its results"))
+    _add_results(_of_group(actions, "watch", "its progress, live, and its results"))
     _of_group(actions, "stop", "send no more, wait for what was sent, keep everything")
-    _add_fail_on(_of_group(actions, "results", "the summary"))
+    _add_results(_of_group(actions, "results", "the summary"))
     _of_group(actions, "metrics", "its Prometheus text", json=False)
     _of_group(actions, "report", "its report, as HTML; with --json its numbers")
     _of_group(actions, "logs", "the logs of its job")
@@ -225,7 +225,9 @@ def _add_group(commands: "Commands") -> None:
     _action(actions, "group", "targets", "Prometheus' service discovery")
 
 
-def _add_fail_on(parser: argparse.ArgumentParser) -> None:
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """What belongs to a command that shows a run's results."""
+    parser.add_argument("--wide", action="store_true", help="all percentiles, in more than 80 columns")
     text = "end with 5 where fewer requests than asked met the objectives of --slo"
     parser.add_argument("--fail-on", choices=("slo",), help=text)
 

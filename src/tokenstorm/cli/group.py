@@ -229,7 +229,7 @@ def _results(client: Client, group: Group, args: argparse.Namespace) -> int:
         why = group.info.reason or "it left no results"
         message = f"group {group.group_id} {group.info.outcome}: {why}"
         raise ApiError(message) from None
-    code = show_summary(summary, _reported(group), as_json=args.json, fail_on=args.fail_on)
+    code = show_summary(summary, _reported(group), as_json=args.json, fail_on=args.fail_on, wide=args.wide)
     if group.info.outcome not in {"completed", "cancelled"}:
         tell(f"group {group.group_id} {group.info.outcome}: {group.info.reason}")
         return 1

@@ -10,10 +10,10 @@ from tokenstorm.cli.terminal import exit_code_of, show_json, show_line, show_sum
 from tokenstorm.errors import PlanError, RunError, UsageError
 from tokenstorm.metrics.summary import Metric
 from tokenstorm.plan import Plan, read_plan
+from tokenstorm.report.figures import figure, percentile
 from tokenstorm.report.formats import Format, format_of, save_as, write_as
 from tokenstorm.report.life import life_of
 from tokenstorm.report.load import load_summary
-from tokenstorm.report.text import figure, percentile
 from tokenstorm.report.whole import read_summary
 from tokenstorm.runs import RunPaths, data_home
 
@@ -34,7 +34,7 @@ def report(args: argparse.Namespace) -> int:
         save_as(form, paths, summary, target)
         show_line(str(target))
     elif form in {"text", "json"}:
-        show_summary(summary, str(paths.root), as_json=form == "json")
+        show_summary(summary, str(paths.root), as_json=form == "json", wide=args.wide)
     else:
         write_as(form, paths, summary, sys.stdout.buffer)
     if life.doubt:

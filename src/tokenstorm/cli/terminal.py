@@ -24,13 +24,13 @@ from tokenstorm.report.text import summary_text
 INVALID, SLO_MISSED = 3, 5
 
 
-def show_summary(summary: Summary, where: str, *, as_json: bool, fail_on: str | None = None) -> int:
+def show_summary(summary: Summary, where: str, *, as_json: bool, fail_on: str | None = None, wide: bool = False) -> int:
     """The results of a run, found again by `where`; its exit code."""
     code = exit_code_of(summary, fail_on)
     if as_json:
         show_json(summary)
     else:
-        show_text(f"{summary_text(summary)}\nrun: {where}")
+        show_text(f"{summary_text(summary, wide=wide)}\nrun: {where}")
     return code
 
 

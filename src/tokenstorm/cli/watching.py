@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from tokenstorm.api.group_answers import Change, Second
-from tokenstorm.report.text import duration, fitting
+from tokenstorm.report.figures import duration
+from tokenstorm.report.text import fitting
 
 
 class Watching:

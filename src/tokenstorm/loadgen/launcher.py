@@ -16,7 +16,7 @@ import msgspec
 from tokenstorm.errors import RunError
 from tokenstorm.hosts import in_url
 from tokenstorm.interfaces import local_address, node_name
-from tokenstorm.loadgen.arrivals import mean_rate, needed_ahead
+from tokenstorm.loadgen.arrivals import count_end_ns, mean_rate, needed_ahead
 from tokenstorm.loadgen.environment import environment_of
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.journal import Journal
@@ -352,6 +352,7 @@ class Launcher:
             plan=plan,
             outcome="cancelled" if merged.cut_short or self._stops > 1 else "completed",
             window_end=merged.window_end,
+            arrivals_end=count_end_ns(plan),
             requested_rps=mean_rate(plan, merged.window_end),
             started_at=self._started_at,
             ended_at=_now(),

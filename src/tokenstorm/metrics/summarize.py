@@ -41,11 +41,14 @@ N = TypeVar("N", int, float)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a summary needs beside the tally. `window_end` is nanoseconds from the common start."""
+    """What a summary needs beside the tally. Nanoseconds from the common start: `window_end`, and `arrivals_end`, after which no
+    request is due (None: the same).
+    """
 
     plan: Plan
     outcome: Outcome
     window_end: int
+    arrivals_end: int | None = None
     requested_rps: float | None
     started_at: str | None
     ended_at: str | None
@@ -123,6 +126,12 @@ def _seconds_of(run: Run) -> float:
     return max((run.window_end - run.plan.window_start_ns) / 1e9, 1e-9)
 
 
+def _sending_seconds(run: Run) -> float:
+    """The part of the measured window in which requests were due."""
+    end = run.window_end if run.arrivals_end is None else min(run.window_end, run.arrivals_end)
+    return max((end - run.plan.window_start_ns) / 1e9, 1e-9)
+
+
 def _goodput(run: Run, tally: Tally) -> Goodput | None:
     slo, good, seconds = run.plan.slo, tally.good, _seconds_of(run)
     if slo is None:
@@ -177,6 +186,7 @@ def _rates(run: Run, tally: Tally) -> Rates:
         output_tokens_per_second=_output(tally.output_tokens_in_window / seconds, tally),
         prompt_tokens_per_second=_known(tally.prompt_tokens_in_window / seconds, tally),
         output_tokens_per_second_per_user=1e9 / tpot if (tpot := tally.histograms["tpot"].quantile(0.5)) else None,
+        sent_rps=tally.counts.sent / _sending_seconds(run),
     )
 
 

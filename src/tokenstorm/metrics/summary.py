@@ -48,6 +48,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 class Rates(msgspec.Struct, frozen=True):
     """Per second of the measured window, whole group; `requested_rps` is None in a closed loop.
 
+    `sent_rps` is over the time in which requests were due, as `requested_rps` is; `achieved_rps` counts the answers that ended
+    inside the window: those of the drain are missing from it.
     Tokens are None where nobody counted them: what is not known is not 0. Those per user are what a user sees: the median
     request's, after its first token (one over the median TPOT).
     """
@@ -57,6 +59,7 @@ class Rates(msgspec.Struct, frozen=True):
     output_tokens_per_second: float | None
     prompt_tokens_per_second: float | None
     output_tokens_per_second_per_user: float | None = None
+    sent_rps: float | None = None
 
 
 class Distribution(msgspec.Struct, frozen=True):

@@ -3,6 +3,8 @@
 All bounds of the verdict are here. A simulated engine is no fault.
 """
 
+from math import ceil
+
 from tokenstorm.metrics.reports import NOTHING_MISSING, Missing, Reason
 from tokenstorm.metrics.summary import Figures, State, Verdict
 from tokenstorm.result import INTERNAL
@@ -18,6 +20,8 @@ FAILED_SUSPECT, FAILED_INVALID = 0.01, 0.10
 CENSORED_SUSPECT = 0.01
 RANKS_LOST_INVALID = 0.25
 WAITED_SUSPECT = 0.01
+UNSENT_INVALID = 0.10
+"""The share of arrivals that were never sent since no client was free."""
 COALESCED_SUSPECT = 0.05
 ODD_SUSPECT = 0.01
 """The share of answers with one kind of warning."""
@@ -62,11 +66,13 @@ def _load(figures: Figures, missing: Missing) -> _Found:
         found.append((_grade(missing.share > MISSING_INVALID), Reason("incomplete", text)))
     capped = max(0, client.waited - below_cap)
     if capped > WAITED_SUSPECT * scheduled:
-        text = (
-            f"{capped} of {scheduled} arrivals found every client busy: the load was limited by num_clients, "
-            "or the service is slower than the asked rate"
-        )
-        found.append(("suspect", Reason("client_cap", text)))
+        unsent = max(0, figures.counts.unsent - not_sent)
+        never = f", and {unsent} of them were never sent" if unsent else ""
+        times = figures.metrics.get("service_time_seconds")
+        needed = clients_needed(figures.rates.requested_rps, times.mean if times else None, figures.plan.num_clients)
+        limited = needed or "the load was limited by num_clients, or the service is slower than the asked rate"
+        text = f"{capped} of {scheduled} arrivals found every client busy{never}: {limited}"
+        found.append((_grade(unsent > UNSENT_INVALID * scheduled), Reason("client_cap", text)))
     if below_cap > WAITED_SUSPECT * scheduled:
         text = (
             f"{below_cap} of {scheduled} arrivals waited in one rank while another had free clients: "
@@ -74,6 +80,13 @@ def _load(figures: Figures, missing: Missing) -> _Found:
         )
         found.append(("suspect", Reason("rank_cap", text)))
     return found
+
+
+def clients_needed(rps: float | None, seconds: float | None, clients: int) -> str:
+    """How many clients a rate needs where each request takes so many seconds, in words; empty where these are enough."""
+    if not rps or not seconds or (needed := ceil(rps * seconds)) <= clients:
+        return ""
+    return f"{rps:.4g}/s × {seconds:.2g} s needs about {needed} clients; num_clients is {clients}"  # noqa: RUF001 - it multiplies
 
 
 def _generator(figures: Figures) -> _Found:

@@ -3,8 +3,9 @@
 from tokenstorm.metrics.summary import Metric, Summary
 from tokenstorm.plan import Plan
 from tokenstorm.report.asked import percent, slo_text
+from tokenstorm.report.figures import figure, percentile
 from tokenstorm.report.markup import text
-from tokenstorm.report.text import figure, percentile, profile
+from tokenstorm.report.text import profile
 
 _STAGES = 6
 _HOSTS = 3
@@ -94,13 +95,15 @@ def _verdict(summary: Summary) -> str:
 def _tiles(summary: Summary) -> str:
     metrics, rates, counts = summary.metrics, summary.rates, summary.counts
     tpot, per_user = metrics["tpot_seconds"], rates.output_tokens_per_second_per_user
-    asked = f"of {figure(rates.requested_rps)} asked" if rates.requested_rps is not None else "closed loop"
+    sent = "closed loop" if rates.requested_rps is None else f"{figure(rates.requested_rps)} asked"
+    if rates.sent_rps is not None:
+        sent = f"{figure(rates.sent_rps)} sent, {sent}"
     share = percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-"
     tiles = [
         _times("TTFT", metrics["ttft_seconds"]),
         _times("Time per output token", tpot),
         _times("Latency, from schedule", metrics["latency_seconds"]),
-        _tile("Requests a second", [(figure(rates.achieved_rps), "answered")], asked),
+        _tile("Requests a second", [(figure(rates.achieved_rps), "answered")], sent),
         _tile("Tokens a second", [(figure(rates.output_tokens_per_second), "output")], _prompt_rate(summary)),
         _tile(
             "Tokens a second per user",

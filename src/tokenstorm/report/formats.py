@@ -64,7 +64,7 @@ def save_as(form: Format, paths: RunPaths, summary: Summary, target: Path) -> No
 
 
 def _text(_paths: RunPaths, summary: Summary, file: BinaryIO) -> None:
-    file.write(printable(f"{summary_text(summary)}\n").encode())
+    file.write(printable(f"{summary_text(summary, wide=True)}\n").encode())
 
 
 def _json(_paths: RunPaths, summary: Summary, file: BinaryIO) -> None:

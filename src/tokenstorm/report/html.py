@@ -6,11 +6,13 @@ from tokenstorm.metrics.summary import QUANTILES, Metric, StageReport, Summary
 from tokenstorm.report.again import command_line, not_default
 from tokenstorm.report.asked import asked_for, percent
 from tokenstorm.report.assets import Assets, policy
+from tokenstorm.report.figures import duration, percentile
+from tokenstorm.report.figures import figure as number
 from tokenstorm.report.first import first_screen, title_of
 from tokenstorm.report.markup import facts, figure, grid, more, note, section, text
+from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.story import Story
-from tokenstorm.report.text import duration, percentile, prompts_used, replica_levels
-from tokenstorm.report.text import figure as number
+from tokenstorm.report.text import prompts_used, replica_levels
 
 SIMULATED = "SIMULATED ENGINE: these numbers say nothing about real hardware"
 _LABELS = {
@@ -147,7 +149,6 @@ def _stage(stage: StageReport) -> tuple[object, ...]:
 
 def _counts(summary: Summary) -> list[tuple[str, object]]:
     counts, rates = summary.counts, summary.rates
-    asked = "" if rates.requested_rps is None else f" of {number(rates.requested_rps)} asked"
     warmup = summary.windows.warmup.sent
     return [
         ("Scheduled", counts.scheduled),
@@ -155,9 +156,9 @@ def _counts(summary: Summary) -> list[tuple[str, object]]:
         ("Succeeded", counts.succeeded),
         ("Failed", counts.failed),
         ("Censored: in flight when the drain ended", counts.censored),
-        ("Unsent", counts.unsent),
+        ("Unsent", f"{counts.unsent} ({unsent})" if (unsent := unsent_words(summary)) else counts.unsent),
         *([("Sent in the warm-up, not counted", warmup)] if warmup else []),
-        ("Requests per second", f"{number(rates.achieved_rps)}{asked}"),
+        ("Requests per second", rate_words(summary)),
         ("Output tokens per second", number(rates.output_tokens_per_second)),
         ("Prompt tokens per second", number(rates.prompt_tokens_per_second)),
         ("Prompts", prompts_used(summary)),

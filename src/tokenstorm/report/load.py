@@ -6,7 +6,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from tokenstorm.errors import OtherVersion, PlanError, RunError
-from tokenstorm.loadgen.arrivals import mean_rate, window_end_of
+from tokenstorm.loadgen.arrivals import count_end_ns, mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
 from tokenstorm.metrics.energy import EnergyTally
@@ -112,6 +112,7 @@ def _again(
         plan=plan,
         outcome=written.outcome,
         window_end=end,
+        arrivals_end=count_end_ns(plan),
         requested_rps=mean_rate(plan, end),
         started_at=written.started_at,
         ended_at=written.ended_at,
@@ -148,6 +149,7 @@ def _cut_off(
         plan=plan,
         outcome="cut off",
         window_end=end,
+        arrivals_end=count_end_ns(plan),
         requested_rps=mean_rate(plan, end),
         started_at=None,
         ended_at=None,

@@ -5,8 +5,9 @@ import re
 from tokenstorm.metrics.summary import QUANTILES, Summary
 from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import percent
+from tokenstorm.report.figures import duration, figure, percentile
 from tokenstorm.report.first import load_words, title_of
-from tokenstorm.report.text import duration, figure, percentile
+from tokenstorm.report.rates import rate_words, unsent_words
 
 MOST_LETTERS = 160
 """Of a failure's words."""
@@ -22,7 +23,6 @@ _ROWS = {
 def summary_markdown(summary: Summary) -> str:
     """Verdict, headline numbers, times and failures."""
     plan, counts, rates = summary.plan, summary.counts, summary.rates
-    asked = "" if rates.requested_rps is None else f" of {figure(rates.requested_rps)} asked"
     seconds = summary.windows.measured_end - summary.windows.measured_start
     share = percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-"
     lines = [
@@ -33,7 +33,7 @@ def summary_markdown(summary: Summary) -> str:
         + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
         + f"; {load_words(plan)}; {round(seconds, 3):g} s measured; {summary.started_at or 'start unknown'}",
         "",
-        f"- {figure(rates.achieved_rps)} requests/s answered{asked}, {share} of {counts.scheduled} succeeded",
+        f"- requests: {rate_words(summary)}; {share} of {counts.scheduled} succeeded",
         f"- {figure(rates.output_tokens_per_second)} output tokens/s, {figure(rates.prompt_tokens_per_second)} prompt tokens/s",
         *(f"- {summary.verdict.state}: {_code(reason.text)}" for reason in summary.verdict.reasons),
         *(
@@ -41,7 +41,7 @@ def summary_markdown(summary: Summary) -> str:
             for kind, count in counts.failed_by_kind.items()
         ),
         *([f"- {counts.censored} were in flight when the drain ended"] if counts.censored else []),
-        *([f"- {counts.unsent} were not sent"] if counts.unsent else []),
+        *([f"- {counts.unsent} were not sent ({unsent})"] if (unsent := unsent_words(summary)) else []),
         "",
         *_times(summary),
         f"run {summary.run_id}, tokenstorm {_code(summary.environment.tokenstorm)}",

@@ -1,37 +1,25 @@
 """A run for the terminal: one live line while it goes on, a table at the end."""
 
 from collections.abc import Sequence
-from decimal import Decimal
 
 from tokenstorm.loadgen.live import Status
-from tokenstorm.metrics.engine import ServerTimes
-from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
+from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, Shared, Synthetic, TraceFile
 from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import percent, slo_text
+from tokenstorm.report.figures import duration, figure, many
+from tokenstorm.report.rates import rate_words, unsent_words
+from tokenstorm.report.table import stages_table, times_table
 from tokenstorm.report.workload import lengths_lines, workload_lines
 
-_ROWS = {
-    "latency_seconds": "latency (from schedule)",
-    "service_time_seconds": "service time (from send)",
-    "ttft_seconds": "TTFT",
-    "ttft_content_seconds": "TTFT, content",
-    "ttft_from_schedule_seconds": "TTFT from schedule",
-    "tpot_seconds": "TPOT",
-    "inter_chunk_seconds": "inter-chunk",
-    "client_wait_seconds": "client wait",
-    "send_lag_seconds": "send lag",
-}
-_FOR_OPEN_LOOPS = frozenset(("ttft_from_schedule_seconds", "client_wait_seconds"))
 FAILURE_COLUMNS = 140
 """The most columns of a failure's message. The lines and the summary have all that was kept."""
-_CELL = 10
 
 
 def live_line(status: Status, columns: int = 200) -> str:
     """Failures, achieved and asked rate, in flight, TTFT and latency: as much as fits on one line."""
     if status.opening:
-        return f"opening {_many(status.opening, 'connection')}, then the load starts"[:columns]
+        return f"opening {many(status.opening, 'connection')}, then the load starts"[:columns]
     asked = f"/{status.requested_rps:.4g}" if status.requested_rps else ""
     parts = [
         f"{status.elapsed_seconds:4.0f} s {status.phase}",
@@ -59,17 +47,17 @@ def fitting(parts: Sequence[str], columns: int) -> str:
     return " · ".join(parts[:shown])
 
 
-def summary_text(summary: Summary) -> str:
-    """The table at the end of a run, and what to think of it."""
+def summary_text(summary: Summary, *, wide: bool = False) -> str:
+    """The table at the end of a run, and what to think of it. Its tables fit 80 columns, or are `wide` and have all percentiles."""
     lines = []
     if summary.environment.simulated:
         lines += ["*** SIMULATED ENGINE: these numbers say nothing about real hardware ***", ""]
     lines += [
         *_head(summary),
         "",
-        *_table(summary),
+        *times_table(summary, wide=wide),
         "",
-        *_stages(summary),
+        *stages_table(summary, wide=wide),
         *_replicas(summary),
         *(levels := replica_levels(summary)),
         *[""][: len(levels)],
@@ -88,7 +76,7 @@ def prompts_used(summary: Summary) -> str:
     sent = summary.counts.sent + summary.windows.warmup.sent
     times = -(-sent // stock.count)
     bound = "about" if plan.closed_loop and plan.ranks > 1 else "at most"  # there, ranks go on at their own pace
-    used = f"{bound} {_many(times, 'time')}"
+    used = f"{bound} {many(times, 'time')}"
     if stock.distinct < stock.count:
         text = f"{stock.distinct} distinct of {stock.count}, each of the {stock.count} used {used}"
     else:
@@ -97,23 +85,6 @@ def prompts_used(summary: Summary) -> str:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in stock.left_out.items())
         text += f" ({sum(stock.left_out.values())} records left out: {reasons})"
     return f"{text}, with a salt for each request" if plan.unique_prompts else text
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for a person: three digits and a unit."""
-    if seconds is None:
-        return "-"
-    if not seconds:
-        return "0"
-    if seconds < 0.001:  # noqa: PLR2004 - a thousandth
-        return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.{_decimals(seconds * 1e3)}f} ms"
-    return f"{seconds:.{_decimals(seconds)}f} s"
-
-
-def _decimals(value: float) -> int:
-    return 2 if value < 10 else 1 if value < 100 else 0  # noqa: PLR2004 - three digits in all
 
 
 def _head(summary: Summary) -> list[str]:
@@ -125,22 +96,18 @@ def _head(summary: Summary) -> list[str]:
     model = summary.environment.model or "?"
     where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
-    asked = "" if rates.requested_rps is None else f" of {figure(rates.requested_rps)} asked"
-    missing = "".join(
-        f", {count} {name}" for name, count in (("censored", counts.censored), ("unsent", counts.unsent)) if count
-    )
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.failed_by_kind.items()))
+    others = (("censored", counts.censored), ("unsent", counts.unsent))
     return [
         f"{model} at {where}: {kind}",
-        f"{loop}, {_many(plan.num_clients, 'client')}, {_many(plan.ranks, 'rank')}, {round(seconds, 3):g} s measured{warmup}",
+        f"{loop}, {many(plan.num_clients, 'client')}, {many(plan.ranks, 'rank')}, {round(seconds, 3):g} s measured{warmup}",
         "",
         f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed"
-        + (f" ({kinds})" if kinds else "")
-        + missing,
-        *(f"           {kind}: {words}"[:FAILURE_COLUMNS] for kind, words in summary.failures.items()),
+        + "".join(f", {count} {name}" for name, count in others if count),
+        *_failures(summary),
+        *([f"unsent     {unsent}"] if (unsent := unsent_words(summary)) else []),
         f"prompts    {prompts_used(summary)}",
         *(workload_lines(summary.environment.workload) if summary.environment.workload else ()),
-        f"rate       {figure(rates.achieved_rps)} req/s achieved{asked}",
+        f"rate       {rate_words(summary)}",
         f"tokens     {figure(rates.output_tokens_per_second)} output tok/s, "
         f"{figure(rates.prompt_tokens_per_second)} prompt tok/s"
         + _per_user(rates.output_tokens_per_second_per_user)
@@ -151,6 +118,14 @@ def _head(summary: Summary) -> list[str]:
         *([f"goodput    {goodput}"] if (goodput := _goodput(summary)) else []),
         *([f"odd        {odd}"] if (odd := _odd(summary.warnings)) else []),
     ]
+
+
+def _failures(summary: Summary) -> list[str]:
+    """Each kind of failure, the most frequent first, with the words of one of them."""
+    kinds = sorted(summary.counts.failed_by_kind.items(), key=lambda kind: (-kind[1], kind[0]))
+    lines = [f"{count} {kind}: {summary.failures.get(kind) or 'no words'}" for kind, count in kinds]
+    heads = ["failed", *[""] * len(lines)]
+    return [f"{head:<11}{line}"[:FAILURE_COLUMNS] for head, line in zip(heads, lines, strict=False)]
 
 
 def _per_user(rate: float | None) -> str:
@@ -176,27 +151,6 @@ def _in_flight(summary: Summary) -> str:
     return f"{figure(found.mean)} on average" + ("" if found.peak is None else f", {found.peak} at most")
 
 
-def _stages(summary: Summary) -> list[str]:
-    """A row for each stage of a staged load."""
-    if not summary.stages:
-        return []
-    heads = ("asked/s", "done/s", "failed", "unsent", "TTFT p50", "TTFT p99", "lat. p50", "lat. p99", "good")
-    lines = [f"{'stage':<24}" + "".join(f"{head:>{_CELL}}" for head in heads)]
-    for stage in summary.stages:
-        ttft, latency, counts = stage.metrics["ttft_seconds"], stage.metrics["latency_seconds"], stage.counts
-        cells = [
-            figure(stage.requested_rps),
-            figure(stage.achieved_rps),
-            str(counts.failed),
-            str(counts.unsent),
-            *(percentile(metric, quantile) for metric in (ttft, latency) for quantile in ("p50", "p99")),
-            "-" if stage.goodput is None else percent(stage.goodput),
-        ]
-        name = f"{stage.start:g} to {stage.end:g} s"
-        lines.append(f"{name:<24}" + "".join(f"{cell:>{_CELL}}" for cell in cells))
-    return [*lines, ""]
-
-
 def _goodput(summary: Summary) -> str:
     """How many requests met the objectives, and what those are."""
     found, slo = summary.goodput, summary.plan.slo
@@ -219,7 +173,7 @@ _ODD = {
 
 def _odd(warnings: dict[str, int]) -> str:
     """Successful answers by what was odd about them."""
-    return ", ".join(f"{_many(count, 'answer')} {_ODD.get(name, name)}" for name, count in warnings.items())
+    return ", ".join(f"{many(count, 'answer')} {_ODD.get(name, name)}" for name, count in warnings.items())
 
 
 def profile(plan: Plan) -> str:
@@ -234,68 +188,6 @@ def profile(plan: Plan) -> str:
         if arrival.stages
         else ""
     )
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def figure(value: float | None) -> str:
-    """Four digits, and no exponent; "unknown" for None, which is not 0."""
-    if value is None:
-        return "unknown"
-    if value >= 10_000:  # noqa: PLR2004 - four digits
-        return f"{value:.0f}"
-    return format(Decimal(f"{value:.4g}"), "f")  # 9999.7 and 0.00001 would have one
-
-
-def _table(summary: Summary) -> list[str]:
-    heads = ["mean", "p50", "p90", "p95", "p99", "p99.9", "max"]
-    lines = [f"{'':<24}" + "".join(f"{head:>{_CELL}}" for head in heads) + f"{'samples':>{_CELL}}"]
-    small = bound = False
-    for name, label in _ROWS.items():
-        metric = summary.metrics[name]
-        if not metric.count or (summary.plan.closed_loop and name in _FOR_OPEN_LOOPS):
-            continue
-        if name == "ttft_content_seconds" and metric == summary.metrics["ttft_seconds"]:
-            continue
-        cells = [
-            duration(metric.mean),
-            *(percentile(metric, quantile) for quantile in QUANTILES),
-            duration(metric.max),
-        ]
-        small |= not all(metric.enough.values())
-        bound |= any(metric.lower_bound.values())
-        lines.append(f"{label:<24}" + "".join(f"{cell:>{_CELL}}" for cell in cells) + f"{metric.count:>{_CELL}}")
-    lines += _engine_rows(summary)
-    if small:
-        lines.append("~ too few samples for this percentile")
-    if bound:
-        lines.append("> a lower bound: the requests that failed or never ended would raise it")
-    return lines
-
-
-_OF_THE_ENGINE = {"ttft_seconds": "engine's own TTFT", "queue_seconds": "engine's queue time"}
-
-
-def _engine_rows(summary: Summary) -> list[str]:
-    """What the engine itself counts; its percentiles are estimates from its buckets."""
-    rows = []
-    for name, label in _OF_THE_ENGINE.items():
-        times: ServerTimes | None = getattr(summary.engine, name, None)
-        if times and times.count:
-            cells = [
-                duration(times.mean),
-                *(_estimate(value) for value in (times.p50, times.p90, None, times.p99)),
-                "-",
-                "-",
-            ]
-            rows.append(f"{label:<24}" + "".join(f"{cell:>{_CELL}}" for cell in cells) + f"{times.count:>{_CELL}}")
-    return rows
-
-
-def _estimate(seconds: float | None) -> str:
-    return "-" if seconds is None else f"≈{duration(seconds)}"
 
 
 def replica_levels(summary: Summary) -> list[str]:
@@ -330,15 +222,7 @@ def _energy(summary: Summary) -> list[str]:
         (energy.joules_per_request, "request"),
     ):
         parts += [f"{figure(value)} J per {what}"] if value is not None else []
-    return [f"energy of {_many(len(energy.gpus), 'GPU')}: {', '.join(parts)}", ""]
-
-
-def percentile(metric: Metric, quantile: str) -> str:
-    """`~` marks too few samples, `>` a lower bound."""
-    if not metric.count:
-        return "-"
-    mark = (">" if metric.lower_bound[quantile] else "") + ("" if metric.enough[quantile] else "~")
-    return mark + duration(getattr(metric, quantile))
+    return [f"energy of {many(len(energy.gpus), 'GPU')}: {', '.join(parts)}", ""]
 
 
 def _replicas(summary: Summary) -> list[str]:
