@@ -1,7 +1,11 @@
 """What tests of the page use: the stack before which it stands, Chromium, axe. Screenshots go to $TOKENSTORM_SHOTS."""
 
+import asyncio
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import msgspec
 from playwright.sync_api import Page
 
+from cable import Cable
 from running import wait_for
 from serving import Up
 from tokenstorm.sdk import Client
@@ -51,6 +56,23 @@ def create(sdk: Client, service: str, **fields: Any) -> int:
     """A short group, but for these fields."""
     asked: dict[str, Any] = {"prompts": ["hello"], **SHORT, **fields}
     return sdk.create_group(service_id=service, **asked).group_id
+
+
+@contextmanager
+def frozen_at_will(port: int) -> Iterator[Cable]:
+    """A cable to a port of this machine, in a thread of its own: Playwright's event loop runs in that of the test."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    cable = Cable(port)
+    try:
+        asyncio.run_coroutine_threadsafe(cable.plug(), loop).result(10)
+        yield cable
+        asyncio.run_coroutine_threadsafe(cable.close(), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def keep_picture(page: Page, name: str) -> None:

@@ -4,9 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from browsing import HOSTILE, NARROW, WIDE, Stack, faults_of, keep_picture
+from browsing import HOSTILE, NARROW, WIDE, Stack, faults_of, frozen_at_will, keep_picture
+from tokenstorm.client_api.feed import SILENCE_SECONDS as SPOKEN_EVERY
+
+SILENCE_SECONDS = 12
+"""As page/api.js has it."""
+assert SPOKEN_EVERY * 2 < SILENCE_SECONDS
 
 SCREENS = {
     "groups": "#/groups",
@@ -79,6 +84,47 @@ def test_a_late_viewer_gets_the_history_then_events_and_is_told_when_the_api_is_
     page.get_by_role("button", name="Stop it").click()
     expect(page.locator(".facts .tag").first).to_have_text("cancelled", timeout=30_000)
     expect(page.get_by_role("heading", name="Results")).to_be_visible()
+
+
+def test_a_run_that_goes_on_shows_its_verdict_failures_and_replicas_and_asks_for_the_group_rarely(
+    page: Page, stack: Stack
+) -> None:
+    group = stack.create(duration_seconds=60.0, name="so far", request_timeout_seconds=0.001)
+    stack.until_second(group, 2)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.partition("/api/v1/client-groups")[2]))
+    page.goto(f"/#/groups/{group}")
+    expect(page.locator("[aria-label=Verdict]")).to_contain_text("Verdict so far: invalid.")
+    expect(page.get_by_role("table", name="Failures")).to_contain_text("timeout")
+    expect(page.get_by_role("table", name="Replicas").locator("tbody tr")).to_have_count(4)
+    seconds = page.locator(".facts")
+    before = seconds.inner_text()
+    expect(seconds).not_to_have_text(before)  # events alone move it on
+    keep_picture(page, "group-live")
+    assert asked.count(f"/{group}/events") == 1
+    assert asked.count(f"/{group}") <= 2  # at first, and for the status with which events begin
+    stack.sdk.delete_group(group)
+
+
+def test_live_updates_that_fall_silent_are_noticed_told_and_asked_for_anew(browser: Browser, stack: Stack) -> None:
+    group = stack.create(duration_seconds=120.0, name="silent")
+    stack.until_second(group, 1)
+    with frozen_at_will(int(stack.up.client.rpartition(":")[2])) as cable:
+        page = browser.new_context(base_url=f"http://127.0.0.1:{cable.port}").new_page()
+        page.clock.install()
+        page.goto(f"/#/groups/{group}")
+        plot = page.locator(".chart", has_text="Requests a second").first.locator(".chart-plot")
+        expect(plot).to_be_visible()
+        cable.freeze()
+        page.clock.fast_forward(SILENCE_SECONDS * 1000 + 1000)
+        expect(page.get_by_role("alert")).to_contain_text("The live updates fell silent. What you see is")
+        expect(page.get_by_role("alert")).to_contain_text("s old. Trying again.")
+        cable.thaw()
+        expect(page.get_by_role("alert")).to_have_count(0, timeout=15_000)
+        before = page.locator(".facts").inner_text()
+        expect(page.locator(".facts")).not_to_have_text(before)
+        page.context.close()
+    stack.sdk.delete_group(group)
 
 
 def test_a_group_is_created_held_run_and_deleted_by_clicking(page: Page, stack: Stack) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from groups import GROUPS, Api, api
 from launching import second, status
+from tokenstorm.api.group_answers import VerdictAnswer
 from tokenstorm.cli.watching import change_line, second_line
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import JobState
@@ -78,11 +79,47 @@ def test_whoever_begins_to_watch_late_learns_of_all_failures(tmp_path: Path) -> 
                 if event.startswith(b"event: progress"):
                     seen.append(msgspec.json.decode(event.partition(b"data: ")[2], type=Second))
                     break
-            assert (seen[0].failed_so_far, seen[0].goodput_so_far) == (41, None)
+            assert (seen[0].so_far.failed, seen[0].so_far.goodput) == (41, None)
             for columns in (40, 60, 80):
                 line = second_line(seen[0], columns)
                 assert "41 failed" in line
                 assert len(line) <= columns
+
+    finish(work(), 60)
+
+
+def test_how_a_run_stands_so_far_is_told_of_the_group_and_in_events_and_shortly_in_the_list(tmp_path: Path) -> None:
+    verdict = {"state": "suspect", "reasons": [{"code": "failures", "text": "2 of 100 requests failed"}]}
+    standing = {
+        "verdict": verdict,
+        "failures": {"reset": "the <b>connection</b> was reset"},
+        "replicas": {"0": {"url": "http://n1:1", "counts": {"sent": 100, "failed": 2}, "left_out": True}},
+    }
+    replica = {"url": "http://n1:1", "sent": 100, "failed": 2, "left_out": True}
+
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group, run = await running(it)
+            (run / "status.json").write_bytes(status(standing=standing))
+            (run / "timeline.jsonl").write_bytes(second(1))
+            await until(lambda: it.manager.live(it.manager.get(group)))
+            told = (await it.info(group))["progress"]
+            assert (told["verdict"], told["failures"], told["replicas"]) == (
+                verdict,
+                standing["failures"],
+                {"0": replica},
+            )
+            (listed,) = (await it.get(detail=True)).json()["groups"]
+            shown = listed["info"]["progress"]
+            assert (shown["verdict"], shown["failures"], shown["replicas"]) == (verdict, {}, {})
+            feed = it.manager.feed(it.manager.get(group)).follow()
+            (run / "timeline.jsonl").write_bytes(second(1) + second(2))
+            async for event in feed:
+                if event.startswith(b"event: progress"):
+                    so_far = msgspec.json.decode(event.partition(b"data: ")[2], type=Second)
+                    assert msgspec.convert(verdict, VerdictAnswer) == so_far.so_far.verdict
+                    assert "suspect so far (failures)" in second_line(so_far)
+                    break
 
     finish(work(), 60)
 

@@ -122,3 +122,45 @@ def test_the_share_of_good_requests_is_told_while_a_run_with_objectives_goes_on(
     group.add(0, replace(news(0, "measured"), tally=Tally(counts=Counts(scheduled=4, sent=4), good=Good(count=3))))
     assert progress.close_second().good == good
     assert progress.status().goodput == share
+
+
+def test_the_verdict_so_far_goes_by_the_bounds_of_the_end_and_that_the_run_goes_on_is_no_fault(clock: Clock) -> None:
+    group, up = Group(PLAN), {0: True, 1: True}
+    some = running(clock, group, up)
+
+    def tell(second: int, *, failed: int = 0) -> None:
+        counts = Counts(scheduled=10, sent=10, succeeded=10 - failed, failed=failed, failed_by_kind={"timeout": failed})
+        for rank in up:
+            tally = Tally(counts=counts, failures={"timeout": "no answer in 5 s"} if failed else {})
+            group.add(rank, replace(news(second, "measured"), tally=tally))
+        some.close_second()
+
+    some.close_second()
+    assert some.status().standing.verdict is None  # nothing that counts has ended
+    tell(1)
+    standing = some.status().standing
+    assert standing.verdict is not None
+    assert (standing.verdict.state, standing.verdict.reasons) == ("valid", [])
+    tell(2, failed=4)
+    standing = some.status().standing
+    assert standing.verdict is not None
+    assert (standing.verdict.state, [reason.code for reason in standing.verdict.reasons]) == ("invalid", ["failures"])
+    assert standing.verdict.reasons[0].text.startswith("8 of 40 requests failed")
+    assert standing.failures == {"timeout": "no answer in 5 s"}
+    up[1] = False
+    some.close_second()
+    standing = some.status().standing
+    assert standing.verdict is not None
+    assert "1 of 2 ranks were lost (1)" in " ".join(reason.text for reason in standing.verdict.reasons)
+
+
+def test_what_each_replica_got_and_whether_it_was_left_out_is_told_while_a_run_goes_on(clock: Clock) -> None:
+    group = Group(PLAN)
+    some = running(clock, group, {0: True, 1: True})
+    name = PLAN.targets[0].replica
+    counts = Counts(scheduled=3, sent=3, succeeded=1, failed=2)
+    group.add(0, replace(news(1, "measured"), left_out=[name], tally=Tally(counts=counts, replicas={name: counts})))
+    some.close_second()
+    some.close_second()
+    replica = some.status().standing.replicas[name]
+    assert (replica.counts.sent, replica.counts.failed, replica.left_out) == (3, 2, True)

@@ -23,6 +23,29 @@ class Created(Answer, frozen=True, kw_only=True):
     message: Annotated[str, said(None, "group 1 was submitted as job 4711")] = ""
 
 
+class ReasonAnswer(Answer, frozen=True, kw_only=True):
+    """One thing that speaks against a run's numbers: a code for programs, a sentence for people."""
+
+    code: Annotated[str, said(None, "failures")] = ""
+    text: Annotated[str, said(None, "52 of 1000 requests failed, and have no part in the latencies")] = ""
+
+
+class VerdictAnswer(Answer, frozen=True, kw_only=True):
+    """Whether the numbers so far can be trusted, and the reasons why not."""
+
+    state: Verdict
+    reasons: tuple[ReasonAnswer, ...] = ()
+
+
+class ReplicaAnswer(Answer, frozen=True, kw_only=True):
+    """What one replica got of the measured requests that have ended so far."""
+
+    url: str = ""
+    sent: int = 0
+    failed: int = 0
+    left_out: Annotated[bool, said("It refused three times in a row, and was left out for some time")] = False
+
+
 class ProgressAnswer(Answer, frozen=True, kw_only=True):
     """How far the run is; the counts include the warm-up."""
 
@@ -41,6 +64,16 @@ class ProgressAnswer(Answer, frozen=True, kw_only=True):
     goodput: Annotated[
         float | None, said("The share of good requests among the measured ones that have ended; null without `slo`")
     ] = None
+    verdict: Annotated[
+        VerdictAnswer | None,
+        said("The verdict so far, by the bounds of the end; null before the first answer and at the end"),
+    ] = None
+    failures: Annotated[dict[str, str], said("The words of one failure for each kind, while the run goes on")] = field(
+        default_factory=dict
+    )
+    replicas: Annotated[dict[str, ReplicaAnswer], said("What each replica got, while the run goes on")] = field(
+        default_factory=dict
+    )
     age_seconds: Annotated[
         float | None, said("How old this is, when its launcher cannot be reached; null at the end")
     ] = None
@@ -158,10 +191,7 @@ class Glance(Answer, frozen=True, kw_only=True):
 
 
 class Second(Answer, frozen=True, kw_only=True):
-    """An event: one second of a run, `t` seconds after its start; counts are of that second.
-
-    `failed_so_far` is how many requests had failed since the start, `goodput_so_far` the share of good ones (null without `slo`).
-    """
+    """An event: one second of a run, `t` seconds after its start; counts are of that second, those of `so_far` since the start."""
 
     t: int
     phase: str = ""
@@ -169,8 +199,7 @@ class Second(Answer, frozen=True, kw_only=True):
     sent: int = 0
     succeeded: int = 0
     failed: int = 0
-    failed_so_far: int = 0
-    goodput_so_far: float | None = None
+    so_far: ProgressAnswer = ProgressAnswer()
     unsent: int = 0
     output_tokens: int = 0
     in_flight: int = 0

@@ -27,18 +27,20 @@ def change_line(change: Change) -> str:
 
 
 def second_line(second: Second, columns: int = 200) -> str:
-    """One second: how many failed since the start, rate, in flight, TTFT and latency: so much of it as fits."""
+    """One second: how many failed since the start, what speaks against its numbers, rate, in flight, TTFT and latency: so much of it as fits."""
     asked = f"/{second.target_rps:.4g}" if second.target_rps else ""
     waiting = f" +{second.waiting} waiting" if second.waiting else ""
     parts = [
         f"{second.t:4d} s {second.phase}",
-        f"{second.failed_so_far} failed",
+        f"{second.so_far.failed} failed",
         f"{second.succeeded}{asked} req/s",
         f"{second.output_tokens} tok/s",
         f"{second.in_flight} in flight{waiting}",
         f"TTFT p50 {duration(second.ttft.p50)} p99 {duration(second.ttft.p99)}",
         f"latency p50 {duration(second.latency.p50)} p99 {duration(second.latency.p99)}",
     ]
-    if second.goodput_so_far is not None:
-        parts.insert(2, f"{second.goodput_so_far:.1%} good")
+    if second.so_far.goodput is not None:
+        parts.insert(2, f"{second.so_far.goodput:.1%} good")
+    if (verdict := second.so_far.verdict) and verdict.state != "valid":
+        parts.insert(2, f"{verdict.state} so far ({', '.join(reason.code for reason in verdict.reasons)})")
     return fitting(parts, columns)

@@ -108,10 +108,12 @@ def _all_routes(manager: ClientManager) -> APIRouter:
         *,
         detail: Annotated[bool, Query(description="The groups with their infos instead of ids")] = False,
     ) -> GroupList[list[int] | list[GroupAnswer[str]]]:
-        """Oldest first. With `detail`, `load_config` comes without `prompts`, which only the group itself tells."""
+        """Oldest first. With `detail`, `load_config` comes without `prompts`, and `progress` without `failures` and `replicas`."""
         found: list[int] | list[GroupAnswer[str]] = manager.ids(status)
         if detail:
-            found = [_answer(manager, group, request) for group, request in manager.book.store.groups(status)]
+            found = [
+                _answer(manager, group, request, listed=True) for group, request in manager.book.store.groups(status)
+            ]
         return GroupList(groups=found, count=len(found))
 
     @routes.get("/targets", summary="Prometheus HTTP service discovery")
@@ -249,10 +251,12 @@ def _live_routes(manager: ClientManager) -> APIRouter:
     return routes
 
 
-def _answer(manager: ClientManager, group: ClientGroup, request: bytes | str) -> GroupAnswer[str]:
+def _answer(
+    manager: ClientManager, group: ClientGroup, request: bytes | str, *, listed: bool = False
+) -> GroupAnswer[str]:
     latest = manager.book.current(group.group_id) or group
     run_dir = str(manager.archive.folder(group.run_id))
-    return answer_of(latest, msgspec.json.decode(request), manager.live(latest), run_dir)
+    return answer_of(latest, msgspec.json.decode(request), manager.live(latest), run_dir, listed=listed)
 
 
 def _moment(request: RunRequest | None) -> float | None:

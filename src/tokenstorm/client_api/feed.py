@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 KEPT = 64
 """How many events a viewer may be behind; one that is slower misses the oldest of them."""
-SILENCE_SECONDS = 15.0
-"""After so long without an event, a comment keeps the connection from being taken for dead."""
+SILENCE_SECONDS = 5.0
+"""After so long without an event a comment tells that the connection lives: viewers give it up when it is silent."""
 
 
 class Feed:

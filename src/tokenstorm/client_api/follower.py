@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from tokenstorm.api.services import ENDED
 from tokenstorm.client_api import group as states
+from tokenstorm.client_api.answers import progress_answer
 from tokenstorm.client_api.book import Book
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
 from tokenstorm.client_api.endings import Endings
-from tokenstorm.client_api.group import ClientGroup
+from tokenstorm.client_api.group import ClientGroup, Progress
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.services import ServiceDirectory
 from tokenstorm.client_api.tasks import Tasks
@@ -212,11 +213,7 @@ class Follower:
         self._book.change(states.heard(group, link.address, said.status))
         line = said.line if seen.is_new(said.line) else None
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
-        data = (
-            msgspec.json.encode({**shown, "failed_so_far": said.status.failed, "goodput_so_far": said.status.goodput})
-            if shown
-            else None
-        )
+        data = msgspec.json.encode({**shown, "so_far": progress_answer(Progress.of(said.status))}) if shown else None
         self._book.progressed(group_id, said, data, _written(line))
 
     async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:

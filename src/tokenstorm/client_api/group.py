@@ -11,7 +11,7 @@ from tokenstorm.api.groups import signal_lead
 from tokenstorm.cluster.pending import why_pending
 from tokenstorm.cluster.scheduler import JobState, Sent
 from tokenstorm.cluster.scheduler import Outcome as JobOutcome
-from tokenstorm.loadgen.live import Glance
+from tokenstorm.loadgen.live import Glance, Standing
 from tokenstorm.loadgen.live import Status as LauncherStatus
 from tokenstorm.metrics.summary import State, Summary
 
@@ -24,7 +24,8 @@ SIGNALLED_EARLY_SECONDS = 60
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the run is, as its launcher says; times in seconds since the common start.
 
-    Rates and percentiles are those of the measured window so far, and at the end those of the summary.
+    Rates and percentiles are those of the measured window so far, and at the end those of the summary,
+    which tells then how the group stood too.
     """
 
     elapsed_seconds: float
@@ -40,6 +41,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     ttft_p99_seconds: float | None = None
     latency_p99_seconds: float | None = None
     goodput: float | None = None
+    standing: Standing = Standing()
 
     @classmethod
     def of(cls, status: LauncherStatus, summary: Summary | None = None) -> "Progress":
@@ -55,6 +57,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
             ttft_p99_seconds=p99["ttft"],
             latency_p99_seconds=p99["latency"],
             goodput=_goodput(status, summary),
+            standing=Standing() if summary else status.standing,
         )
 
 

@@ -13,6 +13,7 @@ from tokenstorm.metrics.energy import EnergyTally
 from tokenstorm.metrics.engine import EngineTally
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.reports import RankReport
 from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally
 from tokenstorm.plan import Plan
 
@@ -141,6 +142,23 @@ class Group:
             waited[delta.second] += delta.live.waited
             caps[delta.second] += clients_of(self.plan, rank, self.plan.ranks)
         return sum(waited[second] for second, peak in peaks.items() if peak < caps[second])
+
+    def report_of(self, rank: int) -> RankReport:
+        """What the deltas of a rank tell of it."""
+        worst, last = self.worst.get(rank), self.last.get(rank)
+        if worst is None or last is None:
+            return RankReport(rank=rank)
+        seconds = last.second + 1
+        return RankReport(
+            rank=rank,
+            told_sent=self.sent_by[rank],
+            cpu=self.cpu_seconds[rank] / seconds,
+            wall_seconds=float(seconds),
+            loop_lag_max_seconds=worst.loop_lag,
+            stalled_seconds=self.stalled.get(rank, 0.0),
+            gc_longest_seconds=worst.gc_pause,
+            disk=worst.disk,
+        )
 
     def gauges(self, phase: str, up: dict[int, bool], target_rps: float | None) -> Gauges:
         """What `/metrics` shows beside the counters."""

@@ -9,6 +9,7 @@ from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment
+from tokenstorm.metrics.summary import ReplicaReport, Verdict
 from tokenstorm.result import Number
 
 SCHEMA: Literal[1] = 1
@@ -83,6 +84,16 @@ class Sampled(msgspec.Struct, frozen=True):
 NOTHING_SAMPLED = Sampled()
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """What the measured requests that have ended so far say: the verdict, by the same bounds as at the end (None before the
+    first of them), the words of one failure for each kind, and what each replica got.
+    """
+
+    verdict: Verdict | None = None
+    failures: dict[str, str] = {}
+    replicas: dict[str, ReplicaReport] = {}
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
 
@@ -117,6 +128,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ranks_up: int
     late_seconds: float = 0.0
     opening: int = 0
+    standing: Standing = Standing()
     environment: Environment | None
 
 

@@ -8,7 +8,7 @@ from tokenstorm.loadgen.arrivals import window_end_of
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.lost import tally_of_lost
 from tokenstorm.loadgen.ranks import Member, Ranks
-from tokenstorm.metrics.reports import DiskReport, Missing, RankReport
+from tokenstorm.metrics.reports import Missing, RankReport
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
 
@@ -56,26 +56,16 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
 def _lost(rank: int, member: Member | None, group: Group) -> RankReport:
     if member is None:
         return RankReport(rank=rank, lost="it never came")
-    worst, last = group.worst.get(rank), group.last.get(rank)
-    return RankReport(
-        rank=rank,
-        host=member.hello.host,
-        pid=member.hello.pid,
-        lost=member.lost or "it never reported",
-        told_sent=group.sent_by.get(rank, 0),
-        cpu=group.cpu_seconds.get(rank, 0.0) / (last.second + 1) if last else 0.0,
-        disk=worst.disk if worst else DiskReport(),
-    )
+    hello = member.hello
+    return replace(group.report_of(rank), host=hello.host, pid=hello.pid, lost=member.lost or "it never reported")
 
 
 def _with_standstills(report: RankReport, group: Group) -> RankReport:
     """Add what only the deltas of a rank contain."""
-    worst = group.worst.get(report.rank)
-    if worst is None:
-        return report
+    told = group.report_of(report.rank)
     return replace(
         report,
-        loop_lag_max_seconds=worst.loop_lag,
-        stalled_seconds=group.stalled.get(report.rank, 0.0),
-        gc_longest_seconds=worst.gc_pause,
+        loop_lag_max_seconds=told.loop_lag_max_seconds,
+        stalled_seconds=told.stalled_seconds,
+        gc_longest_seconds=told.gc_longest_seconds,
     )

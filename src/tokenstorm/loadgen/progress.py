@@ -6,7 +6,8 @@ from time import monotonic_ns
 
 from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
 from tokenstorm.loadgen.group import Group
-from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, Sampled, Status, TimelineLine
+from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, Sampled, Standing, Status, TimelineLine
+from tokenstorm.loadgen.standing import standing_of
 from tokenstorm.metrics.counts import Outcomes
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.reports import Environment
@@ -35,6 +36,7 @@ class Progress:
         self.plan = plan
         self._group = group
         self._ranks_up = ranks_up
+        self._standing = Standing()
 
     @property
     def group_phase(self) -> str:
@@ -70,7 +72,11 @@ class Progress:
         """Make the line of the next second, with what was said beside the load."""
         second, end = self.second, self.window_end
         self.second += 1
-        return self._group.close(second, self._group.phase_of(second, end), self._group.target_of(second, end), sampled)
+        group = self._group
+        line = group.close(second, group.phase_of(second, end), group.target_of(second, end), sampled)
+        known = (second + 1) * SECOND_NS if end is None else min((second + 1) * SECOND_NS, end)
+        self._standing = standing_of(group, self._ranks_up(), known, self.environment or Environment())
+        return line
 
     def status(self, reason: str | None = None) -> Status:
         """How far the group is; `reason` says why it failed."""
@@ -102,6 +108,7 @@ class Progress:
             ranks_up=sum(self._ranks_up().values()),
             late_seconds=self.late_seconds,
             opening=self._connections_opening(),
+            standing=self._standing,
             environment=self.environment,
         )
 

@@ -65,9 +65,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 def summarize(run: Run, tally: Tally) -> Summary:
     """Put the numbers together and judge them."""
+    figures = figures_of(run, tally)
+    return Summary(**asdict(figures), verdict=judge(figures, run.missing))
+
+
+def figures_of(run: Run, tally: Tally) -> Figures:
+    """Put the numbers together."""
     plan, counts = run.plan, tally.counts
     metrics = {f"{name}_seconds": metric(tally.histograms[name], *_missing(name, counts)) for name in METRICS}
-    figures = Figures(
+    return Figures(
         run_id=plan.run_id,
         group_id=plan.group_id,
         plan=plan,
@@ -98,7 +104,6 @@ def summarize(run: Run, tally: Tally) -> Summary:
         engine=run.engine,
         energy=_energy(run, tally),
     )
-    return Summary(**asdict(figures), verdict=judge(figures, run.missing))
 
 
 def metric(histogram: Histogram, missing: int, of: int) -> Metric:

@@ -40,7 +40,16 @@ COMPARED_SHARE = 0.10
 
 def judge(figures: Figures, missing: Missing = NOTHING_MISSING) -> Verdict:
     """Compare the figures of a run, and what is missing of its files, with the bounds."""
-    found = [*_load(figures, missing), *_generator(figures), *_service(figures)]
+    return _verdict([*_load(figures, missing), *_generator(figures), *_service(figures)])
+
+
+def judge_so_far(figures: Figures) -> Verdict:
+    """Compare the figures of a run that goes on with the bounds. That it goes on is no fault."""
+    found = [*_load(figures, NOTHING_MISSING), *_generator(figures), *_service(figures)]
+    return _verdict([(state, reason) for state, reason in found if reason.code != "running"])
+
+
+def _verdict(found: "_Found") -> Verdict:
     states = {state for state, _ in found}
     state: State = "invalid" if "invalid" in states else "suspect" if states else "valid"
     return Verdict(state, [reason for _, reason in found])

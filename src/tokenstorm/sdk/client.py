@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0
-"""A stream of events is broken when it is silent for longer: the API says something every 15 s."""
+"""A stream of events is broken when it is silent for longer: the API says something every 5 s."""
 _LIMITS = httpx.Limits(max_connections=100, keepalive_expiry=4.0)
 """The APIs close idle connections after 5 s; one that is retired before is never found closed."""
 

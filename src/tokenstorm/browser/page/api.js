@@ -1,5 +1,10 @@
 /** The calls of the page: JSON, JSON lines and events, with the token where the site wants one. */
 
+/** Seconds after which a call that is repeated anyway is given up: something on the way took it and says nothing. */
+export const PATIENCE = 20;
+/** Seconds without a byte after which a stream of events is dead: the API says something every 5 s. */
+export const SILENCE = 12;
+
 const TOKEN = "tokenstorm-token";
 export const GROUPS = "/api/v1/client-groups";
 /** The Server API, as the Client API hands it on. */
@@ -22,8 +27,10 @@ export function hasToken() {
     return Boolean(sessionStorage.getItem(TOKEN));
 }
 
-/** A call's answer, a Response. Raises `Refused`. A token that is wanted and not known is asked for by the page. */
-export async function ask(path, { method = "GET", body, signal, headers = {} } = {}) {
+/** A call's answer, a Response, whole within `seconds` where they are given. Raises `Refused`. A token that is wanted and
+ *  not known is asked for by the page. */
+export async function ask(path, { method = "GET", body, signal, seconds, headers = {} } = {}) {
+    if (seconds) signal = AbortSignal.any([AbortSignal.timeout(seconds * 1000), ...(signal ? [signal] : [])]);
     const token = sessionStorage.getItem(TOKEN);
     const all = { ...headers, ...(token && { authorization: `Bearer ${token}` }) };
     if (body !== undefined) all["content-type"] = "application/json";
@@ -31,7 +38,7 @@ export async function ask(path, { method = "GET", body, signal, headers = {} } =
     try {
         answer = await fetch(path, { method, headers: all, signal, ...(body !== undefined && { body: JSON.stringify(body) }) });
     } catch (error) {
-        if (signal?.aborted) throw error;
+        if (signal?.aborted) throw faultOf(error);
         throw new Refused(0, "the Client API does not answer");
     }
     if (answer.ok) return answer;
@@ -48,32 +55,56 @@ async function isOurToken(path, headers) {
     return own?.status === 401;
 }
 
+/** What is said of a call that was given up because its time was over. */
+function faultOf(error) {
+    return error?.name === "TimeoutError" ? new Refused(0, "the Client API does not answer in time") : error;
+}
+
 export async function askJson(path, options) {
-    return (await ask(path, options)).json();
+    const answer = await ask(path, options);
+    return answer.json().catch((error) => { throw faultOf(error); });
 }
 
 /** Every line of a JSON lines answer. */
 export async function askLines(path, options) {
-    const text = await (await ask(path, options)).text();
+    const answer = await ask(path, options);
+    const text = await answer.text().catch((error) => { throw faultOf(error); });
     return JSON.parse(`[${text.trimEnd().replaceAll("\n", ",")}]`);
 }
 
-/** Server-sent events, until they end: `take(event, data)` for each, its data as text. */
-export async function askEvents(path, take, options) {
-    const reader = (await ask(path, options)).body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
-    for (;;) {
-        const { done, value } = await reader.read();
-        if (done) return;
-        const blocks = (rest + value.replaceAll("\r", "")).split("\n\n");
-        rest = blocks.pop();
-        for (const block of blocks) {
-            const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/s)).filter(Boolean);
-            const data = fields.filter(([, name]) => name === "data").map(([, , text]) => text);
-            const event = fields.find(([, name]) => name === "event")?.[2] ?? "message";
-            if (data.length) take(event, data.join("\n"));
+/** Server-sent events, until they end: `take(event, data)` for each, its data as text; `take("comment", "")` where the API
+ *  only says that it is there. Raises `Refused` when nothing comes for `silence` seconds, where they are given. */
+export async function askEvents(path, take, { signal, silence, ...options } = {}) {
+    const quiet = new AbortController();
+    let timer;
+    const heard = () => {
+        clearTimeout(timer);
+        if (silence) timer = setTimeout(() => quiet.abort(new Refused(0, "the live updates fell silent")), silence * 1000);
+    };
+    try {
+        heard();
+        const answer = await ask(path, { ...options, signal: AbortSignal.any([quiet.signal, ...(signal ? [signal] : [])]) });
+        const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+        let rest = "";
+        for (;;) {
+            const { done, value } = await reader.read();
+            if (done) return;
+            heard();
+            const blocks = (rest + value.replaceAll("\r", "")).split("\n\n");
+            rest = blocks.pop();
+            blocks.forEach((block) => takeBlock(block, take));
         }
+    } finally {
+        clearTimeout(timer);
     }
+}
+
+function takeBlock(block, take) {
+    const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/s)).filter(Boolean);
+    const data = fields.filter(([, name]) => name === "data").map(([, , text]) => text);
+    const event = fields.find(([, name]) => name === "event")?.[2] ?? "message";
+    if (data.length) take(event, data.join("\n"));
+    else if (block.startsWith(":")) take("comment", "");
 }
 
 /** Save an answer as a file. Without a token the browser fetches it itself, however large it is. */

@@ -4,52 +4,61 @@ import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm.js";
 import { spectrumChart } from "../charts/curve.js";
 import { runCharts } from "../charts/run.js";
 import { sinceStart, withUnit } from "../charts/units.js";
-import { GROUPS, ask, askEvents, askJson, askLines, download } from "./api.js";
+import { GROUPS, PATIENCE, SILENCE, ask, askEvents, askJson, askLines, download } from "./api.js";
 import { askedOf, stateOf } from "./groups.js";
 import { Asking, Chart, Charts, Doing, Stale, Table, Tag, Tile, sentence } from "./parts.js";
 
-const PATIENCE = [0.5, 1, 2, 4];
+const PAUSES = [0.5, 1, 2, 4];
 const PERCENTILES = [["p50", 0.5], ["p90", 0.9], ["p95", 0.95], ["p99", 0.99], ["p999", 0.999]];
 const SHOWN = [["ttft_seconds", "Time to first token"], ["latency_seconds", "Latency"], ["service_time_seconds", "Latency, uncorrected"],
     ["inter_chunk_seconds", "Time between chunks"], ["tpot_seconds", "Time per output token"], ["send_lag_seconds", "Send lag"]];
 
-/** {info, lines, results, fault, at}: history first, then events; asked again, from where it broke off, until the end. */
+/** {info, lines, results, fault, at}: history first, then events; asked again, from where it broke off, until the end.
+ *  Each second's event tells how far the run is; the whole `info` is asked for when the group's status changes, and when
+ *  the API has nothing new to tell. */
 function useGroup(id) {
     const [state, setState] = useState({ lines: [] });
     const lines = useRef([]);
     const [turn, setTurn] = useState(0);
     useEffect(() => {
         const ending = new AbortController();
-        const options = { signal: ending.signal };
+        const options = { signal: ending.signal, seconds: PATIENCE };
         const tell = (news) => setState((before) => ({ ...before, at: Date.now(), fault: null, ...news }));
+        const last = () => lines.current.at(-1)?.t ?? -1;
         const add = (more) => {
-            for (const line of more) if (!(line.t <= lines.current.at(-1)?.t)) lines.current.push(line);
+            for (const line of more) if (line.t > last()) lines.current.push(line);
             tell({ lines: lines.current.slice() });
         };
-        const missed = () => askLines(`${GROUPS}/${id}/timeline?from=${(lines.current.at(-1)?.t ?? -1) + 1}`, options);
+        const addMissed = async () => add(await askLines(`${GROUPS}/${id}/timeline?from=${last() + 1}`, options));
         const refresh = async () => {
             const { info } = await askJson(`${GROUPS}/${id}`, options);
             tell({ info });
             return info;
         };
-        const finish = async (info) => tell({ results: info.verdict ? await askJson(`${GROUPS}/${id}/results`, options) : null });
+        const finish = async (info) => tell({ results: info.verdict ? await askJson(`${GROUPS}/${id}/results`, { signal: ending.signal }) : null });
+        const takeSecond = async ({ so_far: progress, ...line }) => {
+            if (line.t > last() + 1) await addMissed();
+            add([line]);
+            setState((before) => ({ ...before, info: { ...before.info, progress } }));
+        };
         const follow = async () => {
-            const [info] = await Promise.all([refresh(), missed().then(add)]);
+            const [info] = await Promise.all([refresh(), addMissed()]);
             if (info.status === "stopped") return finish(info);
             let over = false;
+            let behind = false;
             let waiting = Promise.resolve();
             await askEvents(`${GROUPS}/${id}/events`, (event, data) => {
                 over ||= event === "done";
-                const line = event === "progress" ? JSON.parse(data) : null;
                 waiting = waiting.then(async () => {
-                    if (line && line.t > (lines.current.at(-1)?.t ?? -1) + 1) add(await missed());
-                    if (line) add([line]);
-                    await refresh();
-                }).catch(() => undefined);
-            }, options);
+                    if (event === "progress") await takeSecond(JSON.parse(data));
+                    else behind = true;
+                    if (behind && !over) await refresh();
+                    behind = false;
+                }).catch(() => { behind = true; });
+            }, { signal: ending.signal, silence: SILENCE });
             await waiting;
             if (!over) throw new Error("the live updates broke off");
-            add(await missed());
+            await addMissed();
             return finish(await refresh());
         };
         (async () => {
@@ -61,7 +70,7 @@ function useGroup(id) {
                     setState((before) => ({ ...before, fault }));
                     if (fault.status === 404 || fault.status === 401) return undefined;
                 }
-                await new Promise((done) => setTimeout(done, 1000 * PATIENCE[Math.min(round, PATIENCE.length - 1)]));
+                await new Promise((done) => setTimeout(done, 1000 * PAUSES[Math.min(round, PAUSES.length - 1)]));
             }
             return undefined;
         })();
@@ -94,10 +103,10 @@ export function Group({ id }) {
         ${lines.at(-1)?.left_out?.length > 0 && html`<p class="notice warn">Left out because they refused: ${lines.at(-1).left_out.join(", ")}.</p>`}
         ${info.status === "running" && html`<progress aria-label="How much of the run is over" max="1" value=${info.progress?.fraction ?? 0}></progress>`}
         <${Tiles} info=${info} />
-        ${results && html`<${Reasons} verdict=${results.verdict} />`}
+        ${results ? html`<${Reasons} verdict=${results.verdict} />` : html`<${Reasons} verdict=${info.progress?.verdict} when=" so far" />`}
         ${charts.length > 0 && html`<h2>Over time</h2><${Charts} charts=${charts} group="group-${id}" />`}
         ${!charts.length && info.status !== "stopped" && html`<p class="panel">The charts begin with the first second of the run.</p>`}
-        ${results && html`<${Results} results=${results} />`}
+        ${results ? html`<${Results} results=${results} />` : html`<${SoFar} progress=${info.progress} lines=${lines} />`}
         ${info.status === "stopped" && info.verdict && html`<${Downloads} id=${id} />`}
         <${Plan} load=${load} info=${info} />
         <${Logs} id=${id} />
@@ -139,11 +148,12 @@ function Tiles({ info: { load_config: load, progress, status } }) {
     `;
 }
 
-function Reasons({ verdict }) {
+function Reasons({ verdict, when = "" }) {
+    if (!verdict) return null;
     const kind = { valid: "good", suspect: "warn", invalid: "bad" }[verdict.state];
     return html`
         <section class="notice ${kind}" aria-label="Verdict">
-            <strong>Verdict: ${verdict.state}.</strong>
+            <strong>Verdict${when}: ${verdict.state}.</strong>
             ${verdict.reasons.length ? html`<ul>${verdict.reasons.map(({ text }) => html`<li>${text}</li>`)}</ul>` : " Nothing speaks against these numbers."}
         </section>
     `;
@@ -162,24 +172,53 @@ function Results({ results }) {
         label, withUnit(metrics[name].count, ""), withUnit(metrics[name].mean, "s"),
         ...PERCENTILES.map(([key]) => `${metrics[name].lower_bound?.[key] ? "≥ " : ""}${withUnit(metrics[name][key], "s")}`),
     ]);
-    const kinds = Object.entries(counts.failed_by_kind ?? {});
     const { energy } = results;
     return html`
         <h2>Results</h2>
         <${Table} label="Percentiles" head=${["", "Samples", "Mean", "p50", "p90", "p95", "p99", "p99.9"]} rows=${rows} />
         ${spectrum.series.length > 0 && html`<${Chart} make=${spectrumChart} chart=${spectrum} />`}
-        ${kinds.length > 0 && html`<h3>Failures</h3><${Table} label="Failures" head=${["Kind", "Requests", "For example"]}
-            rows=${kinds.map(([kind, count]) => [kind, count, failures?.[kind]])} />`}
+        <${Failures} counts=${counts.failed_by_kind} words=${failures} />
         ${energy && html`<h3>Energy</h3><${Energy} energy=${energy} />`}
-        <h3>Replicas</h3>
-        <${Table} label="Replicas" head=${["Replica", "Address", "Sent", "Share", "Failed", "Left out"]}
-            rows=${Object.entries(replicas).map(([name, one]) => [name, one.url, one.counts.sent,
-                withUnit(one.counts.sent / Math.max(1, counts.sent), "%"), one.counts.failed, one.left_out ? "yes" : "no"])} />
+        <${Replicas} replicas=${Object.entries(replicas).map(([name, one]) => [name, { ...one, ...one.counts }])} />
         <h3>Ranks</h3>
         <${Table} label="Ranks" head=${["Rank", "Node", "CPU", "Longest loop lag", "Lost"]}
             rows=${ranks.map((rank) => [rank.rank, rank.host, withUnit(rank.cpu, "%"),
                 withUnit(rank.loop_lag_max_seconds, "s"), rank.lost ? "yes" : "no"])} />
     `;
+}
+
+/** While a run goes on: what failed, and what each replica got. */
+function SoFar({ progress, lines }) {
+    const replicas = Object.entries(progress?.replicas ?? {});
+    const counts = useMemo(() => {
+        const sums = {};
+        for (const line of lines) {
+            for (const [kind, count] of Object.entries(line.failed_by_kind ?? {})) sums[kind] = (sums[kind] ?? 0) + count;
+        }
+        return sums;
+    }, [lines]);
+    if (!replicas.length) return null;
+    return html`
+        <h2>So far</h2>
+        <${Failures} counts=${counts} words=${progress.failures} />
+        <${Replicas} replicas=${replicas} />
+    `;
+}
+
+/** `counts` and the `words` of one failure, by kind. */
+function Failures({ counts, words }) {
+    const kinds = Object.entries(counts ?? {});
+    if (!kinds.length) return null;
+    return html`<h3>Failures</h3><${Table} label="Failures" head=${["Kind", "Requests", "For example"]}
+        rows=${kinds.map(([kind, count]) => [kind, count, words?.[kind]])} />`;
+}
+
+/** [[name, {url, sent, failed, left_out}]] */
+function Replicas({ replicas }) {
+    const all = replicas.reduce((sum, [, { sent }]) => sum + sent, 0);
+    return html`<h3>Replicas</h3><${Table} label="Replicas" head=${["Replica", "Address", "Sent", "Share", "Failed", "Left out"]}
+        rows=${replicas.map(([name, { url, sent, failed, left_out: leftOut }]) => [
+            name, url, sent, withUnit(sent / Math.max(1, all), "%"), failed, leftOut ? "yes" : "no"])} />`;
 }
 
 /** The energy of all boards over the measured window, or why there is no number. */
@@ -250,7 +289,7 @@ export function FollowedLogs({ path, label }) {
         const read = async () => {
             try {
                 const joint = path.includes("?") ? "&" : "?";
-                const found = await askJson(`${path}${after && `${joint}after=${encodeURIComponent(after)}`}`, { signal: ending.signal });
+                const found = await askJson(`${path}${after && `${joint}after=${encodeURIComponent(after)}`}`, { signal: ending.signal, seconds: PATIENCE });
                 const grown = after !== found.next;
                 after = found.next;
                 setFault(null);

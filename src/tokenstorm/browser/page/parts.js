@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/htm.js";
 import { timeChart } from "../charts/time.js";
-import { askJson } from "./api.js";
+import { PATIENCE, askJson } from "./api.js";
 
 /** `{data, fault, at}` of a call that is repeated every `seconds`; `again()` asks at once. Old data stays when a call fails. */
 export function usePolled(path, seconds) {
@@ -13,7 +13,7 @@ export function usePolled(path, seconds) {
         let timer;
         const ask = async () => {
             try {
-                const data = await askJson(path, { signal: ending.signal });
+                const data = await askJson(path, { signal: ending.signal, seconds: PATIENCE });
                 setState({ data, at: Date.now() });
             } catch (fault) {
                 if (ending.signal.aborted) return;
