@@ -8,6 +8,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sshd import MISSING, SSHD, Kind, Login, sshd
+from tokenstorm.cluster.ssh import openssh
+from tokenstorm.cluster.ssh.openssh import OpenSSH
+from tokenstorm.cluster.ssh.process import ended
 from tokenstorm.cluster.ssh.remote import Remote
 from tokenstorm.cluster.ssh.sessions import COUNTED
 from tokenstorm.errors import Unreachable
@@ -75,6 +78,30 @@ def test_a_relay_that_stays_leaves_room_for_commands(kind: Kind, tmp_path: Path,
             await ended.wait()
 
     use(kind, tmp_path, most, what)
+
+
+@has_sshd
+def test_a_relay_never_keeps_the_only_session_though_the_end_of_an_ssh_is_seen_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where the next command began before we saw the end of the one before."""
+
+    async def late(process: asyncio.subprocess.Process) -> None:
+        await asyncio.sleep(1.0)
+        await ended(process)
+
+    async def what(there: Remote, login: Login) -> None:
+        await there.login()
+        with monkeypatch.context() as busy:
+            busy.setattr(openssh, "ended", late)
+            await asyncio.gather(there.run(["true"]), there.run(["true"]))
+        async with await asyncio.start_unix_server(lambda _, writer: writer.close(), tmp_path / "socket"):
+            reader, writer = await there.open_unix_connection(PurePosixPath(tmp_path) / "socket")
+            assert await reader.read() == b""
+            assert (await there.run(["true"], timeout=20)).status == 0
+            writer.close()
+
+    use(OpenSSH, tmp_path, 1, what)
 
 
 @has_sshd

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tokenstorm.cluster.ssh import sessions
-from tokenstorm.cluster.ssh.sessions import BELIEVED_SECONDS, SESSIONS, NoRoom, Place, Sessions
+from tokenstorm.cluster.ssh.sessions import BELIEVED_SECONDS, SESSIONS, NoRoom, Opening, Place, Sessions
 from waiting import finish, until
 
 TRIES = len(BELIEVED_SECONDS) + 1
@@ -41,7 +41,11 @@ class Server:
 
 
 async def work(shared: Sessions, server: Server) -> None:
-    async with shared.open(server.session):
+    await work_in(shared, server.session)
+
+
+async def work_in(shared: Sessions, opening: Opening[int]) -> None:
+    async with shared.open(opening):
         await asyncio.sleep(0.001)
 
 
@@ -83,17 +87,49 @@ def test_what_gives_more_room_later_is_found_out(monkeypatch: pytest.MonkeyPatch
 def test_one_that_stays_leaves_room_or_is_told_that_there_is_none() -> None:
     async def scenario() -> None:
         shared, server = Sessions(), Server(2)
-        assert shared.may_stay()
-        assert not shared.may_stay(seen=True)
-        async with shared.open(server.session), shared.open(server.session):
-            with pytest.raises(NoRoom):
-                async with shared.open(server.session, wait=False):
-                    pass
-        assert shared.may_stay(seen=True)
-        async with shared.open(server.session):
-            with shared.staying():
-                assert not shared.may_stay()
-                await asyncio.gather(*(work(shared, server) for _ in range(5)))
+        async with shared.stay(server.session, server.session) as stays:
+            assert stays
+            async with shared.stay(server.session, server.session) as another:
+                assert another is None
+            await asyncio.gather(*(work(shared, server) for _ in range(5)))
+        async with shared.stay(server.session, server.session) as stays:
+            assert stays
+
+    finish(scenario())
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_one_that_ended_unseen_is_no_proof_that_there_is_room_beside_one_that_stays(most: int) -> None:
+    """As on a busy machine: the next one is open before we hear that the one before is closed."""
+
+    async def scenario() -> None:
+        shared, server, unseen = Sessions(), Server(most), asyncio.Event()
+
+        @asynccontextmanager
+        async def ends_unseen(place: Place) -> AsyncIterator[int]:
+            async with server.session(Place()) as number:
+                yield number
+            await until(lambda: not server.open)
+            unseen.set()
+            await asyncio.sleep(0.3)
+
+        ending = asyncio.create_task(work_in(shared, ends_unseen))
+        await unseen.wait()
+        async with shared.stay(server.session, server.session) as stays:
+            assert (stays is not None) == (most > 1)
+            await work(shared, server)
+        await ending
+
+    finish(scenario())
+
+
+def test_one_stays_beside_a_long_command_that_takes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "AGAIN_SECONDS", (0.01, 0.02))
+
+    async def scenario() -> None:
+        shared, server = Sessions(), Server(2)
+        async with shared.open(server.session), shared.stay(server.session, server.session) as stays:
+            assert stays
 
     finish(scenario())
 

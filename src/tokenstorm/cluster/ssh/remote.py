@@ -194,12 +194,11 @@ class Remote(ABC):
     @asynccontextmanager
     async def _staying(self, command: Command) -> AsyncIterator[Session]:
         """A session that stays. Where it would leave no room for others, it gets a login of its own."""
-        if self._sessions.may_stay():
-            async with self._begun(command) as session:
-                if await self._room_beside():
-                    with self._sessions.staying():
-                        yield session
-                    return
+        trial = once(["true"], {}, CONNECT_SECONDS)
+        async with self._sessions.stay(partial(self._tried, command), partial(self._tried, trial)) as session:
+            if session is not None:
+                yield session
+                return
         other = self._another()
         try:
             try:
@@ -211,14 +210,6 @@ class Remote(ABC):
                 yield session
         finally:
             await other.close()
-
-    async def _room_beside(self) -> bool:
-        """Whether one that is to stay leaves room for commands, which is tried where it was never seen."""
-        if not self._sessions.may_stay(seen=True):
-            with contextlib.suppress(NoRoom):
-                async with self._begun(once(["true"], {}, CONNECT_SECONDS), wait=False):
-                    return True
-        return self._sessions.may_stay()
 
     async def count_sessions(self) -> int:
         """How many sessions the server gives at once, up to COUNTED. Raises `Unreachable`."""

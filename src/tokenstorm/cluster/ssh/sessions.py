@@ -6,7 +6,7 @@ no room waits for others to end; what stays never takes the last one, since noth
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import chain, repeat
@@ -57,9 +57,11 @@ class Sessions:
     """Who may open a session now."""
 
     def __init__(self) -> None:
-        self._limit, self._taken, self._open, self._most_open = SESSIONS, 0, 0, 0
+        self._limit, self._taken, self._open = SESSIONS, 0, 0
         self._refused_at: float | None = None
         self._staying = 0
+        self._deciding = asyncio.Lock()
+        """Two that want to stay at once would each wait for the other to leave room."""
         self._freed = asyncio.Event()
         self._closing: set[asyncio.Future[None]] = set()
 
@@ -90,18 +92,43 @@ class Sessions:
                     raise NoRoom
             await asyncio.sleep(pause)
 
-    def may_stay(self, *, seen: bool = False) -> bool:
-        """Whether one more that stays leaves room for commands, as far as is known; with `seen`, whether that was seen."""
-        return self._staying + 2 <= (self._most_open if seen else self._limit)
+    @asynccontextmanager
+    async def stay(self, opening: Opening[T], trial: Opening[object]) -> AsyncIterator[T | None]:
+        """A session that stays, or None where it would leave no room for others: `trial` is opened beside it to see."""
+        async with AsyncExitStack() as stack:
+            session: T | None = None
+            async with self._deciding:
+                if self._may_stay():
+                    session = await stack.enter_async_context(self.open(opening))
+                    if await self._leaves_room(trial):
+                        self._staying += 1
+                        stack.callback(self._stays_no_more)
+                    else:
+                        session = None
+                        await stack.aclose()
+            yield session
 
-    @contextlib.contextmanager
-    def staying(self) -> Iterator[None]:
-        """While one stays."""
-        self._staying += 1
-        try:
-            yield
-        finally:
-            self._staying -= 1
+    def _may_stay(self) -> bool:
+        """Whether one more that stays may leave room, by what the server refused so far."""
+        return self._staying + 2 <= self._limit
+
+    async def _leaves_room(self, trial: Opening[object]) -> bool:
+        """Whether another opens beside the one that was opened just now.
+
+        How many we count as open is no proof: the server may have closed one of them already. One that is still open after
+        the pauses is.
+        """
+        for pause in AGAIN_SECONDS:
+            with contextlib.suppress(NoRoom):
+                async with self.open(trial, wait=False):
+                    return True
+            if not self._may_stay():
+                return False
+            await asyncio.sleep(pause)
+        return self._open > self._staying + 1
+
+    def _stays_no_more(self) -> None:
+        self._staying -= 1
 
     async def close(self) -> None:
         """Wait for no session any more."""
@@ -131,12 +158,10 @@ class Sessions:
     def _opened(self, place: Place) -> None:
         place.opened = True
         self._open += 1
-        self._most_open = max(self._most_open, self._open)
         self._limit = max(self._limit, min(self._open, SESSIONS))
 
     def _refused(self) -> None:
         self._limit = max(self._staying + 1, min(self._limit, self._taken - 1))
-        self._most_open = min(self._most_open, self._limit)
         self._refused_at = asyncio.get_running_loop().time()
 
     def _allowed(self) -> int:
