@@ -92,3 +92,17 @@ def test_a_field_is_named_by_the_error_and_never_read_off_its_words(
     answer = asyncio.run(main())
     assert (answer.status_code, answer.json()["detail"]) == (422, detail)
     assert [(found["field"], found["message"]) for found in answer.json().get("errors", [])] == errors
+
+
+def test_the_documentation_of_an_api_that_wants_a_token_opens_without_it_and_asks_for_it_there() -> None:
+    app = new_app("test", "", ready=lambda: None, token="secret")
+
+    async def main() -> tuple[list[int], dict[str, object]]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            paths = ("/docs", "/swagger/swagger-ui-bundle.js", "/swagger/swagger-ui.css", "/openapi.json", "/metrics")
+            statuses = [(await client.get(path)).status_code for path in paths]
+            return statuses, (await client.get("/openapi.json")).json()
+
+    statuses, document = asyncio.run(main())
+    assert statuses == [200, 200, 200, 200, 401]
+    assert document["security"] == [{"token": []}]

@@ -49,6 +49,7 @@ _STATUS_OF = {
     RunError: 507,
 }
 _PEER = "tokenstorm.peer"
+_DOCS = r"/docs|/openapi\.json|/swagger/.*"  # the same for all; and a link in a browser cannot send a token
 """Where in the state of a request it says who is at the other end of its connection."""
 _STRANGER = (
     "this API is for the user who runs it, and you are another user of this machine: run your own with `tokenstorm up`, "
@@ -125,7 +126,7 @@ def new_app(
     """An API with `/health`, `/ready`, `/metrics`, `/docs` and problem documents.
 
     `ready` tells why the API cannot work now, or None; `metrics` is the Prometheus text of `/metrics`. With a `token`
-    every call but `/health`, `/ready` and `open_paths` (a pattern) needs it; `hosts` are names beside loopback's that a Host header may have.
+    every call but `/health`, `/ready`, the documentation and `open_paths` (a pattern) needs it; `hosts` are names beside loopback's that a Host header may have.
     `form` gives the paths where a refusal has another form than a problem document.
     """
     app = FastAPI(
@@ -138,14 +139,16 @@ def new_app(
         swagger_ui_oauth2_redirect_url=None,
         responses=problems(401, 403, 422, 507),
     )
-    patch_fastapi(app, redirect_from_root_to_docs=False)
+    shown = {"filter": True, "tryItOutEnabled": True}  # a token that is typed there is not kept
+    patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters=shown)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     for kind in _STATUS_OF:
         app.add_exception_handler(kind, _on_known)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(Guard, token=token, hosts=hosts, open_paths=open_paths, form=form)
+    opened = f"{open_paths}|{_DOCS}" if token else open_paths
+    app.add_middleware(Guard, token=token, hosts=hosts, open_paths=opened, form=form)
     app.add_middleware(HeadAsGet)
 
     @app.get("/health", summary="Is it alive?", tags=["state"])
@@ -162,10 +165,9 @@ def new_app(
 
     @app.get("/metrics", summary="Prometheus text", tags=["state"], response_class=PlainTextResponse)
     async def own_metrics() -> Response:
-        text = metrics() if metrics else ""
-        return PlainTextResponse(text, media_type=MEDIA_TYPE)
+        return PlainTextResponse(metrics() if metrics else "", media_type=MEDIA_TYPE)
 
-    _describe_problems(app)
+    _complete(app, wants_token=token is not None)
     return app
 
 
@@ -379,8 +381,8 @@ def _field_error(found: ErrorDetails) -> dict[str, str]:
     return {"field": field_name(found["loc"]), "message": reason_in_json(found)}
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Put the schema of problem documents into OpenAPI, also where it is only referred to."""
+def _complete(app: FastAPI, *, wants_token: bool) -> None:
+    """Put into OpenAPI the schema of problem documents, also where it is only referred to, and the token that calls need."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -390,6 +392,9 @@ def _describe_problems(app: FastAPI) -> None:
             whole = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(whole.pop("$defs", {}))
             schemas["ProblemDocument"] = whole
+            if wants_token:
+                document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+                document["security"] = [{"token": []}]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -135,6 +135,15 @@ def test_gpus_that_nobody_reads_leave_no_number(
     assert (report.valid, [reason.code for reason in report.reasons], report.joules) == (False, [code], None)
 
 
+def test_a_gpu_that_two_exporters_tell_of_counts_once() -> None:
+    ours = GpuSampler(node="n1", url="http://n1:1", gpus=1, keyed=True)
+    theirs = GpuSampler(node="n1:9400", url="http://n1:9400", gpus=None)
+    lagging = readings(steady, node="n1:9400", joules=1.0)  # an exporter that reads its counter when it likes
+    report = energy(readings(steady), lagging, samplers=(ours, theirs))
+    assert (report.valid, report.reasons, len(report.gpus)) == (True, [], 1)
+    assert report.joules == pytest.approx(truth(steady), rel=0.01)
+
+
 def test_without_gpus_there_is_nothing_to_tell() -> None:
     assert EnergyTally().report([], ["n1"], START, END, DONE) is None
 

@@ -13,8 +13,10 @@ import pytest
 
 from driver import install_driver, true_joules
 from running import Run, Stage, alive, fetch, wait_for
+from tokenstorm.errors import RunError
 from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.node import __main__ as wrapper
+from tokenstorm.node import boards as boards_module
 from tokenstorm.node.boards import find_boards
 from wrapped import KEY, NODE, Service
 
@@ -79,6 +81,30 @@ def test_an_nvidia_smi_that_knows_less_still_tells_the_power(tools: Path, monkey
     monkeypatch.setenv("OLD", "1")
     program(tools, "nvidia-smi", SMI)
     assert [(one.gpu, one.watts) for one in boards(2)] == [("GPU-a", 431.5), ("GPU-b", None)]
+
+
+@pytest.mark.parametrize("trouble", ["exec sleep 60", "exit 9"])
+def test_that_a_board_is_shared_is_known_again_after_one_bad_answer_of_nvidia_smi(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setattr(boards_module, "READ_SECONDS", 2.0)
+    bad = tools / "bad"
+    program(tools, "nvidia-smi", SMI.replace("\n", f'\ncase "$1" in *clocks*) [ -e {bad} ] && {trouble};; esac\n', 1))
+
+    async def read() -> list[list[bool]]:
+        found = await find_boards({}, 2)
+        assert found
+        seen = [[one.split for one in await found()]]
+        bad.touch()
+        try:
+            seen.append([one.split for one in await found()])
+        except RunError:
+            seen.append([])
+        bad.unlink()
+        return [*seen, [one.split for one in await found()]]
+
+    before, _, after = asyncio.run(read())
+    assert before == after == [False, True]
 
 
 def test_amd_smi_is_read_in_both_its_forms(tools: Path) -> None:

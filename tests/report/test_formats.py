@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.formats import FORMATS, Format, format_of, save_as
 from tokenstorm.report.markdown import summary_markdown
-from tokenstorm.result import Result
+from tokenstorm.report.rows import ROW_GROUP, ParquetTable, csv_head, csv_rows
+from tokenstorm.result import Failure, Result
 from tokenstorm.runs import RunPaths
 
 HOSTILE = "<img src=x onerror=alert(1)> | ``` [x](http://evil) @all \x1b[2J\n# title"
@@ -67,6 +69,23 @@ def test_parquet_has_the_same_rows_with_types(run: tuple[RunPaths, Summary]) -> 
     assert (good["seq"], good["resent"], good["finish_reason"]) == (0, False, None)
     assert (failed["error_detail"], failed["tpot_seconds"], never["stretch_count"]) == (HOSTILE, None, 5)
     assert str(table.schema.field("latency_seconds").type) == "double"
+
+
+def test_parquet_comes_a_row_group_at_a_time() -> None:
+    row = Result(1, 7, 0, "0", "measured", 0, 0, 5, done=9)
+    table = ParquetTable()
+    parts = [*(table.add([row] * (ROW_GROUP // 2)) for _ in range(5)), table.end()]
+    assert [bool(part) for part in parts] == [True, True, False, True, False, True]  # the head, then every second time
+    read = pyarrow.parquet.ParquetFile(io.BytesIO(b"".join(parts)))
+    assert [read.metadata.row_group(one).num_rows for one in range(3)] == [ROW_GROUP, ROW_GROUP, ROW_GROUP // 2]
+    assert read.read().to_pylist()[-1]["seq"] == 7
+
+
+@pytest.mark.parametrize("words", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\uff1d1"])
+def test_no_text_of_a_server_is_a_formula_in_a_spreadsheet(words: str) -> None:
+    failed = Result(1, 0, 0, "0", "measured", 0, 0, 5, done=9, error=Failure("timeout", words))
+    (row,) = csv.DictReader((csv_head() + csv_rows([failed])).decode().splitlines())
+    assert row["error_detail"] == f"'{words}"
 
 
 def test_every_field_of_a_result_has_a_column(run: tuple[RunPaths, Summary]) -> None:

@@ -20,7 +20,7 @@ from tokenstorm.jobs.logs import read_on
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.load import load_summary
-from tokenstorm.report.rows import csv_head, csv_rows
+from tokenstorm.report.rows import ParquetTable, csv_head, csv_rows
 from tokenstorm.report.whole import last_results
 from tokenstorm.result import Result
 from tokenstorm.runs import RunPaths, write_atomically
@@ -138,6 +138,13 @@ class Archive:
         async for lines in self.lines(files):
             yield await asyncio.to_thread(_csv, lines)
 
+    async def parquet(self, files: list[PurePosixPath]) -> AsyncIterator[bytes]:
+        """The same rows as Parquet, a row group at a time. Raises `RunError` where its writer is not installed."""
+        table = ParquetTable()
+        async for lines in self.lines(files):
+            yield await asyncio.to_thread(_add, table, lines)
+        yield await asyncio.to_thread(table.end)
+
     async def logs(self, run_id: str, after: str, *, is_over: bool) -> tuple[str, str]:
         """What the job's logs hold beyond `after`, and where to go on; `""` is the start."""
         shell, folder = self._shell, self.folder(run_id)
@@ -213,3 +220,7 @@ def readable(lines: bytes) -> Iterator[Result]:
 
 def _csv(lines: bytes) -> bytes:
     return csv_rows(readable(lines))
+
+
+def _add(table: ParquetTable, lines: bytes) -> bytes:
+    return table.add(readable(lines))

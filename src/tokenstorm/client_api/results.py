@@ -1,8 +1,6 @@
 """The calls that give what a run left: summary, rows, report, logs."""
 
-import asyncio
 import importlib.util
-import io
 import re
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -11,12 +9,11 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from tokenstorm.api.group_answers import Logs
-from tokenstorm.client_api.archive import Archive, readable
+from tokenstorm.client_api.archive import Archive
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.refusals import NotNow
 from tokenstorm.errors import OtherVersion, Unknown
 from tokenstorm.models import Documented
-from tokenstorm.report.rows import write_parquet
 from tokenstorm.web import Problem, problems
 from tokenstorm.written import refuse_other_version
 
@@ -106,10 +103,7 @@ def _request_routes(groups: Groups, archive: Archive) -> APIRouter:
         if group.status != "stopped":
             raise _not_over(group)
         files = await archive.result_files(group.run_id)
-        if wanted == "parquet":
-            parts = [lines async for lines in archive.lines(files)]
-            return Response(await asyncio.to_thread(_parquet, parts), media_type=TYPES[wanted])
-        rows = archive.lines(files) if wanted == "jsonl" else archive.csv(files)
+        rows = {"jsonl": archive.lines, "csv": archive.csv, "parquet": archive.parquet}[wanted](files)
         return StreamingResponse(rows, media_type=TYPES[wanted])
 
     return routes
@@ -171,9 +165,3 @@ def _accepted(accept: str) -> Format | None:
             if kind in {name, "*/*", f"{name.partition('/')[0]}/*"}:
                 return form
     return None
-
-
-def _parquet(parts: list[bytes]) -> bytes:
-    file = io.BytesIO()
-    write_parquet((list(readable(lines)) for lines in parts), file)
-    return file.getvalue()

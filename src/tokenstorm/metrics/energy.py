@@ -84,11 +84,16 @@ class EnergyTally:
 
     def __init__(self) -> None:
         self._gpus: dict[str, _Gpu] = {}
+        self._told: dict[str, set[str]] = {}
+        """The GPUs of which each sampler told."""
 
     def add(self, readings: Iterable[GpuReading]) -> None:
-        """Take in readings, those of a GPU in the order of their times."""
+        """Take in readings, those of a GPU in the order of their times. One that two samplers tell of counts once, by the first."""
         for reading in readings:
-            self._gpus.setdefault(reading.gpu, _Gpu(reading.node)).add(reading)
+            self._told.setdefault(reading.node, set()).add(reading.gpu)
+            gpu = self._gpus.setdefault(reading.gpu, _Gpu(reading.node))
+            if gpu.node == reading.node:
+                gpu.add(reading)
 
     def report(
         self, samplers: Iterable[GpuSampler], nodes: Iterable[str], start: float, end: float, done: Done
@@ -114,9 +119,8 @@ class EnergyTally:
     def _incomplete(self, samplers: list[GpuSampler], nodes: set[str]) -> list[Reason]:
         """Are all the deployment's GPUs there?"""
         reasons = []
-        seen = Counter(gpu.node for gpu in self._gpus.values())
         for sampler in samplers:
-            there = seen[sampler.node]
+            there = len(self._told.get(sampler.node, ()))
             if not there:
                 reasons.append(Reason("no_readings", f"nothing could be read of the GPUs of {sampler.node}"))
             elif sampler.gpus is not None and there != sampler.gpus:

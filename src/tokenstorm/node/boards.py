@@ -25,6 +25,10 @@ _SMI = (
     "mig.mode.current",
     "clocks_throttle_reasons.active",
 )
+_SMI_KNOWN = _SMI[:2]
+"""What every version of it knows."""
+REFUSALS = 3
+"""After so many in a row it is an old one that does not know all fields; a driver that is busy refuses or hangs once."""
 
 Read = Callable[[], Awaitable[list[GpuReading]]]
 """Reads all GPUs once; their `at` is 0. Raises `RunError`."""
@@ -118,17 +122,20 @@ def _nvidia_smi() -> Read | None:
     path = shutil.which("nvidia-smi")
     if path is None:
         return None
-    fields = list(_SMI)
+    refusals = 0
 
     async def read() -> list[GpuReading]:
-        nonlocal fields
+        nonlocal refusals
+        fields = _SMI if refusals < REFUSALS else _SMI_KNOWN
         try:
             said = await _run(path, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
-        except RunError:
-            if len(fields) == 2:  # noqa: PLR2004 - what every version of it knows
+        except _Ended:
+            if fields == _SMI_KNOWN:
                 raise
-            fields = fields[:2]
+            fields, refusals = _SMI_KNOWN, refusals + 1
             said = await _run(path, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+        else:
+            refusals = 0 if fields == _SMI else refusals
         return [
             _by_smi(dict(zip(fields, line.split(", "), strict=False))) for line in said.splitlines() if line.strip()
         ]
@@ -213,6 +220,10 @@ def _by_amd(uuid: str, told: Mapping[str, Any]) -> GpuReading:
     )
 
 
+class _Ended(RunError):
+    """A program that reads GPUs ended badly, where it could have hung."""
+
+
 async def _run(*argv: str) -> str:
     """What a program says. Raises `RunError` where it fails or hangs."""
     process = await asyncio.create_subprocess_exec(
@@ -227,5 +238,5 @@ async def _run(*argv: str) -> str:
         raise RunError(message) from None
     if process.returncode:
         message = f"{argv[0]} ended with exit code {process.returncode}"
-        raise RunError(message)
+        raise _Ended(message)
     return said.decode(errors="replace")

@@ -17,6 +17,10 @@ from tokenstorm.result import Result, Stretch
 
 Kind = Literal["int64", "float64", "string", "bool_"]
 Cell = int | float | str | bool | None
+ROW_GROUP = 20_000
+"""The rows that a Parquet file holds together, at least: so many are in memory at a time."""
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
+"""A cell of text that begins so is a formula to a spreadsheet. The last four are the full-width forms."""
 
 
 class Column(NamedTuple):
@@ -58,22 +62,71 @@ def csv_head() -> bytes:
 
 
 def csv_rows(results: Iterable[Result]) -> bytes:
-    """The lines of some requests: None is an empty cell, a text is one line, fit to be shown."""
+    """The lines of some requests: None is an empty cell, a text is one line, fit to be shown, and no formula."""
     return b"".join(_line([_cell(column.of(result)) for column in columns()]) for result in results)
+
+
+class ParquetTable:
+    """A Parquet file that is made a row group at a time: what is new of it comes back. Raises `RunError` where its writer is missing."""
+
+    def __init__(self) -> None:
+        if not importlib.util.find_spec("pyarrow"):
+            message = "Parquet needs the package pyarrow: pip install 'tokenstorm[parquet]', or ask for csv"
+            raise RunError(message)
+        self._arrow = importlib.import_module("pyarrow")
+        self._schema = self._arrow.schema([(column.name, getattr(self._arrow, column.kind)()) for column in columns()])
+        self._new = _Written()
+        self._writer = importlib.import_module("pyarrow.parquet").ParquetWriter(self._new, self._schema)
+        self._rows: list[Result] = []
+
+    def add(self, results: Iterable[Result]) -> bytes:
+        """Some more rows. They are written once there are enough for a row group."""
+        self._rows += results
+        if len(self._rows) >= ROW_GROUP:
+            self._write()
+        return self._new.take()
+
+    def end(self) -> bytes:
+        """The rest of the file."""
+        self._write()
+        self._writer.close()
+        return self._new.take()
+
+    def _write(self) -> None:
+        rows, self._rows = self._rows, []
+        values = [[column.of(result) for result in rows] for column in columns()]
+        arrays = [self._arrow.array(one, field.type) for one, field in zip(values, self._schema, strict=True)]
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
+
+
+class _Written(io.RawIOBase):
+    """A file whose content is taken away as it is written."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._length
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        self._length += len(self._parts[-1])
+        return len(self._parts[-1])
+
+    def take(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
 
 
 def write_parquet(batches: Iterable[list[Result]], file: BinaryIO) -> None:
     """A Parquet file of all of them. Raises `RunError` where its writer is not installed."""
-    if not importlib.util.find_spec("pyarrow"):
-        message = "Parquet needs the package pyarrow: pip install 'tokenstorm[parquet]', or ask for csv"
-        raise RunError(message)
-    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    schema = arrow.schema([(column.name, getattr(arrow, column.kind)()) for column in columns()])
-    with parquet.ParquetWriter(file, schema) as writer:
-        for batch in batches:
-            values = [[column.of(result) for result in batch] for column in columns()]
-            arrays = [arrow.array(one, field.type) for one, field in zip(values, schema, strict=True)]
-            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+    table = ParquetTable()
+    file.writelines(table.add(batch) for batch in batches)
+    file.write(table.end())
 
 
 def _types(kind: type[msgspec.Struct]) -> dict[str, inspect.Type]:
@@ -148,7 +201,8 @@ def _cell(value: Cell) -> object:
         case bool():
             return "true" if value else "false"
         case str():
-            return printable_line(value)
+            text = printable_line(value)
+            return f"'{text}" if text[:1] in _FORMULA else text
     return value
 
 
