@@ -94,6 +94,7 @@ def test_a_field_is_named_by_the_error_and_never_read_off_its_words(
     assert [(found["field"], found["message"]) for found in answer.json().get("errors", [])] == errors
 
 
+@pytest.mark.filterwarnings("ignore:open_binary is deprecated:DeprecationWarning")  # in fastapi-swagger
 def test_the_documentation_of_an_api_that_wants_a_token_opens_without_it_and_asks_for_it_there() -> None:
     app = new_app("test", "", ready=lambda: None, token="secret")
 

@@ -139,8 +139,7 @@ def new_app(
         swagger_ui_oauth2_redirect_url=None,
         responses=problems(401, 403, 422, 507),
     )
-    shown = {"filter": True, "tryItOutEnabled": True}  # a token that is typed there is not kept
-    patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters=shown)
+    patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
