@@ -7,12 +7,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from groups import api
+from launching import second, status
 from tokenstorm.client_api.benchruns import newest
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.history import History
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import JobState
-from waiting import finish
+from waiting import finish, until
 
 
 def line(t: int) -> str:
@@ -85,6 +86,32 @@ def test_runs_of_bench_are_listed_and_read_and_those_of_groups_are_not_among_the
     finish(work())
 
 
+def test_a_job_that_starts_anew_begins_a_timeline_of_its_own_that_is_never_mixed_with_the_first(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            group = await it.create()
+            info = await it.info(group)
+            run = Path(info["run_dir"])
+            (run / "address.json").write_text('{"schema": 1, "url": "http://127.0.0.1:9"}')
+            it.jobs.found[info["job_id"]] = JobState("running")
+            (run / "status.json").write_bytes(status(sent=5))
+            (run / "timeline.jsonl").write_bytes(second(0, sent=1) + second(1, sent=2) + second(2, sent=2))
+            await until(lambda: it.manager.live(it.manager.get(group)))
+            assert [one["t"] for one in await seconds(it, group)] == [0, 1, 2]
+            viewer = it.manager.feed(it.manager.get(group)).follow()
+            (run / "status.json").write_bytes(status(attempt=1, sent=0))  # its timeline is still the one before
+            await until(lambda: (live := it.manager.live(it.manager.get(group))) and live.attempt == 1)
+            assert await seconds(it, group) == []
+            (run / "timeline.jsonl").write_bytes(second(0, attempt=1, sent=7))
+            (run / "status.json").write_bytes(status(attempt=1, sent=7))
+            async for event in viewer:
+                if event.startswith(b"event: progress") and json.loads(event.partition(b"data: ")[2])["sent"] == 7:
+                    break
+            assert [(one["t"], one["sent"]) for one in await seconds(it, group)] == [(0, 7)]
+
+    finish(work(), 60)
+
+
 class Purged(PosixPath):
     """A folder of which a run is removed once it was seen."""
 
@@ -116,7 +143,7 @@ def test_what_was_read_of_a_run_is_kept_no_longer_than_it_goes_on(tmp_path: Path
             one, other = (replace(group, stage="running") for group in groups)
             file = it.manager.archive.folder(one.run_id) / "timeline.jsonl"
             Path(file).write_text(line(0))
-            shell, going = Places(), {one.group_id: one}
+            shell, going = Places(), {one.group_id: 0, other.group_id: 0}
             history = History(shell, it.manager.archive, going.get)
 
             async def read(group: ClientGroup) -> list[int]:

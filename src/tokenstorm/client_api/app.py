@@ -76,7 +76,7 @@ def create_app(manager: ClientManager, *, token: str | None = None, server: Serv
     for routes in (_all_routes(manager), _start_routes(manager), _group_routes(manager), _preview_routes(manager)):
         app.include_router(routes, prefix=PREFIX, tags=["client groups"])
     app.include_router(_live_routes(manager), prefix=PREFIX, tags=["live"])
-    history = History(manager.site.shell, manager.archive, manager.book.current)
+    history = History(manager.site.shell, manager.archive, manager.book.attempt)
     app.include_router(timeline_routes(manager.get, history), prefix=PREFIX, tags=["live"])
     app.include_router(results_routes(manager.get, manager.archive), prefix=PREFIX, tags=["results"])
     if server:

@@ -108,7 +108,7 @@ def _written_at(path: Path) -> int:
 
 
 def _seconds(path: Path, run_id: str) -> bytes:
-    return b"".join(line for _, line in without_histograms(_read(path, run_id)))
+    return b"".join(line.text for line in without_histograms(_read(path, run_id)))
 
 
 def _read(path: Path, run_id: str) -> bytes:

@@ -23,13 +23,14 @@ from tokenstorm.errors import Unknown
 class Live:
     """The latest of a running group, when its launcher said it, and when that came (monotonic seconds).
 
-    `written` is how many bytes of result lines each rank has on disk.
+    `written` is how many bytes of result lines each rank has on disk, `attempt` counts the starts of its job.
     """
 
     progress: Progress
     said_at: datetime
     at: float
     written: Mapping[int, int]
+    attempt: int = 0
 
     @property
     def age_seconds(self) -> float:
@@ -99,6 +100,11 @@ class Book:
         """How far a running group is."""
         return self._live.get(group.group_id)
 
+    def attempt(self, group_id: int) -> int | None:
+        """Which start of its job a group is at, as far as its launcher told; None where it is over."""
+        live = self._live.get(group_id)
+        return None if self.current(group_id) is None else live.attempt if live else 0
+
     def feed(self, group: ClientGroup) -> Feed:
         """Its live updates."""
         feed = self._feeds.get(group.group_id)
@@ -155,8 +161,10 @@ class Book:
             at = now - max(0.0, age)
         else:
             at = known.at if known.said_at == said.status.at else now
-        before = known.written if known else {}
-        self._live[group_id] = Live(Progress.of(said.status), said.status.at, at, {**before, **written})
+        before = known.written if known and known.attempt == said.status.attempt else {}
+        self._live[group_id] = Live(
+            Progress.of(said.status), said.status.at, at, {**before, **written}, said.status.attempt
+        )
         if line is not None and (feed := self._feeds.get(group_id)):
             feed.publish("progress", line)
 

@@ -285,13 +285,15 @@ class _Seen:
     """The seconds of a run that were taken in. `barren` is how many clients found nobody in, since anybody answered."""
 
     def __init__(self) -> None:
-        self._last = -1
+        self._attempt, self._last = 0, -1
         self.barren = 0
 
     def is_new(self, line: Mapping[str, object] | None) -> bool:
         """Take in a second, unless it was taken in before: by the launcher's port, and now by its files."""
-        t = line.get("t") if line else None
-        if line is None or not isinstance(t, int) or t <= self._last:
+        t, attempt = (line.get("t"), line.get("attempt", 0)) if line else (None, 0)
+        if isinstance(attempt, int) and attempt > self._attempt:  # the job started anew
+            self._attempt, self._last = attempt, -1
+        if line is None or not isinstance(t, int) or t <= self._last or attempt != self._attempt:
             return False
         self._last = t
         kinds = line.get("failed_by_kind")

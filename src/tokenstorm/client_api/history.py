@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,26 +20,28 @@ PART = 4 * 2**20
 class History:
     """The timelines of groups. That of a run that goes on is read where it runs, and kept: the next reader gets only what is new.
 
-    `current` is a group that is not over, or None: of others nothing is kept.
+    `attempt` is which start of its job a group is at, or None where it is over: of those nothing is kept.
     """
 
-    def __init__(self, shell: Shell, archive: Archive, current: Callable[[int], ClientGroup | None]) -> None:
+    def __init__(self, shell: Shell, archive: Archive, attempt: Callable[[int], int | None]) -> None:
         self._there, self._here = shell, LocalShell()
         self._archive = archive
-        self._current = current
+        self._attempt = attempt
         self._running: dict[int, _Known] = {}
 
     async def lines(self, group: ClientGroup, first: int) -> AsyncIterator[bytes]:
         """The lines from second `first` on, without their histograms, in parts. Raises `ClusterError`."""
-        self._running = {number: known for number, known in self._running.items() if self._current(number)}
+        self._running = {
+            number: known for number, known in self._running.items() if known.attempt == self._attempt(number)
+        }
         if group.stage == "stopped":
             await self._archive.at_home(group.run_id)
             folder = PurePosixPath(self._archive.paths(group.run_id).root)
-            known = _Known()
+            known = _Known(None)
             while await known.read(self._here, folder / "timeline.jsonl"):
                 yield known.take(first)
         elif group.stage == "running":
-            known = self._running.setdefault(group.group_id, _Known())
+            known = self._running.setdefault(group.group_id, _Known(self._attempt(group.group_id)))
             async with known.lock:
                 while await known.read(self._there, self._archive.folder(group.run_id) / "timeline.jsonl"):
                     pass
@@ -46,12 +49,13 @@ class History:
 
 
 class _Known:
-    """What was read of one timeline: its lines, and the second of each."""
+    """What was read of one timeline: its lines, and the second of each. Those of another start than `attempt` are left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, attempt: int | None) -> None:
+        self.attempt = attempt
         self.lock = asyncio.Lock()
         self._offset = 0
-        self._lines: list[tuple[int, bytes]] = []
+        self._lines: list[Line] = []
 
     async def read(self, shell: Shell, path: PurePosixPath) -> bool:
         """Read on; whether there was anything."""
@@ -60,13 +64,17 @@ class _Known:
         except FileNotFoundError:
             return False
         whole = data[: data.rfind(b"\n") + 1]
+        lines = await asyncio.to_thread(without_histograms, whole)
+        if self.attempt is not None and any(line.attempt != self.attempt for line in lines):
+            self._offset, self._lines = 0, []  # the file of the start before, which the new one will replace
+            return False
         self._offset += len(whole)
-        self._lines += await asyncio.to_thread(without_histograms, whole)
+        self._lines += lines
         return bool(whole)
 
     def since(self, first: int) -> bytes:
         """The lines from that second on."""
-        return b"".join(line for second, line in self._lines if second >= first)
+        return b"".join(line.text for line in self._lines if line.second >= first)
 
     def take(self, first: int) -> bytes:
         """The same, and forget them."""
@@ -75,15 +83,24 @@ class _Known:
         return found
 
 
-def without_histograms(lines: bytes) -> list[tuple[int, bytes]]:
+class Line(NamedTuple):
+    """A line of a timeline: its second, the start of the job that it is of, and its text."""
+
+    second: int
+    attempt: int
+    text: bytes
+
+
+def without_histograms(lines: bytes) -> list[Line]:
     """Each line without its histograms; one that cannot be read is left out, as the run's summary tells."""
     found = []
     for line in lines.split(b"\n")[:-1]:
         try:
             fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
             second = int(msgspec.json.decode(fields["t"], type=float))
+            attempt = msgspec.json.decode(fields["attempt"], type=int) if "attempt" in fields else 0
         except (KeyError, *NOT_JSON):
             continue
         fields.pop("histograms", None)
-        found.append((second, msgspec.json.encode(fields) + b"\n"))
+        found.append(Line(second, attempt, msgspec.json.encode(fields) + b"\n"))
     return found

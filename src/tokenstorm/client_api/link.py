@@ -55,7 +55,7 @@ class LauncherLink:
         self._folder = folder
         self._headers = {"authorization": f"Bearer {secret}"}
         self.address: str | None = None
-        self._read = 0
+        self._read = self._attempt = 0
 
     async def events(self) -> AsyncIterator[Said]:
         """What it says each second, over one connection, until the run is over. Before the start it is asked."""
@@ -113,7 +113,12 @@ class LauncherLink:
             return []
         except NOT_JSON as error:
             raise _gone(self._folder, f"its status.json cannot be read: {fault(error)}") from None
-        seconds = [Said(status, line, written=True) for line in await self._new_seconds()]
+        if status.attempt != self._attempt:  # the job started anew, and so did the timeline
+            self._attempt, self._read = status.attempt, 0
+        found = await self._new_seconds()
+        if any(line.get("attempt", 0) != status.attempt for line in found):  # the one of the start before, still
+            found, self._read = [], 0
+        seconds = [Said(status, line, written=True) for line in found]
         return seconds or [Said(status, None, written=True)]
 
     async def _new_seconds(self) -> list[dict[str, object]]:

@@ -26,6 +26,7 @@ class Group:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.attempt = 0
         self.tally = Tally()
         self.engine = EngineTally()
         self.energy = EnergyTally()
@@ -109,6 +110,7 @@ class Group:
         self.waited_below_cap += waited_below_cap
         line = TimelineLine(
             **asdict(work),
+            attempt=self.attempt,
             t=t,
             phase=phase,
             failed_by_kind=dict(Counter(tally.counts.failed_by_kind) + Counter(tally.warmup.failed_by_kind)),

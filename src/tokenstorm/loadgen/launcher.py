@@ -225,6 +225,7 @@ class Launcher:
 
     async def _prepare(self, address: str, prompts: PromptSource) -> Environment:
         await self._ranks.start(address)
+        self._group.attempt = self._ranks.attempt
         service, facts, notes = await try_service(self.plan, prompts, self._api_key)
         await self._ranks.ready(self.plan.barrier_seconds)
         await self._hold()

@@ -44,10 +44,11 @@ class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
     `phase` is the one that the second began in, `good` how many measured requests of those that ended met their objectives (None
     where there are none), `in_flight_peak` the most requests in flight up to then, measured seconds alone, `target_rps` the mean of the rate that was asked for in it. `engine` is what
     each replica said of itself, where it was asked and answered; `gpus` what its GPUs
-    said, each at its own time: in the first line also what they said shortly before the start.
+    said, each at its own time: in the first line also what they said shortly before the start. `attempt` counts the starts of the job.
     """
 
     schema: Literal[1] = SCHEMA
+    attempt: Number = 0
     t: Number
     phase: str
     scheduled: Number
@@ -100,11 +101,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `at` is when this was said; `late_seconds` how long after the moment for which it was released the group started.
     `opening` connections are being opened before the start. `goodput` is the share of good requests among the measured ones that
     have ended or were never sent; None where the plan has no objectives. `environment` is what it runs with, once that is known.
+    `attempt` counts the starts of the job.
     """
 
     schema: Literal[1] = SCHEMA
     at: datetime
     run_id: str
+    attempt: int = 0
     phase: str
     reason: str | None
     elapsed_seconds: float

@@ -89,6 +89,7 @@ class Progress:
         return Status(
             at=datetime.now(UTC),
             run_id=plan.run_id,
+            attempt=group.attempt,
             phase=self.group_phase,
             reason=reason,
             elapsed_seconds=elapsed / 1e9,

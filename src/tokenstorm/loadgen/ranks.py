@@ -82,7 +82,7 @@ class Ranks:
         self._paths = paths
         self._secret = secret
         self._on_delta = on_delta
-        self._attempt = 0
+        self.attempt = 0
         self._processes: list[subprocess.Popen[bytes]] = []
         self._changed = asyncio.Event()
         self._refused: str | None = None
@@ -91,7 +91,7 @@ class Ranks:
 
     async def start(self, address: str) -> None:
         """Start the processes; they connect to `address`, where `accept` gets them."""
-        self._attempt = 1 + max((attempt for _, attempt in self._paths.all_results()), default=-1)
+        self.attempt = 1 + max((attempt for _, attempt in self._paths.all_results()), default=-1)
         environment = {**os.environ, ADDRESS: address, SECRET: self._secret}
         self._stderr = self._paths.stderr.open("ab")
         command = [*self.plan.launch, sys.executable, "-m", "tokenstorm.loadgen", "rank"]
@@ -111,7 +111,7 @@ class Ranks:
 
     def results_of(self, rank: int) -> Path:
         """Where a rank writes its result lines."""
-        return self._paths.results(rank, self._attempt)
+        return self._paths.results(rank, self.attempt)
 
     async def accept(self, reader: asyncio.StreamReader, link: asyncio.StreamWriter) -> None:
         """Talk to one rank until it is gone."""

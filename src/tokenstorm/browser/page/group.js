@@ -9,6 +9,8 @@ import { askedOf, stateOf } from "./groups.js";
 import { Asking, Chart, Charts, Doing, Stale, Table, Tag, Tile, sentence } from "./parts.js";
 
 const PAUSES = [0.5, 1, 2, 4];
+/** Which start of the job a line is of: a job that starts anew begins again at the first second. */
+const startOf = (line) => line.attempt ?? 0;
 const PERCENTILES = [["p50", 0.5], ["p90", 0.9], ["p95", 0.95], ["p99", 0.99], ["p999", 0.999]];
 const SHOWN = [["ttft_seconds", "Time to first token"], ["latency_seconds", "Latency"], ["service_time_seconds", "Latency, uncorrected"],
     ["inter_chunk_seconds", "Time between chunks"], ["tpot_seconds", "Time per output token"], ["send_lag_seconds", "Send lag"]];
@@ -26,7 +28,10 @@ function useGroup(id) {
         const tell = (news) => setState((before) => ({ ...before, at: Date.now(), fault: null, ...news }));
         const last = () => lines.current.at(-1)?.t ?? -1;
         const add = (more) => {
-            for (const line of more) if (line.t > last()) lines.current.push(line);
+            for (const line of more) {
+                if (startOf(line) !== startOf(lines.current[0] ?? line)) lines.current = [];
+                if (line.t > last()) lines.current.push(line);
+            }
             tell({ lines: lines.current.slice() });
         };
         const addMissed = async () => add(await askLines(`${GROUPS}/${id}/timeline?from=${last() + 1}`, options));
@@ -37,6 +42,7 @@ function useGroup(id) {
         };
         const finish = async (info) => tell({ results: info.verdict ? await askJson(`${GROUPS}/${id}/results`, { signal: ending.signal }) : null });
         const takeSecond = async ({ so_far: progress, ...line }) => {
+            if (startOf(line) !== startOf(lines.current[0] ?? line)) lines.current = [];
             if (line.t > last() + 1) await addMissed();
             add([line]);
             setState((before) => ({ ...before, info: { ...before.info, progress } }));
