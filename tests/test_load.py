@@ -70,6 +70,7 @@ TYPED = {
     "name": ("--name", "nightly"),
     "labels": ("--label", "team=hpc"),
     "endpoint": ("--endpoint", "completions"),
+    "inputs": ("--endpoint", "embeddings", "--inputs", "3"),
     "model": ("--model", "m"),
     "stream": ("--no-stream",),
     "max_tokens": ("--max-tokens", "7"),
@@ -123,6 +124,7 @@ def test_what_is_typed_reaches_the_plan(name: str) -> None:
     )
     changed = {field for field in Plan.__struct_fields__ if getattr(plan, field) != getattr(without, field)}
     along = {
+        "inputs": "endpoint",
         "arrival": "duration_seconds",
         "request_count": "duration_seconds",
         "trace": "prompts",

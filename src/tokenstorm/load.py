@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tokenstorm.errors import PlanError
-from tokenstorm.load_parts import Arrival, Column, Kind, Slo, Trace
+from tokenstorm.load_parts import DOCUMENTS, GENERATING, PAIRING, Arrival, Column, Kind, Operation, Slo, Trace
 from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
 
 T = TypeVar("T")
@@ -40,9 +40,15 @@ class Load(Strict, frozen=True, kw_only=True):
     ] = {}  # noqa: RUF012 - msgspec gives each its own
 
     endpoint: Annotated[
-        Literal["chat", "completions"],
-        doc("Which operation of the service is called", Option("--endpoint", None, "requests")),
+        Operation, doc("Which operation of the service is called", Option("--endpoint", None, "requests"))
     ] = "chat"
+    inputs: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        doc(
+            f"Embeddings: texts in each request (1). Rerank, score: documents for each query ({DOCUMENTS}; 1)",
+            Option("--inputs", "N", "requests"),
+        ),
+    ] = None
     model: Annotated[
         Text | None,
         doc(
@@ -188,9 +194,38 @@ class Load(Strict, frozen=True, kw_only=True):
             message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
             raise Misfit(message, "ranks", ["num_clients"])
         self._fits_a_trace()
-        if self.prompts_are_tokens and self.endpoint == "chat":
-            message = 'must be "completions" for prompts of token ids: chat takes text'
+        if self.prompts_are_tokens and self.endpoint not in {"completions", "embeddings"}:
+            message = f'must be "completions" or "embeddings" for prompts of token ids: {self.endpoint} takes text'
             raise Misfit(message, "endpoint")
+        self._fits_the_endpoint()
+
+    def _fits_the_endpoint(self) -> None:
+        """What the operation has not cannot be asked for, nor be an objective: no request could meet it."""
+        if self.inputs is not None and self.endpoint in GENERATING:
+            message = f"belongs to embeddings, rerank and score: a request of {self.endpoint} has one prompt"
+            raise Misfit(message, "inputs", ["endpoint"])
+        if self.texts_per_request > 1 and self.trace is not None:
+            message = f"a trace has one text for each request, and this load asks for {self.texts_per_request}"
+            raise Misfit(message, "endpoint" if self.inputs is None else "inputs", ["trace"])
+        if self.ignore_eos and self.endpoint not in GENERATING:
+            message = f"belongs to answers that are generated: {self.endpoint} generates nothing"
+            raise Misfit(message, "ignore_eos", ["endpoint"])
+        if self.slo is not None and not self.streams and (timed := self.slo.of_tokens):
+            why = "without a stream" if self.endpoint in GENERATING else f"of {self.endpoint}"
+            message = f"no request could meet `{timed[0]}`: an answer {why} comes in one piece; use `latency_seconds`"
+            raise Misfit(message, f"slo.{timed[0]}", ["endpoint", "stream"])
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers come token by token: asked for, and possible."""
+        return self.stream and self.endpoint in GENERATING
+
+    @property
+    def texts_per_request(self) -> int:
+        """How many of the prompts each request takes: a query and its documents, or so many inputs."""
+        if self.endpoint in PAIRING:
+            return 1 + (self.inputs or (DOCUMENTS if self.endpoint == "rerank" else 1))
+        return self.inputs or 1
 
     def _check_exporters(self) -> None:
         for place, url in enumerate(self.gpu_exporters):

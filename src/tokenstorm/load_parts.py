@@ -27,6 +27,19 @@ class Stage(Strict, frozen=True, kw_only=True):
     seconds: Positive
 
 
+Operation = Literal["chat", "completions", "responses", "messages", "embeddings", "rerank", "score"]
+"""What can be asked of a service."""
+GENERATING: frozenset[Operation] = frozenset(("chat", "completions", "responses", "messages"))
+"""Operations whose answers are generated, token by token, and may be streamed."""
+OF_CHAT: frozenset[Operation] = frozenset(("chat", "completions"))
+"""Operations that answer with choices."""
+WITH_MESSAGES: frozenset[Operation] = frozenset(("chat", "responses", "messages"))
+"""Operations that take the messages of a conversation."""
+PAIRING: frozenset[Operation] = frozenset(("rerank", "score"))
+"""Operations that hold texts against a query."""
+DOCUMENTS = 10
+"""How many documents a rerank has beside its query where nobody says."""
+
 Kind = Literal["constant", "poisson", "gamma"]
 Column = Literal["prompt", "output_tokens", "system"]
 """A part of a prompt that a column of a table may have."""
@@ -85,6 +98,11 @@ class Slo(Strict, frozen=True, kw_only=True):
     def bounds(self) -> dict[str, float | None]:
         """The objectives alone, by name."""
         return {name: getattr(self, name) for name in self.__struct_fields__ if name != "share"}
+
+    @property
+    def of_tokens(self) -> list[str]:
+        """The objectives that only an answer which is streamed can meet."""
+        return [name for name, bound in self.bounds.items() if bound is not None and name != "latency_seconds"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

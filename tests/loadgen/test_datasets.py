@@ -107,7 +107,7 @@ def test_a_batch_is_drawn_salted_and_tried_like_any_prompts(tmp_path: Path) -> N
     salted = load_prompts(plan(prompts=file, unique_prompts=True)).get(0).body
     assert salted
     assert salted["messages"][0]["content"].endswith("] Why?")
-    with pytest.raises(PlanError, match='only endpoint "chat" takes'):
+    with pytest.raises(PlanError, match='"chat" does'):
         load_prompts(plan(prompts=file, endpoint="completions"))
 
 

@@ -40,6 +40,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "labels": ({"team": "hpc"}, '{"team":"hpc"}'),
     "targets": ([{"replica": "n1.0", "url": "http://n1:8101"}], "n1.0: http://n1:8101"),
     "endpoint": ("completions", "completions"),
+    "inputs": (None, "-"),
     "model": ("qwen-of-the-test", "qwen-of-the-test"),
     "stream": (False, "no"),
     "max_tokens": (123, "123"),

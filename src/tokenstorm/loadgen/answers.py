@@ -65,6 +65,19 @@ class Answer:
             histogram.merge(self.older_gaps)
         return histogram.quantile(q)
 
+    def learn(self, server_id: object, usage: object, finish: object) -> None:
+        """Take what an answer in another form than chat's tells beside its text; None is not told. `usage` has chat's names."""
+        if self.server_id is None and server_id not in (None, ""):
+            self.server_id = words_of(server_id)
+        if usage is not None:
+            self._count(usage)
+        if finish is not None:
+            self._stop(finish)
+
+    def refuse(self, words: str) -> None:
+        """The server says that it failed."""
+        self._fail("stream_error", words)
+
     def _warn(self, warning: Warned) -> None:
         self.warnings |= {warning}
 
@@ -107,7 +120,11 @@ class Answer:
         """Take the finish reason and the error of a choice. Returns whether the choice has ended."""
         if choice.error:
             self._fail("stream_error", words_of(choice.error))
-        finish, words = finish_of(choice.finish_reason)
+        return self._stop(choice.finish_reason)
+
+    def _stop(self, reason: object) -> bool:
+        """Take a finish reason. Returns whether it is one."""
+        finish, words = finish_of(reason)
         self.finish_reason = finish or self.finish_reason
         if finish is not None and any(part in finish.lower() for part in GAVE_UP):
             self._fail("stream_error", words or f"the engine gave up with finish reason {finish!r}")
@@ -152,7 +169,7 @@ class Whole(Answer):
             self._malformed(f"an answer of more than {LARGEST_EVENT >> 20} MiB", body)
         else:
             try:
-                self._understand(read_event(body), body)
+                self._understand(body)
             except RecursionError:
                 self._malformed("an answer that is nested too deep", body)
             except ValueError as error:
@@ -162,7 +179,8 @@ class Whole(Answer):
     def is_too_long(self) -> bool:
         return self._size > LARGEST_EVENT
 
-    def _understand(self, event: Event, body: bytes) -> None:
+    def _understand(self, body: bytes) -> None:
+        event = read_event(body)
         self._note(event, body)
         said = content = False
         for choice in event.choices or ():

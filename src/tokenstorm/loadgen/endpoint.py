@@ -2,17 +2,24 @@
 
 import re
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from tokenstorm.errors import PlanError, UsageError
+from tokenstorm.load_parts import Operation
 
-Operation = Literal["chat", "completions"]
-
-_OPERATIONS: dict[Operation, str] = {"chat": "/chat/completions", "completions": "/completions"}
-_OTHERS = re.compile(r"/(models|messages|responses|embeddings|rerank|health|metrics|tokenize|generate)$")
+_OPERATIONS: Final[dict[Operation, str]] = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "responses": "/responses",
+    "messages": "/messages",
+    "embeddings": "/embeddings",
+    "rerank": "/rerank",
+    "score": "/score",
+}
+_OTHERS = re.compile(r"/(models|health|metrics|tokenize|generate)$")
 _VERSION = re.compile(r"/v\d+[a-z]*\d*$")
 
 
@@ -80,7 +87,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         path, operation = _without_operation(re.sub(r"/+", "/", parts.path).rstrip("/"))
         if other := _OTHERS.search(path):
             message = (
-                f"{url!r}: {other[1]} is another operation: give the service's address, or that of chat/completions"
+                f"{url!r}: {other[1]} is no operation to load: give the service's address, or that of chat/completions"
             )
             raise UsageError(message)
         version = _VERSION.search(path)

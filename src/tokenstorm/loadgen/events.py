@@ -80,7 +80,7 @@ def read_event(data: bytes) -> Event:
         return _decode(data)
     except NOT_JSON:
         pass
-    value = _read_any(data)
+    value = read_json(data)
     if not isinstance(value, dict):
         return Event()
     try:
@@ -89,8 +89,8 @@ def read_event(data: bytes) -> Event:
         raise ValueError(fault(error)) from None
 
 
-def _read_any(data: bytes) -> object:
-    """Any JSON. Half of a surrogate pair, and NaN, are what Python's servers write and its clients read."""
+def read_json(data: bytes) -> object:
+    """Any JSON. Half of a surrogate pair, and NaN, are what Python's servers write and its clients read. Raises ValueError."""
     try:
         return _decode_any(data)
     except NOT_JSON:
@@ -181,7 +181,7 @@ def text_of(choice: Choice) -> str:
 
 def error_in(data: bytes) -> str | None:
     """The server's message if this object is an error, in any known shape; None if it is not. Raises ValueError for invalid JSON."""
-    value = _read_any(data)
+    value = read_json(data)
     if isinstance(value, list) and value:
         value = value[0]  # Gemini puts its error into a list
     if not isinstance(value, dict):
@@ -197,13 +197,13 @@ def error_in(data: bytes) -> str | None:
 
 def is_empty(data: bytes) -> bool:
     """Whether this JSON is empty, as heartbeats are."""
-    return _read_any(data) in (None, {}, [], "")
+    return read_json(data) in (None, {}, [], "")
 
 
 def refusal_in(data: bytes) -> str:
     """The server's message in an answer with an error status; empty if there is none in the usual places."""
     try:
-        value = _read_any(data)
+        value = read_json(data)
     except ValueError:
         return ""
     return words_of(value.get("error") or value.get("message")) if isinstance(value, dict) else ""

@@ -1,15 +1,19 @@
-"""Requests to OpenAI's chat and completions, as bytes, and the explanation of a failed one."""
+"""Requests as bytes, and the explanation of a failed one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from time import monotonic_ns
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from tokenstorm.errors import UsageError
+from tokenstorm.load_parts import GENERATING, OF_CHAT
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Exchange
+from tokenstorm.loadgen.operations import operation_of
+from tokenstorm.loadgen.operations.chat import streaming
 from tokenstorm.loadgen.prompts import Prompt, PromptSource
 from tokenstorm.plan import Plan
 from tokenstorm.result import Failure
@@ -31,9 +35,8 @@ class Requests:
         self._api_key = api_key
         self._prompts = prompts
         self._heads = [
-            request_head("POST", endpoint, endpoint.target_of(plan.endpoint), api_key) for endpoint in endpoints
+            post_head(plan, endpoint, api_key) + f"x-request-id: {plan.run_id}-".encode() for endpoint in endpoints
         ]
-        self._heads = [head + f"x-request-id: {plan.run_id}-".encode() for head in self._heads]
         self._cache: dict[int, tuple[bytes, Prompt]] = {}
         self._room = CACHED_BYTES
         self._coming: Iterator[int] = iter(())
@@ -93,8 +96,11 @@ class Requests:
         """The most tokens that the request with this prompt asks for; None if `extra_body` removed that."""
         more = self._plan.extra_body if prompt.body is None else {**prompt.body, **self._plan.extra_body}
         asked = (prompt.max_tokens or self._plan.max_tokens) if prompt.body is None else None
+        limits = operation_of(self._plan).limits
+        if not limits:
+            return None
         if more:
-            asked = more.get("max_completion_tokens") or more.get("max_tokens", asked)
+            asked = next((more[name] for name in limits if more.get(name)), more.get(limits[-1], asked))
             answers = more.get("n", 1)
             return asked * answers if isinstance(asked, int) and isinstance(answers, int) else None
         return asked
@@ -110,7 +116,15 @@ class Requests:
         return b"\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body), prompt
 
 
-def request_head(method: str, endpoint: Endpoint, target: str, api_key: str | None) -> bytes:
+def post_head(plan: Plan, endpoint: Endpoint, api_key: str | None) -> bytes:
+    """Request line and headers of the load's requests."""
+    target = endpoint.target_of(plan.endpoint)
+    return request_head("POST", endpoint, target, api_key, operation_of(plan).headers)
+
+
+def request_head(
+    method: str, endpoint: Endpoint, target: str, api_key: str | None, headers: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
     """Request line and headers, as far as they are the same for every request."""
     lines = [
         f"{method} {target} HTTP/1.1",
@@ -120,6 +134,7 @@ def request_head(method: str, endpoint: Endpoint, target: str, api_key: str | No
     ]
     if method == "POST":
         lines.append("content-type: application/json")
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     if api_key is not None:
         if not (api_key.isascii() and api_key.isprintable()):
             message = "the API key has characters that no header may hold: check for a newline at its end"
@@ -130,7 +145,7 @@ def request_head(method: str, endpoint: Endpoint, target: str, api_key: str | No
 
 def body_request(plan: Plan, model: str, endpoint: Endpoint, api_key: str | None, text: str) -> bytes:
     """A whole request that wants one token, outside the schedule."""
-    head = request_head("POST", endpoint, endpoint.target_of(plan.endpoint), api_key)
+    head = post_head(plan, endpoint, api_key)
     return head + f"x-request-id: {plan.run_id}-preflight".encode() + _one_token(plan, model, text)
 
 
@@ -143,34 +158,19 @@ def _one_token(plan: Plan, model: str, text: str) -> bytes:
 
 def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
     """The JSON body of one request; a null in `extra_body` takes a field out."""
-    if prompt.body is not None:
-        return _ready(plan, model, prompt.body)
-    body: dict[str, Any] = {"model": model}
-    text = prompt.text if prompt.composed is None else prompt.composed
-    if plan.endpoint == "chat":
-        body["messages"] = prompt.messages or [{"role": "user", "content": text}]
-    else:
-        body["prompt"] = prompt.tokens if prompt.tokens is not None else text
-    body["max_tokens"] = prompt.max_tokens or plan.max_tokens
-    body["temperature"] = plan.temperature
-    body["stream"] = plan.stream
-    if plan.stream:
-        body["stream_options"] = {"include_usage": True}
-    if plan.ignore_eos:
-        body["ignore_eos"] = True
-    body.update(plan.extra_body)
-    return {name: value for name, value in body.items() if value is not None}
+    made = operation_of(plan).body(plan, model, prompt) if prompt.body is None else _ready(plan, model, prompt.body)
+    return {name: value for name, value in {**made, **plan.extra_body}.items() if value is not None}
 
 
 def _ready(plan: Plan, model: str, body: dict[str, Any]) -> dict[str, Any]:
     """A body that is sent as it is, but for whether it streams, and for a model that the plan names."""
-    ready = {"model": model, **body, "stream": plan.stream}
+    ready = {"model": model, **body}
     if plan.model is not None:
         ready["model"] = plan.model
-    ready.pop("stream_options", None)
-    if plan.stream:
-        ready["stream_options"] = {"include_usage": True}
-    return {name: value for name, value in {**ready, **plan.extra_body}.items() if value is not None}
+    if plan.endpoint in GENERATING:
+        ready.pop("stream_options", None)
+        ready |= streaming(stream=plan.stream) if plan.endpoint in OF_CHAT else {"stream": plan.stream}
+    return ready
 
 
 def explain(failure: Failure, exchange: Exchange) -> Failure:

@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
+from tokenstorm.load_parts import PAIRING
 from tokenstorm.loadgen.answers import Answer, Whole
 from tokenstorm.loadgen.document import OK, Asked, ask
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
@@ -12,9 +13,9 @@ from tokenstorm.loadgen.http import Connection, Receive
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.models import Models, not_among, read_models
 from tokenstorm.loadgen.openai import Requests, body_request, explain, request_head
+from tokenstorm.loadgen.operations import MakeAnswer, answers_of
 from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
-from tokenstorm.loadgen.stream import answer_for
 from tokenstorm.loadgen.vocabulary import NoVocabulary, find_vocabulary, template_tokens, tokens_in
 from tokenstorm.plan import Plan
 from tokenstorm.result import Failure
@@ -29,16 +30,16 @@ EngineFacts = dict[str, object]
 
 
 class _Fetch(Asked):
-    """One request of the launcher: for a document, or (if `stream` is given) for an answer, up to its first token if it streams."""
+    """One request of the launcher: for a document, or (if `answers` reads them) for an answer, up to its first token if it streams."""
 
-    def __init__(self, request: bytes, *, stream: bool | None = None) -> None:
+    def __init__(self, request: bytes, answers: MakeAnswer | None = None) -> None:
         super().__init__(request)
-        self._stream = stream
+        self._answers = answers
         self._answer: Answer | None = None
 
     def began(self, status: int) -> Receive:
         carrier = self.carrier if isinstance(self.carrier, Connection) else None
-        answer = self._answer = answer_for(status, carrier, stream=bool(self._stream))
+        answer = self._answer = self._answers(status, carrier) if self._answers else Whole()
 
         def receive(piece: bytes, at: int) -> None:
             answer.receive(piece, at)
@@ -48,7 +49,7 @@ class _Fetch(Asked):
         return receive
 
     def ended(self) -> None:
-        is_document = self._stream is None and self.status == OK
+        is_document = self._answers is None and self.status == OK
         if self._answer is not None and self.failure is None and not is_document:
             self._answer.finish(self.status or 0)
         super().ended()
@@ -122,7 +123,7 @@ async def _context(plan: Plan, endpoints: list[Endpoint], pool: Pool, replica: i
         return None
     too_long = " ".join(["the"] * (tokens + 1))  # a word is a token at least
     request = body_request(plan, model, endpoints[replica], api_key, too_long)
-    fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=False)
+    fetch = await _ask(pool, request, plan.request_timeout_seconds, answers_of(_in_one_piece(plan)))
     return tokens if 400 <= (fetch.status or 0) < 500 else None  # noqa: PLR2004 - a refusal
 
 
@@ -140,11 +141,15 @@ async def _learn_tokens(plan: Plan, pool: Pool, requests: Requests, service: Ser
         return tokens_in(fetch.body) if fetch.status == OK else None
 
     async def count_prompt(text: str) -> int | None:
-        return (await _ask(pool, requests.measure(0, text), plan.request_timeout_seconds, stream=False)).prompt_tokens
+        fetch = await _ask(
+            pool, requests.measure(0, text), plan.request_timeout_seconds, answers_of(_in_one_piece(plan))
+        )
+        return fetch.prompt_tokens
 
     try:
         vocabulary = await find_vocabulary(count_tokens)
-        added = await template_tokens(count_prompt, vocabulary)
+        # of a query and its documents nobody can tell whose tokens are counted
+        added = 0 if plan.endpoint in PAIRING else await template_tokens(count_prompt, vocabulary)
     except NoVocabulary as error:
         return service, f"lengths are in words: {error}"
     return msgspec.structs.replace(service, vocabulary=vocabulary, template_tokens=added), None
@@ -168,7 +173,7 @@ class _Attempt(msgspec.Struct, frozen=True):
 
 async def _try(plan: Plan, target: Target, pool: Pool, request: bytes, api_key: str | None) -> _Attempt:
     """Send one request to one replica, and leave at the first token. A bad answer leaves a note."""
-    fetch = await _ask(pool, request, plan.request_timeout_seconds, stream=plan.stream)
+    fetch = await _ask(pool, request, plan.request_timeout_seconds, answers_of(plan))
     failure = fetch.trouble
     if failure is None:
         return _Attempt(answered=True, note=None)
@@ -235,7 +240,11 @@ async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> Engin
     return {target.replica: answer for target, answer in zip(plan.targets, answers, strict=True) if answer}
 
 
-async def _ask(pool: Pool, request: bytes, seconds: float, *, stream: bool | None = None) -> _Fetch:
-    fetch = _Fetch(request, stream=stream)
+def _in_one_piece(plan: Plan) -> Plan:
+    return msgspec.structs.replace(plan, stream=False)
+
+
+async def _ask(pool: Pool, request: bytes, seconds: float, answers: MakeAnswer | None = None) -> _Fetch:
+    fetch = _Fetch(request, answers)
     await ask(pool, fetch, seconds)
     return fetch

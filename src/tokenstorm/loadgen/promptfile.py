@@ -19,7 +19,7 @@ _READ: Final = (
     "what is read is UTF-8 text with a prompt a line, or JSON lines with `prompt` or `messages`, "
     "and a table or JSON with a column `prompt`, or with one that is named (--column prompt=NAME)"
 )
-_LINE: Final = "a line is an object with `prompt` or `messages`, and `max_tokens`"
+_LINE: Final = "a line is an object with `prompt` or `messages`, and `max_tokens`; or with `query` and `documents`"
 _CARRIAGE_RETURN_ALONE = re.compile(r"\r(?!\r*(?:\n|\Z))")
 _SHOWN = 8
 """So many unknown keys are named."""
@@ -31,7 +31,7 @@ class Prompt(msgspec.Struct, frozen=True):
     """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one.
 
     A text that was composed for a request is JSON already: `composed`. `asked` is how many tokens it was meant to have.
-    A `body` is a whole request, sent as it is.
+    A `body` is a whole request, sent as it is. `texts` go with the text: the documents of a query, more inputs of embeddings.
     """
 
     index: int | None = None
@@ -42,6 +42,12 @@ class Prompt(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     asked: int | None = None
     body: dict[str, Any] | None = None
+    texts: list[str | msgspec.Raw | list[int]] | None = None
+
+    @property
+    def said(self) -> str | msgspec.Raw | None:
+        """The text, be it JSON already or not."""
+        return self.text if self.composed is None else self.composed
 
 
 def read_file(path: Path) -> bytes:
@@ -126,7 +132,9 @@ def _parse_json(where: str, number: int, line: str, index: int) -> Prompt:
         what = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
         message = f"{where}, line {number}: it is not JSON: {what} ({_LINE})"
         raise PlanError(message) from None
-    return Prompt(index=index, text=parsed.prompt, messages=parsed.messages, max_tokens=parsed.max_tokens)
+    text = parsed.prompt if parsed.query is None else parsed.query
+    texts: list[str | msgspec.Raw | list[int]] | None = None if parsed.documents is None else [*parsed.documents]
+    return Prompt(index=index, text=text, messages=parsed.messages, max_tokens=parsed.max_tokens, texts=texts)
 
 
 class _Wrong(ValueError):
@@ -137,8 +145,13 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
     max_tokens: Count | None = None
+    query: str | None = None
+    documents: list[str] | None = None
 
     def __post_init__(self) -> None:
+        if self.query is not None or self.documents is not None:
+            self._check_pairs()
+            return
         if (self.prompt is None) == (self.messages is None) or not (self.prompt or self.messages):
             message = "give a `prompt` or `messages`, one of them and not empty"
             raise ValueError(message)
@@ -147,6 +160,14 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError(message)
         if self.messages is not None and all(_is_blank(message.get("content")) for message in self.messages):
             message = "its `messages` are blank"
+            raise ValueError(message)
+
+    def _check_pairs(self) -> None:
+        if not (self.query or "").strip() or not self.documents or not all(text.strip() for text in self.documents):
+            message = "a `query` and its `documents` belong together, none of them blank"
+            raise ValueError(message)
+        if self.prompt is not None or self.messages is not None or self.max_tokens is not None:
+            message = "a `query` with `documents` has no `prompt`, `messages` or `max_tokens`"
             raise ValueError(message)
 
 

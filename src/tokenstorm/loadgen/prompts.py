@@ -11,6 +11,7 @@ import msgspec
 
 from tokenstorm.errors import PlanError
 from tokenstorm.lengths import Draw, weighted
+from tokenstorm.load_parts import PAIRING, WITH_MESSAGES
 from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, check_prompts, read_prompts
 from tokenstorm.loadgen.grouped import Grouped
 from tokenstorm.loadgen.mixing import MASK, mix
@@ -125,8 +126,48 @@ class Drawn(PromptSource):
         return Prompt(text=text, max_tokens=output, asked=length if is_text else None)
 
     @property
+    def are_whole(self) -> bool:
+        """Whether each prompt is all that a request asks: it has its documents, or is a whole body."""
+        prompts = self._prompts
+        return isinstance(prompts, list) and all(one.texts is not None or one.body is not None for one in prompts)
+
+    @property
     def _vocabulary(self) -> int:
         return self._prompts.vocabulary if isinstance(self._prompts, Synthetic) else 0
+
+
+class Batched(PromptSource):
+    """Requests of several texts: each takes so many prompts of a source, one after the other."""
+
+    def __init__(self, source: PromptSource, each: int, *, counted: bool) -> None:
+        self._source = source
+        self._each = each
+        self._counted = counted
+        self.cacheable = False
+        self.times = None
+        self.left_out = source.left_out
+
+    def index_of(self, seq: int) -> int:
+        return self._source.index_of(seq * self._each)
+
+    def speak(self, vocabulary: Sequence[str], template_tokens: int) -> None:
+        self._source.speak(vocabulary, template_tokens)
+
+    def get(self, seq: int) -> Prompt:
+        return self._joined(self._source.get(seq * self._each), seq)
+
+    def preflight(self) -> Prompt:
+        return self._joined(self._source.preflight(), 0)
+
+    def count(self) -> tuple[int, int]:
+        return self._source.count()
+
+    def _joined(self, first: Prompt, seq: int) -> Prompt:
+        """The first prompt and those that go with it. What is asked of each adds up, where it is counted once."""
+        others = [self._source.get(seq * self._each + place) for place in range(1, self._each)]
+        texts = [one.tokens if one.tokens is not None else one.said or "" for one in others]
+        asked = sum(one.asked or 0 for one in (first, *others)) if self._counted else 0
+        return msgspec.structs.replace(first, texts=texts, asked=asked or None)
 
 
 def _shuffled(count: int, seed: int) -> list[int]:
@@ -136,6 +177,12 @@ def _shuffled(count: int, seed: int) -> list[int]:
 
 def load_prompts(plan: Plan) -> PromptSource:
     """Read what the plan asks for. Raises `PlanError` when the file is not the one that the plan was made with."""
+    source = _load(plan)
+    alone = plan.texts_per_request == 1 or (isinstance(source, Drawn) and source.are_whole)
+    return source if alone else Batched(source, plan.texts_per_request, counted=plan.endpoint not in PAIRING)
+
+
+def _load(plan: Plan) -> PromptSource:
     match plan.prompts:
         case PromptList(prompts=texts):
             return Drawn(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
@@ -154,10 +201,19 @@ def load_prompts(plan: Plan) -> PromptSource:
 
 def _fit(plan: Plan, prompts: list[Prompt], path: str) -> None:
     """Raises `PlanError` for prompts that the endpoint does not take."""
-    if plan.endpoint != "chat" and any(prompt.messages or (prompt.body or {}).get("messages") for prompt in prompts):
-        message = f'{path} holds `messages`, which only endpoint "chat" takes'
+    paired = [prompt for prompt in prompts if prompt.texts is not None]
+    if paired and (plan.endpoint not in PAIRING or len(paired) < len(prompts)):
+        message = f'{path} holds a `query` with `documents`, which only "rerank" and "score" take, for all of its lines'
+        raise PlanError(message, "endpoint")
+    if paired and plan.inputs is not None:
+        message = f"{path} says which documents go with each query: leave this out"
+        raise PlanError(message, "inputs")
+    if plan.endpoint not in WITH_MESSAGES and any(
+        prompt.messages or (prompt.body or {}).get("messages") for prompt in prompts
+    ):
+        message = f'{path} holds `messages`, which endpoint "{plan.endpoint}" does not take: "chat" does'
         raise PlanError(message)
-    if plan.endpoint == "chat" and any("prompt" in (prompt.body or {}) for prompt in prompts):
+    if plan.endpoint != "completions" and any("prompt" in (prompt.body or {}) for prompt in prompts):
         message = f'{path} holds bodies with a `prompt`, which only endpoint "completions" takes'
         raise PlanError(message)
 

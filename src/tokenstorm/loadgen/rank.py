@@ -15,10 +15,11 @@ from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.flight import Flight, Folds, judged
 from tokenstorm.loadgen.messages import Live
 from tokenstorm.loadgen.openai import Requests, explain
+from tokenstorm.loadgen.operations import answers_of
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.standstills import STALL_NS, Standstills
-from tokenstorm.loadgen.stream import Carrier, answer_for
+from tokenstorm.loadgen.stream import Carrier
 from tokenstorm.loadgen.unsent import unsent_lines
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
@@ -72,6 +73,7 @@ class Rank:
         self.total = Tally()
         self.replicas = replicas
         self._requests = requests
+        self._new_answer = answers_of(plan)
         self._writer = writer
         self._on_window_over = on_window_over
         self._on_finished = on_finished
@@ -126,7 +128,7 @@ class Rank:
 
     def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer:
         """Make what reads an answer with this status."""
-        return answer_for(status, carrier, stream=self.plan.stream, keep_times=self.plan.record_chunks)
+        return self._new_answer(status, carrier)
 
     def ended(self, flight: Flight) -> None:
         """Record how a request ended, and give its client the next one."""

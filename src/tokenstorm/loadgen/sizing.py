@@ -74,7 +74,7 @@ def bytes_of_lines(plan: Plan) -> int:
         end = min(end for end in (plan.window_end_ns, count_end_ns(plan)) if end is not None)
         asked = rate_in(plan, 0, end) or 0.0
         requests = min(asked, plan.ranks * 2 / REQUEST_SECONDS) * end / 1e9
-    chunks = plan.max_tokens if plan.record_chunks and plan.ignore_eos and plan.stream else 0
+    chunks = plan.max_tokens if plan.record_chunks and plan.ignore_eos and plan.streams else 0
     return round(requests * (LINE_BYTES + chunks * CHUNK_BYTES))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from operator import sub
 from typing import Protocol
 
-from tokenstorm.loadgen.answers import LARGEST_EVENT, Answer, Whole, is_success
+from tokenstorm.loadgen.answers import LARGEST_EVENT, Answer, Whole
 from tokenstorm.loadgen.events import (
     DETAIL_CHARACTERS,
     Event,
@@ -103,7 +103,7 @@ class Stream(Answer):
         self._take_all(reader.take(piece))
         self._is_stream = reader.started
         if not reader.started:
-            self._unread = self._unread or Whole()
+            self._unread = self._unread or self._new_whole()
             self._unread.receive(piece, self._at)
         if reader.held > LARGEST_EVENT or (self._unread is not None and self._unread.is_too_long):
             self._fail("malformed", f"an event of more than {LARGEST_EVENT >> 20} MiB")
@@ -115,7 +115,7 @@ class Stream(Answer):
             self._is_stream = self._reader.started
         self.cut()
         if not self._is_stream:
-            self._take_whole(self._unread or Whole(), status)
+            self._take_whole(self._unread or self._new_whole(), status)
             return
         if not self.is_complete:
             last = f"; the last line that is no event: {self._skipped!r}" if self._skipped else ""
@@ -133,6 +133,10 @@ class Stream(Answer):
         self._is_done = True
         if self._carrier is not None:
             self._carrier.answered()
+
+    def _new_whole(self) -> Whole:
+        """Make what reads an answer that is no stream after all."""
+        return Whole()
 
     def _take_whole(self, whole: Whole, status: int) -> None:
         """Read the body as one answer: the server did not stream."""
@@ -161,7 +165,7 @@ class Stream(Answer):
             elif kind == UNKNOWN:
                 self._take_line(data)
             elif data.startswith(b"{") or not self._says_no_json(data.strip()):
-                return self._take_event(read_event(data), data)
+                return self._take_data(data)
         except RecursionError:
             self._malformed("an event that is nested too deep", data)
         except ValueError as error:
@@ -186,7 +190,8 @@ class Stream(Answer):
         else:
             self._skip(data, "unknown")
 
-    def _take_event(self, event: Event, data: bytes) -> str:
+    def _take_data(self, data: bytes) -> str:
+        event = read_event(data)
         self._note(event, data)
         if not event.choices:
             self._take_without_choices(event, data)
@@ -251,11 +256,6 @@ class Stream(Answer):
             self.coalesced += len(gaps) - len(apart)
             return apart
         return gaps
-
-
-def answer_for(status: int, carrier: Carrier | None, *, stream: bool, keep_times: bool = False) -> Answer:
-    """Make what reads an answer with this status. `stream` tells whether a stream was asked for."""
-    return Stream(carrier, keep_times=keep_times) if stream and is_success(status) else Whole()
 
 
 def _tells_a_count(usage: dict[str, object]) -> bool:

@@ -7,7 +7,7 @@ from math import floor
 import msgspec
 
 from tokenstorm.lengths import Length, length_of
-from tokenstorm.load_parts import Arrival, Slo, Trace
+from tokenstorm.load_parts import GENERATING, PAIRING, Arrival, Slo, Trace
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, Synthetic, TraceFile, listed
 from tokenstorm.targets import GpuSampler, Target
 
@@ -58,6 +58,16 @@ def asked_for(plan: Plan, only: Collection[str] | None = None) -> list[tuple[str
     if plan.slo and "slo" in fields:
         fields["slo"] = f"{slo_text(plan.slo)}; {percent(plan.slo.share)} of all scheduled requests are to meet them"
     return [(_NAMES.get(name, name.replace("_", " ").capitalize()), text) for name, text in fields.items()]
+
+
+def operation_words(plan: Plan) -> str:
+    """Which operation is called, and what of it is asked."""
+    if plan.endpoint in GENERATING:
+        most = f", at most {plan.max_tokens} tokens" if plan.trace is None else ""
+        return f"{plan.endpoint}, {'streamed' if plan.streams else 'in one piece'}{most}"
+    beside = plan.texts_per_request - (plan.endpoint in PAIRING)
+    texts = ("document" if plan.endpoint in PAIRING else "text") + "s" * (beside != 1)
+    return f"{plan.endpoint}, {beside} {texts} in each request"
 
 
 def _rate(plan: Plan) -> str:

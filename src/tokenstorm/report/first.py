@@ -1,8 +1,9 @@
 """The first screen of the report: what was tested, the verdict, and the headline numbers."""
 
+from tokenstorm.load_parts import GENERATING
 from tokenstorm.metrics.summary import Metric, Summary
 from tokenstorm.plan import Plan
-from tokenstorm.report.asked import percent, slo_text
+from tokenstorm.report.asked import operation_words, percent, slo_text
 from tokenstorm.report.figures import figure, percentile
 from tokenstorm.report.markup import text
 from tokenstorm.report.text import profile
@@ -26,10 +27,9 @@ def _title(summary: Summary) -> str:
     plan, environment = summary.plan, summary.environment
     seconds = summary.windows.measured_end - summary.windows.measured_start
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
-    answers = "streamed" if plan.stream else "in one piece"
     parts = [
         ("Tested", f"{environment.model or 'model unknown'}, {_engines(summary)}"),
-        ("Load", f"{load_words(plan)}; {plan.endpoint}, {answers}, at most {plan.max_tokens} tokens"),
+        ("Load", f"{load_words(plan)}; {operation_words(plan)}"),
         ("When", f"{_when(summary)}: {round(seconds, 3):g} s measured{warmup}; {summary.outcome}"),
         ("Where", _where(summary)),
     ]
@@ -99,17 +99,26 @@ def _tiles(summary: Summary) -> str:
     if rates.sent_rps is not None:
         sent = f"{figure(rates.sent_rps)} sent, {sent}"
     share = percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-"
+    latency = _times("Latency, from schedule", metrics["latency_seconds"])
+    answered = _tile("Requests a second", [(figure(rates.achieved_rps), "answered")], sent)
+    if summary.plan.endpoint in GENERATING:
+        shown = [
+            _times("TTFT", metrics["ttft_seconds"]),
+            _times("Time per output token", tpot),
+            latency,
+            answered,
+            _tile("Tokens a second", [(figure(rates.output_tokens_per_second), "output")], _prompt_rate(summary)),
+            _tile(
+                "Tokens a second per user",
+                [("-" if per_user is None else figure(per_user), "p50")],
+                f"1 / TPOT; {tpot.count} samples",
+            ),
+        ]
+    else:  # numbers come at once: there is no token to wait for
+        prompts = figure(rates.prompt_tokens_per_second)
+        shown = [latency, answered, _tile("Tokens a second", [(prompts, "prompt")], "no tokens are generated")]
     tiles = [
-        _times("TTFT", metrics["ttft_seconds"]),
-        _times("Time per output token", tpot),
-        _times("Latency, from schedule", metrics["latency_seconds"]),
-        _tile("Requests a second", [(figure(rates.achieved_rps), "answered")], sent),
-        _tile("Tokens a second", [(figure(rates.output_tokens_per_second), "output")], _prompt_rate(summary)),
-        _tile(
-            "Tokens a second per user",
-            [("-" if per_user is None else figure(per_user), "p50")],
-            f"1 / TPOT; {tpot.count} samples",
-        ),
+        *shown,
         *_goodput(summary),
         _tile("Succeeded", [(share, "")], f"{counts.succeeded} of {counts.scheduled} scheduled"),
     ]

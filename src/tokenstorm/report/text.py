@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from tokenstorm.load_parts import GENERATING
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, Shared, Synthetic, TraceFile
 from tokenstorm.printable import printable_line
-from tokenstorm.report.asked import percent, slo_text
+from tokenstorm.report.asked import operation_words, percent, slo_text
 from tokenstorm.report.figures import duration, figure, many
 from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.table import stages_table, times_table
@@ -91,14 +92,12 @@ def _head(summary: Summary) -> list[str]:
     plan, counts, rates = summary.plan, summary.counts, summary.rates
     seconds = summary.windows.measured_end - summary.windows.measured_start
     loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals{profile(plan)}"
-    most = f", at most {plan.max_tokens} tokens" if plan.trace is None else ""
-    kind = f"{plan.endpoint}, {'streamed' if plan.stream else 'in one piece'}{most}"
     model = summary.environment.model or "?"
     where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
     others = (("censored", counts.censored), ("unsent", counts.unsent))
     return [
-        f"{model} at {where}: {kind}",
+        f"{model} at {where}: {operation_words(plan)}",
         f"{loop}, {many(plan.num_clients, 'client')}, {many(plan.ranks, 'rank')}, {round(seconds, 3):g} s measured{warmup}",
         "",
         f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed"
@@ -108,7 +107,7 @@ def _head(summary: Summary) -> list[str]:
         f"prompts    {prompts_used(summary)}",
         *(workload_lines(summary.environment.workload) if summary.environment.workload else ()),
         f"rate       {rate_words(summary)}",
-        f"tokens     {figure(rates.output_tokens_per_second)} output tok/s, "
+        f"tokens     {_output_rate(summary)}"
         f"{figure(rates.prompt_tokens_per_second)} prompt tok/s"
         + _per_user(rates.output_tokens_per_second_per_user)
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
@@ -126,6 +125,12 @@ def _failures(summary: Summary) -> list[str]:
     lines = [f"{count} {kind}: {summary.failures.get(kind) or 'no words'}" for kind, count in kinds]
     heads = ["failed", *[""] * len(lines)]
     return [f"{head:<11}{line}"[:FAILURE_COLUMNS] for head, line in zip(heads, lines, strict=False)]
+
+
+def _output_rate(summary: Summary) -> str:
+    """Output tokens a second, of an operation that has any."""
+    rate = summary.rates.output_tokens_per_second
+    return "" if rate is None and summary.plan.endpoint not in GENERATING else f"{figure(rate)} output tok/s, "
 
 
 def _per_user(rate: float | None) -> str:

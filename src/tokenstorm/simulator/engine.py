@@ -31,6 +31,7 @@ class Sequence:
         "last_token",
         "on_token",
         "output_tokens",
+        "pools",
         "produced",
         "prompt_tokens",
     )
@@ -41,11 +42,14 @@ class Sequence:
         output_tokens: int,
         finish_reason: str = "length",
         on_token: Callable[[], None] = lambda: None,
+        *,
+        pools: bool = False,
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.finish_reason = finish_reason
         self.on_token = on_token
+        self.pools = pools  # its one output is an answer in numbers, no token
         self.produced = 0
         self.computed = 0
         self.chunk = 0  # tokens that the present step computes
@@ -184,12 +188,14 @@ class Engine:
 
     def _token(self, sequence: Sequence, now: int) -> None:
         metrics = self._metrics
-        if sequence.produced:
+        if sequence.pools:
+            metrics.prompt_tokens += sequence.prompt_tokens
+        elif sequence.produced:
             metrics.inter_token.observe((now - sequence.last_token) / 1e9)
         else:
             metrics.ttft.observe((now - sequence.arrived) / 1e9)
             metrics.prompt_tokens += sequence.prompt_tokens
-        metrics.generation_tokens += 1
+        metrics.generation_tokens += not sequence.pools
         sequence.produced += 1
         sequence.last_token = now
 

@@ -7,7 +7,7 @@ import msgspec
 
 from .settings import Settings
 
-__all__ = ["ApiError", "Asked", "Usage", "error_body", "parse", "parse_tokenize", "usage"]
+__all__ = ["ApiError", "Asked", "Usage", "error_body", "parse", "parse_tokenize", "understand", "usage"]
 
 BYTES_PER_TOKEN: Final = 4
 MAX_TEMPERATURE: Final = 2.0
@@ -69,6 +69,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A request that was understood: what the simulator needs to answer it."""
 
     chat: bool
+    model: str
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -77,6 +78,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int
     ignore_eos: bool
     seed: int | None
+    form: str = "chat"
+    """The form of the answer: chat's and that of completions, or a dialect."""
 
 
 class Usage(msgspec.Struct):
@@ -96,14 +99,19 @@ _COMPLETION: Final = msgspec.json.Decoder(CompletionRequest)
 _TOKENIZE: Final = msgspec.json.Decoder(TokenizeRequest)
 
 
-def parse(body: bytes, *, chat: bool, model: str, settings: Settings) -> Asked:
+def parse(body: bytes, *, chat: bool, models: tuple[str, ...], settings: Settings) -> Asked:
     """Read and check a request; raises `ApiError` where vLLM would refuse it."""
-    request: ChatRequest | CompletionRequest
     try:
         request = _CHAT.decode(body) if chat else _COMPLETION.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, str(error)) from error
-    check_model(request.model, model)
+    return understand(request, models, settings)
+
+
+def understand(request: ChatRequest | CompletionRequest, models: tuple[str, ...], settings: Settings) -> Asked:
+    """Check a request; raises `ApiError` where vLLM would refuse it."""
+    chat = isinstance(request, ChatRequest)
+    check_model(request.model, models)
     max_tokens = request.max_tokens
     if isinstance(request, ChatRequest):
         prompt_tokens = count_messages(request.messages) + settings.template_tokens
@@ -117,6 +125,7 @@ def parse(body: bytes, *, chat: bool, model: str, settings: Settings) -> Asked:
     options = request.stream_options or StreamOptions()
     return Asked(
         chat=chat,
+        model=request.model or models[0],
         stream=bool(request.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
@@ -128,13 +137,13 @@ def parse(body: bytes, *, chat: bool, model: str, settings: Settings) -> Asked:
     )
 
 
-def parse_tokenize(body: bytes, model: str, template_tokens: int) -> int:
+def parse_tokenize(body: bytes, models: tuple[str, ...], template_tokens: int) -> int:
     """The number of tokens of a `/tokenize` request."""
     try:
         request = _TOKENIZE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, str(error)) from error
-    check_model(request.model, model)
+    check_model(request.model, models)
     if request.messages is not None:
         return count_messages(request.messages) + template_tokens
     if request.prompt is None:
@@ -174,9 +183,9 @@ def _count_prompt(prompt: str | list[str | int | list[int]]) -> int:
     raise ApiError(400, "prompt must not be empty", "prompt")
 
 
-def check_model(asked: str | None, served: str) -> None:
-    """Refuse, as vLLM does, any model but the one served; none at all means that one."""
-    if asked and asked != served:
+def check_model(asked: str | None, served: tuple[str, ...]) -> None:
+    """Refuse, as vLLM does, any model but those served; none at all means the first."""
+    if asked and asked not in served:
         raise ApiError(404, f"The model `{asked}` does not exist.", "model")
 
 

@@ -14,15 +14,26 @@ from tokenstorm.httpd import Reply, Request
 from tokenstorm.prometheus import MEDIA_TYPE
 
 from .answers import Answer, Label, StreamedAnswer, WholeAnswer, output_length
+from .dialects import DIALECTS, messages_error, parse_messages, parse_responses
 from .driver import Driver
 from .engine import Engine, Sequence
 from .metrics import Metrics
 from .openai import ApiError, Asked, error_body, parse, parse_tokenize
+from .pooling import POOLING
 from .settings import Faults, Settings
 
 __all__ = ["VERSION", "SimulatedEngine"]
 
 VERSION: Final = "0.1.0+simulated"
+_MESSAGES: Final = "/v1/messages"
+_FORMS: Final = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    _MESSAGES: "messages",
+}
+_MOST_TEXTS: Final = 1000
+"""Of the longest prompt: so much may the texts of one request have together."""
 
 
 class SimulatedEngine:
@@ -30,7 +41,7 @@ class SimulatedEngine:
 
     def __init__(
         self,
-        model: str = "sim-model",
+        model: str | tuple[str, ...] = "sim-model",
         settings: Settings | None = None,
         faults: Faults | None = None,
         *,
@@ -38,7 +49,7 @@ class SimulatedEngine:
         seed: int = 0,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._model = model
+        self._models_served = (model,) if isinstance(model, str) else model
         self._settings = settings or Settings()
         self._faults = faults or Faults()
         self._api_key = api_key
@@ -60,8 +71,8 @@ class SimulatedEngine:
             "/metrics": ("GET", self._metrics_text),
             "/tokenize": ("POST", self._tokenize),
             "/v1/models": ("GET", self._models),
-            "/v1/chat/completions": ("POST", self._generate),
-            "/v1/completions": ("POST", self._generate),
+            **dict.fromkeys(_FORMS, ("POST", self._generate)),
+            **dict.fromkeys(POOLING, ("POST", self._pool)),
         }
 
     def handle(self, request: Request, reply: Reply) -> None:
@@ -69,7 +80,10 @@ class SimulatedEngine:
         try:
             self._route(request)(request, reply)
         except ApiError as error:
-            body = error_body(error.status, str(error), error.param)
+            if request.path == _MESSAGES:
+                body = messages_error(error.status, str(error))
+            else:
+                body = error_body(error.status, str(error), error.param)
             reply.send(error.status, body, headers=_echo(request))
 
     def _route(self, request: Request) -> Callable[[Request, Reply], None]:
@@ -99,7 +113,7 @@ class SimulatedEngine:
     def _metrics_text(self, _request: Request, reply: Reply) -> None:
         engine = self.engine
         text = self.metrics.render(
-            self._model,
+            self._models_served[0],
             running=len(engine.running),
             waiting=len(engine.waiting),
             kv_usage=engine.kv_usage,
@@ -107,19 +121,23 @@ class SimulatedEngine:
         reply.send(200, text.encode(), MEDIA_TYPE)
 
     def _models(self, _request: Request, reply: Reply) -> None:
-        card = {
-            "id": self._model,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "tokenstorm",
-            "root": self._model,
-            "parent": None,
-            "max_model_len": self._settings.max_model_len,
-        }
-        reply.send(200, msgspec.json.encode({"object": "list", "data": [card]}))
+        base = self._models_served[0]
+        cards = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "tokenstorm",
+                "root": name,
+                "parent": None if name == base else base,
+                "max_model_len": self._settings.max_model_len,
+            }
+            for name in self._models_served
+        ]
+        reply.send(200, msgspec.json.encode({"object": "list", "data": cards}))
 
     def _tokenize(self, request: Request, reply: Reply) -> None:
-        count = parse_tokenize(request.body, self._model, self._settings.template_tokens)
+        count = parse_tokenize(request.body, self._models_served, self._settings.template_tokens)
         answer = {
             "count": count,
             "max_model_len": self._settings.max_model_len,
@@ -129,15 +147,10 @@ class SimulatedEngine:
         reply.send(200, msgspec.json.encode(answer))
 
     def _generate(self, request: Request, reply: Reply) -> None:
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type != "application/json":
-            raise ApiError(400, "Unsupported Media Type: Only 'application/json' is allowed")
-        chat = request.path == "/v1/chat/completions"
-        asked = parse(request.body, chat=chat, model=self._model, settings=self._settings)
+        _check_type(request)
+        asked = self._asked(request)
         fault, place = self._draw_fault()
-        if fault in ("error_500", "error_429"):
-            self.metrics.faults[fault] += 1
-            raise ApiError(int(fault.removeprefix("error_")), "a fault injected by the simulator")
+        self._refuse(fault)
         answer = self._answer(asked, request, reply)
         sequence = answer.sequence
         sequence.on_token = answer.token
@@ -150,14 +163,54 @@ class SimulatedEngine:
         answer.start(_echo(request))
         self._driver.submit(sequence)
 
+    def _pool(self, request: Request, reply: Reply) -> None:
+        """Answer with numbers, once a step has taken in the whole prompt. A fault in it breaks off the whole answer."""
+        _check_type(request)
+        pooled = POOLING[request.path](request.body, self._models_served)
+        if pooled.prompt_tokens > self._settings.max_model_len * _MOST_TEXTS:
+            raise ApiError(400, "the request is longer than the simulator takes", "input")
+        fault, _ = self._draw_fault()
+        self._refuse(fault)
+        name = request.headers.get("x-request-id") or uuid.uuid4().hex
+        body = msgspec.json.encode(pooled.answer(name, int(time.time())))
+        sequence = Sequence(min(pooled.prompt_tokens, self._settings.max_model_len - 1), 1, "stop", pools=True)
+
+        def done() -> None:
+            if fault == "reset":
+                reply.reset()
+            elif fault != "stall":
+                reply.send(200, body[: len(body) // 2] if fault else body, headers=_echo(request))
+
+        if fault:
+            self.metrics.faults[fault] += 1
+        sequence.on_token = done
+        reply.on_close = lambda: self._driver.abort(sequence)
+        self._driver.submit(sequence)
+
+    def _asked(self, request: Request) -> Asked:
+        models, settings = self._models_served, self._settings
+        match _FORMS[request.path]:
+            case "responses":
+                return parse_responses(request.body, models, settings)
+            case "messages":
+                return parse_messages(request.body, models, settings)
+            case form:
+                return parse(request.body, chat=form == "chat", models=models, settings=settings)
+
+    def _refuse(self, fault: str) -> None:
+        if fault in ("error_500", "error_429"):
+            self.metrics.faults[fault] += 1
+            raise ApiError(int(fault.removeprefix("error_")), "a fault injected by the simulator")
+
     def _answer(self, asked: Asked, request: Request, reply: Reply) -> Answer:
         dice = self._dice if asked.seed is None else random.Random(asked.seed)
         length, reason = output_length(asked, self._settings, dice)
         name = request.headers.get("x-request-id") or uuid.uuid4().hex
-        name = ("chatcmpl-" if asked.chat else "cmpl-") + name
-        label = Label(name, self._model, int(time.time()), dice.getrandbits(16))
+        if asked.form == "chat":
+            name = ("chatcmpl-" if asked.chat else "cmpl-") + name
+        label = Label(name, asked.model, int(time.time()), dice.getrandbits(16))
         sequence = Sequence(asked.prompt_tokens, length, reason)
-        kind: type[StreamedAnswer | WholeAnswer] = StreamedAnswer if asked.stream else WholeAnswer
+        kind = DIALECTS.get(asked.form) or (StreamedAnswer if asked.stream else WholeAnswer)
         return kind(asked, self._settings, reply, label, sequence)
 
     def _draw_fault(self) -> tuple[str, float]:
@@ -185,6 +238,12 @@ class SimulatedEngine:
 
         self.metrics.faults[fault] += 1
         sequence.on_token = token
+
+
+def _check_type(request: Request) -> None:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise ApiError(400, "Unsupported Media Type: Only 'application/json' is allowed")
 
 
 def _echo(request: Request) -> tuple[tuple[str, str], ...]:
