@@ -53,7 +53,7 @@ def typed(*options: str) -> Plan:
             ["--synthetic-words", "9:3"],
             "--input-tokens, --synthetic-words or --synthetic-tokens: `low` (9) is above `high` (3)",
         ),
-        (["--synthetic-tokens", "9"], '--endpoint: must be "completions" for prompts of token ids'),
+        (["--synthetic-tokens", "9"], '--endpoint: must be "completions" or "embeddings" for prompts of token ids'),
         (["--prompt", "fine", "--prompt", " \t"], "--prompt: it is blank"),
     ],
 )

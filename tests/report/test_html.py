@@ -42,7 +42,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "endpoint": ("completions", "completions"),
     "inputs": (None, "-"),
     "model": ("qwen-of-the-test", "qwen-of-the-test"),
-    "stream": (False, "no"),
+    "stream": (True, "yes"),
     "max_tokens": (123, "123"),
     "temperature": (1.25, "1.25"),
     "ignore_eos": (True, "yes"),
