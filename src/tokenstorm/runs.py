@@ -70,6 +70,29 @@ class RunPaths:
         return dict(sorted(found.items()))
 
 
+@dataclass(frozen=True)
+class SeriesPaths:
+    """The files of a series, below `root`; each of its runs has a folder of its own."""
+
+    root: Path
+
+    @property
+    def series(self) -> Path:
+        return self.root / "series.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "series_summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def run(self, number: int) -> RunPaths:
+        """The files of one of its runs, counted from 1."""
+        return RunPaths(self.root / "runs" / str(number))
+
+
 def data_home() -> Path:
     """`$TOKENSTORM_HOME`, or the user's data folder."""
     if home := os.environ.get("TOKENSTORM_HOME"):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import uvloop
 
+from tokenstorm.cli.series import bench_series, refuse_beside_resume, series_of
 from tokenstorm.cli.terminal import live, show_line, show_summary, tell, tell_progress, width
 from tokenstorm.errors import RunError, UsageError
-from tokenstorm.loadgen.launcher import Launcher, NotWritten, handle_signals
+from tokenstorm.loadgen.interrupts import handle_signals
+from tokenstorm.loadgen.launcher import Launcher, NotWritten
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.options import api_key_of, plan_of, refuse_unjudged
 from tokenstorm.plan import Plan
@@ -22,6 +24,9 @@ from tokenstorm.runs import RunPaths, data_home
 
 def bench(args: argparse.Namespace) -> int:
     """Load an endpoint from this machine."""
+    refuse_beside_resume(args)
+    if series := series_of(args):
+        return bench_series(series, args)
     plan = plan_of(args)
     for line in shared_lines(plan):
         tell_progress(line)

@@ -10,6 +10,7 @@ from tokenstorm.errors import RunError
 from tokenstorm.options import add_group_options, add_load_options
 from tokenstorm.program import interrupts_leave
 from tokenstorm.simulator.options import add_arguments as add_simulator_options
+from tokenstorm.typed_series import add_series_options
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - what add_subparsers gives
@@ -68,13 +69,17 @@ def _add_bench(commands: "Commands") -> None:
     bench = commands.add_parser("bench", help="load an endpoint from this machine", allow_abbrev=False)
     bench.add_argument(
         "url",
-        nargs="+",
+        nargs="*",
         metavar="URL",
         help="of an OpenAI-compatible service, with or without /v1; several are replicas",
     )
     add_load_options(bench)
     bench.add_argument(
         "--run-dir", type=Path, metavar="DIR", help="where the run's files go (a new folder in the data folder)"
+    )
+    series = add_series_options(bench)
+    series.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with a series that was cut off, in its folder"
     )
     bench.add_argument("--record-chunks", action="store_true", help="keep the time of every chunk in the result lines")
     bench.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")

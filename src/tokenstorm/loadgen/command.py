@@ -1,4 +1,7 @@
-"""`python -m tokenstorm.loadgen run plan.json`: a run on its own, beside its plan. `… rank`: one rank of it."""
+"""`python -m tokenstorm.loadgen run plan.json`: a run on its own, beside its plan. `… rank`: one rank of it.
+
+`… series series.json`: a series of them; what is there of it already is not run again.
+"""
 
 import argparse
 import sys
@@ -8,10 +11,13 @@ import msgspec
 import uvloop
 
 from tokenstorm.errors import NOT_JSON, TokenstormError, UsageError
-from tokenstorm.loadgen.launcher import Launcher, handle_signals
+from tokenstorm.loadgen.interrupts import handle_signals
+from tokenstorm.loadgen.launcher import Launcher
 from tokenstorm.loadgen.process import run_rank
+from tokenstorm.loadgen.series import SeriesDriver
 from tokenstorm.plan import read_plan
-from tokenstorm.runs import RunPaths
+from tokenstorm.runs import RunPaths, SeriesPaths
+from tokenstorm.series import read_series
 from tokenstorm.written import fault
 
 
@@ -50,14 +56,32 @@ async def run(plan_path: Path) -> int:
     return 3 if summary.verdict.state == "invalid" else 0
 
 
+async def run_series(path: Path) -> int:
+    """Carry out a series in the folder it lies in. Returns the exit code."""
+    paths, secrets = SeriesPaths(path.parent), path.with_name("secrets.json")
+    try:
+        driver = SeriesDriver(read_series(path), paths, api_key=read_secrets(secrets).api_key)
+        with handle_signals(driver):
+            summary = await driver.run()
+    finally:
+        secrets.unlink(missing_ok=True)
+    sys.stdout.write(f"{summary.outcome}, {len(summary.points)} runs: {paths.summary}\n")
+    return 0 if summary.outcome == "completed" else 1
+
+
 def main() -> int:
     """Parse the command line and run. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tokenstorm.loadgen", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="carry out a plan").add_argument("plan", type=Path)
+    commands.add_parser("series", help="carry out a series, or go on with it").add_argument("series", type=Path)
     commands.add_parser("rank", help="one rank; the launcher starts these")
     args = parser.parse_args()
-    work = run(args.plan) if args.command == "run" else run_rank()
+    work = {
+        "run": lambda: run(args.plan),
+        "series": lambda: run_series(args.series),
+        "rank": run_rank,
+    }[args.command]()
     try:
         return uvloop.run(work)
     except TokenstormError as error:

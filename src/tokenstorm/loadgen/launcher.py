@@ -4,9 +4,8 @@ import asyncio
 import os
 import re
 import secrets
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 from time import monotonic, monotonic_ns, time
@@ -37,7 +36,6 @@ from tokenstorm.metrics.reports import Environment, PromptStock, WorkloadFacts
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, TraceFile, encode_plan
-from tokenstorm.program import ends
 from tokenstorm.runs import RunPaths, make_private, write_atomically
 from tokenstorm.threads import run_in_thread
 
@@ -97,6 +95,8 @@ class Launcher:
         self._started_at: str | None = None
         self._stops = 0
         self._aborted_at = 0
+        self.drained_at: float | None = None
+        """When all ranks had reported, on this machine's clock."""
         self._over = asyncio.Event()
 
     async def run(self) -> Summary:
@@ -111,6 +111,7 @@ class Launcher:
             write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
             environment = await self._start(address, prompts)
             await self._ranks.done(self._seconds_left)
+            self.drained_at = monotonic()
             await self._end(watching)
             summary = self._summary(environment)
             await self._keep(summary)
@@ -162,6 +163,11 @@ class Launcher:
             write_atomically(self.paths.plan, encode_plan(plan))
         except OSError as error:
             raise RunError(self._cannot_write(error)) from None
+
+    @property
+    def begun_at(self) -> float | None:
+        """The common start, on this machine's clock in seconds; None before it is known."""
+        return None if self._progress.start_at is None else self._progress.start_at / 1e9
 
     def stop(self) -> None:
         """The first call ends the window and drains; a second one ends the run at once. Finished requests are kept."""
@@ -368,20 +374,6 @@ class Launcher:
             energy=group.energy,
         )
         return summarize(run, merged.tally)
-
-
-@contextmanager
-def handle_signals(launcher: Launcher) -> Iterator[None]:
-    """SIGTERM, SIGHUP and SIGINT drain the run and still write everything; a second one ends it at once."""
-    loop = asyncio.get_running_loop()
-    handlers = {signal.SIGINT: launcher.interrupt, **dict.fromkeys(ends(), launcher.stop)}
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)
 
 
 def _make_run_directory(paths: RunPaths, plan: Plan) -> None:
