@@ -11,8 +11,8 @@ from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
-from tokenstorm.metrics.summarize import Run, metric, summarize
-from tokenstorm.metrics.summary import QUANTILES, Summary
+from tokenstorm.metrics.summarize import Run, summarize
+from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
 
@@ -27,7 +27,7 @@ def of(values: list[int]) -> Histogram:
 
 @given(st.lists(st.integers(min_value=0, max_value=10**13), min_size=1, max_size=300))
 def test_percentiles_are_within_one_percent_of_the_nearest_rank(values: list[int]) -> None:
-    found = metric(of(values), 0, len(values))
+    found = Metric.of(of(values))
     ordered = sorted(values)
     for name, q in QUANTILES.items():
         exact = ordered[max(1, math.ceil(q * len(ordered))) - 1] / 1e9
@@ -38,7 +38,7 @@ def test_percentiles_are_within_one_percent_of_the_nearest_rank(values: list[int
 
 
 def test_a_metric_without_samples_has_no_figures() -> None:
-    found = metric(Histogram(), 0, 0)
+    found = Metric.of(Histogram())
     assert found.count == 0
     assert {found.mean, found.min, found.max, found.p50, found.p999} == {None}
     assert not any(found.enough.values())
@@ -46,13 +46,13 @@ def test_a_metric_without_samples_has_no_figures() -> None:
 
 @pytest.mark.parametrize(
     ("samples", "enough"),
-    [(19, 0), (20, 1), (99, 1), (100, 2), (199, 2), (200, 3), (999, 3), (1000, 4), (9999, 4), (10_000, 5)],
+    [(10, 0), (11, 1), (63, 1), (64, 2), (129, 2), (130, 3), (661, 3), (662, 4), (6635, 4), (6636, 5)],
 )
-def test_a_percentile_rests_on_enough_samples_when_ten_lie_beyond_it(samples: int, enough: int) -> None:
-    found = metric(of([MS] * samples), 0, samples)
+def test_a_percentile_rests_on_enough_samples_where_loadgen_has_a_bound_of_it(samples: int, enough: int) -> None:
+    found = Metric.of(of([MS] * samples))
     assert sum(found.enough.values()) == enough
-    assert found.enough["p99"] == (samples >= 1000)
-    assert found.enough["p999"] == (samples >= 10_000)
+    assert found.enough["p99"] == (samples >= 662)
+    assert found.enough["p999"] == (samples >= 6636)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_percentile_rests_on_enough_samples_when_ten_lie_beyond_it(samples: in
 )
 def test_a_percentile_is_a_lower_bound_when_more_is_missing_than_it_leaves(missing: int, bounds: list[str]) -> None:
     """Of 1000 requests p99.9 leaves 1, p99 leaves 10."""
-    found = metric(of([MS] * (1000 - missing)), missing, 1000)
+    found = Metric.of(of([MS] * (1000 - missing)), missing / 1000)
     assert [name for name, is_bound in found.lower_bound.items() if is_bound] == bounds
 
 
@@ -152,3 +152,11 @@ def test_the_client_is_as_bad_as_its_worst_rank() -> None:
 
 def test_a_closed_loop_asks_for_no_rate() -> None:
     assert summary([result(0)], requests_per_second=None).rates.requested_rps is None
+
+
+def test_the_upper_bound_of_p99_is_the_78th_longest_of_10_000() -> None:
+    """LoadGen leaves out t = 77 and one: the bound is element n - t of the sorted samples, from 0."""
+    found = Metric.of(of([place * MS for place in range(10_000)]))
+    assert found.upper_bound_99["p99"] == pytest.approx(9.923, rel=0.008)
+    assert found.upper_bound_99["p999"] is not None
+    assert Metric.of(of([MS] * 600)).upper_bound_99["p99"] is None

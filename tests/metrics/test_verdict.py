@@ -10,11 +10,10 @@ from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.engine import EngineReport, ServerTimes
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
-from tokenstorm.metrics.summarize import metric
-from tokenstorm.metrics.summary import ClientReport, Figures, Outcome, Rates, ReplicaReport, Tokens, Windows
+from tokenstorm.metrics.summary import ClientReport, Figures, Metric, Outcome, Rates, ReplicaReport, Tokens, Windows
 from tokenstorm.metrics.verdict import judge
 
-NO_LAG = metric(Histogram(), 0, 0)
+NO_LAG = Metric.of(Histogram())
 
 
 def figures(

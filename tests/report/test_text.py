@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from plans import TWO_REPLICAS
 from plans import plan as made
@@ -11,9 +12,11 @@ from tokenstorm.loadgen.arrivals import mean_rate
 from tokenstorm.loadgen.live import Glance, Status
 from tokenstorm.metrics.energy import EnergyReport, GpuEnergy
 from tokenstorm.metrics.engine import EngineSecond, EngineTally, EngineTimes
+from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.intervals import Interval
 from tokenstorm.metrics.reports import Environment, PromptStock, RankReport, Reason
 from tokenstorm.metrics.summarize import Run, summarize
-from tokenstorm.metrics.summary import Summary
+from tokenstorm.metrics.summary import Metric, SteadyReport, Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.report.figures import duration, figure
 from tokenstorm.report.text import live_line, prompts_used, summary_text
@@ -109,7 +112,7 @@ def test_the_end_of_a_run_tells_load_results_and_what_to_think_of_them() -> None
     assert "verdict: INVALID" in rest
     assert "  the run was cancelled before its planned end" in rest
     assert "load generator: 12% of a core at most" in text
-    assert "~ fewer samples than the percentile needs for 10 beyond it (p50 20, p90 100, p99 1000)" in rest
+    assert "~ fewer samples than an upper bound of the percentile needs (p50 11, p90 64, p99 662)" in rest
     assert "> at least: 1 failed, 1 unsent of 4 have no time, and would raise it" in rest
     latency = next(line for line in rest if line.startswith("latency"))
     assert latency.split()[-1] == "2"
@@ -317,3 +320,23 @@ def test_energy_is_told_or_why_it_is_unknown(energy: EnergyReport, words: str) -
     of_run = summary([result(0)], Environment())
     assert words in summary_text(msgspec.structs.replace(of_run, energy=energy)).splitlines()
     assert "energy" not in summary_text(of_run)
+
+
+def test_intervals_and_the_steady_part_stand_under_the_numbers() -> None:
+    sure = Interval(0.010, 0.012, 0.95, "means of 16 batches")
+    histogram = Histogram()
+    histogram.record_many([11 * 10**6] * 700)
+    metric = Metric.of(histogram, ci=sure)
+    found = summary([result(0)], Environment(model="m"))
+    steady = SteadyReport(
+        state="steady",
+        text="",
+        from_seconds=3,
+        until_seconds=20,
+        rates={"achieved_rps": 9.5},
+        metrics=dict.fromkeys(found.metrics, metric),
+    )
+    rates = replace(found.rates, ci={"achieved_rps": Interval(9, 10, 0.95, "means of 16 batches")})
+    text = summary_text(replace(found, steady=steady, rates=rates, metrics={**found.metrics, "ttft_seconds": metric}))
+    assert "steady     3 to 20 s: 9.5 req/s, TTFT 11.0 ms, TPOT 11.0 ms, latency 11.0 ms on average" in text
+    assert "likely     9 to 10 req/s\n           TTFT mean 10.0 ms to 12.0 ms, p99 at most 11.0 ms\n" in text

@@ -14,6 +14,7 @@ from tokenstorm.metrics.engine import EngineTally
 from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import RankReport
+from tokenstorm.metrics.stretches import Stretch, Stretches
 from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally
 from tokenstorm.plan import Plan
 
@@ -30,6 +31,7 @@ class Group:
         self.tally = Tally()
         self.engine = EngineTally()
         self.energy = EnergyTally()
+        self.stretches = Stretches()
         self.inter_chunk: dict[int, Histogram] = {}
         self.last: dict[int, Delta] = {}
         self.worst: dict[int, RankSecond] = {}
@@ -130,6 +132,10 @@ class Group:
             gpus=sampled.gpus,
             histograms={name: tally.histograms[name] for name in METRICS if tally.histograms[name].count},
         )
+        if phase == "measured":
+            self.stretches.add(
+                Stretch.second(t, in_flight=line.in_flight, waiting=line.waiting, work=work, histograms=line.histograms)
+            )
         self.total.include(work)
         self.line = line
         return line

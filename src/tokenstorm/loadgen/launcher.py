@@ -372,6 +372,7 @@ class Launcher:
             engine=group.engine.report(),
             peak=group.peak,
             energy=group.energy,
+            stretches=group.stretches,
         )
         return summarize(run, merged.tally)
 

@@ -81,9 +81,12 @@ class Histogram(msgspec.Struct):
 
     def quantile(self, q: float) -> int | None:
         """The value that a share `q` of the samples does not exceed (nearest rank); None without samples."""
+        return self.at_rank(max(1, ceil(Fraction(repr(q)) * self.count)))  # 0.55 of 100 are 55, in floats 56
+
+    def at_rank(self, wanted: int) -> int | None:
+        """The value of the sample with this number, counted from the least, which is 1; None without samples."""
         if self.minimum is None or self.maximum is None:
             return None
-        wanted = max(1, ceil(Fraction(repr(q)) * self.count))  # 0.55 of 100 are 55, in floats 56
         seen = 0
         for index in sorted(self.counts):
             seen += self.counts[index]

@@ -181,6 +181,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 @cache
+def samples_needed(quantile: float) -> int:
+    """The fewest samples with which a percentile has an upper bound."""
+    low, high = 2, round(20 / (1 - quantile))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if samples_beyond(middle, quantile) else (middle + 1, high)
+    return low
+
+
+@cache
 def samples_beyond(count: int, quantile: float, confidence: float = BOUND_LEVEL) -> int | None:
     """How many of the longest of `count` samples to leave out, so that the longest that is left is an upper bound of the percentile.
 

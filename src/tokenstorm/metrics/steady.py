@@ -5,7 +5,7 @@ what makes the mean of the rest most certain. What remains must have no trend (M
 neighbours that are alike as Hamed and Rao do), and no step from one level to another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import NormalDist, fmean, median
 from typing import Literal
@@ -69,7 +69,7 @@ class Found(msgspec.Struct, frozen=True):
     step: int | None = None
 
 
-def find_steady(backlog: Sequence[float], others: dict[str, Sequence[float]]) -> Found:
+def find_steady(backlog: Sequence[float], others: Mapping[str, Sequence[float]]) -> Found:
     """Judge a run by the requests that wait or are in flight, and by other series of equal length, such as the TTFT."""
     if len(backlog) < LEAST_POINTS:
         return Found("short")

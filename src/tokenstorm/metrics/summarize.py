@@ -1,5 +1,6 @@
 """Makes the summary from one `Tally` and what is known about the ranks."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import msgspec
@@ -11,8 +12,9 @@ from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, Missing, RankReport
+from tokenstorm.metrics.steadiness import mean_interval, rate_intervals, steady_report
+from tokenstorm.metrics.stretches import Stretch, Stretches
 from tokenstorm.metrics.summary import (
-    QUANTILES,
     ClientReport,
     Concurrency,
     Distribution,
@@ -30,9 +32,6 @@ from tokenstorm.metrics.tally import METRICS, StageTally, Tally, Window
 from tokenstorm.metrics.verdict import judge
 from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED, EXHAUSTED
-
-SAMPLES_BEYOND = 10
-"""A percentile has enough samples if this many lie beyond it: 1000 samples for p99, 10000 for p99.9."""
 
 _SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
 
@@ -61,6 +60,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineReport | None = None
     peak: int | None = None
     energy: EnergyTally = msgspec.field(default_factory=EnergyTally)
+    stretches: Stretches = msgspec.field(default_factory=Stretches)
 
 
 def summarize(run: Run, tally: Tally) -> Summary:
@@ -72,7 +72,8 @@ def summarize(run: Run, tally: Tally) -> Summary:
 def figures_of(run: Run, tally: Tally) -> Figures:
     """Put the numbers together."""
     plan, counts = run.plan, tally.counts
-    metrics = {f"{name}_seconds": metric(tally.histograms[name], *_missing(name, counts)) for name in METRICS}
+    stretches = run.stretches.until(run.window_end / 1e9)
+    metrics = {f"{name}_seconds": _metric(name, tally.histograms[name], counts, stretches) for name in METRICS}
     return Figures(
         run_id=plan.run_id,
         group_id=plan.group_id,
@@ -83,12 +84,13 @@ def figures_of(run: Run, tally: Tally) -> Figures:
         clock={str(report.rank): Clock(report.start_monotonic_ns, report.clock_offset_ns) for report in run.ranks},
         counts=counts,
         windows=Windows(plan.window_start_ns / 1e9, run.window_end / 1e9, tally.warmup),
-        rates=_rates(run, tally),
+        rates=_rates(run, tally, stretches),
         metrics=metrics,
         tokens=_tokens(tally),
         goodput=_goodput(run, tally),
         lengths={name: _distribution(histogram) for name, histogram in tally.lengths.items()},
         concurrency=Concurrency(tally.busy_ns / 1e9 / _seconds_of(run), run.peak),
+        steady=None if run.outcome == "running" else steady_report(plan, stretches),
         stages=_stages(run, tally),
         warnings=dict(sorted(tally.warnings.items())),
         failures={kind: words for kind, words in sorted(tally.failures.items()) if kind != CENSORED},
@@ -106,25 +108,15 @@ def figures_of(run: Run, tally: Tally) -> Figures:
     )
 
 
-def metric(histogram: Histogram, missing: int, of: int) -> Metric:
-    """The figures of one histogram of nanoseconds; `missing` of `of` requests have no sample in it."""
-    share = missing / of if of else 0.0
-    values = {name: _seconds(histogram.quantile(q)) for name, q in QUANTILES.items()}
-    return Metric(
-        count=histogram.count,
-        mean=_seconds(histogram.mean()),
-        min=_seconds(histogram.minimum),
-        max=_seconds(histogram.maximum),
-        enough={name: histogram.count * (1 - q) >= SAMPLES_BEYOND - 1e-6 for name, q in QUANTILES.items()},
-        lower_bound={name: share > 1 - q for name, q in QUANTILES.items()},
-        **values,
-    )
+def _missing(name: str, counts: Counts) -> float:
+    """The share of the scheduled requests that has no sample of one of the times."""
+    missing = counts.unsent + (0 if name in _SEND_METRICS else counts.failed + counts.censored)
+    return missing / counts.scheduled if counts.scheduled else 0.0
 
 
-def _missing(name: str, counts: Counts) -> tuple[int, int]:
-    if name in _SEND_METRICS:
-        return counts.unsent, counts.scheduled
-    return counts.failed + counts.censored + counts.unsent, counts.scheduled
+def _metric(name: str, histogram: Histogram, counts: Counts, stretches: Sequence[Stretch] = ()) -> Metric:
+    ci = mean_interval(stretches, name, _seconds(histogram.mean()))
+    return Metric.of(histogram, _missing(name, counts), ci=ci)
 
 
 def _seconds_of(run: Run) -> float:
@@ -174,7 +166,7 @@ def _stages(run: Run, tally: Tally) -> list[StageReport]:
                     achieved_rps=part.done / ((end - start) / 1e9),
                     goodput=part.good / scheduled if run.plan.slo and scheduled else None,
                     metrics={
-                        f"{name}_seconds": metric(histogram, *_missing(name, part.counts))
+                        f"{name}_seconds": _metric(name, histogram, part.counts)
                         for name, histogram in part.histograms.items()
                     },
                 )
@@ -183,7 +175,7 @@ def _stages(run: Run, tally: Tally) -> list[StageReport]:
     return found
 
 
-def _rates(run: Run, tally: Tally) -> Rates:
+def _rates(run: Run, tally: Tally, stretches: Sequence[Stretch]) -> Rates:
     seconds = _seconds_of(run)
     return Rates(
         requested_rps=run.requested_rps,
@@ -192,6 +184,7 @@ def _rates(run: Run, tally: Tally) -> Rates:
         prompt_tokens_per_second=_known(tally.prompt_tokens_in_window / seconds, tally),
         output_tokens_per_second_per_user=1e9 / tpot if (tpot := tally.histograms["tpot"].quantile(0.5)) else None,
         sent_rps=tally.counts.sent / _sending_seconds(run),
+        ci=rate_intervals(stretches),
     )
 
 

@@ -8,7 +8,10 @@ from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.energy import EnergyReport
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
+from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.intervals import Interval, samples_beyond
 from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport, Reason
+from tokenstorm.metrics.steady import SteadyState
 from tokenstorm.plan import Plan
 
 SCHEMA: Literal[1] = 1
@@ -29,6 +32,9 @@ class Verdict(msgspec.Struct, frozen=True):
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """One distribution, in seconds; None where there is no sample.
 
+    `ci` is the interval of the mean, by what the mean of each batch of seconds was; None where too few seconds tell. A
+    percentile is at most its `upper_bound_99`, with a confidence of 99 % if requests are independent (LoadGen's early stopping);
+    None, and not `enough`, where there are too few samples for any bound.
     `lower_bound` marks percentiles that would be higher, had the requests that are missing from them answered.
     """
 
@@ -43,6 +49,32 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     p999: float | None
     enough: dict[str, bool]
     lower_bound: dict[str, bool]
+    upper_bound_99: dict[str, float | None] = {}
+    ci: Interval | None = None
+
+    @classmethod
+    def of(cls, histogram: Histogram, missing: float = 0.0, *, ci: Interval | None = None) -> "Metric":
+        """The figures of one histogram of nanoseconds; a share `missing` of the requests has no sample in it."""
+        count = histogram.count
+        beyond = {name: samples_beyond(count, q) for name, q in QUANTILES.items()}
+        return cls(
+            count=count,
+            mean=_seconds(histogram.mean()),
+            min=_seconds(histogram.minimum),
+            max=_seconds(histogram.maximum),
+            enough={name: left_out is not None for name, left_out in beyond.items()},
+            lower_bound={name: missing > 1 - q for name, q in QUANTILES.items()},
+            upper_bound_99={
+                name: None if left_out is None else _seconds(histogram.at_rank(count - left_out + 1))
+                for name, left_out in beyond.items()
+            },
+            ci=ci,
+            **{name: _seconds(histogram.quantile(q)) for name, q in QUANTILES.items()},
+        )
+
+
+def _seconds(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -51,7 +83,8 @@ class Rates(msgspec.Struct, frozen=True):
     `sent_rps` is over the time in which requests were due, as `requested_rps` is; `achieved_rps` counts the answers that ended
     inside the window: those of the drain are missing from it.
     Tokens are None where nobody counted them: what is not known is not 0. Those per user are what a user sees: the median
-    request's, after its first token (one over the median TPOT).
+    request's, after its first token (one over the median TPOT). `ci` has the intervals of achieved requests and output tokens,
+    by batches of seconds, where there were enough.
     """
 
     requested_rps: float | None
@@ -59,7 +92,31 @@ class Rates(msgspec.Struct, frozen=True):
     output_tokens_per_second: float | None
     prompt_tokens_per_second: float | None
     output_tokens_per_second_per_user: float | None = None
+    ci: dict[str, Interval] = {}
     sent_rps: float | None = None
+
+
+class SteadyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the measured window became steady, why not in `text`, and the figures of its steady part.
+
+    `growing`: the queue grew to the end; `warming`: times or rates still changed; `shifted`: there were two levels; `short`: there is too
+    little to tell. Only a steady one has figures: of the requests that ended from `from_seconds` to `until_seconds` after the
+    common start. `rates` and their `ci` are of `achieved_rps` and `output_tokens_per_second`; `in_flight` is the mean.
+    """
+
+    state: SteadyState
+    text: str
+    from_seconds: float | None = None
+    until_seconds: float | None = None
+    in_flight: float | None = None
+    rates: dict[str, float] = {}
+    ci: dict[str, Interval] = {}
+    metrics: dict[str, Metric] = {}
+
+    @property
+    def fault(self) -> str | None:
+        """The code of what is wrong; None where nothing is known to be."""
+        return {"growing": "over_saturated", "warming": "not_steady", "shifted": "not_steady"}.get(self.state)
 
 
 class Distribution(msgspec.Struct, frozen=True):
@@ -150,7 +207,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
     failed request for each kind. `goodput` is None where the plan has no objectives. `lengths` are tokens of
-    prompts and answers (`prompt`, `output`) of successful requests; `stages` those of a load that has some. `engine` is what the replicas said of
+    prompts and answers (`prompt`, `output`) of successful requests; `steady` is None where the plan asks for a changing rate, or no timeline tells; `stages` those of a load that has some. `engine` is what the replicas said of
     themselves; None where they say nothing; `energy` what their GPUs took, None where nobody reads them.
     """
 
@@ -170,6 +227,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     goodput: Goodput | None = None
     lengths: dict[str, Distribution] = {}
     concurrency: Concurrency | None = None
+    steady: SteadyReport | None = None
     stages: list[StageReport] = []
     warnings: dict[str, int] = {}
     failures: dict[str, str] = {}

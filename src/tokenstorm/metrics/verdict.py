@@ -168,6 +168,8 @@ def _service(figures: Figures) -> _Found:
         hint = ": give the drain more seconds" if outcome == "completed" else ""
         text = f"{censored} of {sent} requests were still in flight when the run ended{hint}"
         found.append(("suspect", Reason("censored", text)))
+    if figures.steady and (code := figures.steady.fault):
+        found.append(("suspect", Reason(code, figures.steady.text)))
     found += [*_answers(figures.warnings, counts.succeeded), *_prompts(figures), *_between(figures)]
     if left_out := sorted(name for name, replica in figures.replicas.items() if replica.left_out):
         text = f"replica {', '.join(left_out)} refused connections and was left out for some time"

@@ -6,6 +6,7 @@ from tokenstorm.metrics.summary import QUANTILES, Metric, StageReport, Summary
 from tokenstorm.report.again import command_line, not_default
 from tokenstorm.report.asked import asked_for, percent
 from tokenstorm.report.assets import Assets, policy
+from tokenstorm.report.certainty import interval_words, steady_words
 from tokenstorm.report.figures import duration, percentile
 from tokenstorm.report.figures import figure as number
 from tokenstorm.report.first import first_screen, title_of
@@ -32,6 +33,11 @@ _HEADS = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9
 _BY_COMMAND = "Name the variable that holds the engine's key with --api-key-env."
 _BY_PLAN = (
     "plan.json has all of it: copy it to a new folder, and type python -m tokenstorm.loadgen run FOLDER/plan.json"
+)
+_RATES = {"achieved_rps": "Answered requests per second", "output_tokens_per_second": "Output tokens per second"}
+_SURE = (
+    "Means: by how the means of batches of seconds differ. Percentiles: at most this, with 99 %, if requests are independent; "
+    "where a queue comes and goes it is less sure. - has too few samples."
 )
 _TIME = "Times are from the start of the run; warm-up, stages and drain are shaded."
 _MARKS = "~ too few samples for this percentile; > a lower bound: requests that failed or never ended would raise it"
@@ -65,6 +71,7 @@ def _sections(summary: Summary, story: Story, assets: Assets) -> list[str]:
         section("Over time", *_over_time(story, assets)),
         section("How times are distributed", *_distributions(summary, story, assets)),
         section("Stages", *_stages(summary, assets)),
+        section("How sure it is", *_certainty(summary)),
         section("Requests", facts(_counts(summary)), _failures(summary)),
         section("Prompt and answer lengths", *_token_lengths(summary, story, assets)),
         section("Replicas", _replicas(summary)),
@@ -103,6 +110,40 @@ def _distributions(summary: Summary, story: Story, assets: Assets) -> list[str]:
     heads = ("", "mean", *(_HEADS[quantile] for quantile in QUANTILES), "max", "samples")
     charts = f'<div class="charts">{"".join(figures)}</div>' if figures else ""
     return [charts, grid(heads, rows), note(_MARKS)]
+
+
+def _certainty(summary: Summary) -> list[str]:
+    """The steady part beside the whole, and how likely other values are."""
+    if summary.steady is None and not any(metric.ci for metric in summary.metrics.values()):
+        return []
+    rows = []
+    for name, metric in summary.metrics.items():
+        steady = summary.steady.metrics.get(name) if summary.steady else None
+        if metric.count and (metric.ci or metric.upper_bound_99.get("p50") is not None):
+            rows.append(
+                (
+                    _LABELS.get(name, name),
+                    interval_words(metric.ci) if metric.ci else "-",
+                    duration(steady.mean) if steady else "-",
+                    percentile(steady, "p99") if steady else "-",
+                    *(duration(metric.upper_bound_99.get(quantile)) for quantile in ("p50", "p90", "p99", "p999")),
+                )
+            )
+    heads = (
+        "",
+        "mean, with 95 %",
+        "steady: mean",
+        "steady: p99",
+        "p50 at most",
+        "p90 at most",
+        "p99 at most",
+        "p99.9 at most",
+    )
+    said = [("Steady", steady_words(summary.steady))] if summary.steady else []
+    rates = [
+        (_RATES[name], f"{number(ci.low)} to {number(ci.high)} with 95 %") for name, ci in summary.rates.ci.items()
+    ]
+    return [facts([*said, *rates]), grid(heads, rows) if rows else "", note(_SURE) if rows else ""]
 
 
 def _stages(summary: Summary, assets: Assets) -> list[str]:

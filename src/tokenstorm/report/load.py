@@ -9,10 +9,12 @@ from tokenstorm.errors import OtherVersion, PlanError, RunError
 from tokenstorm.loadgen.arrivals import count_end_ns, mean_rate, window_end_of
 from tokenstorm.loadgen.live import RankSecond, Status, TimelineLine
 from tokenstorm.loadgen.lost import tally_of_cut_off, tally_of_lost
+from tokenstorm.metrics.counts import Work
 from tokenstorm.metrics.energy import EnergyTally
 from tokenstorm.metrics.engine import EngineTally
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.reports import Environment, Missing, RankReport
+from tokenstorm.metrics.stretches import Stretch, Stretches
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import STALL_SECONDS, Tally
@@ -77,17 +79,22 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
         run = replace(run, outcome="running") if goes_on else run
     else:
         tally, run = _again(plan, written, found, timeline, counted)
-    engine, energy = EngineTally(), EnergyTally()
+    engine, energy, stretches = EngineTally(), EnergyTally(), Stretches()
     for line in timeline:  # inter-chunk times, and what the engine said, stand there alone
         if histogram := line.histograms.get("inter_chunk"):
             tally.histograms["inter_chunk"].merge(histogram)
         energy.add(line.gpus)
         if line.phase == "measured":
             engine.add(line.engine)
+            work = Work(succeeded=line.succeeded, output_tokens=line.output_tokens)
+            second = Stretch.second(
+                line.t, in_flight=line.in_flight, waiting=line.waiting, work=work, histograms=line.histograms
+            )
+            stretches.add(second)
     notes = dict.fromkeys(run.environment.notes + list(dict.fromkeys(missing.words))[:NOTED])
     environment = replace(run.environment, notes=list(notes))
     peak = max((line.in_flight_peak for line in timeline), default=None)
-    seen = {"engine": engine.report(), "energy": energy, "peak": peak}
+    seen = {"engine": engine.report(), "energy": energy, "peak": peak, "stretches": stretches}
     return summarize(replace(run, missing=missing, environment=environment, **seen), tally)
 
 

@@ -5,6 +5,7 @@ import re
 from tokenstorm.metrics.summary import QUANTILES, Summary
 from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import percent
+from tokenstorm.report.certainty import certain_lines, steady_words
 from tokenstorm.report.figures import duration, figure, percentile
 from tokenstorm.report.first import load_words, title_of
 from tokenstorm.report.rates import rate_words, unsent_words
@@ -42,6 +43,8 @@ def summary_markdown(summary: Summary) -> str:
         ),
         *([f"- {counts.censored} were in flight when the drain ended"] if counts.censored else []),
         *([f"- {counts.unsent} were not sent ({unsent})"] if (unsent := unsent_words(summary)) else []),
+        *([f"- {steady_words(summary.steady)}"] if summary.steady and not summary.steady.fault else []),
+        *(f"- likely: {line}" for line in certain_lines(summary)),
         "",
         *_times(summary),
         f"run {summary.run_id}, tokenstorm {_code(summary.environment.tokenstorm)}",

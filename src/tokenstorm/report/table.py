@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from tokenstorm.metrics.engine import ServerTimes
-from tokenstorm.metrics.summary import Metric, Summary
+from tokenstorm.metrics.intervals import samples_needed
+from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.report.asked import percent
 from tokenstorm.report.figures import duration, figure, percentile
 
@@ -67,9 +68,8 @@ def _marks(summary: Summary, shown: Sequence[Metric], quantiles: Sequence[str]) 
     lines, counts = [], summary.counts
     weak = [name for name in quantiles if any(not metric.enough[name] for metric in shown)]
     if weak:
-        needed = {"p50": "20", "p90": "100", "p95": "200", "p99": "1000", "p999": "10000"}
-        wants = ", ".join(f"{_HEADS[name]} {needed[name]}" for name in weak)
-        lines.append(f"~ fewer samples than the percentile needs for 10 beyond it ({wants})")
+        wants = ", ".join(f"{_HEADS[name]} {samples_needed(QUANTILES[name])}" for name in weak)
+        lines.append(f"~ fewer samples than an upper bound of the percentile needs ({wants})")
     if any(metric.lower_bound[name] for metric in shown for name in quantiles):
         parts = (("failed", counts.failed), ("censored", counts.censored), ("unsent", counts.unsent))
         without = ", ".join(f"{count} {name}" for name, count in parts if count)

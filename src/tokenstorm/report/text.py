@@ -8,6 +8,7 @@ from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, Shared, Synthetic, TraceFile
 from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import operation_words, percent, slo_text
+from tokenstorm.report.certainty import certain_lines, steady_words
 from tokenstorm.report.figures import duration, figure, many
 from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.table import stages_table, times_table
@@ -15,6 +16,8 @@ from tokenstorm.report.workload import lengths_lines, workload_lines
 
 FAILURE_COLUMNS = 140
 """The most columns of a failure's message. The lines and the summary have all that was kept."""
+_CERTAIN = ("likely", "", "", "")
+"""What begins the lines of what is likely: with 95 % the means, with 99 % the bounds of percentiles."""
 
 
 def live_line(status: Status, columns: int = 200) -> str:
@@ -115,6 +118,8 @@ def _head(summary: Summary) -> list[str]:
         *([f"lengths    {lengths}"] if (lengths := _lengths(summary)) else []),
         *([f"in flight  {in_flight}"] if (in_flight := _in_flight(summary)) else []),
         *([f"goodput    {goodput}"] if (goodput := _goodput(summary)) else []),
+        *([f"steady     {steady_words(summary.steady)}"] if summary.steady and not summary.steady.fault else []),
+        *(f"{head:<11}{line}" for head, line in zip(_CERTAIN, certain_lines(summary), strict=False)),
         *([f"odd        {odd}"] if (odd := _odd(summary.warnings)) else []),
     ]
 
