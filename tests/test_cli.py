@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from running import TIMEOUT, Ended, Run, Stage, fetch, free_port, rank_pids, running_second, samples, wait_for
+from tokenstorm.cli.panel import screen
 
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
 NOWHERE = "http://127.0.0.1:9"
@@ -263,21 +264,47 @@ def test_an_invalid_verdict_is_exit_code_3(stage: Stage) -> None:
     assert "verdict: INVALID" in ended.out
 
 
-def test_a_terminal_sees_a_line_that_lives(stage: Stage) -> None:
-    code, said = stage.on_a_terminal("bench", stage.truth().url, *STEADY, "--duration", "2.5")
-    assert code == 0
+def test_a_terminal_without_room_sees_a_line_that_lives_and_keeps_the_last(stage: Stage) -> None:
+    code, said = stage.on_a_terminal("bench", stage.truth().url, *STEADY, "--duration", "2.5", TERM="dumb")
+    assert code in {0, 3}
     lines = said.split("\r\x1b[K")
     assert len(lines) >= 3
-    assert "/20 req/s" in lines[1]
-    assert "in flight" in lines[1]
-    assert said.endswith("\r\x1b[K")
-    assert "\n" not in said
+    assert "of 20 asked · answered" in lines[1]
+    assert said.count("\n") == 1
+    assert said.endswith("\n")
+
+
+def test_a_terminal_sees_a_panel_that_stays_readable_with_failures_and_advice(stage: Stage) -> None:
+    """Each answer takes 300 ms, so 20 a second need 6 clients; there are 2."""
+    url = stage.truth(ttft=300, err500=0.3).url
+    load = ("--requests-per-second", "20", "--num-clients", "2", "--duration", "2.5", "--drain", "1")
+    code, said = stage.on_a_terminal("bench", url, *load, TERM="xterm", NO_COLOR="1")
+    assert code == 3
+    last = said.rpartition("╭")[2]
+    assert "finished" in last
+    assert "failed (" in last
+    assert "http_500" in last
+    assert "every client was busy" in last
+    assert "clients; num_clients is 2" in said
+    assert "\x1b[31m" not in said
+    assert said.rstrip().endswith(("╯", "╯\r\n\x1b[?25h", "\x1b[?25h"))
+
+
+def test_a_log_gets_a_line_each_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with screen() as shown:
+        for now in (1.0, 9.0, 10.5, 11.0, 19.0, 20.6):
+            shown.say(f"at {now}")
+    assert capsys.readouterr().err == "at 10.5\nat 20.6\n"
 
 
 def test_a_terminal_sees_what_is_waited_for_when_many_connections_are_opened(stage: Stage) -> None:
     url = stage.truth(ttft=1).url
     options = ("--num-clients", "1100", "--ranks", "1", "--request-count", "1100", "--max-tokens", "1")
-    code, said = stage.on_a_terminal("bench", url, *options)
+    code, said = stage.on_a_terminal("bench", url, *options, TERM="dumb")
     assert code in {0, 3}
     assert "opening 1100 connections" in said.split("\x1b[K")[1]
 

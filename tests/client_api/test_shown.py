@@ -13,10 +13,11 @@ import msgspec
 from groups import GROUPS, Api, api
 from launching import second, status
 from tokenstorm.api.group_answers import VerdictAnswer
-from tokenstorm.cli.watching import change_line, second_line
+from tokenstorm.cli.watching import change_line
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.scheduler import JobState
 from tokenstorm.errors import Unreachable
+from tokenstorm.report.live import live_line
 from tokenstorm.sdk import Change, Second
 from waiting import finish, until
 
@@ -80,10 +81,8 @@ def test_whoever_begins_to_watch_late_learns_of_all_failures(tmp_path: Path) -> 
                     seen.append(msgspec.json.decode(event.partition(b"data: ")[2], type=Second))
                     break
             assert (seen[0].so_far.failed, seen[0].so_far.goodput) == (41, None)
-            for columns in (40, 60, 80):
-                line = second_line(seen[0], columns)
-                assert "41 failed" in line
-                assert len(line) <= columns
+            assert seen[0].status
+            assert (seen[0].status.failed, seen[0].status.environment) == (41, None)
 
     finish(work(), 60)
 
@@ -118,7 +117,8 @@ def test_how_a_run_stands_so_far_is_told_of_the_group_and_in_events_and_shortly_
                 if event.startswith(b"event: progress"):
                     so_far = msgspec.json.decode(event.partition(b"data: ")[2], type=Second)
                     assert msgspec.convert(verdict, VerdictAnswer) == so_far.so_far.verdict
-                    assert "suspect so far (failures)" in second_line(so_far)
+                    assert so_far.status
+                    assert "suspect so far (failures)" in live_line(so_far.status)
                     break
 
     finish(work(), 60)

@@ -1,7 +1,5 @@
 """What a person sees of a run."""
 
-from datetime import UTC, datetime
-
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -9,7 +7,6 @@ from msgspec.structs import replace
 from plans import TWO_REPLICAS
 from plans import plan as made
 from tokenstorm.loadgen.arrivals import mean_rate
-from tokenstorm.loadgen.live import Glance, Status
 from tokenstorm.metrics.energy import EnergyReport, GpuEnergy
 from tokenstorm.metrics.engine import EngineSecond, EngineTally, EngineTimes
 from tokenstorm.metrics.histogram import Histogram
@@ -19,7 +16,7 @@ from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Metric, SteadyReport, Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.report.figures import duration, figure
-from tokenstorm.report.text import live_line, prompts_used, summary_text
+from tokenstorm.report.text import prompts_used, summary_text
 from tokenstorm.result import SCHEMA, Failure, Result
 
 GPU = GpuEnergy(gpu="GPU-a", node="n1", joules=750.0, average_watts=150.0, method="counter")
@@ -235,53 +232,6 @@ def test_a_staged_load_has_a_row_for_each_stage() -> None:
         ["0.2", "to", "0.5", "s", "0", "0", "0", "0"],
         ["0.5", "to", "1", "s", "10", "0", "1", "1"],
     ]
-
-
-@pytest.mark.parametrize("columns", [30, 40, 60, 80])
-@pytest.mark.parametrize("phase", ["measured", "draining"])
-def test_failures_are_seen_on_the_live_line_however_narrow_the_terminal(columns: int, phase: str) -> None:
-    line = live_line(a_second(phase), columns)
-    assert "2 failed" in line
-    assert len(line) <= columns
-
-
-def test_the_live_line_is_one_line_with_rates_latencies_and_trouble() -> None:
-    line = live_line(a_second("measured"))
-    assert "\n" not in line
-    for part in ("12 s measured", "19.5/20 req/s", "13 in flight +5 waiting", "2 failed", "1 of 3 ranks lost"):
-        assert part in line
-    assert "TTFT p50 - p99 -" in line
-    assert "latency p50 10.0 ms p99 500 ms" in line
-    assert "97.5% good" in live_line(msgspec.structs.replace(a_second("measured"), goodput=0.975))
-
-
-def a_second(phase: str) -> Status:
-    glance = Glance(0.01, 0.02, 0.5)
-    return Status(
-        at=datetime(2026, 1, 1, tzinfo=UTC),
-        run_id="0" * 32,
-        phase=phase,
-        reason=None,
-        elapsed_seconds=12.3,
-        fraction=0.2,
-        window_end_seconds=60,
-        scheduled=250,
-        sent=245,
-        succeeded=230,
-        failed=2,
-        unsent=0,
-        in_flight=13,
-        waiting=5,
-        requested_rps=20,
-        achieved_rps=19.5,
-        output_tokens_per_second=1234.5,
-        latency=glance,
-        service_time=glance,
-        ttft=Glance(None, None, None),
-        ranks=3,
-        ranks_up=2,
-        environment=None,
-    )
 
 
 def test_what_the_engine_counts_stands_beside_what_we_measured() -> None:

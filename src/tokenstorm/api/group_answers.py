@@ -6,6 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 from msgspec import field
 
 from tokenstorm.api.answer import SENT, Answer, Outcome, said
+from tokenstorm.loadgen.live import Status
 
 Verdict = Literal["valid", "suspect", "invalid"]
 GroupStatus = Literal["pending", "running", "stopped"]
@@ -191,7 +192,10 @@ class Glance(Answer, frozen=True, kw_only=True):
 
 
 class Second(Answer, frozen=True, kw_only=True):
-    """An event: one second of a run, `t` seconds after its start; counts are of that second, those of `so_far` since the start."""
+    """An event: one second of a run, `t` seconds after its start; counts are of that second, those of `so_far` since the start.
+
+    `status` is what the launcher said of the whole run at that moment, without its environment.
+    """
 
     t: int
     phase: str = ""
@@ -209,3 +213,4 @@ class Second(Answer, frozen=True, kw_only=True):
     service_time: Glance = Glance()
     ttft: Glance = Glance()
     inter_chunk: Glance = Glance()
+    status: Status | None = None

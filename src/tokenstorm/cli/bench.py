@@ -6,8 +6,9 @@ from pathlib import Path
 
 import uvloop
 
+from tokenstorm.cli.panel import screen
 from tokenstorm.cli.series import bench_series, refuse_beside_resume, series_of
-from tokenstorm.cli.terminal import live, show_line, show_summary, tell, tell_progress, width
+from tokenstorm.cli.terminal import show_line, show_summary, tell, tell_progress
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.loadgen.interrupts import handle_signals
 from tokenstorm.loadgen.launcher import Launcher, NotWritten
@@ -17,7 +18,6 @@ from tokenstorm.plan import Plan
 from tokenstorm.program import OutputLost
 from tokenstorm.report.formats import format_of, save_as
 from tokenstorm.report.page import try_page
-from tokenstorm.report.text import live_line
 from tokenstorm.report.workload import shared_lines, workload_lines
 from tokenstorm.runs import RunPaths, data_home
 
@@ -77,13 +77,12 @@ def _run_paths(run_dir: Path | None, plan: Plan) -> RunPaths:
 
 
 async def _run(plan: Plan, paths: RunPaths, api_key: str | None) -> Summary:
-    with live() as show:
-        each_second = (lambda status: show(live_line(status, width()))) if show else None
+    with screen() as shown:
         launcher = Launcher(
             plan,
             paths,
             api_key=api_key,
-            on_second=each_second,
+            on_second=shown.show,
             on_workload=lambda facts: tell_progress("\n".join(workload_lines(facts))),
         )
         with handle_signals(launcher):

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from tokenstorm.cli.panel import screen
 from tokenstorm.cli.signals import Signals, handled_signals
 from tokenstorm.cli.stack import Listen, everything, new_token
-from tokenstorm.cli.terminal import live, show_line, show_summary, show_text, tell, width
+from tokenstorm.cli.terminal import show_line, show_summary, show_text, tell
 from tokenstorm.cli.watching import Watching
 from tokenstorm.cluster.opening import open_site
 from tokenstorm.config.file import LOCAL, Config
@@ -86,8 +87,8 @@ async def _flow(client: AsyncClient, signals: Signals, say: Say) -> tuple[Summar
     say(created.message)
     drain = asyncio.create_task(_stop_at(signals, client, created.group_id))
     try:
-        with live() as line:
-            watching = Watching(line, width)
+        with screen() as shown:
+            watching = Watching(shown)
             async for event in client.events(created.group_id):
                 watching.see(event)
         group = await client.wait_until_stopped(created.group_id, seconds=60)

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenstorm.cli.api import client_of, say_again
+from tokenstorm.cli.panel import screen
 from tokenstorm.cli.preview import show_dry_run
 from tokenstorm.cli.request import request_of
 from tokenstorm.cli.terminal import (
     hand_on,
     hand_on_bytes,
-    live,
     show_facts,
     show_json,
     show_line,
@@ -21,7 +21,6 @@ from tokenstorm.cli.terminal import (
     show_table,
     show_text,
     tell,
-    width,
 )
 from tokenstorm.cli.watching import Watching
 from tokenstorm.errors import ApiError, UsageError
@@ -196,8 +195,8 @@ def targets(args: argparse.Namespace) -> int:
 
 def _watch(client: Client, group_id: int, args: argparse.Namespace) -> int:
     try:
-        with live() as line:
-            group = _follow(client, group_id, Watching(line, width))
+        with screen() as shown:
+            group = _follow(client, group_id, Watching(shown))
     except KeyboardInterrupt:
         tell(f"group {group_id} goes on: `tokenstorm group stop {group_id}` ends it")
         raise

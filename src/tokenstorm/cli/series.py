@@ -14,8 +14,8 @@ from tokenstorm.loadgen.series import SeriesDriver
 from tokenstorm.loadgen.varied import Next
 from tokenstorm.metrics.points import Point, SeriesSummary
 from tokenstorm.options import api_key_of, by_options, plan_of
+from tokenstorm.report.live import live_line
 from tokenstorm.report.series_text import point_line, point_name, series_text
-from tokenstorm.report.text import live_line
 from tokenstorm.runs import SeriesPaths, data_home
 from tokenstorm.series import Series, SeriesPlan, read_series
 from tokenstorm.typed_series import search_defaults, typed_series

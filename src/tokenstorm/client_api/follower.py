@@ -213,7 +213,8 @@ class Follower:
         self._book.change(states.heard(group, link.address, said.status))
         line = said.line if seen.is_new(said.line) else None
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
-        data = msgspec.json.encode({**shown, "so_far": progress_answer(Progress.of(said.status))}) if shown else None
+        so_far = {"so_far": progress_answer(Progress.of(said.status)), "status": replace(said.status, environment=None)}
+        data = msgspec.json.encode({**shown, **so_far}) if shown else None
         self._book.progressed(group_id, said, data, _written(line))
 
     async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:

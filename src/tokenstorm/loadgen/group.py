@@ -17,6 +17,7 @@ from tokenstorm.metrics.reports import RankReport
 from tokenstorm.metrics.stretches import Stretch, Stretches
 from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally
 from tokenstorm.plan import Plan
+from tokenstorm.result import CENSORED
 
 KEPT_SECONDS = 60
 """So much later no rank tells of a second any more: it would be lost."""
@@ -49,6 +50,8 @@ class Group:
         self.waited_below_cap = 0
         self.total = Work()
         """The sum of all lines so far."""
+        self.newest_failure = ""
+        """The words of one measured request that failed in the last second in which any did, after their kind."""
         self._pending: list[tuple[int, Delta]] = []
         self.line: TimelineLine | None = None
 
@@ -108,6 +111,9 @@ class Group:
             work.include(delta.live)
             tally.merge(delta.tally)
             ranks[rank] = _worse(ranks.get(rank), delta)
+        if failures := {kind: words for kind, words in tally.failures.items() if kind != CENSORED}:
+            kind = max(failures, key=lambda one: tally.counts.failed_by_kind.get(one, 0))
+            self.newest_failure = f"{kind}: {failures[kind]}"
         waited_below_cap = self._waited_below_cap(due)
         self.waited_below_cap += waited_below_cap
         line = TimelineLine(

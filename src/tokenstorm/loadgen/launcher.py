@@ -126,6 +126,7 @@ class Launcher:
                 raise RunError(self._cannot_write(error)) from None
             raise
         else:
+            self._show()
             self._port.dismiss_followers(self._progress.status())
             watching.result()  # a bug in it shows, now that nothing can be lost
             return summary

@@ -95,13 +95,34 @@ class Standing(msgspec.Struct, frozen=True):
     replicas: dict[str, ReplicaReport] = {}
 
 
+class Recent(msgspec.Struct, frozen=True, kw_only=True):
+    """The last seconds of the group, as rates per second; `asked_rps` is None in a closed loop."""
+
+    seconds: int = 0
+    asked_rps: float | None = None
+    sent_rps: float = 0.0
+    answered_rps: float = 0.0
+    output_tokens_per_second: float = 0.0
+
+
+class Minute(msgspec.Struct, frozen=True, kw_only=True):
+    """The last minute of the group, a number for each second, oldest first. Times are medians in seconds, None without an answer."""
+
+    sent: tuple[int, ...] = ()
+    answered: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()
+    ttft: tuple[float | None, ...] = ()
+    latency: tuple[float | None, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`status.json` and GET /status: how far the group is. Times are seconds since the common start.
 
     `at` is when this was said; `late_seconds` how long after the moment for which it was released the group started.
     `opening` connections are being opened before the start. `goodput` is the share of good requests among the measured ones that
     have ended or were never sent; None where the plan has no objectives. `environment` is what it runs with, once that is known.
-    `attempt` counts the starts of the job.
+    `attempt` counts the starts of the job. Counts are of all since the start, warm-up included: of the failed `failed_by_kind`, and `newest_failure` in the server's words;
+    of the unsent those that are `unsent_by_generator`. `advice` says what the user can do while it runs; empty where there is nothing.
     """
 
     schema: Literal[1] = SCHEMA
@@ -132,6 +153,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     late_seconds: float = 0.0
     opening: int = 0
     standing: Standing = Standing()
+    num_clients: int = 0
+    failed_by_kind: dict[str, int] = {}
+    newest_failure: str = ""
+    unsent_by_generator: int = 0
+    recent: Recent = Recent()
+    minute: Minute = Minute()
+    advice: str = ""
     environment: Environment | None
 
 

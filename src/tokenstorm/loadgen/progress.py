@@ -7,10 +7,12 @@ from time import monotonic_ns
 from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, Sampled, Standing, Status, TimelineLine
+from tokenstorm.loadgen.recent import LastMinute
 from tokenstorm.loadgen.standing import standing_of
 from tokenstorm.metrics.counts import Outcomes
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.reports import Environment
+from tokenstorm.metrics.verdict import clients_needed
 from tokenstorm.plan import Plan
 
 SECOND_NS = 10**9
@@ -37,6 +39,7 @@ class Progress:
         self._group = group
         self._ranks_up = ranks_up
         self._standing = Standing()
+        self._minute = LastMinute()
 
     @property
     def group_phase(self) -> str:
@@ -76,6 +79,7 @@ class Progress:
         line = group.close(second, group.phase_of(second, end), group.target_of(second, end), sampled)
         known = (second + 1) * SECOND_NS if end is None else min((second + 1) * SECOND_NS, end)
         self._standing = standing_of(group, self._ranks_up(), known, self.environment or Environment())
+        self._minute.add(line)
         return line
 
     def status(self, reason: str | None = None) -> Status:
@@ -110,6 +114,13 @@ class Progress:
             late_seconds=self.late_seconds,
             opening=self._connections_opening(),
             standing=self._standing,
+            num_clients=plan.num_clients,
+            failed_by_kind=dict(self._minute.failed_by_kind),
+            newest_failure=group.newest_failure,
+            unsent_by_generator=tally.overslept,
+            recent=self._minute.recent(),
+            minute=self._minute.minute(),
+            advice=self._advice(),
             environment=self.environment,
         )
 
@@ -129,6 +140,14 @@ class Progress:
         now = self._elapsed_ns()
         is_over = self.window_end is not None and now >= self.window_end
         return 0.0 if is_over and not self.plan.closed_loop else rate_at(self.plan, now)
+
+    def _advice(self) -> str:
+        """The number of clients that could carry the rate, as soon as answers show that these cannot."""
+        tally, line = self._group.tally, self._group.line
+        answers = tally.warmup.succeeded + tally.counts.succeeded
+        if not line or not line.waiting or not answers:
+            return ""
+        return clients_needed(line.target_rps, tally.service_ns / answers / 1e9, self.plan.num_clients)
 
     def _goodput(self) -> float | None:
         tally = self._group.tally

@@ -113,7 +113,7 @@ class Tally(msgspec.Struct):
     `prompt_off` is the share by which one of them was off at most.
     `last_event` is the last one that rates count: a successful answer's end, or a token. `good` requests met the plan's
     objectives. `lengths` are tokens of prompts and answers that succeeded, `busy_ns` is the sum of the times that requests were in
-    flight inside the window.
+    flight inside the window, `service_ns` that of the service times of all answers, warm-up included.
     """
 
     counts: Counts = msgspec.field(default_factory=Counts)
@@ -139,6 +139,7 @@ class Tally(msgspec.Struct):
     good: Good = msgspec.field(default_factory=Good)
     lengths: dict[str, Histogram] = msgspec.field(default_factory=lambda: {name: Histogram() for name in LENGTHS})
     busy_ns: int = 0
+    service_ns: int = 0
     stages: dict[int, StageTally] = {}
 
     def add(self, results: Sequence[Result], window: Window) -> None:
@@ -225,6 +226,7 @@ class Tally(msgspec.Struct):
             return
         succeeded = result.error is None
         self.last_event = max(self.last_event, result.done if succeeded else result.last_token or 0)
+        self.service_ns += result.done - result.sent if succeeded and result.sent is not None else 0
         self.done_in_window += succeeded and window.holds(result.done)
         tokens = 0.0
         if result.output_tokens:
@@ -300,4 +302,5 @@ _SUMS = (
     "waited",
     "overslept",
     "busy_ns",
+    "service_ns",
 )

@@ -1,9 +1,6 @@
-"""A run for the terminal: one live line while it goes on, a table at the end."""
-
-from collections.abc import Sequence
+"""A run for the terminal, once it is over."""
 
 from tokenstorm.load_parts import GENERATING
-from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, Shared, Synthetic, TraceFile
 from tokenstorm.printable import printable_line
@@ -18,37 +15,6 @@ FAILURE_COLUMNS = 140
 """The most columns of a failure's message. The lines and the summary have all that was kept."""
 _CERTAIN = ("likely", "", "", "")
 """What begins the lines of what is likely: with 95 % the means, with 99 % the bounds of percentiles."""
-
-
-def live_line(status: Status, columns: int = 200) -> str:
-    """Failures, achieved and asked rate, in flight, TTFT and latency: as much as fits on one line."""
-    if status.opening:
-        return f"opening {many(status.opening, 'connection')}, then the load starts"[:columns]
-    asked = f"/{status.requested_rps:.4g}" if status.requested_rps else ""
-    parts = [
-        f"{status.elapsed_seconds:4.0f} s {status.phase}",
-        f"{status.failed} failed",
-        f"{status.achieved_rps:.1f}{asked} req/s",
-        f"{status.output_tokens_per_second:.0f} tok/s",
-        f"{status.in_flight} in flight" + (f" +{status.waiting} waiting" if status.waiting else ""),
-        f"TTFT p50 {duration(status.ttft.p50)} p99 {duration(status.ttft.p99)}",
-        f"latency p50 {duration(status.latency.p50)} p99 {duration(status.latency.p99)}",
-    ]
-    if status.goodput is not None:
-        parts.insert(2, f"{status.goodput:.1%} good")
-    if status.ranks_up < status.ranks:
-        parts.insert(2, f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
-    if status.phase == "draining":
-        parts.insert(2, "waiting for the last answers, Ctrl-C ends at once")
-    return fitting(parts, columns)
-
-
-def fitting(parts: Sequence[str], columns: int) -> str:
-    """As many of the parts as fit on a line. The first two, time and failures, are always shown."""
-    shown = len(parts)
-    while shown > 2 and len(" · ".join(parts[:shown])) > columns:  # noqa: PLR2004 - as said above
-        shown -= 1
-    return " · ".join(parts[:shown])
 
 
 def summary_text(summary: Summary, *, wide: bool = False) -> str:
