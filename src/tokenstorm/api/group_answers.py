@@ -3,10 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
-from msgspec import field
+from msgspec import Raw, field
 
 from tokenstorm.api.answer import SENT, Answer, Outcome, said
-from tokenstorm.loadgen.live import Status
 
 Verdict = Literal["valid", "suspect", "invalid"]
 GroupStatus = Literal["pending", "running", "stopped"]
@@ -194,7 +193,7 @@ class Glance(Answer, frozen=True, kw_only=True):
 class Second(Answer, frozen=True, kw_only=True):
     """An event: one second of a run, `t` seconds after its start; counts are of that second, those of `so_far` since the start.
 
-    `status` is what the launcher said of the whole run at that moment, without its environment.
+    `status` is what the launcher said of the whole run at that moment, as its `status.json` has it but for the environment.
     """
 
     t: int
@@ -213,4 +212,4 @@ class Second(Answer, frozen=True, kw_only=True):
     service_time: Glance = Glance()
     ttft: Glance = Glance()
     inter_chunk: Glance = Glance()
-    status: Status | None = None
+    status: Raw = Raw(b"null")

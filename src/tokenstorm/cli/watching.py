@@ -1,7 +1,10 @@
 """A group that is watched: from events to what is shown."""
 
+import msgspec
+
 from tokenstorm.api.group_answers import Change, Second
 from tokenstorm.cli.panel import Screen
+from tokenstorm.loadgen.live import Status
 
 
 class Watching:
@@ -14,8 +17,8 @@ class Watching:
         """The next event."""
         if isinstance(event, Change):
             self._screen.say(change_line(event))
-        elif event.status is not None:
-            self._screen.show(event.status)
+        elif status := msgspec.json.decode(event.status, type=Status | None):
+            self._screen.show(status)
 
 
 def change_line(change: Change) -> str:
