@@ -9,6 +9,8 @@ SCHEMA: Literal[1] = 1
 
 Moment = Annotated[int, Meta(ge=0, le=2**62)]
 """Nanoseconds from the common start."""
+YEAR_NS = 366 * 86400 * 10**9
+"""No moment of a run is later."""
 Number = Annotated[int, Meta(ge=0, le=2**53)]
 Tokens = Annotated[int, Meta(ge=0, le=2**31)]
 

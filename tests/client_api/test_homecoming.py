@@ -12,6 +12,7 @@ from tokenstorm.client_api.homecoming import Expected, bring, missing
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.loadgen.live import Glance, RankSecond
 from tokenstorm.metrics.reports import DiskReport
+from tokenstorm.report.load import load_summary
 from tokenstorm.report.page import try_page
 from tokenstorm.runs import RunPaths
 
@@ -78,7 +79,7 @@ def test_a_second_visit_brings_what_was_added_and_what_was_renamed_into_place(tm
 def test_a_run_that_many_ask_for_at_once_comes_home_once(tmp_path: Path, stage: Stage) -> None:
     """Of what its user removed, the next call fetches all; so may ten calls at a time."""
     run = stage.bench(stage.truth().url, "--requests-per-second", "20", "--duration", "1", "--max-tokens", "2")
-    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path / "home", try_page)
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path / "home", try_page, load_summary)
 
     async def all_at_once() -> None:
         await asyncio.gather(*(archive.at_home("run") for _ in range(10)))

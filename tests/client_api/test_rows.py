@@ -8,6 +8,7 @@ import pytest
 
 from tokenstorm.client_api.archive import Archive
 from tokenstorm.cluster.local import LocalShell
+from tokenstorm.report.load import load_summary
 from tokenstorm.report.page import try_page
 from tokenstorm.result import Failure, Result, Stretch, encode_result
 from tokenstorm.written import read_lines
@@ -23,7 +24,7 @@ def test_rows_of_a_table_say_for_how_many_requests_they_stand(tmp_path: Path) ->
     path = tmp_path / "results.0.0.jsonl"
     path.write_bytes(b"".join(encode_result(row) + b"\n" for row in ROWS))
     assert [row.count for row in read_lines(path, Result, pytest.fail)] == [1, 1, 500]
-    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path, try_page)
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path, try_page, load_summary)
 
     async def table() -> str:
         return b"".join([part async for part in archive.csv([PurePosixPath(path)])]).decode()
@@ -44,6 +45,6 @@ def test_rows_are_those_of_the_last_start_that_sent_anything_as_in_the_report(tm
     (folder / "plan.json").touch()
     for name, rows in (("results.0.0", ROWS[:1]), ("results.0.1", ROWS), ("results.1.1", []), ("results.0.2", [])):
         (folder / f"{name}.jsonl").write_bytes(b"".join(encode_result(row) + b"\n" for row in rows))
-    archive = Archive(LocalShell(), PurePosixPath(tmp_path / "runs"), tmp_path, try_page)
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path / "runs"), tmp_path, try_page, load_summary)
     files = asyncio.run(archive.result_files("a1"))
     assert [file.name for file in files] == ["results.0.1.jsonl", "results.1.1.jsonl"]

@@ -16,6 +16,7 @@ from tokenstorm.client_api.store import Store
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.errors import RunError
 from tokenstorm.plan import encode_plan
+from tokenstorm.report.load import load_summary
 from tokenstorm.report.page import try_page
 from tokenstorm.result import SCHEMA, Result, encode_result
 from tokenstorm.runs import RunPaths
@@ -63,7 +64,7 @@ def test_a_summary_of_another_version_came_home_and_says_so(tmp_path: Path) -> N
     (folder / "stderr.log").write_text("")
     (folder / "summary.json").write_text(json.dumps({"schema": 2, "plan": {"tokenstorm": "7.0.0"}}))
     assert missing(RunPaths(folder), Expected(ran=True, ended_well=True)) is None
-    archive = Archive(LocalShell(), PurePosixPath(tmp_path / "there"), tmp_path / "home", try_page)
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path / "there"), tmp_path / "home", try_page, load_summary)
     left = asyncio.run(archive.sum_up(run_id))
     assert left.summary is None
     assert "was written for tokenstorm 7.0.0 (schema 2)" in left.said
@@ -72,7 +73,7 @@ def test_a_summary_of_another_version_came_home_and_says_so(tmp_path: Path) -> N
 def test_one_bad_line_costs_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.0.0.jsonl"
     path.write_bytes(result(1) + b"no json\n" + result(2))
-    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path / "home", try_page)
+    archive = Archive(LocalShell(), PurePosixPath(tmp_path), tmp_path / "home", try_page, load_summary)
 
     async def rows() -> bytes:
         return b"".join([part async for part in archive.csv([PurePosixPath(path)])])

@@ -10,8 +10,8 @@ from tokenstorm.metrics.attaining import attainment, backlog, fewest_requests
 from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.intervals import share_lower_bound
 from tokenstorm.metrics.points import Held, Point, Quantiles
+from tokenstorm.metrics.reports import Verdict
 from tokenstorm.metrics.searching import answer, next_try, value_of, window_seconds
-from tokenstorm.metrics.summary import Verdict
 from tokenstorm.series import Search, Searched
 
 SLO = Slo(ttft_seconds=0.5, share=0.95)

@@ -6,11 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from plans import plan
-from tokenstorm.metrics.counts import Counts
+from tokenstorm.metrics.counts import Counts, ReplicaReport
 from tokenstorm.metrics.engine import EngineReport, ServerTimes
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
-from tokenstorm.metrics.summary import ClientReport, Figures, Metric, Outcome, Rates, ReplicaReport, Tokens, Windows
+from tokenstorm.metrics.summary import ClientReport, Figures, Metric, Outcome, Rates, Tokens, Windows
 from tokenstorm.metrics.verdict import judge
 
 NO_LAG = Metric.of(Histogram())

@@ -6,8 +6,7 @@ from msgspec import convert
 from msgspec.structs import asdict, replace
 
 from tokenstorm.api.group_answers import GroupAnswer, Info, ProgressAnswer, ReplicaAnswer, VerdictAnswer
-from tokenstorm.client_api.book import Live
-from tokenstorm.client_api.group import ClientGroup, Progress
+from tokenstorm.client_api.group import ClientGroup, Live, Progress
 
 
 def answer_of(

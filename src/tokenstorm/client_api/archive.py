@@ -19,7 +19,6 @@ from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.jobs.logs import read_on
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.report.load import load_summary
 from tokenstorm.report.rows import ParquetTable, csv_head, csv_rows
 from tokenstorm.report.whole import last_results
 from tokenstorm.result import Result
@@ -28,6 +27,8 @@ from tokenstorm.written import fault
 
 MakePage = Callable[[RunPaths, Summary], str]
 """Writes the report of a run into its folder; returns in words what was wrong, and never raises."""
+Rebuild = Callable[[RunPaths], Summary]
+"""Sums up a run from its result lines. Raises RunError where there are none, and OtherVersion."""
 LOG_BYTES = 256 * 2**10
 """How much of each log one answer brings at most."""
 
@@ -49,9 +50,9 @@ class Left:
 class Archive:
     """Runs by their ids: `runs` where they run, `home` here; the two may be one folder. Raises `ClusterError`."""
 
-    def __init__(self, shell: Shell, runs: PurePosixPath, home: Path, make_page: MakePage) -> None:
+    def __init__(self, shell: Shell, runs: PurePosixPath, home: Path, make_page: MakePage, rebuild: Rebuild) -> None:
         self._shell = shell
-        self._make_page = make_page
+        self._make_page, self._rebuild = make_page, rebuild
         self._runs = runs
         self.home = home / "runs"
         self._here = LocalShell()
@@ -174,9 +175,19 @@ class Archive:
 
     def _sum_up(self, run_id: str) -> Summary | None:
         paths = self.paths(run_id)
-        summary = summary_of(paths) or _rebuilt(paths)
+        summary = summary_of(paths) or self._rebuilt(paths)
         if summary and (trouble := self._make_page(paths, summary)):
             sys.stderr.write(f"tokenstorm: {trouble}\n")
+        return summary
+
+    def _rebuilt(self, paths: RunPaths) -> Summary | None:
+        try:
+            summary = self._rebuild(paths)
+        except OtherVersion:
+            raise
+        except RunError:  # it says that there are no results, which the group's reason will tell
+            return None
+        write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
         return summary
 
     async def _part(self, file: PurePosixPath, offset: int) -> bytes:
@@ -184,17 +195,6 @@ class Archive:
             return await self._here.get(file, offset=offset, limit=PART)
         except FileNotFoundError:  # purged meanwhile
             return b""
-
-
-def _rebuilt(paths: RunPaths) -> Summary | None:
-    try:
-        summary = load_summary(paths, rebuild=True)
-    except OtherVersion:
-        raise
-    except RunError:  # it says that there are no results, which the group's reason will tell
-        return None
-    write_atomically(paths.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
-    return summary
 
 
 def _is_one(one: Path, other: Path) -> bool:

@@ -5,7 +5,6 @@ A change is on disk before anybody acts on it, so the process may be killed at a
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,29 +12,10 @@ import msgspec
 from tokenstorm.api.group_answers import GroupStatus, StatusChange
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.feed import Feed
-from tokenstorm.client_api.group import ClientGroup, Progress
+from tokenstorm.client_api.group import ClientGroup, Live, Progress
 from tokenstorm.client_api.link import Said
 from tokenstorm.client_api.store import GroupSecrets, Store
 from tokenstorm.errors import Unknown
-
-
-@dataclass(frozen=True)
-class Live:
-    """The latest of a running group, when its launcher said it, and when that came (monotonic seconds).
-
-    `written` is how many bytes of result lines each rank has on disk, `attempt` counts the starts of its job.
-    """
-
-    progress: Progress
-    said_at: datetime
-    at: float
-    written: Mapping[int, int]
-    attempt: int = 0
-
-    @property
-    def age_seconds(self) -> float:
-        """How old it is."""
-        return time.monotonic() - self.at
 
 
 class Book:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,7 +14,6 @@ from tokenstorm.client_api import group as states
 from tokenstorm.client_api.answers import progress_answer
 from tokenstorm.client_api.book import Book
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
-from tokenstorm.client_api.endings import Endings
 from tokenstorm.client_api.group import ClientGroup, Progress
 from tokenstorm.client_api.link import LauncherLink, Said
 from tokenstorm.client_api.services import ServiceDirectory
@@ -41,21 +40,21 @@ CANCEL_AFTER_SECONDS = 20.0
 
 
 class Follower:
-    """Sees every group of a book to its end. `link` is the way to a group's launcher."""
+    """Sees every group of a book to its end. `finish` brings home what a job left, `link` is the way to a group's launcher."""
 
     def __init__(
         self,
         book: Book,
         *,
         site: Site,
-        endings: Endings,
+        finish: Callable[[int, JobState], Awaitable[None]],
         tasks: Tasks,
         dispatcher: SlurmClientDispatcher,
         services: ServiceDirectory,
         link: Callable[[ClientGroup], LauncherLink],
         jobs: Watch,
     ) -> None:
-        self._book, self._site, self._endings, self._tasks = book, site, endings, tasks
+        self._book, self._site, self._bring_home, self._tasks = book, site, finish, tasks
         self._dispatcher, self._services, self._link, self._jobs = dispatcher, services, link, jobs
         self._news = asyncio.Event()
         self._finishing: set[int] = set()
@@ -178,7 +177,7 @@ class Follower:
 
     async def _finish(self, group_id: int, job: JobState) -> None:
         try:
-            await self._endings.finish(group_id, job)
+            await self._bring_home(group_id, job)
         finally:
             self._finishing.discard(group_id)
 

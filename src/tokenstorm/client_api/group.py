@@ -1,6 +1,9 @@
 """One client group: what is known about it, and how that changes. Data and pure functions, no I/O."""
 
 import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -13,7 +16,8 @@ from tokenstorm.cluster.scheduler import JobState, Sent
 from tokenstorm.cluster.scheduler import Outcome as JobOutcome
 from tokenstorm.loadgen.live import Glance, Standing
 from tokenstorm.loadgen.live import Status as LauncherStatus
-from tokenstorm.metrics.summary import State, Summary
+from tokenstorm.metrics.reports import State
+from tokenstorm.metrics.summary import Summary
 
 Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
 Ending = Literal["stop", "service died"]
@@ -73,6 +77,25 @@ def _p99(status: LauncherStatus, summary: Summary | None, name: Literal["ttft", 
         return found.p99
     metric = summary.metrics.get(f"{name}_seconds")
     return metric.p99 if metric else None
+
+
+@dataclass(frozen=True)
+class Live:
+    """The latest of a running group, when its launcher said it, and when that came (monotonic seconds).
+
+    `written` is how many bytes of result lines each rank has on disk, `attempt` counts the starts of its job.
+    """
+
+    progress: Progress
+    said_at: datetime
+    at: float
+    written: Mapping[int, int]
+    attempt: int = 0
+
+    @property
+    def age_seconds(self) -> float:
+        """How old it is."""
+        return time.monotonic() - self.at
 
 
 class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import json
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -41,6 +42,7 @@ from tokenstorm.errors import KeyUsed, UsageError
 from tokenstorm.jobs.poller import Poller
 from tokenstorm.jobs.settler import UNCONFIRMED
 from tokenstorm.metrics.exposition import with_age
+from tokenstorm.report.load import load_summary
 
 MOST_OBSERVERS = 32
 
@@ -64,7 +66,9 @@ class ClientManager:
         poller: Poller | None = None,
     ) -> None:
         self.site = site
-        self.archive = Archive(site.shell, site.profile.base_path / "runs", home, make_page)
+        self.archive = Archive(
+            site.shell, site.profile.base_path / "runs", home, make_page, partial(load_summary, rebuild=True)
+        )
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks = Tasks()
         self._cluster = httpx.AsyncClient(transport=transport(site.shell), trust_env=False)
@@ -77,7 +81,7 @@ class ClientManager:
         self._follower = Follower(
             self.book,
             site=site,
-            endings=self._endings,
+            finish=self._endings.finish,
             tasks=self._tasks,
             dispatcher=dispatcher,
             services=services,

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import secrets
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -15,12 +16,12 @@ from tokenstorm.api.services import ENDED
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.book import Book
 from tokenstorm.client_api.dispatcher import SlurmClientDispatcher
-from tokenstorm.client_api.endings import Endings
 from tokenstorm.client_api.group import ClientGroup
 from tokenstorm.client_api.refusals import NotNow, SubmissionUnconfirmed
 from tokenstorm.client_api.services import Access, ServiceDirectory, ServiceInfo
 from tokenstorm.client_api.store import GroupSecrets
 from tokenstorm.client_api.tasks import Tasks
+from tokenstorm.cluster.scheduler import Outcome
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import ClusterError, RunError, Unconfirmed, UsageError
 from tokenstorm.jobs.pauses import pauses
@@ -31,6 +32,18 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 """Seconds until a group is tried again."""
 LOOK_SECONDS = 1.0
 """How soon a group that is stopped while it waits for a deploy gives that up."""
+
+
+class Endings(Protocol):
+    """How groups end that never began."""
+
+    async def give_up(self, group_id: int, outcome: Outcome, reason: str) -> None:
+        """End a group that was never submitted, and leave no key of it behind. Raises `ClusterError`, `RunError`."""
+        ...
+
+    async def purge(self, group: ClientGroup) -> None:
+        """Remove the files of a group that is over, however often that takes."""
+        ...
 
 
 class Starter:

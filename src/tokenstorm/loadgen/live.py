@@ -5,11 +5,11 @@ from typing import Literal
 
 import msgspec
 
+from tokenstorm.metrics.counts import ReplicaReport
 from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.reports import DiskReport, Environment
-from tokenstorm.metrics.summary import ReplicaReport, Verdict
+from tokenstorm.metrics.reports import DiskReport, Environment, Verdict
 from tokenstorm.result import Number
 
 SCHEMA: Literal[1] = 1

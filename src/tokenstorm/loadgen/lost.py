@@ -4,9 +4,10 @@ from pathlib import Path
 
 from tokenstorm.loadgen.arrivals import scheduled_count
 from tokenstorm.metrics.counts import Counts
-from tokenstorm.metrics.rebuild import YEAR_NS, tally_of
+from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
+from tokenstorm.result import YEAR_NS
 from tokenstorm.written import Skip
 
 

@@ -67,3 +67,11 @@ def add_fields(to: object, other: object, names: Iterable[str]) -> None:
     """Add these fields of the other."""
     for name in names:
         setattr(to, name, getattr(to, name) + getattr(other, name))
+
+
+class ReplicaReport(msgspec.Struct, frozen=True):
+    """What one replica got, and whether it was left out for refusing."""
+
+    url: str
+    counts: Counts
+    left_out: bool

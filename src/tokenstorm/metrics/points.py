@@ -5,7 +5,8 @@ from typing import Literal
 import msgspec
 
 from tokenstorm.metrics.counts import Counts
-from tokenstorm.metrics.summary import Outcome, Verdict
+from tokenstorm.metrics.reports import Verdict
+from tokenstorm.metrics.summary import Outcome
 from tokenstorm.series import Search, SeriesPlan, Value
 
 SCHEMA: Literal[1] = 1

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.plan import Plan
-from tokenstorm.result import Result
+from tokenstorm.result import YEAR_NS, Result
 from tokenstorm.written import Skip, read_lines
 
 BATCH = 5000
-YEAR_NS = 366 * 86400 * 10**9
 _PAGE = 1024
 
 

@@ -1,6 +1,10 @@
 """What the load generator tells about itself: its ranks, their disks and clocks, and what they ran with."""
 
+from typing import Literal
+
 import msgspec
+
+State = Literal["valid", "suspect", "invalid"]
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -8,6 +12,13 @@ class Reason(msgspec.Struct, frozen=True):
 
     code: str
     text: str
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether to trust the numbers, and the reasons why not."""
+
+    state: State
+    reasons: list[Reason]
 
 
 class DiskReport(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 import msgspec
 from msgspec.structs import asdict
 
-from tokenstorm.metrics.counts import Counts
+from tokenstorm.metrics.counts import Counts, ReplicaReport
 from tokenstorm.metrics.energy import Done, EnergyReport, EnergyTally
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
@@ -22,7 +22,6 @@ from tokenstorm.metrics.summary import (
     Metric,
     Outcome,
     Rates,
-    ReplicaReport,
     StageReport,
     Summary,
     Tokens,

@@ -4,29 +4,20 @@ from typing import Literal
 
 import msgspec
 
-from tokenstorm.metrics.counts import Counts
+from tokenstorm.metrics.counts import Counts, ReplicaReport
 from tokenstorm.metrics.energy import EnergyReport
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.intervals import Interval, samples_beyond
-from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport, Reason
+from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport, Verdict
 from tokenstorm.metrics.steady import SteadyState
 from tokenstorm.plan import Plan
 
 SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
-
-State = Literal["valid", "suspect", "invalid"]
 Outcome = Literal["completed", "cancelled", "cut off", "running"]
 """How a run ended: as planned, because somebody stopped it, or without a summary of its own."""
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """Whether to trust the numbers, and the reasons why not."""
-
-    state: State
-    reasons: list[Reason]
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,14 +168,6 @@ class Tokens(msgspec.Struct, frozen=True):
     prompt_asked: int | None = None
     prompt_ratio: float | None = None
     prompt_off: float | None = None
-
-
-class ReplicaReport(msgspec.Struct, frozen=True):
-    """What one replica got, and whether it was left out for refusing."""
-
-    url: str
-    counts: Counts
-    left_out: bool
 
 
 class ClientReport(msgspec.Struct, frozen=True, kw_only=True):

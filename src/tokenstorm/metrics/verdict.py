@@ -5,8 +5,8 @@ All bounds of the verdict are here. A simulated engine is no fault.
 
 from math import ceil
 
-from tokenstorm.metrics.reports import NOTHING_MISSING, Missing, Reason
-from tokenstorm.metrics.summary import Figures, State, Verdict
+from tokenstorm.metrics.reports import NOTHING_MISSING, Missing, Reason, State, Verdict
+from tokenstorm.metrics.summary import Figures
 from tokenstorm.result import INTERNAL
 
 SENT_SUSPECT, SENT_INVALID = 0.99, 0.95

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tokenstorm.errors import OtherVersion, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
-from tokenstorm.metrics.rebuild import YEAR_NS
 from tokenstorm.metrics.reports import Missing, RankReport
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
+from tokenstorm.result import YEAR_NS
 from tokenstorm.runs import RunPaths
 from tokenstorm.written import decode, read_lines
 
