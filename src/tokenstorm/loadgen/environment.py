@@ -2,11 +2,10 @@
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tokenstorm import __version__
 from tokenstorm.loadgen.messages import Service
-from tokenstorm.loadgen.preflight import EngineFacts
 from tokenstorm.metrics.reports import Environment, PromptStock, WorkloadFacts
 from tokenstorm.plan import Plan
 
@@ -14,7 +13,7 @@ from tokenstorm.plan import Plan
 def environment_of(
     plan: Plan,
     service: Service,
-    facts: EngineFacts,
+    facts: Mapping[str, object],
     notes: list[str],
     *,
     hosts: Iterable[str],
