@@ -90,9 +90,9 @@ class Book:
         feed = self._feeds.get(group.group_id)
         if feed is None:
             feed = Feed()
-            feed.publish("status", _told(group))
+            feed.publish("status", _status_event(group))
             if group.stage == "stopped":
-                feed.publish("done", _told(group))
+                feed.publish("done", _status_event(group))
             else:
                 self._feeds[group.group_id] = feed
         return feed
@@ -117,7 +117,7 @@ class Book:
         if group == before:
             return group
         news = before is None or before.shown != group.shown
-        self.store.save(group, message=_told(group) if news else None, free_key=free_key)
+        self.store.save(group, message=_status_event(group) if news else None, free_key=free_key)
         if group.stage == "stopped":
             self._active.pop(group.group_id, None)
             self._live.pop(group.group_id, None)
@@ -125,9 +125,9 @@ class Book:
             self._active[group.group_id] = group
         if feed := self._feeds.get(group.group_id):
             if news:
-                feed.publish("status", _told(group))
+                feed.publish("status", _status_event(group))
             if group.stage == "stopped":
-                feed.publish("done", _told(group))
+                feed.publish("done", _status_event(group))
                 del self._feeds[group.group_id]
         if news and group.observers:
             self._notify()
@@ -149,7 +149,7 @@ class Book:
             feed.publish("progress", line)
 
 
-def _told(group: ClientGroup) -> bytes:
+def _status_event(group: ClientGroup) -> bytes:
     """What observers and viewers get at a change of status."""
     return msgspec.json.encode(
         StatusChange(

@@ -89,7 +89,7 @@ class SlurmClientDispatcher:
 
     async def make_plan(self, group: ClientGroup, request: GroupRequest, access: Access) -> Plan:
         """The plan of a group whose service can be reached. Raises `UsageError`."""
-        return self._plan(group, request, access, await self._asked(request))
+        return self._plan(group, request, access, await self._prompts_of(request))
 
     def preview(self, group: ClientGroup, request: GroupRequest, access: Access | None) -> DryRun:
         """What would be submitted for a group that nobody keeps. The cluster is not asked. Raises `UsageError`."""
@@ -140,7 +140,7 @@ class SlurmClientDispatcher:
             **(there if elsewhere else {}),
         )
 
-    async def _asked(self, request: GroupRequest) -> dict[str, Any]:
+    async def _prompts_of(self, request: GroupRequest) -> dict[str, Any]:
         if request.trace is not None:
             return await self.check_trace(request)
         if request.dataset is not None:

@@ -214,7 +214,7 @@ class Follower:
         shown = line and {name: value for name, value in line.items() if name != "histograms"}
         so_far = {"so_far": progress_answer(Progress.of(said.status)), "status": replace(said.status, environment=None)}
         data = msgspec.json.encode({**shown, **so_far}) if shown else None
-        self._book.progressed(group_id, said, data, _written(line))
+        self._book.progressed(group_id, said, data, _bytes_written(line))
 
     async def _read_files(self, group_id: int, link: LauncherLink, seen: "_Seen") -> None:
         try:
@@ -232,13 +232,13 @@ class Follower:
                 group for group in self._book.active if group.stage in {"queued", "running"} and not group.ending
             ]
             for service in {group.service_id for group in watched if group.service_id}:
-                reason = await self._ended(service)
+                reason = await self._why_service_ended(service)
                 for group in watched:
                     current = self._book.current(group.group_id)
                     if reason and group.service_id == service and current:
                         self._end_with_service(current, reason)
 
-    async def _ended(self, service: str) -> str | None:
+    async def _why_service_ended(self, service: str) -> str | None:
         try:
             info = await self._services.find(service)
         except Unknown:
@@ -310,7 +310,7 @@ class _Rank(msgspec.Struct):
     disk: _Disk
 
 
-def _written(line: Mapping[str, object] | None) -> dict[int, int]:
+def _bytes_written(line: Mapping[str, object] | None) -> dict[int, int]:
     """How many bytes of result lines each rank has on disk, as a second tells."""
     try:
         ranks = msgspec.convert(line.get("ranks", {}) if line else {}, dict[str, _Rank])

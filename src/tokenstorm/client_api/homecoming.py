@@ -83,13 +83,13 @@ def missing(paths: RunPaths, expected: Expected) -> str | None:
     if expected.ran and not any((paths.root / name).exists() for name in (*LOGS, paths.status.name)):
         return "its logs"
     there = {rank: path.stat().st_size for (rank, _), path in paths.all_results().items()}
-    for rank, size in _written(paths, summary, expected).items():
+    for rank, size in _least_bytes(paths, summary, expected).items():
         if there.get(rank, 0) < size:
             return f"the results of rank {rank}: {size - there.get(rank, 0)} bytes"
     return None
 
 
-def _written(paths: RunPaths, summary: Summary | None, expected: Expected) -> dict[int, int]:
+def _least_bytes(paths: RunPaths, summary: Summary | None, expected: Expected) -> dict[int, int]:
     """The least that each rank's lines have, by all that is known."""
     told = told_bytes(summary, _last_lines(paths.timeline))
     return {rank: max(expected.written.get(rank, 0), told.get(rank, 0)) for rank in {*expected.written, *told}}

@@ -67,13 +67,13 @@ class LauncherLink:
                 await asyncio.sleep(ASK_EVERY)
             async with self._client.stream("GET", f"{url}/events", headers=self._headers, timeout=timeout) as answer:
                 if not answer.is_success:
-                    raise _gone(self._folder, f"it answered {answer.status_code}")
+                    raise _gone_error(self._folder, f"it answered {answer.status_code}")
                 lines = Lines()
                 async for piece in answer.aiter_bytes():
                     for line in lines.feed(piece):
                         yield msgspec.json.decode(line, type=Said)
         except (httpx.TransportError, *NOT_JSON) as error:
-            raise _gone(self._folder, str(error) or type(error).__name__) from None
+            raise _gone_error(self._folder, str(error) or type(error).__name__) from None
 
     async def control(self, words: str) -> None:
         """Say `run`, `run <unix time>`, `stop` or `abort`. Raises `UsageError` when the launcher does not take it."""
@@ -86,7 +86,7 @@ class LauncherLink:
             await self._shell.put(self._folder / "control", words.encode())
             return
         except httpx.TransportError as error:
-            raise _gone(self._folder, str(error) or type(error).__name__) from None
+            raise _gone_error(self._folder, str(error) or type(error).__name__) from None
         if answer.is_client_error:
             message = f"the launcher refused {words!r}: {answer.text[:200]}"
             raise UsageError(message)
@@ -112,7 +112,7 @@ class LauncherLink:
         except FileNotFoundError:
             return []
         except NOT_JSON as error:
-            raise _gone(self._folder, f"its status.json cannot be read: {fault(error)}") from None
+            raise _gone_error(self._folder, f"its status.json cannot be read: {fault(error)}") from None
         if status.attempt != self._attempt:  # the job started anew, and so did the timeline
             self._attempt, self._read = status.attempt, 0
         found = await self._new_seconds()
@@ -137,7 +137,7 @@ class LauncherLink:
     async def _status(self, url: str) -> Status:
         answer = await self._client.get(f"{url}/status", headers=self._headers, timeout=5.0)
         if not answer.is_success:
-            raise _gone(self._folder, f"it answered {answer.status_code}")
+            raise _gone_error(self._folder, f"it answered {answer.status_code}")
         return msgspec.json.decode(answer.content, type=Status)
 
     async def _find(self) -> str:
@@ -145,11 +145,11 @@ class LauncherLink:
             described = await self._shell.get(self._folder / "address.json")
             self.address = msgspec.json.decode(described, type=_Address).url
         except FileNotFoundError:
-            raise _gone(self._folder, "it has not opened its port yet") from None
+            raise _gone_error(self._folder, "it has not opened its port yet") from None
         except NOT_JSON as error:
-            raise _gone(self._folder, f"its address.json cannot be read: {fault(error)}") from None
+            raise _gone_error(self._folder, f"its address.json cannot be read: {fault(error)}") from None
         return self.address
 
 
-def _gone(folder: PurePosixPath, why: str) -> Unreachable:
+def _gone_error(folder: PurePosixPath, why: str) -> Unreachable:
     return Unreachable(f"the launcher of {folder} is not reachable: {why}")

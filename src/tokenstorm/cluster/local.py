@@ -195,7 +195,7 @@ class LocalScheduler:
                 supervisor.send(signal.SIGTERM)
         elif not _over(folder):
             end(lambda: job_processes(supervisor, folder.mark), self._kill_after)
-            folder.write_state(_lost())
+            folder.write_state(_lost_state())
 
 
 def _id(job: Job) -> JobId:
@@ -217,7 +217,7 @@ def _sound_state(folder: JobFolder) -> JobState:
     alive = supervisor.alive()  # before the state is read: it may end in between
     state = folder.state()
     if not alive and (state is None or state.phase != "ended"):
-        state = _lost()
+        state = _lost_state()
     if state is None:
         return JobState("pending", reason="starting")
     nodes = (state.node,) if state.node else ()
@@ -229,7 +229,7 @@ def _over(folder: JobFolder) -> bool:
     return state is not None and state.phase == "ended"
 
 
-def _lost() -> State:
+def _lost_state() -> State:
     return State(phase="ended", outcome="lost", reason="the process that looked after it was killed")
 
 

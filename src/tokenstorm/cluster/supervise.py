@@ -96,7 +96,7 @@ class _Supervisor:
         """Until the job is over and nothing of it is left."""
         code, late = self._wait()
         end(self._left, self._order.kill_after)
-        self._folder.write_state(self._ended(code, late=late))
+        self._folder.write_state(self._end_state(code, late=late))
 
     def _popen(self) -> subprocess.Popen[bytes]:
         with Path("stdout.log").open("ab") as out, Path("stderr.log").open("ab") as err:
@@ -140,7 +140,7 @@ class _Supervisor:
     def _cancel(self, *_: object) -> None:
         self._cancelled = True
 
-    def _ended(self, code: int | None, *, late: bool) -> State:
+    def _end_state(self, code: int | None, *, late: bool) -> State:
         ended = replace(self._state, phase="ended")
         if code is None:
             return replace(ended, outcome="cancelled", reason="cancelled")

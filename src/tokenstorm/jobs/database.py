@@ -58,13 +58,13 @@ class Database:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What a query finds."""
-        with self._told():
+        with self._errors_told():
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
         """All that is executed in it happens, or nothing."""
-        with self._told():
+        with self._errors_told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
@@ -90,7 +90,7 @@ class Database:
             raise RunError(message) from None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_told(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

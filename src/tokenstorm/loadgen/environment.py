@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from tokenstorm import __version__
 from tokenstorm.loadgen.messages import Service
@@ -13,7 +13,7 @@ from tokenstorm.plan import Plan
 def environment_of(
     plan: Plan,
     service: Service,
-    facts: Mapping[str, object],
+    facts: dict[str, object],
     notes: list[str],
     *,
     hosts: Iterable[str],

@@ -90,26 +90,26 @@ def _nvml() -> Read | None:
 
 
 def _by_nvml(nvml: Any, handle: Any) -> GpuReading:
-    def told(ask: Callable[[], float], unit: float = 1.0) -> float | None:
+    def read_or_none(ask: Callable[[], float], unit: float = 1.0) -> float | None:
         try:
             return ask() * unit
         except nvml.NVMLError:  # this board, or this driver, does not tell it
             return None
 
     uuid = nvml.nvmlDeviceGetUUID(handle)
-    mig = told(lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
+    mig = read_or_none(lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
     return GpuReading(
         at=0.0,
         gpu=uuid.decode() if isinstance(uuid, bytes) else uuid,
         node="",
-        watts=told(lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1e-3),
-        joules=told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3),
-        utilization=told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 0.01),
-        memory_bytes=told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
-        clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-        memory_clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-        celsius=told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-        throttle=_throttle(told(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+        watts=read_or_none(lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1e-3),
+        joules=read_or_none(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3),
+        utilization=read_or_none(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 0.01),
+        memory_bytes=read_or_none(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
+        clock_mhz=read_or_none(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        memory_clock_mhz=read_or_none(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+        celsius=read_or_none(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        throttle=_throttle(read_or_none(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
         split=bool(mig),
     )
 

@@ -169,7 +169,7 @@ class WorkerPart:
         if self._tie is None:
             return None
         self._process = self._start(head)
-        over, ended = asyncio.create_task(self._tie.over()), asyncio.create_task(self._ended(self._process))
+        over, ended = asyncio.create_task(self._tie.over()), asyncio.create_task(self._wait_for_end(self._process))
         try:
             await asyncio.wait((over, ended), return_when=asyncio.FIRST_COMPLETED)
             if over.done():
@@ -218,7 +218,7 @@ class WorkerPart:
         words = self._service.words(values, worker=True)
         return engine.start(words, environment, self._place.log, self._slot)
 
-    async def _ended(self, process: engine.Engine) -> str:
+    async def _wait_for_end(self, process: engine.Engine) -> str:
         await engine.ended(process)
         return f"{engine.how_it_ended(process)}{engine.said(self._place.log, self._service.api_key)}"
 

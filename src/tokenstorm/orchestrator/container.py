@@ -56,8 +56,8 @@ def contained(launch: Launch, profile: Profile, folder: PurePosixPath) -> Launch
         literal=_behind(entered, launch.literal),
         worker_command=(*entered, *launch.worker_command) if launch.worker_command else (),
         worker_literal=_behind(entered, launch.worker_literal) if launch.worker_command else (),
-        environment={**environment, **_said(environment, prefix)},
-        node_environment={**launch.node_environment, **_said(launch.node_environment, prefix)},
+        environment={**environment, **_prefixed(environment, prefix)},
+        node_environment={**launch.node_environment, **_prefixed(launch.node_environment, prefix)},
         container_prefix=prefix,
     )
 
@@ -147,7 +147,7 @@ def _behind(prefix: Sequence[str], literal: Sequence[int]) -> tuple[int, ...]:
     return (*range(len(prefix)), *(number + len(prefix) for number in literal))
 
 
-def _said(environment: Mapping[str, str], prefix: str) -> dict[str, str]:
+def _prefixed(environment: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {f"{prefix}{name}": value for name, value in environment.items()} if prefix else {}
 
 

@@ -42,7 +42,7 @@ async def read_logs(
     whole = (
         parts[0][1]
         if source and len(parts) == 1
-        else "".join(f"==> {name} <==\n{_ended(text)}" for name, text in parts)
+        else "".join(f"==> {name} <==\n{_with_newline(text)}" for name, text in parts)
     )
     return whole, ",".join(f"{name}:{place}" for name, place in sorted(places.items()))
 
@@ -66,5 +66,5 @@ def _places(after: str | None) -> dict[str, int]:
     return {name: int(place) for name, _, place in parts}
 
 
-def _ended(text: str) -> str:
+def _with_newline(text: str) -> str:
     return text if text.endswith("\n") else f"{text}\n"

@@ -37,7 +37,7 @@ def create_app(where: Where, client: httpx.AsyncClient, described: FastAPI, *, t
             headers = {"authorization": f"Bearer {there.token}"} if there.token else {}
             answer = await client.get(f"{there.url}/ready", headers=headers, timeout=READY_SECONDS)
         except (httpx.TransportError, ClusterError) as error:
-            where.lost()
+            where.forget()
             return _absent(where, error)
         return None if answer.is_success else f"the orchestrator is not ready: {_detail(answer)}"
 
@@ -62,7 +62,7 @@ def create_app(where: Where, client: httpx.AsyncClient, described: FastAPI, *, t
             return Passed(answer)
         except (httpx.TransportError, ClusterError) as error:
             answered["unreachable"] += 1
-            where.lost()
+            where.forget()
             failure = Problem(502, _absent(where, error))
         except Problem as error:
             failure = error

@@ -104,7 +104,7 @@ class PlacedOrchestrator:
         """Where it answered; started if need be. Raises `ClusterError` while there is none."""
         async with self._looking:
             if self._known is None:
-                self._known = await self._found() or await self._started()
+                self._known = await self._find_running() or await self._start_and_wait()
             return self._known
 
     async def close(self) -> None:
@@ -113,7 +113,7 @@ class PlacedOrchestrator:
             self._deploying.cancel()
             await asyncio.wait((self._deploying,))
 
-    def lost(self) -> None:
+    def forget(self) -> None:
         self._known = None
 
     def client(self) -> httpx.AsyncClient:
@@ -134,14 +134,14 @@ class PlacedOrchestrator:
             await self._site.scheduler.cancel(start.job_id, start.sent)
         elif start.placement == "login":
             await self._to_process(start, "kill -TERM")
-        self.lost()
+        self.forget()
 
     async def _connect(self, host: str, port: int) -> Streams:
         if host == _SOCKET_HOST and self._socket is not None:
             return await self._site.shell.open_unix_connection(PurePosixPath(self._socket))
         return await self._site.shell.open_connection(host, port)
 
-    async def _found(self) -> Address | None:
+    async def _find_running(self) -> Address | None:
         """The one that runs. None when there is none; raises `Unreachable` when it runs and does not answer."""
         start, there = await self._read("start.json", _Start), await self._read("address.json", Published)
         if start is None or there is None or there.start != start.name:
@@ -191,14 +191,14 @@ class PlacedOrchestrator:
         text = f'read -r pid < "$1/pid" && grep -qF -- "$1" "/proc/$pid/cmdline" && {what} "$pid"'
         return (await self._site.shell.run(["bash", "-c", text, "bash", str(self._home / start.name)])).status
 
-    async def _started(self) -> Address:
+    async def _start_and_wait(self) -> Address:
         start = await self._read("start.json", _Start)
         if start is None or await self._over(start):
             start = await self._start(start)
         end = monotonic() + START_SECONDS
         while monotonic() < end:
             with contextlib.suppress(Unreachable):  # it has begun to listen and does not answer yet
-                if address := await self._found():
+                if address := await self._find_running():
                     return address
             if await self._over(start):
                 raise Unreachable(await self._how_it_ended(start))

@@ -24,7 +24,7 @@ class Where(Protocol):
         """Where it is now. Raises `ClusterError` that says why it is nowhere."""
         ...
 
-    def lost(self) -> None:
+    def forget(self) -> None:
         """Be told that nobody answered there."""
         ...
 
@@ -42,5 +42,5 @@ class Fixed:
     async def address(self) -> Address:
         return self.at
 
-    def lost(self) -> None:
+    def forget(self) -> None:
         """There is nowhere else to look."""

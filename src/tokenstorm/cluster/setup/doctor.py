@@ -158,64 +158,67 @@ async def _base_path(visit: Visit) -> Finding:
 
 async def _cpu(visit: Visit) -> Finding:
     job = probe_job("cpu", visit.site.profile.base_path)
-    state, said = await _accepted(visit, job)
-    return (state, said) if state == "ok" else await _tried(visit, job, state, said)
+    state, said = await _check_only(visit, job)
+    return (state, said) if state == "ok" else await _submit_for_real(visit, job, state, said)
 
 
 async def _gpu(visit: Visit) -> Finding:
     if not visit.site.profile.offers_gpus:
         return "skipped", "the profile has no partitions.gpu and no table `gpu`: recipes that need a GPU cannot run"
-    return await _taken(visit, probe_job("gpu", visit.site.profile.base_path))
+    return await _submit_after_check(visit, probe_job("gpu", visit.site.profile.base_path))
 
 
 async def _recipe_job(visit: Visit) -> Finding:
     if visit.needs is None:
         return "skipped", "name a recipe with --recipe to have checked whether Slurm takes its job"
     probe = probe_job(visit.needs.kind, visit.site.profile.base_path)
-    return await _taken(visit, replace(visit.needs.job, name=probe.name, folder=probe.folder))
+    return await _submit_after_check(visit, replace(visit.needs.job, name=probe.name, folder=probe.folder))
 
 
-async def _accepted(visit: Visit, job: Job) -> Finding:
+async def _check_only(visit: Visit, job: Job) -> Finding:
     """What `sbatch --test-only` says: of the options, of the nodes there are, and not of all limits."""
     shell, profile = visit.site.shell, visit.site.profile
     taken, said = await accepted(shell, job, profile)
     if not taken:
         advice = await refused(shell, job, profile, said)
-        return "failed", f"sbatch does not accept {_asked(job)}: {said}; {advice}"
+        return "failed", f"sbatch does not accept {_describe(job)}: {said}; {advice}"
     return "ok", said.splitlines()[-1].removeprefix("sbatch: ")
 
 
-async def _taken(visit: Visit, job: Job) -> Finding:
+async def _submit_after_check(visit: Visit, job: Job) -> Finding:
     """The same, and a real job like it: limits of partition, account and qos are told by why that one pends."""
-    return await _tried(visit, job, *await _accepted(visit, job))
+    return await _submit_for_real(visit, job, *await _check_only(visit, job))
 
 
-async def _tried(visit: Visit, job: Job, state: State, said: str) -> Finding:
+async def _submit_for_real(visit: Visit, job: Job, state: State, said: str) -> Finding:
     """Submit a real job where --test-only had a complaint: while all nodes are down, --test-only refuses good jobs too."""
     try:
         async with submitted(visit.site, job) as job_id:
-            seen, never = await _settled(visit, job, job_id)
+            seen, never = await _wait_for_verdict(visit, job, job_id)
             ran = seen.phase == "ended" and seen.outcome == "completed"
             complaints = "" if ran or seen.phase != "ended" else await written(visit.site, job.folder / "stderr.log")
     except RefusedJob as error:
         return "failed", said if state == "failed" else str(error)
     if ran:
-        return "ok", f"{_asked(job)} ran"
+        return "ok", f"{_describe(job)} ran"
     if never:
         return (
             "failed",
-            f"{_asked(job)} would wait for ever: {seen.reason}; {keys(visit.site.profile, job.kind, seen.reason)}",
+            f"{_describe(job)} would wait for ever: {seen.reason}; {keys(visit.site.profile, job.kind, seen.reason)}",
         )
     if seen.phase == "ended":
         why = f"{seen.outcome}, status {seen.exit_code}: {complaints or 'it said nothing'}"
         advice = "see the prologue, and whether those nodes share the base path"
-        return "failed", f"{_asked(job)} got {', '.join(seen.nodes) or 'no node'} and ended at once ({why}); {advice}"
+        return (
+            "failed",
+            f"{_describe(job)} got {', '.join(seen.nodes) or 'no node'} and ended at once ({why}); {advice}",
+        )
     if state == "failed" and _NO_NODE.search(seen.reason):
-        return "warning", f"{_asked(job)} is taken and waits: {seen.reason}; ask the site when its nodes are back"
+        return "warning", f"{_describe(job)} is taken and waits: {seen.reason}; ask the site when its nodes are back"
     return state, said + (f"; now {seen.reason}" if seen.reason else "")
 
 
-async def _settled(visit: Visit, job: Job, job_id: str) -> tuple[JobState, bool]:
+async def _wait_for_verdict(visit: Visit, job: Job, job_id: str) -> tuple[JobState, bool]:
     """How a job stands once it ended or it is known why it waits, and whether it would for ever."""
     began = monotonic()
     while True:
@@ -228,7 +231,7 @@ async def _settled(visit: Visit, job: Job, job_id: str) -> tuple[JobState, bool]
         await asyncio.sleep(0.2)
 
 
-def _asked(job: Job) -> str:
+def _describe(job: Job) -> str:
     """What a job wants, in words."""
     nodes = "a node" if job.nodes == 1 else f"{job.nodes} nodes"
     each = [f"{job.gpus_per_node} GPU{'s' * (job.gpus_per_node > 1)}"] if job.gpus_per_node else []

@@ -173,7 +173,7 @@ async def _interface(visit: Visit) -> Finding:
     ]
     node = await visit.node("cpu")
     echo = asyncio.create_task(node.run(command))
-    visit.stack.push_async_callback(_ended, echo)
+    visit.stack.push_async_callback(_cancel, echo)
     if not await _appears(visit, "address.json", echo):
         words = echo.result().stderr.decode(errors="replace").strip() if echo.done() else "its address was not seen"
         return "failed", f"nothing could be made to listen on a node: {words}"
@@ -186,7 +186,7 @@ async def _interface(visit: Visit) -> Finding:
     return "ok", where
 
 
-async def _ended(echo: "asyncio.Task[Output]") -> None:
+async def _cancel(echo: "asyncio.Task[Output]") -> None:
     """Its process too: the event loop may close right after."""
     echo.cancel()
     await asyncio.wait((echo,))

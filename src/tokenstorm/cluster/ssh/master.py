@@ -184,7 +184,7 @@ class Master:
                 listening.cancel()
                 await ended(process, politely=True)
                 await asyncio.wait((listening,))
-        on_the_way = words(_taken(by_the_way))
+        on_the_way = words(_read_and_remove(by_the_way))
         if made := await Control.to(control):
             return made
         said = words(bytes(heard))
@@ -261,7 +261,7 @@ async def _locked(path: Path) -> AsyncIterator[None]:
         os.close(file)
 
 
-def _taken(file: Path) -> bytes:
+def _read_and_remove(file: Path) -> bytes:
     """What stands in a file, if it is there, which is removed."""
     try:
         return file.read_bytes()

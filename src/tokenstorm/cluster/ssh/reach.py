@@ -174,7 +174,7 @@ class Through:
         near, far = await pair()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                running = await self._started()
+                running = await self._running_relay()
                 await running.open(host, port, far)
         except BaseException as error:
             near[1].close()
@@ -194,7 +194,7 @@ class Through:
             self._running.cancel()
             await asyncio.wait((self._running,))
 
-    async def _started(self) -> Relay:
+    async def _running_relay(self) -> Relay:
         """It starts in a task of its own, so that a caller who gives up does not end it for the others."""
         if self._running is None or self._running.done():
             loop = asyncio.get_running_loop()

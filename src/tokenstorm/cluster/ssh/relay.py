@@ -42,7 +42,7 @@ class Relay:
         try:
             while True:
                 kind, number, length = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
-                self._heard(kind, number, await self._reader.readexactly(length) if length else b"")
+                self._take(kind, number, await self._reader.readexactly(length) if length else b"")
         except asyncio.IncompleteReadError:
             pass
         except self._lost:
@@ -83,7 +83,7 @@ class Relay:
             del self._opening[number]
         self._start(number, self._for_us(number, connection))
 
-    def _heard(self, kind: int, number: int, data: bytes) -> None:
+    def _take(self, kind: int, number: int, data: bytes) -> None:
         connection = self._connections.get(number)
         if kind == _OPEN:
             self._start(number, self._dial(number, *json.loads(data.decode())))

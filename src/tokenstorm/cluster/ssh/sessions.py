@@ -40,11 +40,11 @@ class Place:
     def until(self, closed: Coroutine[Any, Any, None]) -> None:
         """Keep the place for as long as the server takes to close the session."""
         if self.closing is not None:  # an attempt that was refused
-            self.closing.add_done_callback(_seen)
+            self.closing.add_done_callback(_forget_error)
         self.closing = asyncio.ensure_future(closed)
 
 
-def _seen(closing: "asyncio.Future[None]") -> None:
+def _forget_error(closing: "asyncio.Future[None]") -> None:
     """A session whose connection broke, or that was refused, is closed too."""
     if not closing.cancelled():
         closing.exception()
@@ -170,7 +170,7 @@ class Sessions:
 
     def _closed(self, place: Place, closing: "asyncio.Future[None]") -> None:
         self._closing.discard(closing)
-        _seen(closing)
+        _forget_error(closing)
         self._free(place)
 
     def _free(self, place: Place) -> None:
