@@ -40,6 +40,15 @@ def test_a_sweep_leaves_a_whole_run_for_each_point_and_one_summary(stage: Stage)
     assert "6 of 6 runs" in ended.out
     assert "20/s, repeat 2" in ended.out
     assert "random in blocks of 3, from seed 3" in ended.out
+    again = stage.command("report", str(root))
+    assert (again.code, again.err) == (0, "")
+    assert again.out.splitlines()[:8] == ended.out[ended.out.index("series: ") :].splitlines()[:8]
+    assert json.loads(stage.command("report", str(root), "--json").out) == summary
+    assert b"TTFT against load" in (root / "report.html").read_bytes()
+    assert (root / "runs/1/report.html").exists()
+    refused = stage.command("report", str(root), "--format", "csv")
+    assert refused.code == 2
+    assert "name one of its runs" in refused.err
 
 
 def test_a_series_that_was_killed_goes_on_where_it_was_and_runs_no_point_twice(stage: Stage) -> None:

@@ -127,7 +127,7 @@ def test_a_load_generator_at_its_limit_ends_a_search_and_is_told() -> None:
     points = searched(search, lambda value: "held" if value < 8 else "unfit")
     found = answer(search, SLO, points)
     assert (found.held, found.failed, found.ended, found.sure) == (4, None, "generator", False)
-    assert [one.state for one in points[-2:]] == ["unfit", "unfit"]
+    assert [one.state for one in points[-3:]] == ["unfit", "unfit", "unfit"]
     assert "load generator" in found.reason
 
 

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import msgspec
 
-from tokenstorm.cli.terminal import exit_code_of, show_json, show_line, show_summary, show_table, tell
+from tokenstorm.cli.terminal import (
+    exit_code_of,
+    series_exit_code,
+    show_json,
+    show_line,
+    show_summary,
+    show_table,
+    show_text,
+    tell,
+)
 from tokenstorm.errors import PlanError, RunError, UsageError
 from tokenstorm.metrics.summary import Metric
 from tokenstorm.plan import Plan, read_plan
@@ -14,8 +23,10 @@ from tokenstorm.report.figures import figure, percentile
 from tokenstorm.report.formats import Format, format_of, save_as, write_as
 from tokenstorm.report.life import life_of
 from tokenstorm.report.load import load_summary
+from tokenstorm.report.series_page import made_series_page, read_series_summary
+from tokenstorm.report.series_text import series_text
 from tokenstorm.report.whole import read_summary
-from tokenstorm.runs import RunPaths, data_home
+from tokenstorm.runs import RunPaths, SeriesPaths, data_home, write_atomically
 
 LAST = "last"
 
@@ -27,6 +38,8 @@ def report(args: argparse.Namespace) -> int:
     if paths.root.is_file():
         message = f"{paths.root} is a file: give the folder of the run, {paths.root.parent}"
         raise UsageError(message)
+    if SeriesPaths(paths.root).series.exists():
+        return _report_series(args, form, SeriesPaths(paths.root))
     life = life_of(paths)
     summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)
     code = exit_code_of(summary, args.fail_on)
@@ -40,6 +53,35 @@ def report(args: argparse.Namespace) -> int:
     if life.doubt:
         tell(life.doubt)
     return code
+
+
+def _report_series(args: argparse.Namespace, form: Format, paths: SeriesPaths) -> int:
+    """The same of a series: its points and its answer."""
+    if form not in {"text", "json", "html"}:
+        message = f"{paths.root} is a series, of which there is text, json and html: for {form} name one of its runs, {paths.run(1).root}"
+        raise UsageError(message)
+    summary = read_series_summary(paths)
+    if summary is None or not summary.points:
+        message = f"no run of the series in {paths.root} is complete yet"
+        raise RunError(message)
+    if form == "html":
+        made = made_series_page(summary)
+    elif form == "json":
+        made = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+    else:
+        made = f"{series_text(summary)}\nseries: {paths.root}\n".encode()
+    if target := args.output or (paths.report if form == "html" else None):
+        try:
+            write_atomically(target, made)
+        except OSError as error:
+            message = f"cannot write {target}: {error.strerror}"
+            raise RunError(message) from None
+        show_line(str(target))
+    elif form == "json":
+        show_json(summary)
+    else:
+        show_text(made.decode())
+    return series_exit_code(summary)
 
 
 def _form(args: argparse.Namespace) -> Format:
@@ -62,8 +104,13 @@ def _found(name: str) -> Path:
     if folder.exists():
         return folder
     if name == LAST:
-        if there := _newest_first(runs):
-            return there[0].root
+        there = [
+            (plan.stat().st_mtime_ns, plan.parent)
+            for name in ("plan", "series")
+            for plan in runs.glob(f"*/{name}.json")
+        ]
+        if there:
+            return max(there)[1]
         message = f"there is no run in {runs} yet: `tokenstorm bench URL` makes one"
         raise RunError(message)
     found = [one for one in runs.glob("*") if one.name.startswith(name)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import uvloop
 
-from tokenstorm.cli.terminal import live, show_json, show_line, show_text, tell, tell_progress, width
+from tokenstorm.cli.terminal import live, series_exit_code, show_json, show_line, show_text, tell, tell_progress, width
 from tokenstorm.errors import RunError, UsageError
 from tokenstorm.load import make
 from tokenstorm.loadgen.interrupts import handle_signals
@@ -15,12 +15,13 @@ from tokenstorm.loadgen.varied import Next
 from tokenstorm.metrics.points import Point, SeriesSummary
 from tokenstorm.options import api_key_of, by_options, plan_of
 from tokenstorm.report.live import live_line
+from tokenstorm.report.page import try_page
+from tokenstorm.report.series_page import try_series_page
 from tokenstorm.report.series_text import point_line, point_name, series_text
+from tokenstorm.report.whole import read_summary
 from tokenstorm.runs import SeriesPaths, data_home
 from tokenstorm.series import Series, SeriesPlan, read_series
 from tokenstorm.typed_series import search_defaults, typed_series
-
-MISSED = 5
 
 
 def series_of(args: argparse.Namespace) -> SeriesPlan | None:
@@ -60,17 +61,23 @@ def bench_series(series: SeriesPlan, args: argparse.Namespace) -> int:
         show_json(summary)
     else:
         show_text(f"{series_text(summary)}\nseries: {paths.root}")
-    return exit_code(summary)
+    _make_pages(paths, summary, quiet=args.json)
+    if summary.outcome != "completed":
+        tell(f"the series was stopped: `tokenstorm bench --resume {paths.root}` goes on with it")
+    return series_exit_code(summary)
 
 
-def exit_code(summary: SeriesSummary) -> int:
-    """0; 1 for a series that was stopped, 3 where no run was valid, 5 for a search in which nothing held."""
-    if summary.outcome == "cancelled":
-        tell("the series was stopped: `tokenstorm bench --resume FOLDER` goes on with it")
-        return 1
-    if summary.points and all(point.verdict.state == "invalid" for point in summary.points):
-        return 3
-    return MISSED if summary.capacity and summary.capacity.held is None else 0
+def _make_pages(paths: SeriesPaths, summary: SeriesSummary, *, quiet: bool) -> None:
+    """The report of the series, and of each of its runs."""
+    troubles = [try_series_page(paths, summary)]
+    for point in summary.points:
+        run = paths.run(point.number)
+        if not run.report.exists() and (found := read_summary(run)):
+            troubles.append(try_page(run, found))
+    for trouble in filter(None, troubles):
+        tell(trouble)
+    if not quiet and not troubles[0]:
+        show_line(f"report: {paths.report}")
 
 
 async def _run(driver: SeriesDriver) -> SeriesSummary:

@@ -17,6 +17,7 @@ import msgspec
 
 from tokenstorm.cluster.ssh.tty import restore
 from tokenstorm.errors import UsageError
+from tokenstorm.metrics.points import SeriesSummary
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable, printable_json, printable_line
 from tokenstorm.report.text import summary_text
@@ -42,6 +43,15 @@ def exit_code_of(summary: Summary, fail_on: str | None) -> int:
     if summary.verdict.state == "invalid":
         return INVALID
     return SLO_MISSED if fail_on == "slo" and summary.goodput and not summary.goodput.met else 0
+
+
+def series_exit_code(summary: SeriesSummary) -> int:
+    """What a series means: 1 where it is not complete, 3 where no run of it is valid, 5 for a search in which nothing held."""
+    if summary.outcome != "completed":
+        return 1
+    if summary.points and all(point.verdict.state == "invalid" for point in summary.points):
+        return INVALID
+    return SLO_MISSED if summary.capacity and summary.capacity.held is None else 0
 
 
 def show_json(value: object) -> None:

@@ -12,7 +12,11 @@ from tokenstorm.metrics.summary import QUANTILES, Summary
 
 CONFIDENCE = 0.95
 GENERATOR = frozenset(("not_sent", "send_lag", "stalled", "rank_cpu", "ranks_lost", "rank_cap", "internal", "disk"))
-"""The reasons of a verdict that accuse the load generator."""
+"""The reasons of a verdict by which the load generator accuses itself."""
+MOMENTARY = frozenset(("send_lag", "stalled"))
+"""Those of them that touch a few requests, and not all."""
+TOUCHED = 0.05
+"""How many those are at most: a run that misses its objectives by more failed, whatever the load generator did for a moment."""
 GROWTH = 0.02
 """A backlog that takes up more than this share of the arrivals is one that grows."""
 FEWEST_SECONDS = 4
@@ -82,17 +86,13 @@ def used(summary: Summary, slo: Slo) -> dict[str, float]:
     return found
 
 
-def generator_faults(summary: Summary) -> list[str]:
-    """In words, why the load generator and not the service set the figures."""
-    return [reason.text for reason in summary.verdict.reasons if reason.code in GENERATOR]
-
-
 def judged(summary: Summary, slo: Slo, found: Attainment | None, growing: Backlog | None) -> tuple[Held, list[str]]:
     """Whether a run held its objectives, and by what it was bound if not: objectives, `backlog`, `failures`."""
-    if generator_faults(summary):
-        return "unfit", []
+    faults = {reason.code for reason in summary.verdict.reasons} & GENERATOR
     if found is None:
-        return "failed", ["failures"]
+        return ("unfit", []) if faults else ("failed", ["failures"])
+    if faults and not (faults <= MOMENTARY and found.share + TOUCHED < slo.share):
+        return "unfit", []
     grows = growing is not None and growing.grows
     if found.low >= slo.share and not grows:
         return "held", []

@@ -15,8 +15,8 @@ COMFORT = 0.5
 AGREE = 2
 """So many runs must agree before an end of the bracket is believed."""
 HALVINGS = 6
-UNFIT = 2
-"""So many runs on end, set by the load generator's limit, end a search."""
+UNFIT = 3
+"""So many runs on end of which the load generator accuses itself end a search; fewer may be a machine that was busy for a moment."""
 EDGE_LONGER = 2.0
 """How much longer the window is near the edge."""
 MORE_REQUESTS = 2.0
@@ -67,7 +67,7 @@ def answer(search: Search, slo: Slo, points: Sequence[Point], *, stopped: bool =
         shape=_shape(low, high),
         sure=sure,
         ended=ended,
-        reason=_reason(ended, search, bracket),
+        reason=_reason(ended, search, bracket, value_of(search, points[-1]) if points else 0.0),
         share=slo.share,
         held_attainment=low[-1].attainment if low else None,
         failed_attainment=high[-1].attainment if high else None,
@@ -200,13 +200,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _reason(ended: Ending, search: Search, bracket: _Bracket) -> str:
+def _reason(ended: Ending, search: Search, bracket: _Bracket, limit: float) -> str:
     name = {"requests_per_second": "rate", "num_clients": "number of clients"}[search.field]
     return {
         "found": f"the bracket is within {search.precision:.3g} of the {name}, and both its ends were seen twice",
         "most": f"{bracket.low or 0:g}, the highest {name} that was allowed, held: allow more to find the limit",
         "runs": f"the {search.most_runs} runs that were allowed are used up: allow more to narrow the bracket",
-        "generator": "the load generator reached its own limit first: use more ranks or nodes, and search again",
+        "generator": f"the load generator reached its own limit first, at {limit:g}: use more ranks or nodes, and search again",
         "nothing_held": f"the objectives were missed at every {name} down to {bracket.high or 0:g}: loosen them or start lower",
         "unfinished": "it was stopped before its end: resume it to narrow the bracket",
     }[ended]

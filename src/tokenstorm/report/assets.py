@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import tokenstorm
 
 BROWSER = Path(tokenstorm.__file__).parent / "browser"
-ENTRY = "report/report.js"
+ENTRY, SERIES_ENTRY = "report/report.js", "report/series.js"
 LIBRARY = "vendor/uPlot.js"
 """A classic script, which the chart modules find as `uPlot`."""
 STYLES = ("vendor/uPlot.css", "charts/colors.css", "charts/charts.css", "report/report.css")
@@ -36,14 +36,19 @@ class Assets:
     script: str
 
 
+def read_series_assets() -> Assets:
+    """The same of the page of a series."""
+    return read_assets(entry=SERIES_ENTRY)
+
+
 @cache
-def read_assets(folder: Path = BROWSER) -> Assets:
+def read_assets(folder: Path = BROWSER, entry: str = ENTRY) -> Assets:
     """Read the files of this installation."""
     styles = [path.read_text(encoding="utf-8") for name in STYLES if (path := folder / name).is_file()]
     style = "\n".join(styles)
     try:
         return Assets(
-            style, _closed((folder / LIBRARY).read_text(encoding="utf-8")), _closed(_Joined(folder).script(ENTRY))
+            style, _closed((folder / LIBRARY).read_text(encoding="utf-8")), _closed(_Joined(folder).script(entry))
         )
     except FileNotFoundError:  # a checkout without scripts/setup, or a node of a cluster
         return Assets(style, "", "")

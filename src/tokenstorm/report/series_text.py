@@ -14,8 +14,8 @@ BOUNDS = {
     "tpot_seconds": "TPOT",
     "latency_seconds": "latency",
     "inter_chunk_p99_seconds": "inter-chunk p99",
-    "backlog": "the backlog grew",
-    "failures": "requests failed or were not answered in time",
+    "backlog": "a growing backlog",
+    "failures": "failed requests",
 }
 _LITTLE = 0.1
 """By so much Little's law may be off in a run that was steady."""
