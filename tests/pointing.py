@@ -5,8 +5,7 @@ from tokenstorm.loadgen.series import series_summary
 from tokenstorm.metrics.attaining import attainment
 from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.points import Held, Point, Quantiles, SeriesSummary
-from tokenstorm.metrics.reports import Reason
-from tokenstorm.metrics.summary import Verdict
+from tokenstorm.metrics.reports import Reason, Verdict
 from tokenstorm.plan import Plan
 from tokenstorm.series import Series, SeriesPlan, Value
 

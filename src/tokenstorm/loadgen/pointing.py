@@ -8,8 +8,11 @@ from tokenstorm.loadgen.varied import Next
 from tokenstorm.metrics.attaining import attainment, backlog, judged, used
 from tokenstorm.metrics.points import Backlog, Point, Quantiles
 from tokenstorm.metrics.summary import Metric, Summary
+from tokenstorm.result import Result
 from tokenstorm.runs import RunPaths
 from tokenstorm.written import read_lines
+
+MOST_LINES = 200_000
 
 
 def point_of(run: Next, summary: Summary, paths: RunPaths, pause_seconds: float | None) -> Point:
@@ -17,7 +20,7 @@ def point_of(run: Next, summary: Summary, paths: RunPaths, pause_seconds: float 
     plan, rates, counts, metrics = summary.plan, summary.rates, summary.counts, summary.metrics
     found = None
     if plan.slo is not None and summary.goodput is not None:
-        found = attainment(summary.goodput.good, counts.scheduled)
+        found = attainment(*(_steady_counts(summary, paths) or (summary.goodput.good, counts.scheduled)))
     growing = None if plan.closed_loop else _backlog(paths, rates.requested_rps)
     state, bound_by = judged(summary, plan.slo, found, growing) if plan.slo else (None, [])
     in_flight = summary.concurrency.mean if summary.concurrency else None
@@ -53,6 +56,26 @@ def point_of(run: Next, summary: Summary, paths: RunPaths, pause_seconds: float 
         gpus=len(energy.gpus) if energy and energy.gpus else None,
         joules_per_output_token=energy.joules_per_output_token if energy else None,
     )
+
+
+def _steady_counts(summary: Summary, paths: RunPaths) -> tuple[int, int] | None:
+    """The good and all requests that were scheduled in the steady part of the window; None where that is all of it, or unknown.
+
+    Of very many requests the lines are not read again: what their warm-up does to the share is little.
+    """
+    steady, start = summary.steady, summary.windows.measured_start
+    if steady is None or steady.from_seconds is None or steady.from_seconds <= start:
+        return None
+    if summary.counts.scheduled > MOST_LINES:
+        return None
+    good = scheduled = 0
+    first = round(steady.from_seconds * 1e9)
+    for path in paths.all_results().values():
+        for line in read_lines(path, Result, lambda _: None):
+            if line.phase == "measured" and line.scheduled >= first:
+                scheduled += line.count
+                good += line.good is True
+    return (good, scheduled) if scheduled else None
 
 
 def _quantiles(metric: Metric) -> Quantiles:
