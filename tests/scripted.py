@@ -10,6 +10,10 @@ import uvloop
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.room import Room
+from tokenstorm.loadgen.wire import Stamps
+
+stamped = True
+"""Whether a pool reads with the kernel's stamps, as a rank does."""
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -51,7 +55,7 @@ async def server(serve: Serve, room: Room | None = None, **options: Any) -> Asyn
     """A scripted server on 127.0.0.1, and a pool for it."""
     async with listening(lambda guarded: asyncio.start_server(guarded, "127.0.0.1", 0, **options), serve) as made:
         endpoint = Endpoint.parse(f"http://127.0.0.1:{made.sockets[0].getsockname()[1]}")
-        with contextlib.closing(Pool(endpoint, room=room)) as pool:
+        with contextlib.closing(Pool(endpoint, room=room, stamps=Stamps() if stamped else None)) as pool:
             yield pool
 
 

@@ -117,7 +117,7 @@ def test_a_signal_drains_the_run_and_keeps_everything(stage: Stage, number: sign
         ("measured", 20) if line["t"] < end else ("draining", 0) for line in run.timeline()
     ]
     assert summary["rates"]["achieved_rps"] == pytest.approx(20, rel=0.3)
-    assert set(run.reasons) <= {"send_lag", "rank_cpu", "coalesced", "disk", "stalled"}
+    assert set(run.reasons) <= {"send_lag", "read_lag", "rank_cpu", "coalesced", "disk", "stalled"}
     in_order(run)
     assert rebuilt_counts(stage, run) == counts
 

@@ -12,6 +12,7 @@ from time import monotonic_ns
 import pytest
 import trustme
 
+import scripted
 from scripted import Serve, listening, run, saying, server
 from tokenstorm.errors import UsageError
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
@@ -23,6 +24,11 @@ from waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(autouse=True, params=["the kernel's stamps", "the loop's reads"])
+def _both_ways_to_read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripted, "stamped", request.param == "the kernel's stamps")
 
 
 class Kept(Exchange):

@@ -51,6 +51,7 @@ def test_the_names_are_those_that_dashboards_rely_on() -> None:
         "client_ttft_seconds",
         "client_inter_chunk_seconds",
         "client_tpot_seconds",
+        "client_read_lag_seconds",
         "client_send_lag_seconds",
         "client_wait_seconds",
         "client_tokens_total",

@@ -15,7 +15,7 @@ from tokenstorm.metrics.exposition import Gauges
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.reports import RankReport
 from tokenstorm.metrics.stretches import Stretch, Stretches
-from tokenstorm.metrics.tally import METRICS, STALL_SECONDS, Tally
+from tokenstorm.metrics.tally import METRICS, READ_METRICS, STALL_SECONDS, Tally
 from tokenstorm.plan import Plan
 from tokenstorm.result import CENSORED
 
@@ -33,7 +33,8 @@ class Group:
         self.engine = EngineTally()
         self.energy = EnergyTally()
         self.stretches = Stretches()
-        self.inter_chunk: dict[int, Histogram] = {}
+        self.reads: dict[int, dict[str, Histogram]] = {}
+        """Of each rank, what stands in no line."""
         self.last: dict[int, Delta] = {}
         self.worst: dict[int, RankSecond] = {}
         self.cpu_seconds: dict[int, float] = {}
@@ -69,7 +70,8 @@ class Group:
         if delta.live.loop_lag > STALL_SECONDS:
             self.stalled[rank] = self.stalled.get(rank, 0.0) + delta.live.loop_lag
         self._note_peak(delta)
-        self.inter_chunk.setdefault(rank, Histogram()).merge(delta.tally.histograms["inter_chunk"])
+        for name in READ_METRICS:
+            self.reads.setdefault(rank, {}).setdefault(name, Histogram()).merge(delta.tally.histograms[name])
         self.tally.merge(delta.tally)
         self._pending.append((rank, delta))
 

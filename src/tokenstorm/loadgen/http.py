@@ -1,4 +1,4 @@
-"""The wire: HTTP/1.1 over keep-alive connections. Each read has one timestamp, taken at the read.
+"""HTTP/1.1 over keep-alive connections. Each read has one timestamp: of its arrival by the kernel (`wire`), or taken at the read.
 
 Each piece of body goes to its receiver at once, with the time of its read. The receiver may tell the connection what it
 expects next: a read that is one whole chunk, and differs from the last only in a text, is then recognised by comparing
@@ -142,7 +142,11 @@ class Connection(asyncio.Protocol):
         self._note: Callable[[int], None] = _nobody
 
     def data_received(self, data: bytes) -> None:
-        self.read_at = now = monotonic_ns()
+        self.take(data, monotonic_ns())
+
+    def take(self, data: bytes, now: int) -> None:
+        """Take what was read; it arrived at `now`."""
+        self.read_at = now
         size = len(data)
         if (
             size < self._expected_below

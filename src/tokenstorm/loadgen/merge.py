@@ -43,8 +43,8 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
             continue
         told = group.sent_by.get(rank, 0)
         lost, missing = tally_of_lost(ranks.results_of(rank), plan, rank, end, told, skip=unread.append)
-        if rank in group.inter_chunk:
-            lost.histograms["inter_chunk"].merge(group.inter_chunk[rank])
+        for name, histogram in group.reads.get(rank, {}).items():
+            lost.histograms[name].merge(histogram)
         unsent += missing
         total.merge(lost)
         reports.append(_lost(rank, member, group))

@@ -8,9 +8,11 @@ import ssl
 from time import monotonic_ns
 from typing import cast
 
+from tokenstorm.loadgen import wire
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Connection, Exchange
 from tokenstorm.loadgen.room import Room
+from tokenstorm.loadgen.wire import Stamps
 from tokenstorm.result import EXHAUSTED
 
 RETIRE_NS = 4_000_000_000
@@ -25,13 +27,20 @@ class Pool:
     Pools that share a `room` close each other's idle connections when it is full. `tls` is needed where the endpoint has TLS.
     """
 
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None, room: Room | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tls: ssl.SSLContext | None = None,
+        room: Room | None = None,
+        stamps: Stamps | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self._room = Room() if room is None else room
         if endpoint.tls and tls is None:
             message = f"a pool to {endpoint.authority} needs a TLS context"
             raise ValueError(message)
         self._tls = tls if endpoint.tls else None
+        self._stamps = stamps
         self._addresses: list[str] = []
         self._resolving = asyncio.Lock()
         self._idle: list[Connection] = []
@@ -165,6 +174,8 @@ class Pool:
             await self._room.enter(connection)
             if self.endpoint.unix is not None:
                 await loop.create_unix_connection(lambda: connection, address)
+            elif self._stamps is not None and self._tls is None:
+                await wire.connect(address, self.endpoint.port, connection, self._stamps)
             else:
                 host = self.endpoint.host if self._tls else None
                 await loop.create_connection(
@@ -179,10 +190,10 @@ class Pool:
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.ENOBUFS, errno.ENOMEM))
 
 
-def pools_of(endpoints: list[Endpoint], room: Room | None = None) -> list[Pool]:
+def pools_of(endpoints: list[Endpoint], room: Room | None = None, stamps: Stamps | None = None) -> list[Pool]:
     """A pool for each replica. They share one TLS context; this machine's certificates are read for it here, once."""
     tls = ssl.create_default_context() if any(endpoint.tls for endpoint in endpoints) else None
-    return [Pool(endpoint, tls, room) for endpoint in endpoints]
+    return [Pool(endpoint, tls, room, stamps) for endpoint in endpoints]
 
 
 def connect_failure(error: OSError) -> tuple[str, str]:

@@ -47,6 +47,7 @@ from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.reporter import Reporter
 from tokenstorm.loadgen.room import Room
 from tokenstorm.loadgen.sizing import allow_connections
+from tokenstorm.loadgen.wire import Stamps, has_stamps
 from tokenstorm.loadgen.workload import read_workload
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.program import ends
@@ -74,6 +75,8 @@ class Gear:
     pools: list[Pool]
     writer: LineWriter
     clock: Clock
+    stamps: Stamps | None
+    """The kernel's, where it gives any."""
 
 
 class RankProcess:
@@ -126,7 +129,8 @@ class RankProcess:
         room = Room(allow_connections(share, len(plan.targets)))
         prompts = read_workload(plan, welcome.workload, welcome.rank, welcome.ranks)
         endpoints = endpoints_of((target.url for target in plan.targets), plan.endpoint)
-        pools = pools_of(endpoints, room)
+        stamps = Stamps() if plan.stream and has_stamps() else None  # an answer in one piece gains too little
+        pools = pools_of(endpoints, room, stamps)
         writer = LineWriter(Path(welcome.results))
         writer.start()
         clock = Clock(same_machine=same_machine)
@@ -135,7 +139,7 @@ class RankProcess:
             for _ in range(FIRST_ASKS):
                 clock.learn(await self._expect(Tell))
             await asking
-        return Gear(welcome, prompts, endpoints, pools, writer, clock)
+        return Gear(welcome, prompts, endpoints, pools, writer, clock, stamps)
 
     async def _ask_often(self) -> None:
         """Send all at once: one after the other would take long over a slow link."""
@@ -232,7 +236,10 @@ class RankProcess:
         gc.callbacks.append(pauses)
         await asyncio.sleep(max(0.0, (start_at - monotonic_ns()) / 1e9 - EARLY_SECONDS))
         disk, finished = gear.writer.report, self._finished
-        self._reporter = Reporter(rank, meter=meter, pauses=pauses, disk=disk, say=self._say, finished=finished)
+        say, stamps = self._say, gear.stamps
+        self._reporter = Reporter(
+            rank, meter=meter, pauses=pauses, disk=disk, stamps=stamps, say=say, finished=finished
+        )
         self._rank = rank
         meter.start()
         rank.start()

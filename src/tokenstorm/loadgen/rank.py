@@ -227,7 +227,7 @@ class Rank:
         self.replicas.pools[replica].send(flight)
 
     def _client_free(self, done: int, *, failed: bool) -> None:
-        """Give the next arrival to a client that is free since `done`. From the window's end on, no arrival can use it."""
+        """Give the next arrival to a client that is free since `done`, its answer's end. From the window's end on, none can use it."""
         schedule, end = self._schedule, self.window.end
         if self.phase in {"draining", "finished"}:
             self._finish_if_over()

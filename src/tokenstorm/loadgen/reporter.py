@@ -10,11 +10,12 @@ from tokenstorm.interfaces import node_name
 from tokenstorm.loadgen.costs import Meter, Pauses
 from tokenstorm.loadgen.messages import AnyMessage, Delta, Done
 from tokenstorm.loadgen.rank import Rank
+from tokenstorm.loadgen.wire import Stamps
 from tokenstorm.metrics.reports import DiskReport, RankReport
 
 
 class Reporter:
-    """Reports on one rank until it is `finished`. `disk` returns how its result lines get to disk."""
+    """Reports on one rank until it is `finished`. `disk` returns how its result lines get to disk, `stamps` are the kernel's, if any."""
 
     def __init__(
         self,
@@ -23,6 +24,7 @@ class Reporter:
         meter: Meter,
         pauses: Pauses,
         disk: Callable[[], DiskReport],
+        stamps: Stamps | None,
         say: Callable[[AnyMessage], None],
         finished: asyncio.Event,
     ) -> None:
@@ -30,12 +32,18 @@ class Reporter:
         self._meter = meter
         self._pauses = pauses
         self._disk = disk
+        self._stamps = stamps
         self._say = say
         self._finished = finished
         self._second = 0
 
     def begin(self) -> None:
         """Send a delta after each second."""
+        if self._stamps is not None:
+            self._stamps.begin()
+        self._wait()
+
+    def _wait(self) -> None:
         wait = self.rank.started_at + (self._second + 1) * 1_000_000_000 - monotonic_ns()
         asyncio.get_running_loop().call_later(max(0.0, wait / 1e9), self._next)
 
@@ -44,6 +52,11 @@ class Reporter:
         rank = self.rank
         cpu = self._meter.take_share()
         live, tally = rank.take_live()
+        if self._stamps is not None:
+            waited = self._stamps.take()
+            if rank.phase != "warmup":
+                for some in (tally, rank.total):
+                    some.histograms["read_lag"].merge(waited)
         delta = Delta(
             second=self._second,
             phase=rank.phase,
@@ -70,6 +83,7 @@ class Reporter:
             cpu=self._meter.sending.share,
             cpu_seconds=whole.cpu / 1e9,
             wall_seconds=whole.wall / 1e9,
+            clock="kernel" if self._stamps and self._stamps.used else "read",
             gc_pauses=self._pauses.count,
             gc_seconds=self._pauses.total_ns / 1e9,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -83,4 +97,4 @@ class Reporter:
     def _next(self) -> None:
         if not self._finished.is_set():
             self.send_delta()
-            self.begin()
+            self._wait()

@@ -24,6 +24,7 @@ _HISTOGRAMS = {
     "client_service_time_seconds": ("service_time", "Successful requests: from the send to the end of the answer"),
     "client_ttft_seconds": ("ttft", "Successful requests: from the send to the first token"),
     "client_inter_chunk_seconds": ("inter_chunk", "Measured requests: from a read with tokens to the next"),
+    "client_read_lag_seconds": ("read_lag", "Reads: from the arrival, by the kernel's stamp, to the read"),
     "client_tpot_seconds": ("tpot", "Successful requests: time per output token after the first"),
     "client_send_lag_seconds": ("send_lag", "Sent requests: how late they left by the load generator's fault"),
     "client_wait_seconds": ("client_wait", "Sent requests: how long they waited for a free client"),

@@ -64,6 +64,8 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     wall_seconds: float = 0.0
     loop_lag_max_seconds: float = 0.0
     stalled_seconds: float = 0.0
+    clock: Literal["kernel", "read"] = "read"
+    """Whose times the answers have: the kernel's, of their arrival, or those of the reads."""
     gc_pauses: int = 0
     gc_seconds: float = 0.0
     gc_longest_seconds: float = 0.0

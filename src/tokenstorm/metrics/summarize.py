@@ -227,6 +227,7 @@ def _client(run: Run, tally: Tally) -> ClientReport:
         disk = disk.merge(report.disk)
     return ClientReport(
         cpu_max=max((report.cpu for report in ranks), default=0.0),
+        clock="kernel" if ranks and all(report.clock == "kernel" for report in ranks if not report.lost) else "read",
         loop_lag_max_seconds=max((report.loop_lag_max_seconds for report in ranks), default=0.0),
         gc_seconds=sum(report.gc_seconds for report in ranks),
         gc_longest_seconds=max((report.gc_longest_seconds for report in ranks), default=0.0),

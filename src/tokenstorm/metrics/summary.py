@@ -174,6 +174,8 @@ class ClientReport(msgspec.Struct, frozen=True, kw_only=True):
     """The load generator as a whole: the worst of its ranks, and arrivals that it kept waiting."""
 
     cpu_max: float
+    clock: Literal["kernel", "read"] = "read"
+    """Whose times the answers have: the kernel's, of their arrival, or those of the reads, in one rank at least."""
     loop_lag_max_seconds: float
     gc_seconds: float
     gc_longest_seconds: float

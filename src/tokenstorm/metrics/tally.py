@@ -33,7 +33,9 @@ REQUEST_METRICS = (
     "client_wait",
     "send_lag",
 )
-METRICS = (*REQUEST_METRICS, "inter_chunk")
+READ_METRICS = ("inter_chunk", "read_lag")
+"""What is known of reads, and stands in no line: only the timeline has it."""
+METRICS = (*REQUEST_METRICS, *READ_METRICS)
 STAGE_METRICS = ("latency", "ttft", "tpot")
 LENGTHS = ("prompt", "output")
 

@@ -11,6 +11,8 @@ from tokenstorm.result import INTERNAL
 
 SENT_SUSPECT, SENT_INVALID = 0.99, 0.95
 SEND_LAG_SUSPECT, SEND_LAG_INVALID = 0.005, 0.050
+READ_LAG_SUSPECT = 0.010
+"""Times are the kernel's then, and still true: what is lost are pieces that waited together."""
 STALLED_SUSPECT, STALLED_INVALID = 0.01, 0.10
 """The share of the time, from the common start to the window's end, that a rank stood still."""
 CPU_SUSPECT, CPU_INVALID = 0.80, 0.95
@@ -125,6 +127,13 @@ def _lateness(figures: Figures) -> _Found:
         latest = max(1, sent // 100)
         text = f"{latest} of {sent} requests left {lag * 1e3:.1f} ms late or more, by the load generator's fault"
         found.append((_grade(lag > SEND_LAG_INVALID), Reason("send_lag", text)))
+    waited = figures.metrics.get("read_lag_seconds")
+    if waited and waited.p99 is not None and waited.p99 > READ_LAG_SUSPECT:
+        text = (
+            f"1% of the reads came {waited.p99 * 1e3:.1f} ms or more after the kernel had what they brought: the load generator "
+            "was busy, and pieces that waited together share one time; use more ranks"
+        )
+        found.append(("suspect", Reason("read_lag", text)))
     stalled = max((report.stalled_seconds for report in figures.ranks), default=0.0)
     seconds = figures.windows.measured_end
     if stalled > STALLED_SUSPECT * seconds:

@@ -27,6 +27,7 @@ _LABELS = {
     "schedule_delay_seconds": "Schedule delay",
     "client_wait_seconds": "Client wait",
     "send_lag_seconds": "Send lag",
+    "read_lag_seconds": "Read lag",
 }
 _LENGTHS = {"prompt": "Prompts", "output": "Answers"}
 _HEADS = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9"}
@@ -320,11 +321,14 @@ def _ranks(summary: Summary) -> str:
 
 def _health(summary: Summary) -> list[tuple[str, object]]:
     client, lag = summary.client, summary.metrics["send_lag_seconds"]
+    waited = summary.metrics.get("read_lag_seconds")
     shared = f"{client.coalesced} of {client.chunks}" + (
         f" ({client.coalesced / client.chunks:.1%})" if client.chunks else ""
     )
     return [
         ("Send lag p50, p99", f"{_shown(lag, 'p50')}, {_shown(lag, 'p99')}"),
+        *([("Read lag p50, p99", f"{_shown(waited, 'p50')}, {_shown(waited, 'p99')}")] if waited else []),
+        ("Times of answers", "the kernel's, of their arrival" if client.clock == "kernel" else "those of the reads"),
         ("Not sent by the load generator's fault", client.not_sent_by_generator),
         ("Arrivals that waited for a client", client.waited),
         ("... while another rank had one free", client.waited_below_cap),

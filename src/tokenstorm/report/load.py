@@ -17,7 +17,7 @@ from tokenstorm.metrics.reports import Environment, Missing, RankReport
 from tokenstorm.metrics.stretches import Stretch, Stretches
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.metrics.tally import STALL_SECONDS, Tally
+from tokenstorm.metrics.tally import READ_METRICS, STALL_SECONDS, Tally
 from tokenstorm.plan import Plan, read_plan
 from tokenstorm.report.whole import (
     Found,
@@ -81,8 +81,9 @@ def _rebuild(paths: RunPaths, *, goes_on: bool) -> Summary:
         tally, run = _again(plan, written, found, timeline, counted)
     engine, energy, stretches = EngineTally(), EnergyTally(), Stretches()
     for line in timeline:  # inter-chunk times, and what the engine said, stand there alone
-        if histogram := line.histograms.get("inter_chunk"):
-            tally.histograms["inter_chunk"].merge(histogram)
+        for name in READ_METRICS:
+            if histogram := line.histograms.get(name):
+                tally.histograms[name].merge(histogram)
         energy.add(line.gpus)
         if line.phase == "measured":
             engine.add(line.engine)

@@ -19,6 +19,7 @@ _ROWS = {
     "inter_chunk_seconds": "inter-chunk",
     "client_wait_seconds": "client wait",
     "send_lag_seconds": "send lag",
+    "read_lag_seconds": "read lag",
 }
 _FOR_OPEN_LOOPS = frozenset(("ttft_from_schedule_seconds", "client_wait_seconds"))
 _HEADS = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9"}
@@ -33,8 +34,8 @@ def times_table(summary: Summary, *, wide: bool) -> list[str]:
     lines = [_row("", ["mean", *(_HEADS[name] for name in quantiles), "max"], "samples")]
     shown = []
     for name, label in _ROWS.items():
-        metric = summary.metrics[name]
-        if not metric.count or (summary.plan.closed_loop and name in _FOR_OPEN_LOOPS):
+        metric = summary.metrics.get(name)
+        if metric is None or not metric.count or (summary.plan.closed_loop and name in _FOR_OPEN_LOOPS):
             continue
         if name == "ttft_content_seconds" and metric == summary.metrics["ttft_seconds"]:
             continue

@@ -215,9 +215,11 @@ def _replicas(summary: Summary) -> list[str]:
 def _verdict(summary: Summary) -> list[str]:
     client = summary.client
     lag = duration(summary.metrics["send_lag_seconds"].p99)
+    whose = "the kernel's, of arrival" if client.clock == "kernel" else "of the reads"
     longest = duration(client.gc_longest_seconds)
     lines = [
         f"load generator: {client.cpu_max:.0%} of a core at most, send lag p99 {lag}, longest collection {longest}",
+        f"times of answers: {whose}",
         f"verdict: {summary.verdict.state.upper()}",
     ]
     lines += [f"  - {reason.text}" for reason in summary.verdict.reasons]
