@@ -24,6 +24,7 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
+from measuring import say, started
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.client_api import group as states
 from tokenstorm.client_api.app import create_app
@@ -55,20 +56,6 @@ async def serve_api(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def started(*argv: str) -> AsyncIterator[tuple[str, int]]:
-    """A process that prints its address; the address and its pid."""
-    process = await asyncio.create_subprocess_exec(sys.executable, *argv, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout
-    try:
-        found = re.search(r"http://\S+", (await process.stdout.readline()).decode())
-        assert found, f"{argv} did not start"
-        yield found[0], process.pid
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-@asynccontextmanager
 async def everything(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """The API, the simulator, and a caller of the API."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
@@ -92,11 +79,6 @@ async def until_stopped(client: httpx.AsyncClient, group: int) -> dict[str, Any]
 def p95(values: list[float]) -> float:
     """By nearest rank."""
     return sorted(values)[max(0, -(-len(values) * 95 // 100) - 1)]
-
-
-def say(what: str, value: float, bar: float) -> None:
-    """One row."""
-    sys.stdout.write(f"{what:<58} {value / bar:6.2f} of its bar\n")
 
 
 async def create(args: argparse.Namespace) -> None:

@@ -67,10 +67,31 @@ def test_a_run_has_the_charts_that_it_has_values_for_with_its_phases_shaded() ->
     assert charts["rates"]["rest"] == 1
 
 
+def test_seconds_that_are_added_one_by_one_make_the_charts_that_all_together_make() -> None:
+    """A page adds them as they come, and what begins late, such as a replica or a kind of failure, has nothing before."""
+    one_by_one, together = computed("""
+        import { RunColumns, runCharts } from "./run.js";
+        const lines = [0, 1, 2, 3].map((t) => ({ t, phase: t < 1 ? "warmup" : "measured", sent: t, failed_by_kind: t === 2 ? { reset: 3 } : {},
+            engine: t > 1 ? { "n.10": { running: t }, "n.2": { running: 1 } } : {}, ranks: { [t]: { cpu: 0.5 } } }));
+        const columns = new RunColumns();
+        const seen = lines.map((line) => { columns.add(line); return JSON.stringify(columns.charts()); });
+        console.log(JSON.stringify([seen, lines.map((_, index) => JSON.stringify(runCharts(lines.slice(0, index + 1))))]));
+    """)
+    assert one_by_one == together
+    charts = {one["key"]: one["chart"] for one in json.loads(one_by_one[-1])}
+    assert charts["failures"]["series"][0]["values"] == [0, 0, 3, 0]
+    assert [series["values"] for series in charts["engine-running"]["series"]] == [
+        [None, None, 2, 3],
+        [None, None, 1, 1],
+    ]
+    assert [series["name"] for series in charts["cpu"]["series"]] == ["rank 0", "rank 1", "rank 2", "rank 3"]
+
+
 def test_phases_of_a_long_run_are_shaded_to_the_end_of_their_last_line() -> None:
     found = computed("""
-        import { spansOf } from "./run.js";
-        const lines = ["warmup", "warmup", "measured", "measured", "draining"].map((phase, index) => ({ t: 8 * index, phase }));
-        console.log(JSON.stringify(spansOf(lines, { warmup_seconds: 16, arrival: { stages: [{ rps: 5, seconds: 24 }] } }, 8)));
+        import { runCharts } from "./run.js";
+        const lines = ["warmup", "warmup", "measured", "measured", "draining"].map((phase, index) => ({ t: 8 * index, phase, sent: 1 }));
+        const plan = { warmup_seconds: 16, arrival: { stages: [{ rps: 5, seconds: 24 }] } };
+        console.log(JSON.stringify(runCharts(lines, { plan, step: 8 })[0].chart.spans));
     """)
     assert [(span["from"], span["to"]) for span in found] == [(0, 16), (32, 40), (16, 40)]

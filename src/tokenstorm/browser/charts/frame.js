@@ -62,10 +62,14 @@ export function write(element, text) {
 /** A sentence for those who do not see the plot: the last and the largest value of each series. */
 export function sentenceOf(series, unit) {
     const parts = series.map(({ name, values }) => {
-        const known = values.filter((value) => value !== null && value !== undefined);
-        if (!known.length) return `${name} has no values`;
-        const most = known.reduce((a, b) => Math.max(a, b));
-        return `${name} last ${withUnit(known[known.length - 1], unit)}, at most ${withUnit(most, unit)}`;
+        let last = null;
+        let most = -Infinity;
+        for (const value of values) {
+            if (value == null) continue;
+            last = value;
+            if (value > most) most = value;
+        }
+        return last === null ? `${name} has no values` : `${name} last ${withUnit(last, unit)}, at most ${withUnit(most, unit)}`;
     });
     return parts.join("; ") || "no values yet";
 }

@@ -4,6 +4,7 @@ import { colorOf, onThemeChange } from "./frame.js";
 import { withUnit } from "./units.js";
 
 const HEIGHT = 200;
+const HALF_PIXEL = 0.5;
 const FONT = "12px system-ui, sans-serif";
 
 /** An axis of a chart. `format(values, unit)` makes the texts of its ticks. */
@@ -33,13 +34,28 @@ export function ticksIn(unit) {
 }
 
 /** A plot in `place` that follows its width and the theme. `make(width, height)` gives uPlot's options and data; the
- *  arrow keys move the cursor, Escape shows the whole again. Returns {set(data), again(), remove(), plot()}. */
+ *  arrow keys move the cursor, Escape shows the whole again. Returns {set(data), again(), remove(), plot()}. `set` draws what
+ *  can be seen: of columns that grew by less than half a pixel nothing can, and of a plot outside the window. */
 export function livingPlot(place, make, height = HEIGHT) {
     let drawn = null;
+    let last = null;  // the last moment that was drawn: the columns may grow before they are drawn again
+    let waiting = null;
+    let inSight = true;
+    const lastOf = (data) => data[0][data[0].length - 1];
+    const draw = (data) => {
+        waiting = null;
+        const { min, max } = drawn.scales.x;
+        const grown = data[0] === drawn.data[0] && ((lastOf(data) - last) / (max - min)) * drawn.width;
+        if (typeof grown === "number" && grown < HALF_PIXEL) return;
+        const zoomed = isZoomed(drawn, last);
+        last = lastOf(data);
+        drawn.setData(data, !zoomed);
+    };
     const again = () => {
         const { options, data } = make(Math.max(place.clientWidth, 120), height);
         drawn?.destroy();
         drawn = new uPlot(options, data, place);
+        last = lastOf(data);
     };
     again();
     const resized = new ResizeObserver(() => {
@@ -47,15 +63,21 @@ export function livingPlot(place, make, height = HEIGHT) {
         if (width !== drawn.width) drawn.setSize({ width, height });
     });
     resized.observe(place);
+    const seen = new IntersectionObserver((entries) => {
+        inSight = entries[entries.length - 1].isIntersecting;
+        if (inSight && waiting) draw(waiting);
+    }, { rootMargin: "100px" });
+    seen.observe(place);
     const endTheme = onThemeChange(() => drawn.redraw(false, true));
     const onKey = (event) => moveCursor(drawn, event);
     place.addEventListener("keydown", onKey);
     return {
         again,
-        set: (data) => drawn.setData(data, !isZoomed(drawn)),
+        set: (data) => (inSight ? draw(data) : (waiting = data)),
         plot: () => drawn,
         remove: () => {
             resized.disconnect();
+            seen.disconnect();
             endTheme();
             place.removeEventListener("keydown", onKey);
             drawn.destroy();
@@ -73,10 +95,10 @@ export function lonePoints(plot, series) {
     return lone.length ? lone : null;
 }
 
-function isZoomed(plot) {
+function isZoomed(plot, last) {
     const { min, max } = plot.scales.x;
     const times = plot.data[0];
-    return times.length > 1 && min != null && (min > times[0] || max < times[times.length - 1]);
+    return times.length > 1 && min != null && (min > times[0] || max < last);
 }
 
 function moveCursor(plot, event) {

@@ -10,142 +10,145 @@ import { roleOf } from "./frame.js";
 import { plainNumber } from "./units.js";
 
 const PERCENTILES = ["p50", "p90", "p99"];
-const ENGINE = [
-    ["running", "Engine: requests running", ""],
-    ["waiting", "Engine: requests queued", ""],
-    ["kv_usage", "Engine: KV cache in use", "%"],
-    ["hit_rate", "Engine: prefix cache hit rate", "%"],
-    ["preemptions", "Engine: requests put back", ""],
-    ["acceptance", "Engine: drafted tokens accepted", "%"],
+const KINDS = ["c2", "c7", "c5", "c4", "c1", "c3", "c6", "c8"];
+
+/** What is drawn: `put` hands the values of a line to `take(name, value)`, `series` makes a chart's series of the columns. */
+const CHARTS = [
+    { key: "rates", title: "Requests a second", unit: "1/s", series: fixed({ asked: "asked", sent: "sent", answered: "answered" }),
+        put: (line, take) => { take("asked", line.target_rps); take("sent", line.sent); take("answered", line.succeeded); } },
+    { key: "load", title: "Requests in flight and waiting", unit: "", series: fixed({ "in flight": "sent", "waiting for a client": "failed" }),
+        put: (line, take) => { take("in flight", line.in_flight); take("waiting for a client", line.waiting); } },
+    ...[["ttft", "Time to first token"], ["inter_chunk", "Time between chunks"], ["latency", "Latency"]].map(([key, title]) => ({
+        key, title, unit: "s", series: bands,
+        put: (line, take) => PERCENTILES.forEach((percentile) => take(percentile, line[key]?.[percentile])),
+    })),
+    { key: "failures", title: "Failed requests a second, by kind", unit: "1/s", empty: 0,
+        series: (columns) => sorted(columns).map((name, index) => ({ name, role: KINDS[index % 8], kind: "area", values: columns.get(name) })),
+        put: (line, take) => entriesOf(line.failed_by_kind, take) },
+    { key: "tokens", title: "Output tokens a second", unit: "tokens/s", series: fixed({ output: "answered" }),
+        put: (line, take) => take("output", line.output_tokens) },
+    ...[["cpu", "Load generator: CPU of each rank", "%", "cpu"], ["lag", "Load generator: longest loop lag of each rank", "s", "loop_lag"]]
+        .map(([key, title, unit, field]) => ({
+            key, title, unit,
+            series: each((name) => `rank ${name}`, (one, other) => one - other),
+            put: (line, take) => entriesOf(line.ranks, (rank, told) => take(rank, told[field])),
+        })),
+    ...[["running", "requests running", ""], ["waiting", "requests queued", ""], ["kv_usage", "KV cache in use", "%"],
+        ["hit_rate", "prefix cache hit rate", "%"], ["preemptions", "requests put back", ""], ["acceptance", "drafted tokens accepted", "%"],
+    ].map(([field, title, unit]) => ({
+        key: `engine-${field}`, title: `Engine: ${title}`, unit,
+        series: each((name) => `replica ${name}`),
+        isShown: field === "preemptions" ? (columns) => [...columns.values()].some((values) => values.some(Boolean)) : undefined,
+        put: (line, take) => entriesOf(line.engine, (replica, told) => take(replica, told[field])),
+    })),
+    ...[["watts", "power", "W"], ["utilization", "busy", "%"], ["celsius", "temperature", "°C"]].map(([field, title, unit]) => ({
+        key: `gpu-${field}`, title: `GPUs: ${title}`, unit,
+        series: each((name) => name.slice(0, 12)),
+        put: (line, take) => means(line.gpus, field, take),
+    })),
 ];
 
-const GPUS = [
-    ["watts", "GPUs: power", "W"],
-    ["utilization", "GPUs: busy", "%"],
-    ["celsius", "GPUs: temperature", "°C"],
-];
-
-export function runCharts(lines, { plan = {}, step = 1 } = {}) {
-    const times = lines.map((line) => line.t);
-    const spans = spansOf(lines, plan, step);
-    const measured = lines.findLastIndex((line) => line.phase === "measured");
-    const rest = measured < 0 ? undefined : measured;
-    const made = [...rates(lines), ...percentiles(lines), ...failures(lines), ...tokens(lines), ...ranks(lines), ...engine(lines), ...gpus(lines)];
-    return made
-        .filter(({ chart }) => chart.series.some(({ values }) => values.some((value) => value != null)))
-        .map(({ key, chart }) => ({ key, chart: { ...chart, times, spans, rest } }));
+export function runCharts(lines, options) {
+    const columns = new RunColumns();
+    lines.forEach((line) => columns.add(line));
+    return columns.charts(options);
 }
 
-/** Warm-up and drain as the lines tell them, stages as they were planned. */
-export function spansOf(lines, plan, step = 1) {
-    const spans = [];
-    for (const [phase, label, role] of [["warmup", "warm-up", "warmup"], ["draining", "drain", "drain"]]) {
-        const times = lines.filter((line) => line.phase === phase).map((line) => line.t);
-        if (times.length) spans.push({ from: times[0], to: times[times.length - 1] + step, label, role });
+/** A run's values as columns, to which a second is added in a time that does not grow with the run. `times` are the seconds;
+ *  `last` is the last line, `failed` how many requests failed so far, by kind. */
+export class RunColumns {
+    constructor() {
+        this.times = [];
+        this.last = null;
+        this.failed = {};
+        this.phases = new Map();
+        this.measured = undefined;
+        this.parts = CHARTS.map(() => new Map());
     }
-    const end = lines.length ? lines[lines.length - 1].t + step : 0;
-    let from = plan.warmup_seconds ?? 0;
-    (plan.arrival?.stages ?? []).forEach(({ rps, seconds }, index) => {
-        const to = Math.min(from + seconds, end);
-        if (to > from) spans.push({ from, to, label: `${plainNumber(rps)}/s`, role: index % 2 ? "stage" : "none" });
-        from += seconds;
-    });
-    return spans;
+
+    add(line) {
+        const at = this.times.length;
+        CHARTS.forEach(({ put, empty = null }, number) => {
+            const columns = this.parts[number];
+            put(line, (name, value) => {
+                if (value == null) return;
+                if (!columns.has(name)) columns.set(name, new Array(at).fill(empty));
+                columns.get(name)[at] = value;
+            });
+            for (const values of columns.values()) if (values.length === at) values.push(empty);
+        });
+        this.times.push(line.t);
+        this.last = line;
+        entriesOf(line.failed_by_kind, (kind, count) => { this.failed[kind] = (this.failed[kind] ?? 0) + count; });
+        if (line.phase === "measured") this.measured = at;
+        const phase = this.phases.get(line.phase);
+        if (phase) phase.to = line.t;
+        else this.phases.set(line.phase, { from: line.t, to: line.t });
+    }
+
+    /** [{key, chart}]. Their arrays grow as lines are added. */
+    charts({ plan = {}, step = 1 } = {}) {
+        const same = { times: this.times, spans: this.spans(plan, step), rest: this.measured };
+        return CHARTS.map(({ key, title, unit, series, isShown = () => true }, number) => {
+            const columns = this.parts[number];
+            const shown = columns.size && isShown(columns) ? series(columns) : [];
+            return { key, chart: { title, unit, series: shown, ...same } };
+        }).filter(({ chart }) => chart.series.length);
+    }
+
+    /** Warm-up and drain as the lines tell them, stages as they were planned. */
+    spans(plan, step) {
+        const spans = [];
+        for (const [phase, label, role] of [["warmup", "warm-up", "warmup"], ["draining", "drain", "drain"]]) {
+            const found = this.phases.get(phase);
+            if (found) spans.push({ from: found.from, to: found.to + step, label, role });
+        }
+        const end = this.last ? this.last.t + step : 0;
+        let from = plan.warmup_seconds ?? 0;
+        (plan.arrival?.stages ?? []).forEach(({ rps, seconds }, index) => {
+            const to = Math.min(from + seconds, end);
+            if (to > from) spans.push({ from, to, label: `${plainNumber(rps)}/s`, role: index % 2 ? "stage" : "none" });
+            from += seconds;
+        });
+        return spans;
+    }
 }
 
-function rates(lines) {
-    const of = (name) => lines.map((line) => line[name]);
-    const rate = [
-        { name: "asked", role: "asked", values: of("target_rps") },
-        { name: "sent", role: "sent", values: of("sent") },
-        { name: "answered", role: "answered", values: of("succeeded") },
-    ];
-    const load = [
-        { name: "in flight", role: "sent", values: of("in_flight") },
-        { name: "waiting for a client", role: "failed", values: of("waiting") },
-    ];
+/** The series of these names, each with its role, of which there are values. */
+function fixed(roles) {
+    return (columns) => Object.entries(roles).filter(([name]) => columns.has(name)).map(([name, role]) => ({ name, role, values: columns.get(name) }));
+}
+
+function bands(columns) {
+    const [p50, p90, p99] = PERCENTILES.map((percentile) => columns.get(percentile) ?? []);
     return [
-        { key: "rates", chart: { title: "Requests a second", unit: "1/s", series: rate.filter(hasValues) } },
-        { key: "load", chart: { title: "Requests in flight and waiting", unit: "", series: load } },
+        { role: "p90", kind: "band", low: p50, values: p90 },
+        { role: "p99", kind: "band", low: p90, values: p99 },
+        ...[p50, p90, p99].map((values, index) => ({ name: PERCENTILES[index], role: PERCENTILES[index], values })),
     ];
 }
 
-function percentiles(lines) {
-    const charts = [["ttft", "Time to first token"], ["inter_chunk", "Time between chunks"], ["latency", "Latency"]];
-    return charts.map(([name, title]) => {
-        const of = (percentile) => lines.map((line) => line[name]?.[percentile] ?? null);
-        const [p50, p90, p99] = PERCENTILES.map(of);
-        const series = [
-            { role: "p90", kind: "band", low: p50, values: p90 },
-            { role: "p99", kind: "band", low: p90, values: p99 },
-            ...PERCENTILES.map((role) => ({ name: role, role, values: of(role) })),
-        ];
-        return { key: name, chart: { title, unit: "s", series } };
-    });
+/** A series for each of many equal things. */
+function each(nameOf, order) {
+    return (columns) => sorted(columns, order).map((name, index) => ({ name: nameOf(name), role: roleOf(index), values: columns.get(name) }));
 }
 
-function failures(lines) {
-    const kinds = [...new Set(lines.flatMap((line) => Object.keys(line.failed_by_kind ?? {})))].sort();
-    const series = kinds.map((kind, index) => ({
-        name: kind,
-        role: ["c2", "c7", "c5", "c4", "c1", "c3", "c6", "c8"][index % 8],
-        kind: "area",
-        values: lines.map((line) => line.failed_by_kind?.[kind] ?? 0),
-    }));
-    return [{ key: "failures", chart: { title: "Failed requests a second, by kind", unit: "1/s", series } }];
+function sorted(columns, order) {
+    return [...columns.keys()].sort(order);
 }
 
-function tokens(lines) {
-    const values = lines.map((line) => line.output_tokens);
-    const series = [{ name: "output", role: "answered", values }];
-    return [{ key: "tokens", chart: { title: "Output tokens a second", unit: "tokens/s", series } }];
+function entriesOf(object, take) {
+    for (const name in object) take(name, object[name]);
 }
 
-function ranks(lines) {
-    const names = [...new Set(lines.flatMap((line) => Object.keys(line.ranks ?? {})))].sort((a, b) => a - b);
-    const of = (field) => names.map((rank, index) => ({
-        name: `rank ${rank}`,
-        role: roleOf(index),
-        values: lines.map((line) => line.ranks?.[rank]?.[field] ?? null),
-    }));
-    return [
-        { key: "cpu", chart: { title: "Load generator: CPU of each rank", unit: "%", series: of("cpu") } },
-        { key: "lag", chart: { title: "Load generator: longest loop lag of each rank", unit: "s", series: of("loop_lag") } },
-    ];
-}
-
-/** What each replica's engine said of itself. */
-function engine(lines) {
-    const replicas = [...new Set(lines.flatMap((line) => Object.keys(line.engine ?? {})))].sort();
-    return ENGINE.map(([field, title, unit]) => {
-        const series = replicas.map((name, index) => ({
-            name: `replica ${name}`,
-            role: roleOf(index),
-            values: lines.map((line) => line.engine?.[name]?.[field] ?? null),
-        }));
-        const shown = field === "preemptions" ? series.filter(({ values }) => values.some(Boolean)) : series;
-        return { key: `engine-${field}`, chart: { title, unit, series: shown } };
-    });
-}
-
-/** What each GPU told: the mean of the second's readings. */
-function gpus(lines) {
-    const names = [...new Set(lines.flatMap((line) => (line.gpus ?? []).map(({ gpu }) => gpu)))].sort();
-    return GPUS.map(([field, title, unit]) => {
-        const series = names.map((name, index) => ({
-            name: name.slice(0, 12),
-            role: roleOf(index),
-            values: lines.map((line) => meanOf((line.gpus ?? []).filter(({ gpu }) => gpu === name).map((reading) => reading[field]))),
-        }));
-        return { key: `gpu-${field}`, chart: { title, unit, series } };
-    });
-}
-
-function meanOf(values) {
-    const known = values.filter((value) => value != null);
-    return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
-}
-
-function hasValues({ values }) {
-    return values.some((value) => value != null);
+/** The mean of what each GPU told in a second. */
+function means(readings, field, take) {
+    const sums = new Map();
+    for (const reading of readings ?? []) {
+        const value = reading[field];
+        if (value == null) continue;
+        const [sum, count] = sums.get(reading.gpu) ?? [0, 0];
+        sums.set(reading.gpu, [sum + value, count + 1]);
+    }
+    for (const [gpu, [sum, count]] of sums) take(gpu, sum / count);
 }

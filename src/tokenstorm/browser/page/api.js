@@ -65,11 +65,33 @@ export async function askJson(path, options) {
     return answer.json().catch((error) => { throw faultOf(error); });
 }
 
+/** Milliseconds after which the lines of an answer leave the page a moment for something else. */
+const TURN = 20;
+
 /** Every line of a JSON lines answer. */
 export async function askLines(path, options) {
-    const answer = await ask(path, options);
-    const text = await answer.text().catch((error) => { throw faultOf(error); });
-    return JSON.parse(`[${text.trimEnd().replaceAll("\n", ",")}]`);
+    const lines = [];
+    await readLines(path, (some) => lines.push(...some), options);
+    return lines;
+}
+
+/** The lines of a JSON lines answer as they come: `take(lines)` for some at a time. */
+export async function readLines(path, take, options) {
+    const reader = (await ask(path, options)).body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    let began = performance.now();
+    for (;;) {
+        const { done, value } = await reader.read().catch((error) => { throw faultOf(error); });
+        const whole = rest + (value ?? "");
+        const end = done ? whole.length : whole.lastIndexOf("\n") + 1;
+        rest = whole.slice(end);
+        if (end) take(JSON.parse(`[${whole.slice(0, end).trimEnd().replaceAll("\n", ",")}]`));
+        if (done) return;
+        if (performance.now() - began > TURN) {
+            await new Promise((go) => setTimeout(go));
+            began = performance.now();
+        }
+    }
 }
 
 /** Server-sent events, until they end: `take(event, data)` for each, its data as text; `take("comment", "")` where the API

@@ -2,9 +2,9 @@
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm.js";
 import { spectrumChart } from "../charts/curve.js";
-import { runCharts } from "../charts/run.js";
+import { RunColumns } from "../charts/run.js";
 import { sinceStart, withUnit } from "../charts/units.js";
-import { GROUPS, PATIENCE, SILENCE, ask, askEvents, askJson, askLines, download } from "./api.js";
+import { GROUPS, PATIENCE, SILENCE, ask, askEvents, askJson, download, readLines } from "./api.js";
 import { askedOf, stateOf } from "./groups.js";
 import { Asking, Chart, Charts, Doing, Stale, Table, Tag, Tile, sentence } from "./parts.js";
 
@@ -15,26 +15,35 @@ const PERCENTILES = [["p50", 0.5], ["p90", 0.9], ["p95", 0.95], ["p99", 0.99], [
 const SHOWN = [["ttft_seconds", "Time to first token"], ["latency_seconds", "Latency"], ["service_time_seconds", "Latency, uncorrected"],
     ["inter_chunk_seconds", "Time between chunks"], ["tpot_seconds", "Time per output token"], ["send_lag_seconds", "Send lag"]];
 
-/** {info, lines, results, fault, at}: history first, then events; asked again, from where it broke off, until the end.
+/** {info, run, seconds, results, fault, at}: history first, then events; asked again, from where it broke off, until the end.
  *  Each second's event tells how far the run is; the whole `info` is asked for when the group's status changes, and when
  *  the API has nothing new to tell. */
 function useGroup(id) {
-    const [state, setState] = useState({ lines: [] });
-    const lines = useRef([]);
+    const [state, setState] = useState({ seconds: 0 });
+    const run = useRef(new RunColumns());
     const [turn, setTurn] = useState(0);
     useEffect(() => {
         const ending = new AbortController();
         const options = { signal: ending.signal, seconds: PATIENCE };
         const tell = (news) => setState((before) => ({ ...before, at: Date.now(), fault: null, ...news }));
-        const last = () => lines.current.at(-1)?.t ?? -1;
-        const add = (more) => {
-            for (const line of more) {
-                if (startOf(line) !== startOf(lines.current[0] ?? line)) lines.current = [];
-                if (line.t > last()) lines.current.push(line);
-            }
-            tell({ lines: lines.current.slice() });
+        const last = () => run.current.last?.t ?? -1;
+        const add = (line) => {
+            if (isOfAnother(line)) run.current = new RunColumns();
+            if (line.t > last()) run.current.add(line);
         };
-        const addMissed = async () => add(await askLines(`${GROUPS}/${id}/timeline?from=${last() + 1}`, options));
+        const isOfAnother = (line) => run.current.last && startOf(line) !== startOf(run.current.last);
+        const addMissed = async () => {
+            let shown = 0;
+            const show = () => {
+                shown = Date.now();
+                tell({ seconds: run.current.times.length });
+            };
+            await readLines(`${GROUPS}/${id}/timeline?from=${last() + 1}`, (lines) => {
+                lines.forEach(add);
+                if (Date.now() - shown > 1000) show();
+            }, options);
+            show();
+        };
         const refresh = async () => {
             const { info } = await askJson(`${GROUPS}/${id}`, options);
             tell({ info });
@@ -42,10 +51,10 @@ function useGroup(id) {
         };
         const finish = async (info) => tell({ results: info.verdict ? await askJson(`${GROUPS}/${id}/results`, { signal: ending.signal }) : null });
         const takeSecond = async ({ so_far: progress, ...line }) => {
-            if (startOf(line) !== startOf(lines.current[0] ?? line)) lines.current = [];
+            if (isOfAnother(line)) run.current = new RunColumns();
             if (line.t > last() + 1) await addMissed();
-            add([line]);
-            setState((before) => ({ ...before, info: { ...before.info, progress } }));
+            add(line);
+            setState((before) => ({ ...before, at: Date.now(), fault: null, seconds: run.current.times.length, info: { ...before.info, progress } }));
         };
         const follow = async () => {
             const [info] = await Promise.all([refresh(), addMissed()]);
@@ -82,12 +91,12 @@ function useGroup(id) {
         })();
         return () => ending.abort();
     }, [id, turn]);
-    return { ...state, again: () => setTurn((before) => before + 1) };
+    return { ...state, run: run.current, again: () => setTurn((before) => before + 1) };
 }
 
 export function Group({ id }) {
-    const { info, lines, results, fault, at, again } = useGroup(id);
-    const charts = useMemo(() => runCharts(lines, { plan: results?.plan ?? info?.load_config }), [lines, results]);
+    const { info, run, seconds, results, fault, at, again } = useGroup(id);
+    const charts = useMemo(() => run.charts({ plan: results?.plan ?? info?.load_config }), [run, seconds, results]);
     if (fault?.status === 404) return html`<p class="notice bad" role="alert">${sentence(fault.message)} <a href="#/groups">All groups</a>.</p>`;
     if (!info) return html`<${Stale} fault=${fault} at=${at} /><p role="status">Asking for group ${id} …</p>`;
     const load = info.load_config;
@@ -106,13 +115,13 @@ export function Group({ id }) {
             ${info.progress?.age_seconds && html`<span class="tag warn">${Math.round(info.progress.age_seconds)} s old: its launcher is not reached</span>`}
         </p>
         ${info.reason && html`<p class="notice">${sentence(info.reason)}</p>`}
-        ${lines.at(-1)?.left_out?.length > 0 && html`<p class="notice warn">Left out because they refused: ${lines.at(-1).left_out.join(", ")}.</p>`}
+        ${run.last?.left_out?.length > 0 && html`<p class="notice warn">Left out because they refused: ${run.last.left_out.join(", ")}.</p>`}
         ${info.status === "running" && html`<progress aria-label="How much of the run is over" max="1" value=${info.progress?.fraction ?? 0}></progress>`}
         <${Tiles} info=${info} />
         ${results ? html`<${Reasons} verdict=${results.verdict} />` : html`<${Reasons} verdict=${info.progress?.verdict} when=" so far" />`}
         ${charts.length > 0 && html`<h2>Over time</h2><${Charts} charts=${charts} group="group-${id}" />`}
         ${!charts.length && info.status !== "stopped" && html`<p class="panel">The charts begin with the first second of the run.</p>`}
-        ${results ? html`<${Results} results=${results} />` : html`<${SoFar} progress=${info.progress} lines=${lines} />`}
+        ${results ? html`<${Results} results=${results} />` : html`<${SoFar} progress=${info.progress} failed=${run.failed} />`}
         ${info.status === "stopped" && info.verdict && html`<${Downloads} id=${id} />`}
         <${Plan} load=${load} info=${info} />
         <${Logs} id=${id} />
@@ -194,19 +203,12 @@ function Results({ results }) {
 }
 
 /** While a run goes on: what failed, and what each replica got. */
-function SoFar({ progress, lines }) {
+function SoFar({ progress, failed }) {
     const replicas = Object.entries(progress?.replicas ?? {});
-    const counts = useMemo(() => {
-        const sums = {};
-        for (const line of lines) {
-            for (const [kind, count] of Object.entries(line.failed_by_kind ?? {})) sums[kind] = (sums[kind] ?? 0) + count;
-        }
-        return sums;
-    }, [lines]);
     if (!replicas.length) return null;
     return html`
         <h2>So far</h2>
-        <${Failures} counts=${counts} words=${progress.failures} />
+        <${Failures} counts=${failed} words=${progress.failures} />
         <${Replicas} replicas=${replicas} />
     `;
 }
