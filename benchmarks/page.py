@@ -251,7 +251,7 @@ async def opened(browser: Browser, url: str) -> AsyncIterator[Page]:
 async def until(page: Page, what: str) -> None:
     """Ask again and again: the page's rules allow Playwright no waiting of its own in it."""
     while not await page.evaluate(what):
-        await asyncio.sleep(0.1)
+        await page.wait_for_timeout(100)
 
 
 async def first(browser: Browser, args: argparse.Namespace) -> None:
