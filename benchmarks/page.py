@@ -38,12 +38,11 @@ from tokenstorm.cluster.site import Site
 from tokenstorm.config.profile import Profile
 from tokenstorm.httpd import Reply, Request, serve
 from tokenstorm.loadgen.live import Event, Glance, RankSecond, Standing, Status, TimelineLine
-from tokenstorm.metrics.counts import Counts
+from tokenstorm.metrics.counts import Counts, ReplicaReport
 from tokenstorm.metrics.energy import GpuReading
 from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.reports import DiskReport
-from tokenstorm.metrics.summary import ReplicaReport, Verdict
+from tokenstorm.metrics.reports import DiskReport, Verdict
 from tokenstorm.report.page import try_page
 from tokenstorm.web import Server
 
