@@ -26,6 +26,7 @@ def add_commands(commands: "Commands") -> None:
     """All of them."""
     _add_bench(commands)
     _add_report(commands)
+    _add_compare(commands)
     _add_serving(commands)
     _add_service(commands)
     _add_group(commands)
@@ -107,6 +108,38 @@ def _add_report(commands: "Commands") -> None:
     )
     _add_json(runs)
     runs.set_defaults(run=_later("cli.report", "runs"))
+
+
+def _add_compare(commands: "Commands") -> None:
+    what = "a run, a series or a folder of runs; `last`, a run id or its beginning, or the number of a group"
+    compare = commands.add_parser("compare", help="did it get worse? Runs against the first", allow_abbrev=False)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help=what)
+    compare.add_argument("--baseline", metavar="NAME", help="compare with the runs kept under this name")
+    compare.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        metavar="CHANGE",
+        help="end with 4 where a number got so much worse, and significantly, as in 'ttft_p99>+5%%'; may be given again",
+    )
+    compare.add_argument("--force", action="store_true", help="compare runs of different loads, too")
+    compare.add_argument(
+        "--format", choices=("text", "md", "json"), default="text", help="(text); md: for a pull request"
+    )
+    _add_json(compare)
+    compare.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
+    compare.set_defaults(run=_later("cli.compare", "compare"))
+    baseline = commands.add_parser("baseline", help="runs kept under a name, to compare with", allow_abbrev=False)
+    actions = baseline.add_subparsers(title="actions", required=True, metavar="ACTION")
+    keep = actions.add_parser("set", help="keep runs under a name, in place of what was there", allow_abbrev=False)
+    keep.add_argument("name", metavar="NAME")
+    keep.add_argument("kept", metavar="RUN", help=what)
+    show = actions.add_parser("list", help="all there are", allow_abbrev=False)
+    remove = actions.add_parser("remove", help="forget one; the runs that it came from stay", allow_abbrev=False)
+    remove.add_argument("name", metavar="NAME")
+    for parser, name in ((keep, "set"), (show, "list"), (remove, "remove")):
+        _add_json(parser)
+        parser.set_defaults(run=_later("cli.compare", f"baseline_{name}"))
 
 
 def _add_serving(commands: "Commands") -> None:

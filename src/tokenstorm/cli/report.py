@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 import msgspec
 
@@ -25,19 +24,15 @@ from tokenstorm.report.life import life_of
 from tokenstorm.report.load import load_summary
 from tokenstorm.report.series_page import made_series_page, read_series_summary
 from tokenstorm.report.series_text import series_text
+from tokenstorm.report.sides import find_runs, newest_first
 from tokenstorm.report.whole import read_summary
 from tokenstorm.runs import RunPaths, SeriesPaths, data_home, write_atomically
-
-LAST = "last"
 
 
 def report(args: argparse.Namespace) -> int:
     """The numbers of a run, from its files."""
     form = _form(args)
-    paths = RunPaths(_found(args.run_dir))
-    if paths.root.is_file():
-        message = f"{paths.root} is a file: give the folder of the run, {paths.root.parent}"
-        raise UsageError(message)
+    paths = RunPaths(find_runs(args.run_dir))
     if SeriesPaths(paths.root).series.exists():
         return _report_series(args, form, SeriesPaths(paths.root))
     life = life_of(paths)
@@ -98,35 +93,6 @@ def _form(args: argparse.Namespace) -> Format:
     return form
 
 
-def _found(name: str) -> Path:
-    """The folder of a run: a path, `last`, or a run id or the beginning of one."""
-    folder, runs = Path(name), data_home() / "runs"
-    if folder.exists():
-        return folder
-    if name == LAST:
-        there = [
-            (plan.stat().st_mtime_ns, plan.parent)
-            for name in ("plan", "series")
-            for plan in runs.glob(f"*/{name}.json")
-        ]
-        if there:
-            return max(there)[1]
-        message = f"there is no run in {runs} yet: `tokenstorm bench URL` makes one"
-        raise RunError(message)
-    found = [one for one in runs.glob("*") if one.name.startswith(name)]
-    if len(found) != 1:
-        which = f"{len(found)} runs begin so" if found else "it is no folder, and no run begins so"
-        message = f"{name}: {which} in {runs}"
-        raise RunError(message)
-    return found[0]
-
-
-def _newest_first(runs: Path) -> list[RunPaths]:
-    """The runs in a folder, by when they were planned."""
-    there = [(plan.stat().st_mtime_ns, plan.parent.name, RunPaths(plan.parent)) for plan in runs.glob("*/plan.json")]
-    return [paths for _, _, paths in sorted(there, key=lambda one: one[:2], reverse=True)]
-
-
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run in the list. What only a summary tells is None without one."""
 
@@ -148,7 +114,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def runs(args: argparse.Namespace) -> int:
     """All runs on this machine, the newest first."""
-    rows = [_row(paths) for paths in _newest_first(data_home() / "runs")]
+    rows = [_row(paths) for paths in newest_first(data_home() / "runs")]
     if args.json:
         show_json({"runs": rows, "count": len(rows)})
         return 0

@@ -31,6 +31,19 @@ def figure(value: float | None) -> str:
     return format(Decimal(f"{value:.4g}"), "f")  # 9999.7 and 0.00001 would have one
 
 
+def measured(value: float | None, unit: str, *, signed: bool = False) -> str:
+    """A number with its unit: seconds are told as durations, shares (of unit %) as percents."""
+    if value is None:
+        return "-"
+    sign = "-" if value < 0 else "+" if signed else ""
+    match unit:
+        case "s":
+            return sign + duration(abs(value))
+        case "%":
+            return f"{sign}{abs(value):.2%}"
+    return f"{sign}{figure(abs(value))} {unit}".rstrip()
+
+
 def many(number: int, what: str) -> str:
     """A number and what it counts, as in `1 client` and `2 clients`."""
     return f"{number} {what}{'s' * (number != 1)}"

@@ -1,0 +1,86 @@
+"""`compare`: did it get worse? And `baseline`: the runs to compare with, under a name."""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from tokenstorm.cli.terminal import show_json, show_line, show_table, show_text
+from tokenstorm.errors import RunError, UsageError
+from tokenstorm.report.baselines import baselines, read_baseline, remove_baseline, set_baseline
+from tokenstorm.report.compare_text import comparison_markdown, comparison_text
+from tokenstorm.report.comparing import Comparison
+from tokenstorm.report.comparing import compare as hold_against
+from tokenstorm.report.conditions import change_of
+from tokenstorm.report.sides import read_side
+
+REGRESSED = 4
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Hold runs against the first, or against a baseline; 4 where one of --fail-if came true."""
+    conditions = [change_of(text) for text in args.fail_if]
+    if len(args.runs) < (1 if args.baseline else 2):
+        message = "compare wants two runs, or one and --baseline NAME"
+        raise UsageError(message)
+    sides = [read_baseline(args.baseline)] if args.baseline else []
+    sides += [read_side(name) for name in args.runs]
+    found = hold_against(sides[0], sides[1:], conditions, force=args.force)
+    _show(found, "json" if args.json else args.format, args.output)
+    return REGRESSED if found.regressed else 0
+
+
+def _show(found: Comparison, form: str, output: Path | None) -> None:
+    if form == "json" and output is None:
+        show_json(found)
+        return
+    match form:
+        case "json":
+            text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
+        case "md":
+            text = comparison_markdown(found)
+        case _:
+            text = comparison_text(found) + "\n"
+    if output is None:
+        show_text(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"cannot write {output}: {error.strerror}; name another file with -o"
+        raise RunError(message) from None
+    show_line(str(output))
+
+
+def baseline_set(args: argparse.Namespace) -> int:
+    """Keep runs under a name."""
+    told = set_baseline(args.name, args.kept)
+    if args.json:
+        show_json(told)
+    else:
+        show_line(f"baseline {told.name}: {len(told.values)} of {told.source}")
+    return 0
+
+
+def baseline_list(args: argparse.Namespace) -> int:
+    """All baselines."""
+    found = baselines()
+    if args.json:
+        show_json({"baselines": found, "count": len(found)})
+        return 0
+    rows = [
+        (one.name, one.set_at, (one.model or "?") + " (simulated)" * one.simulated, len(one.values), one.source)
+        for one in found
+    ]
+    show_table(("NAME", "SET", "MODEL", "RUNS", "FROM"), rows)
+    return 0
+
+
+def baseline_remove(args: argparse.Namespace) -> int:
+    """Forget a baseline."""
+    remove_baseline(args.name)
+    if args.json:
+        show_json({"removed": args.name})
+    else:
+        show_line(f"baseline {args.name} is removed")
+    return 0
