@@ -71,6 +71,9 @@ TYPED = {
     "labels": ("--label", "team=hpc"),
     "endpoint": ("--endpoint", "completions"),
     "inputs": ("--endpoint", "embeddings", "--inputs", "3"),
+    "custom": ("--custom", "ollama-chat"),
+    "headers": ("--header", "x-tenant=hpc"),
+    "api_key_header": ("--api-key-header", "x-api-key"),
     "model": ("--model", "m"),
     "stream": ("--no-stream",),
     "max_tokens": ("--max-tokens", "7"),
@@ -125,6 +128,7 @@ def test_what_is_typed_reaches_the_plan(name: str) -> None:
     changed = {field for field in Plan.__struct_fields__ if getattr(plan, field) != getattr(without, field)}
     along = {
         "inputs": "endpoint",
+        "custom": "endpoint",
         "arrival": "duration_seconds",
         "request_count": "duration_seconds",
         "trace": "prompts",

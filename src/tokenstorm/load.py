@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from tokenstorm.custom import Custom, check_headers
 from tokenstorm.errors import PlanError
 from tokenstorm.load_parts import DOCUMENTS, GENERATING, PAIRING, Arrival, Column, Kind, Operation, Slo, Trace
 from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
@@ -49,6 +50,39 @@ class Load(Strict, frozen=True, kw_only=True):
             Option("--inputs", "N", "requests"),
         ),
     ] = None
+    custom: Annotated[
+        Custom | None,
+        doc(
+            "A request of your own, with {prompt} in it, and how its answer is read; for endpoint `custom`",
+            Option(
+                "--custom",
+                "NAME|FILE|JSON",
+                "requests",
+                help="a request of your own, with {prompt} in it, and how its answer is read: see docs/endpoints.md",
+            ),
+            {
+                "path": "/api/generate",
+                "body": {"model": "{model}", "prompt": "{prompt}"},
+                "answer": {"text": "/response"},
+            },
+        ),
+    ] = None
+    headers: Annotated[
+        dict[Text, Text],
+        Meta(max_length=64),
+        doc(
+            "More headers of each request; never secrets: these go into `api_key`",
+            Option("--header", "KEY=VALUE", "requests", help="of each request, never a secret; may be given again"),
+            {"x-tenant": "hpc"},
+        ),
+    ] = {}  # noqa: RUF012 - msgspec gives each its own
+    api_key_header: Annotated[
+        Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")],
+        doc(
+            "Where the API key stands; as `Bearer` in Authorization, as it is in another (x-api-key, api-key)",
+            Option("--api-key-header", "NAME", "requests"),
+        ),
+    ] = "authorization"
     model: Annotated[
         Text | None,
         doc(
@@ -194,31 +228,43 @@ class Load(Strict, frozen=True, kw_only=True):
             message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
             raise Misfit(message, "ranks", ["num_clients"])
         self._fits_a_trace()
-        if self.prompts_are_tokens and self.endpoint not in {"completions", "embeddings"}:
+        if self.prompts_are_tokens and self.endpoint not in {"completions", "embeddings", "custom"}:
             message = f'must be "completions" or "embeddings" for prompts of token ids: {self.endpoint} takes text'
             raise Misfit(message, "endpoint")
         self._fits_the_endpoint()
 
     def _fits_the_endpoint(self) -> None:
         """What the operation has not cannot be asked for, nor be an objective: no request could meet it."""
-        if self.inputs is not None and self.endpoint in GENERATING:
+        check_headers(self.headers)
+        if (self.endpoint == "custom") != (self.custom is not None):
+            message = 'endpoint "custom" and a request of your own (`custom`) belong together: give both'
+            raise Misfit(message, "custom", ["endpoint"])
+        if self.inputs is not None and self.endpoint not in {"embeddings", *PAIRING}:
             message = f"belongs to embeddings, rerank and score: a request of {self.endpoint} has one prompt"
             raise Misfit(message, "inputs", ["endpoint"])
         if self.texts_per_request > 1 and self.trace is not None:
             message = f"a trace has one text for each request, and this load asks for {self.texts_per_request}"
             raise Misfit(message, "endpoint" if self.inputs is None else "inputs", ["trace"])
-        if self.ignore_eos and self.endpoint not in GENERATING:
-            message = f"belongs to answers that are generated: {self.endpoint} generates nothing"
+        if self.ignore_eos and not (self.generates and self.custom is None):
+            why = "write it into its body" if self.custom else f"{self.endpoint} generates nothing"
+            message = f"belongs to answers of known operations that are generated: {why}"
             raise Misfit(message, "ignore_eos", ["endpoint"])
         if self.slo is not None and not self.streams and (timed := self.slo.of_tokens):
-            why = "without a stream" if self.endpoint in GENERATING else f"of {self.endpoint}"
+            why = "without a stream" if self.generates else f"of {self.endpoint}"
             message = f"no request could meet `{timed[0]}`: an answer {why} comes in one piece; use `latency_seconds`"
             raise Misfit(message, f"slo.{timed[0]}", ["endpoint", "stream"])
 
     @property
     def streams(self) -> bool:
         """Whether answers come token by token: asked for, and possible."""
+        if self.custom is not None:
+            return self.stream and self.custom.answer.form != "json"
         return self.stream and self.endpoint in GENERATING
+
+    @property
+    def generates(self) -> bool:
+        """Whether answers hold tokens that were generated."""
+        return self.endpoint in GENERATING or (self.custom is not None and self.custom.answer.text is not None)
 
     @property
     def texts_per_request(self) -> int:

@@ -27,7 +27,7 @@ class Stage(Strict, frozen=True, kw_only=True):
     seconds: Positive
 
 
-Operation = Literal["chat", "completions", "responses", "messages", "embeddings", "rerank", "score"]
+Operation = Literal["chat", "completions", "responses", "messages", "embeddings", "rerank", "score", "custom"]
 """What can be asked of a service."""
 GENERATING: frozenset[Operation] = frozenset(("chat", "completions", "responses", "messages"))
 """Operations whose answers are generated, token by token, and may be streamed."""

@@ -24,7 +24,7 @@ from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
 from tokenstorm.strict import Option
-from tokenstorm.typed import add_synthetic_options, named_values, number, typed_slo, typed_synthetic
+from tokenstorm.typed import add_synthetic_options, named_values, number, typed_custom, typed_slo, typed_synthetic
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {
@@ -173,7 +173,9 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
         fields["extra_body"] = _extra_body(fields["extra_body"])
     if "slo" in fields:
         fields["slo"] = typed_slo(fields["slo"])
-    for name, typed in (("labels", "--label"), ("columns", "--column")):
+    if "custom" in fields:
+        fields = {"endpoint": "custom", **fields, "custom": typed_custom(fields["custom"])}
+    for name, typed in (("labels", "--label"), ("columns", "--column"), ("headers", "--header")):
         if name in fields:
             fields[name] = named_values(typed, fields[name])
     if trace := _trace(args):
@@ -257,7 +259,7 @@ def _stage(text: str) -> dict[str, float]:
 def typed_prompts(args: argparse.Namespace, load: Load) -> dict[str, Any]:
     """The prompts that the options ask for, as a plan has them. Raises `UsageError`."""
     if args.prompts_file is not None:
-        found: dict[str, Any] = msgspec.to_builtins(prompt_file(args.prompts_file, load.columns))
+        found: dict[str, Any] = msgspec.to_builtins(prompt_file(args.prompts_file, load.columns, load.custom))
         return found
     return typed_synthetic(args) or {"kind": "list", "prompts": args.prompt or [DEFAULT_PROMPT]}
 

@@ -2,10 +2,15 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import Any
 
-from tokenstorm.errors import UsageError
+import msgspec
 
+from tokenstorm.errors import NOT_JSON, UsageError
+
+SHIPPED = Path(__file__).parent / "requests"
+"""Requests that are no known operation's, ready to be used."""
 _UNITS = {"input_tokens": "text", "synthetic_words": "words", "synthetic_tokens": "tokens"}
 _NUMBER = r"\d+(?:\.\d*)?"
 _HOW = (
@@ -80,6 +85,29 @@ def named_values(option: str, texts: list[str]) -> dict[str, str]:
             message = f"{option} {text!r} must look like KEY=VALUE"
             raise UsageError(message)
         found[key] = value
+    return found
+
+
+def typed_custom(text: str) -> dict[str, Any]:
+    """A request of one's own: as JSON, in a file, or by the name of one that is shipped. Raises `UsageError`."""
+    where, data = "--custom", text.encode(errors="replace")
+    if not text.lstrip().startswith("{"):
+        shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.json"))}
+        path = shipped.get(text) or Path(text)
+        where = f"--custom {text}"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            names = ", ".join(shipped)
+            message = (
+                f"{where}: cannot read it: {error.strerror}; give a file, or one of those that are shipped: {names}"
+            )
+            raise UsageError(message) from None
+    try:
+        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+    except NOT_JSON as error:
+        message = f"{where}: it must be a JSON object: {error}"
+        raise UsageError(message) from None
     return found
 
 

@@ -45,7 +45,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"{self.path}{self.api}{path}{self.query}"
 
     def target_of(self, operation: Operation) -> str:
-        """The same for an operation."""
+        """The same for an operation; none for a custom one, whose path stands in the load."""
         return self.target(_OPERATIONS[operation])
 
     @classmethod

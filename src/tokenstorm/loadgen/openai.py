@@ -5,6 +5,7 @@ from http import HTTPStatus
 from time import monotonic_ns
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -35,7 +36,7 @@ class Requests:
         self._api_key = api_key
         self._prompts = prompts
         self._heads = [
-            post_head(plan, endpoint, api_key) + f"x-request-id: {plan.run_id}-".encode() for endpoint in endpoints
+            head_of(plan, endpoint, model, api_key) + f"x-request-id: {plan.run_id}-".encode() for endpoint in endpoints
         ]
         self._cache: dict[int, tuple[bytes, Prompt]] = {}
         self._room = CACHED_BYTES
@@ -112,14 +113,38 @@ class Requests:
         return failure
 
     def _encode(self, prompt: Prompt) -> tuple[bytes, Prompt]:
-        body = msgspec.json.encode(body_of(self._plan, self._model, prompt))
-        return b"\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body), prompt
+        return _rest(self._plan, self._model, prompt), prompt
 
 
-def post_head(plan: Plan, endpoint: Endpoint, api_key: str | None) -> bytes:
+def target_of(plan: Plan, endpoint: Endpoint, model: str) -> str:
+    """What the load's requests ask for, behind the host."""
+    if plan.custom is None:
+        return endpoint.target_of(plan.endpoint)
+    return f"{endpoint.path}{plan.custom.path.replace('{model}', quote(model, safe=''))}{endpoint.query}"
+
+
+def head_of(plan: Plan, endpoint: Endpoint, model: str, api_key: str | None) -> bytes:
     """Request line and headers of the load's requests."""
-    target = endpoint.target_of(plan.endpoint)
-    return request_head("POST", endpoint, target, api_key, operation_of(plan).headers)
+    method = "POST" if plan.custom is None else plan.custom.method
+    target = target_of(plan, endpoint, model)
+    return service_head(plan, method, endpoint, target, api_key, headers=operation_of(plan).headers)
+
+
+def service_head(
+    plan: Plan,
+    method: str,
+    endpoint: Endpoint,
+    target: str,
+    api_key: str | None,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """Those of anything that is asked of the service: with the key and the headers that the plan wants."""
+    named = plan.api_key_header.lower()
+    more = {**headers, **plan.headers}
+    if api_key is None or named == "authorization":
+        return request_head(method, endpoint, target, api_key, more)
+    return request_head(method, endpoint, target, None, more) + f"{named}: {_sendable(api_key)}\r\n".encode()
 
 
 def request_head(
@@ -132,32 +157,46 @@ def request_head(
         "user-agent: tokenstorm",
         "accept-encoding: identity",
     ]
-    if method == "POST":
+    if method in {"POST", "PUT"}:
         lines.append("content-type: application/json")
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if api_key is not None:
-        if not (api_key.isascii() and api_key.isprintable()):
-            message = "the API key has characters that no header may hold: check for a newline at its end"
-            raise UsageError(message)
-        lines.append(f"authorization: Bearer {api_key}")
+        lines.append(f"authorization: Bearer {_sendable(api_key)}")
     return "\r\n".join([*lines, ""]).encode()
+
+
+def _sendable(api_key: str) -> str:
+    """The key, fit for a header. Raises `UsageError`."""
+    if not (api_key.isascii() and api_key.isprintable()):
+        message = "the API key has characters that no header may hold: check for a newline at its end"
+        raise UsageError(message)
+    return api_key
 
 
 def body_request(plan: Plan, model: str, endpoint: Endpoint, api_key: str | None, text: str) -> bytes:
     """A whole request that wants one token, outside the schedule."""
-    head = post_head(plan, endpoint, api_key)
+    head = head_of(plan, endpoint, model, api_key)
     return head + f"x-request-id: {plan.run_id}-preflight".encode() + _one_token(plan, model, text)
 
 
 def _one_token(plan: Plan, model: str, text: str) -> bytes:
     """The rest of a request for one token, from its length on."""
     plan = msgspec.structs.replace(plan, stream=False, max_tokens=1, ignore_eos=False)
-    body = msgspec.json.encode(body_of(plan, model, Prompt(text=text)))
+    return _rest(plan, model, Prompt(text=text))
+
+
+def _rest(plan: Plan, model: str, prompt: Prompt) -> bytes:
+    """The rest of a request from its length on."""
+    if plan.custom is not None and plan.custom.body is None:
+        return b"\r\ncontent-length: 0\r\n\r\n" if plan.custom.method != "GET" else b"\r\n\r\n"
+    body = msgspec.json.encode(body_of(plan, model, prompt))
     return b"\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def body_of(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
-    """The JSON body of one request; a null in `extra_body` takes a field out."""
+def body_of(plan: Plan, model: str, prompt: Prompt) -> Any:
+    """The JSON body of one request; a null in `extra_body` takes a field out. A request of one's own is as it is written."""
+    if plan.custom is not None:
+        return operation_of(plan).body(plan, model, prompt)
     made = operation_of(plan).body(plan, model, prompt) if prompt.body is None else _ready(plan, model, prompt.body)
     return {name: value for name, value in {**made, **plan.extra_body}.items() if value is not None}
 

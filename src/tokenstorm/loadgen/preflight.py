@@ -12,7 +12,7 @@ from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.loadgen.http import Connection, Receive
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.models import Models, not_among, read_models
-from tokenstorm.loadgen.openai import Requests, body_request, explain, request_head
+from tokenstorm.loadgen.openai import Requests, body_request, explain, service_head, target_of
 from tokenstorm.loadgen.operations import MakeAnswer, answers_of
 from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
@@ -80,10 +80,11 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
     pools = pools_of(endpoints)
     try:
         facts = await _versions(plan, pools, api_key)
-        model = plan.model or await _first_model(plan, pools, api_key)
+        needs_model = plan.custom is None or plan.custom.needs_model
+        model = plan.model or (await _first_model(plan, pools, api_key) if needs_model else "")
         requests = Requests(plan, model, endpoints, prompts, api_key)
         tries = [
-            _try(plan, target, pool, requests.preflight(n), api_key)
+            _try(plan, target, pool, requests.preflight(n), api_key, where=target_of(plan, endpoints[n], model))
             for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)
@@ -116,7 +117,7 @@ async def context_of(plan: Plan, api_key: str | None) -> int | None:
 
 
 async def _context(plan: Plan, endpoints: list[Endpoint], pool: Pool, replica: int, api_key: str | None) -> int | None:
-    _, models = await _models(pool, api_key)
+    _, models = await _models(plan, pool, api_key)
     model = plan.model or next(iter(models.names), "")
     tokens = models.context.get(model)
     if tokens is None:
@@ -129,14 +130,14 @@ async def _context(plan: Plan, endpoints: list[Endpoint], pool: Pool, replica: i
 
 async def _learn_tokens(plan: Plan, pool: Pool, requests: Requests, service: Service) -> tuple[Service, str | None]:
     """Words that are one token each to this engine, and what its template adds; or a note that says why nobody knows."""
-    if not plan.prompts_are_measured:
+    if not plan.prompts_are_measured or plan.custom is not None:
         return service, None
 
     async def count_tokens(text: str) -> int | None:
         where = f"{pool.endpoint.path}/tokenize"
         asked = {"model": service.model, "prompt": text, "content": text, "add_special_tokens": False}
         body = msgspec.json.encode(asked)
-        head = request_head("POST", pool.endpoint, where, service.api_key)
+        head = service_head(plan, "POST", pool.endpoint, where, service.api_key)
         fetch = await _ask(pool, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), ASK_SECONDS)
         return tokens_in(fetch.body) if fetch.status == OK else None
 
@@ -171,7 +172,7 @@ class _Attempt(msgspec.Struct, frozen=True):
     note: str | None
 
 
-async def _try(plan: Plan, target: Target, pool: Pool, request: bytes, api_key: str | None) -> _Attempt:
+async def _try(plan: Plan, target: Target, pool: Pool, request: bytes, api_key: str | None, *, where: str) -> _Attempt:
     """Send one request to one replica, and leave at the first token. A bad answer leaves a note."""
     fetch = await _ask(pool, request, plan.request_timeout_seconds, answers_of(plan))
     failure = fetch.trouble
@@ -179,8 +180,10 @@ async def _try(plan: Plan, target: Target, pool: Pool, request: bytes, api_key: 
         return _Attempt(answered=True, note=None)
     status = fetch.status or 0
     if failure.kind.startswith("http_") and 300 <= status < 500 and status not in TOLERATED:  # noqa: PLR2004
-        where = pool.endpoint.target_of(plan.endpoint)
-        message = f"{target.url} refuses POST {where} with HTTP {status}: {failure.detail}{_key_hint(status, api_key)}"
+        method = "POST" if plan.custom is None else plan.custom.method
+        message = (
+            f"{target.url} refuses {method} {where} with HTTP {status}: {failure.detail}{_key_hint(status, api_key)}"
+        )
         raise PreflightError(message)
     answered = fetch.status is not None
     what = "answered a first request badly" if answered else "did not answer a first request"
@@ -197,7 +200,7 @@ async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> st
     """The first model that a replica names in its list, a base model before an adapter (a LoRA)."""
     words, unnamed = [], False
     for target, pool in _pairs(plan, pools):
-        fetch, models = await _models(pool, api_key)
+        fetch, models = await _models(plan, pool, api_key)
         if models.names:
             return models.names[0]
         unnamed = unnamed or fetch.status in {OK, 404, 405}
@@ -215,22 +218,22 @@ async def _first_model(plan: Plan, pools: list[Pool], api_key: str | None) -> st
 
 async def _others(plan: Plan, pools: list[Pool], api_key: str | None) -> str:
     """The models there are, where the one that was asked for is not among them."""
-    listed = await asyncio.gather(*(_models(pool, api_key) for pool in pools))
+    listed = await asyncio.gather(*(_models(plan, pool, api_key) for pool in pools))
     there = not_among(plan.model, tuple(dict.fromkeys(name for _, models in listed for name in models.names)))
     return there and f"; {there}"
 
 
-async def _models(pool: Pool, api_key: str | None) -> tuple[_Fetch, Models]:
+async def _models(plan: Plan, pool: Pool, api_key: str | None) -> tuple[_Fetch, Models]:
     """What a replica answers for its list, and the models in it."""
     where = pool.endpoint.target(_MODELS)
-    fetch = await _ask(pool, request_head("GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
+    fetch = await _ask(pool, service_head(plan, "GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
     return fetch, read_models(fetch.body) if fetch.status == OK else Models()
 
 
 async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> EngineFacts:
     async def version(pool: Pool) -> object:
         where = f"{pool.endpoint.path}/version"
-        fetch = await _ask(pool, request_head("GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
+        fetch = await _ask(pool, service_head(plan, "GET", pool.endpoint, where, api_key) + b"\r\n", ASK_SECONDS)
         try:
             return msgspec.json.decode(fetch.body) if fetch.status == OK else None
         except NOT_JSON:

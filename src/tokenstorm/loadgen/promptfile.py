@@ -31,7 +31,7 @@ class Prompt(msgspec.Struct, frozen=True):
     """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one.
 
     A text that was composed for a request is JSON already: `composed`. `asked` is how many tokens it was meant to have.
-    A `body` is a whole request, sent as it is. `texts` go with the text: the documents of a query, more inputs of embeddings.
+    A `body` is a whole request, sent as it is; `fields` are what else its record holds, for a request of one's own. `texts` go with the text: the documents of a query, more inputs of embeddings.
     """
 
     index: int | None = None
@@ -43,6 +43,7 @@ class Prompt(msgspec.Struct, frozen=True):
     asked: int | None = None
     body: dict[str, Any] | None = None
     texts: list[str | msgspec.Raw | list[int]] | None = None
+    fields: dict[str, Any] | None = None
 
     @property
     def said(self) -> str | msgspec.Raw | None:
@@ -64,7 +65,7 @@ def parse_prompts(data: bytes, where: str) -> list[Prompt]:
 
     Lines end at line feeds alone: other breaks, such as U+2028, may stand in a prompt. Blank lines are left out.
     """
-    text = _decoded(data, where)
+    text = decoded(data, where)
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         message = f"{where} holds no prompt: write one a line"
@@ -82,7 +83,7 @@ def parse_prompts(data: bytes, where: str) -> list[Prompt]:
     return [_parse_json(where, number, line, index) for index, (number, line) in enumerate(lines)]
 
 
-def _decoded(data: bytes, where: str) -> str:
+def decoded(data: bytes, where: str) -> str:
     if found := binary_format(data):
         message = f"{where} is {found}: {_READ}"
         raise PlanError(message)
@@ -123,7 +124,7 @@ def _parse_text(lines: Sequence[tuple[int, str]], where: str) -> list[Prompt]:
 
 def _parse_json(where: str, number: int, line: str, index: int) -> Prompt:
     try:
-        found: object = json.loads(line, object_pairs_hook=_once)
+        found: object = json.loads(line, object_pairs_hook=once)
         parsed = _decode(line, found)
     except _Wrong as error:
         message = f"{where}, line {number}: {error}"
@@ -193,7 +194,7 @@ def _decode(line: str, found: object) -> _Line:
     raise _Wrong(message)
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

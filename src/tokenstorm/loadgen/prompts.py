@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from tokenstorm.custom import Custom
 from tokenstorm.errors import PlanError
 from tokenstorm.lengths import Draw, weighted
 from tokenstorm.load_parts import PAIRING, WITH_MESSAGES
@@ -16,6 +17,7 @@ from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, check_prompts, read
 from tokenstorm.loadgen.grouped import Grouped
 from tokenstorm.loadgen.mixing import MASK, mix
 from tokenstorm.loadgen.promptfile import Prompt, read_file
+from tokenstorm.loadgen.records import check_fields, hold_records, parse_records
 from tokenstorm.loadgen.words import WORDS
 from tokenstorm.plan import Plan, PromptFile, PromptList, Shared, Synthetic, TraceFile
 
@@ -178,6 +180,8 @@ def _shuffled(count: int, seed: int) -> list[int]:
 def load_prompts(plan: Plan) -> PromptSource:
     """Read what the plan asks for. Raises `PlanError` when the file is not the one that the plan was made with."""
     source = _load(plan)
+    if plan.custom is not None and not isinstance(plan.prompts, PromptFile):
+        check_fields(plan.custom, [source.get(0)], "these prompts")
     alone = plan.texts_per_request == 1 or (isinstance(source, Drawn) and source.are_whole)
     return source if alone else Batched(source, plan.texts_per_request, counted=plan.endpoint not in PAIRING)
 
@@ -187,6 +191,8 @@ def _load(plan: Plan) -> PromptSource:
         case PromptList(prompts=texts):
             return Drawn(plan, [Prompt(index=index, text=text) for index, text in enumerate(texts)])
         case PromptFile(path=path, sha256=sha256):
+            if plan.custom is not None:
+                return Drawn(plan, _records(pinned(path, sha256), path, plan.columns, plan.custom))
             stock = read_prompts(pinned(path, sha256), path, plan.columns)
             _fit(plan, stock.prompts, path)
             return Drawn(plan, stock.prompts, stock.left_out)
@@ -197,6 +203,16 @@ def _load(plan: Plan) -> PromptSource:
         case TraceFile():
             message = "a trace is prepared before it is read"
             raise AssertionError(message)
+
+
+def _records(data: bytes, path: str, columns: Columns, custom: Custom) -> list[Prompt]:
+    """The prompts of a request of one's own: objects with any fields, or a file as any other. Raises `PlanError`."""
+    if hold_records(data) and not columns:
+        prompts = parse_records(data, path)
+    else:
+        prompts = read_prompts(data, path, columns).prompts
+    check_fields(custom, prompts, path)
+    return prompts
 
 
 def _fit(plan: Plan, prompts: list[Prompt], path: str) -> None:
@@ -227,10 +243,13 @@ def pinned(path: str, sha256: str) -> bytes:
     return data
 
 
-def prompt_file(path: Path, columns: Columns = NO_COLUMNS) -> PromptFile:
+def prompt_file(path: Path, columns: Columns = NO_COLUMNS, custom: Custom | None = None) -> PromptFile:
     """Check a prompt file and pin its content. Raises `PlanError` naming the line that is wrong."""
     data = read_file(path)
-    check_prompts(data, str(path), columns)
+    if custom is not None:
+        _records(data, str(path), columns, custom)
+    else:
+        check_prompts(data, str(path), columns)
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
 
 

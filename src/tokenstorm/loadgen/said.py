@@ -1,11 +1,11 @@
 """Answers in other forms than chat's: what one JSON value of them says is read by a function, the rest is the same."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from tokenstorm.loadgen.answers import Answer, Whole
+from tokenstorm.loadgen.answers import LARGEST_EVENT, Answer, Whole
 from tokenstorm.loadgen.events import error_in, is_empty, read_json, words_of
 from tokenstorm.loadgen.stream import Carrier, Stream
 
@@ -28,6 +28,10 @@ class Said(msgspec.Struct, gc=False):
 
 Read = Callable[[Any], Said | None]
 """Reads a JSON value; None where it is nothing that the operation answers. Raises ValueError that says what is wrong with it."""
+
+
+Ends = Literal["event", "finish", "body"]
+"""What shows that a stream is complete: an event that says so, a finish reason, or nothing but the end of its body."""
 
 
 def usage_of(prompt: object, output: object = None, *, reasoning: object = None) -> dict[str, Any]:
@@ -66,14 +70,27 @@ class SaidWhole(Whole):
 
 
 class SaidStream(Stream):
-    """An answer as events; `whole` makes what reads one that is no stream."""
+    """An answer as events; `whole` makes what reads one that is no stream. See `Ends` for when it is complete."""
 
     def __init__(
-        self, read: Read, whole: Callable[[], Whole], carrier: Carrier | None = None, *, keep_times: bool = False
+        self,
+        read: Read,
+        whole: Callable[[], Whole],
+        carrier: Carrier | None = None,
+        *,
+        keep_times: bool = False,
+        ends: Ends = "event",
     ) -> None:
         super().__init__(carrier, keep_times=keep_times)
         self._read_json = read
         self._whole = whole
+        self._ends = ends
+
+    @property
+    def is_complete(self) -> bool:
+        if self._ends == "body" or (self._ends == "finish" and self.finish_reason is not None):
+            return True
+        return super().is_complete
 
     def _new_whole(self) -> Whole:
         return self._whole()
@@ -97,6 +114,42 @@ class SaidStream(Stream):
         if said.complete:
             self._finish_now()
         return ""
+
+
+class SaidLines(SaidStream):
+    """An answer as JSON values, one on each line."""
+
+    _is_stream = True
+    _held = 0
+
+    def receive(self, piece: bytes, at: int) -> None:
+        if self._is_done:
+            return
+        self._at = at
+        if self.first_chunk is None:
+            self.first_chunk = at
+            self._pieces: list[bytes] = []
+        *lines, rest = piece.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._pieces, lines[0]])
+            self._pieces, self._held = [], 0
+        for line in lines:
+            self._take_value(line)
+        if rest:
+            self._pieces.append(rest)
+            self._held += len(rest)
+        if self._held > LARGEST_EVENT:
+            self._fail("malformed", f"a line of more than {LARGEST_EVENT >> 20} MiB")
+            self._finish_now()
+
+    def finish(self, status: int) -> None:
+        if self.first_chunk is not None:
+            self._take_value(b"".join(self._pieces))
+        super().finish(status)
+
+    def _take_value(self, line: bytes) -> None:
+        if line.strip() and not self._is_done:
+            self._take(b"", line)
 
 
 def _learn(answer: Answer, said: Said) -> None:

@@ -9,7 +9,7 @@ from time import monotonic_ns
 from tokenstorm.loadgen.asking import LARGEST_ANSWER, Asking
 from tokenstorm.loadgen.document import Document, fetch
 from tokenstorm.loadgen.endpoint import endpoints_of
-from tokenstorm.loadgen.openai import request_head
+from tokenstorm.loadgen.openai import service_head
 from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.metrics.engine import EngineSecond
 from tokenstorm.metrics.enginetext import EngineReading, read_engine, second_between
@@ -30,6 +30,7 @@ class Sampler:
         asked = plan.targets if plan.engine_metrics else ()
         self._replicas = [target.replica for target in asked]
         self._endpoints = endpoints_of((target.url for target in asked), plan.endpoint)
+        self._plan = plan
         self._api_key = api_key
         self._watched: dict[str, _Engine] = {}
         self._asking = Asking()
@@ -38,7 +39,7 @@ class Sampler:
         """Begin to ask, at each full second from `start_at` on."""
         pools = pools_of(self._endpoints)
         for replica, endpoint, pool in zip(self._replicas, self._endpoints, pools, strict=True):
-            request = request_head("GET", endpoint, f"{endpoint.path}/metrics", self._api_key) + b"\r\n"
+            request = service_head(self._plan, "GET", endpoint, f"{endpoint.path}/metrics", self._api_key) + b"\r\n"
             engine = self._watched[replica] = _Engine(pool, request, start_at)
             self._asking.begin(start_at, engine.ask)
 

@@ -7,6 +7,7 @@ from functools import cache
 import msgspec
 from msgspec import NODEFAULT, inspect
 
+from tokenstorm.custom import Custom
 from tokenstorm.lengths import Length
 from tokenstorm.load import Load
 from tokenstorm.load_parts import Arrival, Slo
@@ -70,9 +71,9 @@ def _typed(option: str, value: object) -> list[str]:
     match value:
         case bool():
             return [option if value else f"--no-{option.removeprefix('--')}"]
-        case dict() if option in {"--label", "--column"}:
+        case dict() if option in {"--label", "--column", "--header"}:
             return [word for key, label in value.items() for word in _given(option, f"{key}={label}")]
-        case dict():
+        case dict() | Custom():
             return [option, msgspec.json.encode(value).decode()]
         case Slo():
             return [option, _objectives(value)]

@@ -6,8 +6,9 @@ from math import floor
 
 import msgspec
 
+from tokenstorm.custom import Custom
 from tokenstorm.lengths import Length, length_of
-from tokenstorm.load_parts import GENERATING, PAIRING, Arrival, Slo, Trace
+from tokenstorm.load_parts import PAIRING, Arrival, Slo, Trace
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, Synthetic, TraceFile, listed
 from tokenstorm.targets import GpuSampler, Target
 
@@ -23,6 +24,10 @@ _NAMES = {
     "max_tokens": "Output tokens at most",
     "stream": "Streamed",
     "ignore_eos": "Exactly so many output tokens (ignore_eos)",
+    "inputs": "Texts in each request",
+    "custom": "Request of your own",
+    "headers": "Further headers",
+    "api_key_header": "Header of the API key",
     "extra_body": "Further fields of each request",
     "columns": "Columns of the dataset",
     "unique_prompts": "Each prompt salted",
@@ -62,7 +67,10 @@ def asked_for(plan: Plan, only: Collection[str] | None = None) -> list[tuple[str
 
 def operation_words(plan: Plan) -> str:
     """Which operation is called, and what of it is asked."""
-    if plan.endpoint in GENERATING:
+    if plan.custom is not None:
+        streamed = ", streamed" if plan.streams else ""
+        return f"{plan.custom.method} {plan.custom.path}{streamed}"
+    if plan.generates:
         most = f", at most {plan.max_tokens} tokens" if plan.trace is None else ""
         return f"{plan.endpoint}, {'streamed' if plan.streams else 'in one piece'}{most}"
     beside = plan.texts_per_request - (plan.endpoint in PAIRING)
@@ -90,7 +98,7 @@ def _in_words(value: object) -> str:
             return f"{value.kind}, burstiness {value.burstiness:.10g}" if value.kind == "gamma" else value.kind
         case PromptList() | PromptFile() | Synthetic() | Shared() | TraceFile() | Trace():
             return _trace(value) if isinstance(value, Trace) else _prompts(value)
-        case dict() if value:
+        case dict() | Custom() if value:
             return msgspec.json.encode(value).decode()
         case tuple() if value:
             return _several(value)

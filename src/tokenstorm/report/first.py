@@ -1,6 +1,5 @@
 """The first screen of the report: what was tested, the verdict, and the headline numbers."""
 
-from tokenstorm.load_parts import GENERATING
 from tokenstorm.metrics.summary import Metric, Summary
 from tokenstorm.plan import Plan
 from tokenstorm.report.asked import operation_words, percent, slo_text
@@ -101,7 +100,7 @@ def _tiles(summary: Summary) -> str:
     share = percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-"
     latency = _times("Latency, from schedule", metrics["latency_seconds"])
     answered = _tile("Requests a second", [(figure(rates.achieved_rps), "answered")], sent)
-    if summary.plan.endpoint in GENERATING:
+    if summary.plan.generates:
         shown = [
             _times("TTFT", metrics["ttft_seconds"]),
             _times("Time per output token", tpot),

@@ -1,6 +1,5 @@
 """A run for the terminal, once it is over."""
 
-from tokenstorm.load_parts import GENERATING
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, Shared, Synthetic, TraceFile
 from tokenstorm.printable import printable_line
@@ -101,7 +100,7 @@ def _failures(summary: Summary) -> list[str]:
 def _output_rate(summary: Summary) -> str:
     """Output tokens a second, of an operation that has any."""
     rate = summary.rates.output_tokens_per_second
-    return "" if rate is None and summary.plan.endpoint not in GENERATING else f"{figure(rate)} output tok/s, "
+    return "" if rate is None and not summary.plan.generates else f"{figure(rate)} output tok/s, "
 
 
 def _per_user(rate: float | None) -> str:
