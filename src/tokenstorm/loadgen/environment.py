@@ -29,7 +29,7 @@ def environment_of(
         job_id=os.environ.get("SLURM_JOB_ID"),
         model=service.model,
         simulated=any(isinstance(answer, dict) and answer.get("simulated") is True for answer in facts.values()),
-        engine=facts,
+        engine=dict(facts),
         prompts=stock,
         workload=workload,
         vocabulary=len(service.vocabulary) if plan.prompts_are_measured else None,
