@@ -1,4 +1,4 @@
-"""The header by which a request may be sent again without being done again."""
+"""The header Idempotency-Key: a request with the same key is carried out once, however often it is sent."""
 
 from typing import Annotated
 

@@ -14,9 +14,9 @@ from tokenstorm.cluster.http import AGAIN
 from tokenstorm.web import Problem
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""A request is kept until an engine took it, so that it can go to another one."""
+"""The largest request: its body is kept until an engine took it, so that it can go to another one."""
 TIMEOUT = httpx.Timeout(None, connect=5.0)
-"""An answer may take as long as it takes: the caller knows what it waits for."""
+"""No limit on how long an answer takes: the caller decides how long to wait."""
 
 Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _OURS_DOWN = _HOP_BY_HOP | {b"date", b"server"}
 
 @dataclass(frozen=True)
 class Call:
-    """A request to hand on. `target` is path and query as they were sent; headers of this hop are gone."""
+    """A request to hand on. `target` is path and query as they were sent; hop-by-hop headers are removed."""
 
     method: str
     target: bytes
@@ -49,7 +49,7 @@ class Call:
 
 
 async def call_of(request: Request) -> Call:
-    """A request that came. Raises Problem 400 for a path that climbs, 413 for a body that is too large."""
+    """The call of an incoming request. Raises Problem 400 for a path with `..`, 413 for a body that is too large."""
     return Call(request.method, _target(request), _without(request.headers.raw, _OURS_UP), await _body(request))
 
 
@@ -58,7 +58,7 @@ async def send(
 ) -> httpx.Response:
     """Hand a request on, with this token instead of the caller's; the answer's body is still to be read.
 
-    `again` tells that it may be sent twice, where a connection that was kept breaks off: it changes nothing there.
+    `again`: the request is idempotent and may be resent if a kept-alive connection breaks.
 
     Nothing of the client's own is added: no cookie of another caller, no encoding that this one did not ask for.
     Raises httpx.TransportError.
@@ -75,15 +75,15 @@ async def send(
 
 
 async def nothing(_result: object) -> None:
-    """For a result that holds nothing open."""
+    """Does nothing, for a result that needs no closing."""
 
 
 async def unless_left(
     request: Request, work: Coroutine[None, None, T], drop: Callable[[T], Awaitable[None]] = nothing
 ) -> T:
-    """The result of some work, which is cancelled when the caller goes away: then Problem is raised, for nobody.
+    """The result of some work. If the caller goes away, the work is cancelled and Problem is raised, which nobody sees.
 
-    The request's body must have been read. `drop` is for a result that came as nobody waited for it any more.
+    The request's body must have been read. `drop` closes a result that came after the caller had gone.
     """
     working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request.receive))
     taken = False
@@ -102,10 +102,10 @@ async def unless_left(
 
 
 class Passed(Response):
-    """An answer of another server, handed on as it comes.
+    """Another server's answer, handed on as it comes.
 
-    When the caller goes, the other server's answer is given up; when the other server breaks off, so does this one,
-    without the end that a whole answer has, and `broke` is called.
+    When the caller leaves, the other server's answer is dropped. When the other server breaks off, so does this answer,
+    without the end of a whole one, and `broke` is called.
     """
 
     def __init__(self, answer: httpx.Response, broke: Callable[[], None] = lambda: None) -> None:
@@ -140,7 +140,7 @@ class Passed(Response):
 
 
 def _target(request: Request) -> bytes:
-    """Path and query as they were sent. Raises Problem 400 for a path that climbs."""
+    """Path and query as they were sent. Raises Problem 400 for a path with `..`."""
     raw = bytes(request.scope.get("raw_path") or request.scope["path"].encode())
     path = raw.partition(b"?")[0]
     plain = unquote(unquote(path.decode("latin-1"))).replace("\\", "/")
@@ -151,7 +151,7 @@ def _target(request: Request) -> bytes:
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body. Raises Problem 413 when it is too large, before it is read where it says so itself."""
+    """The whole body. Raises Problem 413 when it is too large; before reading, where Content-Length tells."""
     length = request.headers.get("content-length", "")
     announced = int(length) if length.isdecimal() else 0
     parts: list[bytes] = []
@@ -173,7 +173,7 @@ async def _left(receive: Receive) -> None:
 
 
 def _without(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> Headers:
-    """Without these, and without those that Connection names."""
+    """The headers without these and without those that Connection names."""
     found = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in found if name == b"connection" for part in value.split(b",")}
     return [(name, value) for name, value in found if name not in names and name not in named]

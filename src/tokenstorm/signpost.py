@@ -14,7 +14,7 @@ _RULES = "default-src 'none'"
 
 
 def add_signpost(app: FastAPI, page_port: int = PAGE_PORT) -> None:
-    """Answer browsers at `/`; all others are told as before that there is nothing."""
+    """Answer browsers at `/`; other callers get 404 as before."""
 
     @app.get("/", include_in_schema=False)
     async def where(request: Request) -> Response:

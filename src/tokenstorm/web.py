@@ -1,8 +1,8 @@
 """What the three APIs have in common: problem documents, docs that work offline, and who is let in.
 
 Errors are RFC 9457 problem documents with a `detail` that says what to do. A request that a browser made for another
-site is refused by its Host or Origin. Where there is a bearer token it is demanded of everybody; where there is none,
-only the user who runs the API, and root, are let in.
+site is refused by its Host or Origin. With a bearer token, every caller must send it; without
+one, only the user who runs the API, and root, may call.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ _STATUS_OF = {
 }
 _PEER = "tokenstorm.peer"
 _DOCS = r"/docs|/openapi\.json|/swagger/.*"  # the same for all; and a link in a browser cannot send a token
-"""Where in the state of a request it says who is at the other end of its connection."""
+"""The key in a request's state for the user at the other end of its connection."""
 _STRANGER = (
     "this API is for the user who runs it, and you are another user of this machine: run your own with `tokenstorm up`, "
     "or let them start it with a token ($TOKENSTORM_TOKEN), and send that"
@@ -171,7 +171,7 @@ def new_app(
 
 
 class HeadAsGet:
-    """HEAD is answered as GET is, without the body, where no route takes it as it is."""
+    """Answers HEAD as GET without the body, where no route has a HEAD of its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -184,7 +184,7 @@ class HeadAsGet:
         async def send_head(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await send(message)
-                await send({"type": "http.response.body"})  # to the app it is as if the caller had left now
+                await send({"type": "http.response.body"})  # for the app, the caller has left
 
         await self._app({**scope, "method": "GET"}, receive, send_head)
 
@@ -250,7 +250,7 @@ def _netloc(url: str) -> str | None:
 
 
 class _Connection(HttpToolsProtocol):
-    """Looks once for who is at its other end; uvicorn copies the state to each request."""
+    """Finds out once who is at its other end; uvicorn copies the state to each request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -277,7 +277,7 @@ class Server(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Where it can be reached; of a unix socket URLs cannot speak."""
+        """Its URL. A unix socket has none."""
         if self.host.startswith("/"):
             return self.host
         return f"http://{in_url(self.host)}:{self.port}"
@@ -321,7 +321,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an API there, so that it needs no token."""
+    """Whether only this machine can reach an API at that host; then it needs no token."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -345,7 +345,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> set[str]:
-    """What is documented for a path: each method is a route of its own, and Starlette tells only of the first."""
+    """The methods documented for a path. Each is a route of its own, and Starlette reports only the first."""
     paths = request.app.openapi()["paths"]
     found = [path for path in paths if compile_path(path)[0].match(request.url.path)]
     plainest = min(found, key=lambda path: path.count("{"), default=None)

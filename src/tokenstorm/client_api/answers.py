@@ -12,7 +12,7 @@ from tokenstorm.client_api.group import ClientGroup, Live, Progress
 def answer_of(
     group: ClientGroup, request: dict[str, Any], live: Live | None, run_dir: str, *, listed: bool = False
 ) -> GroupAnswer[str]:
-    """A group as the API shows it. A `listed` one comes without what only its own page shows."""
+    """A group as the API shows it. A `listed` one comes without the fields that only its own page shows."""
     progress = group.progress if live is None else live.progress
     age = None if live is None or live.age_seconds < 1 else round(live.age_seconds, 1)
     shown = None if progress is None else progress_answer(progress, age)

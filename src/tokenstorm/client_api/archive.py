@@ -1,4 +1,4 @@
-"""What runs left behind: brought home at the end, read from there ever after."""
+"""The files of runs that are over: fetched home at the end, and read there from then on."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ LOG_BYTES = 256 * 2**10
 
 @dataclass(frozen=True)
 class Left:
-    """What a run that is over left: no summary where it ended before its first request, or as `unread` tells."""
+    """What is left of a run that is over. `summary` is None where it ended before its first request, or for the reason `unread`."""
 
     summary: Summary | None
     status: Status | None
@@ -77,7 +77,7 @@ class Archive:
             raise _full(paths, error) from None
 
     async def sum_up(self, run_id: str) -> Left:
-        """What came home, summed up where nobody did. Raises `RunError` for a bad disk."""
+        """The summary of what came home; made now where the run wrote none. Raises `RunError` for a bad disk."""
         paths = self.paths(run_id)
         try:
             summary = await asyncio.to_thread(self._sum_up, run_id)
@@ -88,8 +88,10 @@ class Archive:
             return Left(None, None, str(error))
 
     async def at_home(self, run_id: str) -> None:
-        """See to it that a run that is over is here: whoever removed it gets it from the cluster again."""
-        async with self._coming.setdefault(run_id, asyncio.Lock()):  # whoever asks meanwhile waits: files are added to
+        """Make sure that the files of a run that is over are here: fetch them again if the user removed them."""
+        async with self._coming.setdefault(
+            run_id, asyncio.Lock()
+        ):  # other callers wait meanwhile: a fetch appends to files
             if not self._is_same(run_id) and not self.paths(run_id).plan.exists():
                 await self.bring(run_id, Expected())
                 if self.paths(run_id).plan.exists():
@@ -157,7 +159,7 @@ class Archive:
         return "".join(text for _, text in parts), "-".join(str(places.get(name, 0)) for name in LOGS)
 
     async def forget_secrets(self, run_id: str) -> None:
-        """The launcher does it; one that was killed did not."""
+        """Remove the run's secrets: a launcher that was killed has not done it."""
         await self._shell.remove(self.folder(run_id) / "secrets.json")
 
     async def purge(self, run_id: str) -> None:
@@ -210,7 +212,7 @@ def _full(paths: RunPaths, error: OSError) -> RunError:
 
 
 def readable(lines: bytes) -> Iterator[Result]:
-    """The results that those lines hold; one that cannot be read costs itself, and a line in the log."""
+    """The results on those lines. A line that cannot be read is left out, with a line in the log."""
     for line in lines.split(b"\n")[:-1]:
         try:
             yield msgspec.json.decode(line, type=Result)

@@ -1,4 +1,4 @@
-"""What is known of all groups: those that go on in memory, all of them in the store. Whoever watches one is told of changes.
+"""What is known of all groups: the active ones in memory, all of them in the store. Watchers of a group are told of changes.
 
 A change is on disk before anybody acts on it, so the process may be killed at any moment.
 """
@@ -37,7 +37,7 @@ class Book:
         self._active = {group.group_id: group for group in self.store.active()}
 
     def close(self) -> None:
-        """End the streams of everybody who watches: an API that ends waits for them."""
+        """End the event streams of all viewers: an API that ends waits for them."""
         for feed in self._feeds.values():
             feed.close()
 
@@ -112,7 +112,7 @@ class Book:
         return group
 
     def change(self, group: ClientGroup, *, free_key: bool = False) -> ClientGroup:
-        """Write a new state down, then tell whoever wants to know."""
+        """Store a group's new state, then tell its viewers and observers."""
         before = self._active.get(group.group_id)
         if group == before:
             return group
@@ -134,7 +134,7 @@ class Book:
         return group
 
     def progressed(self, group_id: int, said: Said, line: bytes | None, written: Mapping[int, int]) -> None:
-        """A second of a running group. What was seen before is as old as then, and what is seen first as its writer says."""
+        """Take in one second of a running group."""
         known, now = self._live.get(group_id), time.monotonic()
         if known is None:
             age = (datetime.now(UTC) - said.status.at).total_seconds() if said.written else 0.0

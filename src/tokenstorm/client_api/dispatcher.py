@@ -32,9 +32,9 @@ from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, Trace
 from tokenstorm.targets import Target
 
 CORES_PER_NODE = 32
-"""What a compute node is taken to have at least, where ranks run on other machines than this."""
+"""The least that a compute node is assumed to have, where ranks run on other machines."""
 LAUNCHERS_CORE = 1
-"""What a job gets on each node beside its ranks: whichever is the first one runs the launcher too."""
+"""What a job gets on each node beside its ranks: the first node, which may be any, runs the launcher too."""
 
 BARRIER_SECONDS = STARTUP_SECONDS - 20.0
 """How long ranks on other nodes may take to come: of the start-up, all but what the launcher itself takes."""
@@ -92,7 +92,7 @@ class SlurmClientDispatcher:
         return self._plan(group, request, access, await self._prompts_of(request))
 
     def preview(self, group: ClientGroup, request: GroupRequest, access: Access | None) -> DryRun:
-        """What would be submitted for a group that nobody keeps. The cluster is not asked. Raises `UsageError`."""
+        """What would be submitted for a group that is not stored. The cluster is not asked. Raises `UsageError`."""
         notes: list[str] = []
         if access is None:
             notes.append("the service is not ready: where its engines will listen is not known yet")
@@ -175,7 +175,7 @@ class SlurmClientDispatcher:
             raise RefusedJob(message) from error
 
     async def withdraw(self, group: ClientGroup, request: GroupRequest) -> JobId | None:
-        """See to it that its job is not submitted any more; the one that there is all the same, if any."""
+        """Make sure that its job is never submitted from now on. Returns the job that exists all the same, if any."""
         return await self._site.scheduler.withdraw(self._job(group, request, request.nodes))
 
     def _job(self, group: ClientGroup, request: GroupRequest, ranks: int) -> Job:

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 KEPT = 64
-"""How many events a viewer may be behind; one that is slower misses the oldest of them."""
+"""How many events a viewer may be behind; a slower one misses the oldest."""
 SILENCE_SECONDS = 5.0
-"""After so long without an event a comment tells that the connection lives: viewers give it up when it is silent."""
+"""After so long without an event a comment is sent, since viewers give up a silent connection."""
 
 
 class Feed:

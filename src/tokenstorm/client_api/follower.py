@@ -27,10 +27,10 @@ from tokenstorm.jobs.poller import Watch
 FIRST_POLL, LAST_POLL = 0.1, 5.0
 """Seconds between questions for the jobs' states: soon after a change, then less and less often."""
 LEAST_BETWEEN = 0.5
-"""Seconds between two questions of a cluster's scheduler, whatever happens: it serves others too."""
+"""The least seconds between two questions to a cluster's scheduler: it serves others too."""
 SERVICES_EVERY = 2.0
 BARREN_SECONDS = 5
-"""After so many seconds in which the engine only refused connections, it is tried whether it takes one of ours."""
+"""After so many seconds in which the engine only refused connections, we try one of our own."""
 _NOBODY_THERE = frozenset(("refused", "unreachable"))
 """The failures of clients that found nobody. Ours alone prove nothing: a site may let none of them through."""
 ABORT_AFTER_SECONDS = 5.0
@@ -225,7 +225,7 @@ class Follower:
             return  # its age shows
 
     async def _watch_services(self) -> None:
-        """A group whose service ends, ends."""
+        """End groups whose service ended."""
         while True:
             await asyncio.sleep(SERVICES_EVERY)
             watched = [
@@ -244,13 +244,13 @@ class Follower:
         except Unknown:
             return f"the service {service!r} is gone"
         except ClusterError:
-            return None  # whoever knows the services is away; the run goes on
+            return None  # the Server API does not answer; the run goes on
         if info.status not in ENDED:
             return None
         return f"the service {service!r} ended ({info.status}{': ' + info.reason if info.reason else ''})"
 
     async def _probe(self, group_id: int, seen: "_Seen") -> None:
-        """Is there anybody at all, where clients found nobody for some seconds?"""
+        """Try a connection of our own to the engine, after clients got none for some seconds."""
         if seen.barren < BARREN_SECONDS:
             return
         seen.barren = 0

@@ -22,7 +22,7 @@ from tokenstorm.metrics.summary import Summary
 Stage = Literal["waiting", "submitting", "queued", "running", "stopped"]
 Ending = Literal["stop", "service died"]
 SIGNALLED_EARLY_SECONDS = 60
-"""How much earlier than asked for Slurm may tell a job that its limit comes."""
+"""How much earlier than asked Slurm may signal a job about its limit."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, status: LauncherStatus, summary: Summary | None = None) -> "Progress":
-        """What a user wants of the launcher's status, and of the summary once there is one."""
+        """The progress by the launcher's status, and by the summary once there is one."""
         same = ("elapsed_seconds", "fraction", "sent", "succeeded", "failed", "in_flight", "phase")
         rates = summary.rates if summary else status
         p99 = {name: _p99(status, summary, name) for name in ("ttft", "latency")}
@@ -154,7 +154,7 @@ class ClientGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sent(self) -> Sent:
-        """What tells its job from another that has its id."""
+        """What tells its job from another job with the same id."""
         return Sent(self.job_name, datetime.fromisoformat(self.created_at).timestamp())
 
     @property

@@ -1,4 +1,4 @@
-"""What a group's run was like, second by second: its timeline from the beginning, for whoever comes late."""
+"""A group's run second by second: its timeline from the beginning, for viewers that come late."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -19,7 +19,7 @@ ASK_EVERY = 0.5
 """Seconds between questions to a launcher whose run has not started: its events begin with the first second."""
 _BEFORE_THE_START = frozenset(("starting", "holding"))
 SILENCE_SECONDS = 10.0
-"""The launcher says something every second; after so long without a word it is asked anew."""
+"""The launcher reports every second; after so long without a report it is asked again."""
 
 
 TIMELINE_BYTES = 4 * 2**20

@@ -1,7 +1,7 @@
 """The groups: created, brought up, followed to their end, kept. What is known survives the process at any moment.
 
-A group's way is written down before each step is taken: `waiting` → `submitting` → `queued` → `running` → `stopped`. Whoever
-finds a group in the store goes on from there; a job is submitted by its name, so no step is ever taken twice.
+A group's way is written down before each step is taken: `waiting` → `submitting` → `queued` → `running` → `stopped`. A process
+that finds a group in the store goes on from there. A job is submitted by its name, so no step is ever taken twice.
 
 `ClientManager` is what users of this package call. Below it stand the `Book` (what is known), the `Starter` (from a request
 to a job), the `Follower` (from a job to its end) and the `Endings`.
@@ -51,7 +51,7 @@ class ClientManager:
     """All groups of one user on one site. `start` once before anything else, `close` at the end; jobs go on.
 
     With a `deployment` the code is put on the cluster when it is missing; without, the profile's Python has to have it.
-    `poller` is that of the site, where others ask about jobs of theirs too.
+    `poller` is shared by all that ask about jobs of this site.
     """
 
     def __init__(
@@ -193,13 +193,13 @@ class ClientManager:
             return  # asked for before
         group = replace(group, purge=True)
         if group.stage != "stopped":
-            self.book.change(group)  # whoever sees it to its end removes them
+            self.book.change(group)  # the files are removed when the group ends
             return
         self.book.store.save(group)
         self._tasks.spawn(self._endings.purge(group))
 
     def observe(self, group_id: int, url: str) -> None:
-        """Tell that address of every change from now on."""
+        """Notify that address of every change from now on."""
         group = self.get(group_id)
         if url not in group.observers and len(group.observers) >= MOST_OBSERVERS:
             message = f"group {group_id} has {MOST_OBSERVERS} observers already: more are not told"

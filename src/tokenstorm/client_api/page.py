@@ -30,7 +30,7 @@ RULES = (
 )
 _HEADERS = {"content-security-policy": RULES, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
 _HANDED_ON = [(b"content-security-policy", b"sandbox"), (b"x-content-type-options", b"nosniff")]
-"""An engine's answer passes here too: whoever opens one as a page must not run its scripts beside ours."""
+"""Engines' answers pass here too: one that is opened as a page must not run scripts with the rights of ours."""
 _METHODS = ["GET", "POST", "DELETE"]
 
 

@@ -196,7 +196,7 @@ class Starter:
         await self._submit(self._book.change(states.submitting(current, engine)), request, access)
 
     async def _deploy(self, group_id: int) -> None:
-        """Put this version on the cluster, for as long as the group is to start."""
+        """Put this version on the cluster; give that up when the group is stopped meanwhile."""
         what = "this version of tokenstorm is being put on the cluster"
         self._say(group_id, what)
         deploying = asyncio.create_task(self._dispatcher.python(lambda line: self._say(group_id, f"{what}: {line}")))
@@ -212,7 +212,7 @@ class Starter:
             await asyncio.wait((deploying,))
 
     async def _withdraw(self, group: ClientGroup, request: GroupRequest) -> None:
-        """A group that is to end before its job is known: nothing more is submitted. A job that is there is followed to its end."""
+        """Stop a group whose job is not known: never submit it, and follow a job that exists all the same to its end."""
         submitting = group.stage == "submitting"
         job_id = await self._dispatcher.withdraw(group, request) if submitting else None
         if job_id is None:
@@ -228,7 +228,7 @@ class Starter:
                 self._book.change(replace(group, reason=reason))
 
     def _bury(self, group: ClientGroup) -> None:
-        """A group that never came to be: nobody sees it, its files go, its key is free again."""
+        """Forget a group that could not be created: hide it, remove its files, and free its idempotency key."""
         over = replace(states.stopped(group, "failed", "it could not be submitted"), deleted=True, purge=True)
         try:
             over = self._book.change(over, free_key=True)

@@ -144,7 +144,7 @@ class Store:
         return [(self._group(state), request) for state, request in self._database.rows(query, status)]
 
     def active(self) -> list[ClientGroup]:
-        """The groups that are not over, deleted ones included: somebody has to see them to their end."""
+        """The groups that are not over. Deleted ones are included: their jobs still have to be followed to the end."""
         return [
             self._group(row[0]) for row in self._database.rows("SELECT state FROM groups WHERE status != 'stopped'")
         ]

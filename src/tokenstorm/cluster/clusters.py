@@ -1,4 +1,4 @@
-"""Slurm's commands for one of several clusters behind a login: how they are told, and how an id tells which one a job is on.
+"""Slurm's commands for one of several clusters behind a login: how each is told its cluster, and how a job's id names one.
 
 The id of a job is Slurm's number, as in `123`; of a job on another cluster than the one the profile means it is
 `123;NAME`, as `sbatch --parsable` writes it.
@@ -46,7 +46,7 @@ def prelude(cluster: str | None) -> str:
 
 
 def by_cluster(ids: Collection[JobId], usual: str | None) -> dict[str | None, dict[str, JobId]]:
-    """The ids by their number, for each cluster; `usual` is that of a job whose id names none. What is no id is left out."""
+    """The ids of each cluster, by their number; `usual` is the cluster of an id that names none. Text that is no id is left out."""
     found: defaultdict[str | None, dict[str, JobId]] = defaultdict(dict)
     for job in ids:
         if match := JOB.fullmatch(job):
@@ -55,5 +55,5 @@ def by_cluster(ids: Collection[JobId], usual: str | None) -> dict[str | None, di
 
 
 def clean(cluster: str | None, argv: Sequence[str]) -> list[str]:
-    """A command of Slurm's for one cluster, without the variables of a job that this may run in."""
+    """One of Slurm's commands for one cluster. The variables of a job in which this may run are removed."""
     return ["bash", "-c", prelude(cluster) + _RUN, "bash", *argv]

@@ -1,4 +1,4 @@
-"""From a `Job` to the `#SBATCH` lines of its script: pure. The forms of requests differ, what a job asks for does not."""
+"""From a `Job` to the `#SBATCH` lines of its script: pure. Sites want requests in different forms; the job gets the same."""
 
 import hashlib
 import re
@@ -90,14 +90,14 @@ def _gpus(job: Job, jobs: Profile) -> dict[str, str | int]:
 
 
 def _cpus_of_a_node(job: Job, jobs: Profile) -> int:
-    """What a job gets on each node, CPUs by GPU being rounded up."""
+    """The CPUs that a job gets on each node; CPUs per GPU are rounded up."""
     if jobs.cpu_request == "cpus-per-gpu":
         return _cpus(job, jobs)["cpus-per-gpu"] * job.gpus_per_node
     return job.cpus_per_task * job.tasks_per_node
 
 
 def _share(total: int, job: Job, jobs: Profile, key: str) -> int:
-    """What of a node's total falls on each of its GPUs, rounded up. Raises `UsageError` for a job without any."""
+    """Each GPU's share of a node's total, rounded up. Raises `UsageError` for a job without GPUs."""
     if not job.gpus_per_node:
         where = f"profiles.{jobs.name}.{jobs.key(job.kind, key)}"
         message = f"{where}: the job {job.name!r} has no GPU of which it could ask a share: choose another form"
@@ -106,7 +106,7 @@ def _share(total: int, job: Job, jobs: Profile, key: str) -> int:
 
 
 def slurm_name(name: str) -> str:
-    """A name that Slurm takes as it is; one it would not is told by its hash."""
+    """A name that Slurm accepts: the name itself, or else a hash of it."""
     return name if _PLAIN.fullmatch(name) else "ts-" + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 

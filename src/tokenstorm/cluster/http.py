@@ -22,17 +22,17 @@ import httpx
 from tokenstorm.cluster.shell import Shell, Streams
 
 AGAIN = "tokenstorm.again"
-"""An extension of a request: that it may be sent twice, as requests of a safe method may."""
+"""A request's extension: it may be sent twice, as requests of safe methods may."""
 KEEP_ALIVE_SECONDS = 4.0
-"""Engines close idle connections after 5 s; one that is retired before is never found closed."""
+"""Engines close idle connections after 5 s. We close ours earlier, so none is found closed on use."""
 EACH_ANEW = httpx.Limits(max_keepalive_connections=0)
-"""For httpx's own transport, which takes bytes behind an answer for the next one's: no connection is used twice."""
+"""Limits for httpx's own transport: it uses no connection twice, since it would take bytes behind an answer for the next answer."""
 
 _CLOSE_SECONDS = 1.0
 _INTERIM = 200
 """Statuses below this one are followed by the true answer."""
 _TIMED_OUT = 408
-"""Proxies say so to a connection that idles, and it may cross with a request."""
+"""Proxies send it on an idle connection, at the same moment as we may send a request."""
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 _BODILESS = frozenset((204, 304))
@@ -163,7 +163,7 @@ class _Connection(httpcore.AsyncHTTP11Connection):
         super().__init__(origin, self.wire, KEEP_ALIVE_SECONDS)
 
     async def exchange(self, request: httpcore.Request) -> httpcore.Response:
-        """Raises `ConnectionNotAvailable` when nothing was sent, since the other side had closed, or spoken unasked."""
+        """Raises `ConnectionNotAvailable` when nothing was sent, because the other side had closed the connection or sent bytes unasked."""
         try:
             answer = await self.handle_async_request(request)
         except BaseException:  # httpcore leaves it open where it is cancelled before it begins
@@ -176,7 +176,7 @@ class _Connection(httpcore.AsyncHTTP11Connection):
         return answer
 
     async def _receive_response_body(self, request: httpcore.Request) -> AsyncIterator[bytes]:
-        """Httpcore's own, but for this: what came together goes on together, in one piece."""
+        """As httpcore's own, but chunks that arrived together are passed on as one."""
         timeout = request.extensions.get("timeout", {}).get("read")
         parts: list[bytes] = []
         while True:
@@ -204,7 +204,7 @@ class _Connection(httpcore.AsyncHTTP11Connection):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A shell's connection for httpcore. `heard` is whether anything has come since the last request."""
+    """A shell's connection for httpcore. `heard`: some bytes have come since the last request."""
 
     def __init__(self, streams: Streams) -> None:
         self._reader, self._writer = streams
@@ -236,7 +236,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         return data
 
     async def _send(self) -> None:
-        """An error is left to the read that follows: a request that is refused in its middle may have an answer."""
+        """Ignores errors, which the next read reports: an engine may refuse a request in its middle, and answer."""
         if self._is_readable():
             raise httpcore.ConnectionNotAvailable
         data = b"".join(self._unsent)
@@ -253,11 +253,11 @@ class _Stream(httpcore.AsyncNetworkStream):
             pass
 
     def drop(self) -> None:
-        """Close it, with nothing left to say."""
+        """Close it at once."""
         self._writer.close()
 
     async def aclose(self) -> None:
-        """Close it, and wait a moment for that; a peer that reads nothing must not hold anybody up."""
+        """Close it, and wait for a moment only: a peer that reads nothing must not hold up the caller."""
         self._writer.close()
         with contextlib.suppress(OSError):  # a TimeoutError is one
             async with asyncio.timeout(_CLOSE_SECONDS):
@@ -267,7 +267,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self._is_readable() if info == "is_readable" else None
 
     def _is_readable(self) -> bool:
-        """Whether bytes or the end have come, be they in the reader's buffer or still in the kernel's. It may cost a byte."""
+        """Whether bytes or the end have come, into the reader's buffer or the kernel's. It may consume a byte."""
         if self._writer.is_closing():
             return True
         reading = self._reader.read(1)
@@ -311,7 +311,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _for_httpcore(request: httpx.Request, body: bytes) -> httpcore.Request:
-    """Whatever its headers say, its length is that of its body. Bytes beyond ASCII pass in a path as their codes."""
+    """Its length is that of its body, whatever its headers say. Bytes beyond ASCII in the path are percent-encoded."""
     named = [pair for pair in request.headers.raw if pair[0].lower() not in _FRAMING]
     if body or request.method in _WITH_BODY:
         named.append((b"Content-Length", b"%d" % len(body)))
@@ -324,7 +324,7 @@ def _for_httpcore(request: httpx.Request, body: bytes) -> httpcore.Request:
 
 
 def _is_certain(request: httpcore.Request, answer: httpcore.Response) -> bool:
-    """Whether the head leaves no doubt about where the answer ends, and it is none to a connection that idles."""
+    """Whether the head tells for certain where the answer ends, and the answer is no 408 to an idle connection."""
     framing = [name for name, _ in answer.headers if name.lower() in _FRAMING]
     bodiless = request.method == b"HEAD" or answer.status in _BODILESS
     return answer.status != _TIMED_OUT and len(framing) == (0 if bodiless else 1)
@@ -332,7 +332,7 @@ def _is_certain(request: httpcore.Request, answer: httpcore.Response) -> bool:
 
 @contextlib.contextmanager
 def _as_httpx() -> Iterator[None]:
-    """What httpcore raises as what httpx does."""
+    """Raise httpcore's errors as httpx's."""
     try:
         yield
     except tuple(_HTTPX_NAME) as error:

@@ -17,7 +17,7 @@ from tokenstorm.errors import RunError
 from tokenstorm.runs import write_atomically
 
 MARK = "TOKENSTORM_JOB"
-"""In the environment of every process of a job: the folder here that it belongs to."""
+"""In the environment of each process of a job: the job's folder on this machine."""
 
 
 T = TypeVar("T")
@@ -85,11 +85,11 @@ class JobFolder:
         return self._read("state.json", State)
 
     def write_state(self, state: State) -> None:
-        """Say how far it got; for the one process that made the claim."""
+        """Write the job's state; only the process that made the claim may."""
         write_atomically(self.root / "state.json", json.dumps(asdict(state)).encode(), mode=0o600)
 
     def claim(self, process: Process) -> bool:
-        """Become the supervisor. False when somebody is, or was: what was started once is never started again."""
+        """Become the supervisor. False when another process is or was: a job is never started twice."""
         mine = self.root / f".supervisor.{process.pid}.{process.start}"
         write_atomically(mine, json.dumps(asdict(process)).encode(), mode=0o600)
         try:

@@ -1,4 +1,4 @@
-"""This machine: its shell, and jobs as processes that outlive the one that started them."""
+"""This machine: its shell, and jobs as processes that outlive their starter."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ class LocalShell:
         environment: Mapping[str, str] | None = None,
         timeout: float = 60.0,
     ) -> Output:
-        """As a login shell would, a command that is not there ends with status 127."""
+        """A command that does not exist ends with status 127, as in a login shell."""
         with (
             tempfile.TemporaryFile() as given
         ):  # not a pipe: uvloop cannot write to one whose reader was quicker to end
@@ -166,7 +166,7 @@ class LocalScheduler:
             return await asyncio.to_thread(lambda: {job: _state(self._folder(job)) for job in ids})
 
     async def cancel(self, job: JobId, sent: Sent | None = None) -> None:
-        """The supervisor ends the job; where it is gone, what it left is ended before this returns."""
+        """The supervisor ends the job. Where the supervisor is gone, this ends what it left, before it returns."""
         with _system_errors(f"cannot cancel the job {job}"):
             await asyncio.to_thread(self._cancel, self._folder(job))
 
@@ -174,7 +174,7 @@ class LocalScheduler:
         return JobFolder(self._jobs / job.replace("/", "_"))
 
     def _take_from_all(self, folder: JobFolder) -> bool:
-        """Whether nobody had started it; now nobody can."""
+        """Claim a job so that nobody can start it. Returns whether nobody had."""
         _make(folder.root)
         if not folder.claim(this_process()):
             return False
@@ -235,7 +235,7 @@ def _lost_state() -> State:
 
 @contextlib.contextmanager
 def _system_errors(what: str) -> Iterator[None]:
-    """The system's errors as ours; a missing file stays what it is."""
+    """Raise the system's errors as ours, except FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:
@@ -279,6 +279,6 @@ def _remove(path: Path) -> None:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """A command with all that it started."""
+    """Kill a command and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -55,5 +55,5 @@ async def settled(shell: Shell, profile: Profile) -> Profile:
 
 
 def _has_gpu() -> bool:
-    """Whether the driver made a device for a GPU of NVIDIA's, the kind that the shipped recipes ask for."""
+    """Whether this machine has a device file of an NVIDIA GPU, the kind that the shipped recipes ask for."""
     return any(Path("/dev").glob("nvidia[0-9]*"))

@@ -1,4 +1,4 @@
-"""Why a job pends, and whether any time brings it further: what Slurm's reasons mean, in one place."""
+"""Why a job pends, and whether waiting helps: the meaning of Slurm's reasons, in one place."""
 
 import re
 
@@ -8,7 +8,7 @@ _NEVER = re.compile(
     "^Job's |^Partition|PerJob|PerNode|QOSMin|Invalid|NotAllowed|BadConstraints|Held|[ _]held(?:[ _]|$)|NeverSatisfied|"
     r"ReservationDeleted|MaxMemPerLimit|_HOLD\b|SPECIAL_EXIT|[Rr]eservation.*deleted"
 )
-"""Why a job pends that will pend for ever. Limits of a user or a group pass."""
+"""The reasons of jobs that pend for ever. Limits of a user or a group pass, so they are not among these."""
 _MEANINGS = (
     (re.compile("^Partition(Down|Inactive)"), "its partition starts no jobs: stop it, and name another in the profile"),
     (re.compile("TimeLimit|Wall"), "it asks for more time than it may have: stop it, and ask for fewer minutes"),
@@ -28,20 +28,20 @@ _MEANINGS = (
 )
 """What the reasons to pend for ever mean, and what to do: the first that fits."""
 VAGUE = "PartitionConfig"
-"""What Slurm says at first of many of these."""
+"""Slurm's first, vague word for many of these."""
 SETTLED_SECONDS = 10.0
-"""How long it may take to tell more."""
+"""How long Slurm may take to give the true reason."""
 
 
 def pends_for_ever(state: JobState, waited: float) -> bool:
-    """Whether a job waits for something that no time brings. A vague reason is believed after so many seconds."""
+    """Whether a job waits for something that will not come. A vague reason counts once the job has waited long enough."""
     if state.phase != "pending" or not _NEVER.search(state.reason):
         return False
     return state.reason != VAGUE or waited > SETTLED_SECONDS
 
 
 def why_pending(state: JobState, waited: float) -> str:
-    """Why a job that so many seconds ago was submitted is pending; for ever, what that means and what to do too."""
+    """Why a job is pending that was submitted so many seconds ago. If it pends for ever, also what that means and what to do."""
     if not pends_for_ever(state, waited):
         return state.reason
     return f"{state.reason}: {next(meaning for reasons, meaning in _MEANINGS if reasons.search(state.reason))}"

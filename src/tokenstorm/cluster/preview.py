@@ -1,4 +1,4 @@
-"""A job as it would be submitted: pure, without secrets."""
+"""A job as it would be submitted, without secrets: pure."""
 
 import json
 import re
@@ -79,4 +79,4 @@ def _hidden(value: object, name: str = "") -> object:
 
 
 _NO_SECRETS = frozenset(("api_key_env", "api_key_file"))
-"""Names of variables and files, which hold the secret elsewhere."""
+"""Keys that hold the name of a variable or a file, not the secret itself."""

@@ -1,4 +1,4 @@
-"""Processes of this machine, told apart from those that later got the same pid. Linux only: it reads /proc.
+"""Processes of this machine, each distinguished from later ones with the same pid. Linux only: it reads /proc.
 
 A number is not a process: a pid is used again. What does not repeat is the pid together with the tick at which the
 process started and the boot of the machine.
@@ -31,7 +31,7 @@ class Process:
         return found is not None and found.start == self.start and self.boot == _boot()
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to it, and to nobody else; if it is over, to nobody."""
+        """Send it a signal. If it is over, no other process gets the signal."""
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(self.pid)
             try:  # the handle stays with this process, whatever becomes of the number
@@ -83,7 +83,7 @@ def job_processes(leader: Process, mark: str) -> list[Process]:
 
 
 def end(processes: Callable[[], list[Process]], seconds: float) -> None:
-    """TERM to all, and KILL to what is left after so many seconds. What the kernel will not let go of is left alone."""
+    """Send TERM to all, and KILL to those left after so many seconds. Processes that the kernel cannot end are left alone."""
     for process in processes():
         process.send(signal.SIGTERM)
     deadline = time.monotonic() + seconds

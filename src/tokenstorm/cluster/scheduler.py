@@ -67,40 +67,40 @@ class Sent:
 
 
 class Scheduler(Protocol):
-    """Raises what the `Shell` below it raises; `RefusedJob` when the scheduler does not take a job."""
+    """Raises what the `Shell` below it raises; `RefusedJob` when the scheduler refuses a job."""
 
     def fan_out(self, job: Job) -> tuple[str, ...]:
         """The argv prefix that starts a command once per task of the job, on all its nodes; empty where that is one process."""
         ...
 
     async def submit(self, job: Job) -> JobId:
-        """Submit a job whose folder is there. Safe to repeat: a job of that name that is known is not submitted again."""
+        """Submit a job whose folder exists. Safe to repeat: a job whose name the scheduler knows is not submitted again."""
         ...
 
     async def withdraw(self, job: Job) -> JobId | None:
         """Never submit that job from now on, though a submission of it may be under way. Safe to repeat.
 
-        The job that there is all the same, which goes on unless it is cancelled; None where there is none, and if one
-        comes to be after all it does nothing. Raises `Unconfirmed` while that is not known.
+        Returns the job that exists all the same, which runs on unless it is cancelled; None where there is none. A job that
+        appears later does nothing. Raises `Unconfirmed` while that is not known.
         """
         ...
 
     async def states(self, ids: Collection[JobId], sent: Mapping[JobId, Sent] | None = None) -> dict[JobId, JobState]:
         """The states of all those jobs, in one question. A job that ended and left no trace is `lost`.
 
-        One that is not known yet, or for the moment, is left out. Of a job that `sent` tells of, only what is told of that
-        name and since that moment counts; when it is called lost it has been cancelled by its name.
+        A job that the scheduler does not know at the moment is left out. For a job in `sent`, only a report with that name
+        and since that moment counts; before it is called lost, it is cancelled by its name.
         """
         ...
 
     async def cancel(self, job: JobId, sent: Sent | None = None) -> None:
-        """Send TERM to all of it, and KILL to what is left after a while. A job that is over is left alone.
+        """Send TERM to all its processes, and KILL to those left after a while. A job that is over is left alone.
 
-        With `sent`, whatever has that name is cancelled too. Raises `Unreachable` where it still runs and cannot be told.
+        With `sent`, every job of that name is cancelled too. Raises `Unreachable` when it still runs and cannot be reached.
         """
         ...
 
 
 async def state_of(scheduler: Scheduler, job: JobId, sent: Sent) -> JobState | None:
-    """How one job stands; None for one that is not known yet, or for the moment. Raises as the scheduler does."""
+    """The state of one job; None while the scheduler does not know it. Raises as the scheduler does."""
     return (await scheduler.states([job], {job: sent})).get(job)

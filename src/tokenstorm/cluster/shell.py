@@ -11,7 +11,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True)
 class Output:
-    """What a command left behind."""
+    """The result of a command."""
 
     status: int
     stdout: bytes
@@ -21,7 +21,7 @@ class Output:
 class Shell(Protocol):
     """Commands, files and connections on one machine. Paths are absolute and belong to that machine.
 
-    Every method raises `Unreachable` when nothing was done, and `Unconfirmed` when the machine was lost on the way.
+    Every method raises `Unreachable` when nothing was done, and `Unconfirmed` when the connection broke on the way.
     """
 
     async def run(
@@ -60,5 +60,5 @@ class Shell(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give up connections; running commands end."""
+        """Close all connections; commands under way are ended."""
         ...

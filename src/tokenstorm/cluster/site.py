@@ -17,5 +17,5 @@ class Site:
     has_gpu: bool
 
     async def close(self) -> None:
-        """Give up what is held here; jobs go on."""
+        """Close its connections; jobs go on."""
         await self.shell.close()

@@ -19,9 +19,9 @@ LISTED_AFTER_SECONDS = 60.0
 Counted from when this process first missed it: a restart puts off `lost` by as much again, and says nothing wrong.
 """
 CLOCKS_DIFFER_SECONDS = 86400.0
-"""How far a user's clock may be ahead of Slurm's, or in another time zone than it says."""
+"""How far the user's clock may be ahead of Slurm's, wrong time zones included."""
 ACCOUNTING_SECONDS = 10.0
-"""How long sacct is waited for: all other jobs wait with it, and for a slurmdbd that hangs it would wait 45 s by itself."""
+"""How long to wait for sacct, while all other jobs wait too. For a slurmdbd that hangs, sacct itself would wait 45 s."""
 # The script's own note, for when Slurm has forgotten the job already. A second job of the same folder ends at once.
 _CLAIM = (
     "note=$SLURM_JOB_ID${SLURM_CLUSTER_NAME:+;$SLURM_CLUSTER_NAME}",
@@ -42,7 +42,7 @@ told=$?
 exit "$told"
 """
 _ALREADY = "already completing or completed"
-"""What newer Slurms say of a job that has been cancelled, or is over, with a status that is not 0."""
+"""What newer versions of Slurm print, with a status other than 0, for a job that is cancelled or over."""
 _NOT_THERE = frozenset((126, 127))
 
 States = dict[JobId, JobState]
@@ -171,7 +171,7 @@ def _ours(told: Mapping[JobId, Told], ids: Collection[JobId], sent: Mapping[JobI
 
 
 def _is_ours(one: Told, sent: Sent | None) -> bool:
-    """Whether it is the job that was sent, and none that had its id before."""
+    """Whether it is the job that we sent, not an earlier one with the same id."""
     if sent is None:
         return True
     known_since = one.submitted is None or one.submitted >= sent.since - CLOCKS_DIFFER_SECONDS

@@ -21,13 +21,13 @@ OUTCOMES: dict[str, Outcome] = {
     "FAILED": "failed",
 }
 HELD = frozenset(("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"))
-"""Back in the queue, and not to start before somebody releases it."""
+"""Back in the queue, and held until somebody releases it."""
 PENDING = HELD | {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "EXPEDITING"}
 SUSPENDED = frozenset(("SUSPENDED", "STOPPED"))
 RUNNING = SUSPENDED | {"RUNNING", "COMPLETING", "STAGE_OUT", "RESIZING", "SIGNALING"}
 _KNOWN = sorted({*OUTCOMES, *PENDING, *RUNNING})
 _CUT_AT_LEAST = 6
-"""How much of a word has to be left for it to be known where a site's wrapper cuts columns."""
+"""The shortest beginning of a word that is still recognised: some sites' wrappers cut columns."""
 _FIELDS = re.compile(r"(?:^| )(JobId|JobName|SubmitTime|JobState|Reason|ExitCode|NodeList|BatchHost)=(\S*)")
 _ROW = re.compile(r"([0-9]+)\|([A-Za-z0-9._-]+)\|([^|]*)\|([A-Z_]+)[^|]*\|([^|]*)\|([^|]*)\|(.*)", re.ASCII)
 
@@ -42,7 +42,7 @@ class Told:
 
 
 def of_table(text: bytes) -> dict[JobId, Told]:
-    """Rows `id|name|submitted|state|nodes|exit code|reason`. Other lines are what a site's wrapper says."""
+    """Read rows `id|name|submitted|state|nodes|exit code|reason`. Other lines come from a site's wrapper and are left out."""
     rows = filter(None, map(_ROW.fullmatch, _lines(text)))
     return {row[1]: Told(row[2], _time(row[3]), _state(*row.groups()[3:])) for row in rows}
 
@@ -67,7 +67,7 @@ def _lines(text: bytes) -> Iterator[str]:
 
 
 def _time(text: str) -> float | None:
-    """In UTC, as the commands are asked for it."""
+    """Unix time of a time in UTC, in which the commands are told to print."""
     try:
         return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except ValueError:

@@ -13,7 +13,7 @@ from tokenstorm.errors import ClusterError, RefusedJob, Unconfirmed, Unreachable
 
 SECONDS: Final = 120.0
 LOCK_SECONDS: Final = 90.0
-"""How long an earlier submission of the same job that goes on without its caller is waited for."""
+"""How long to wait for an earlier submission of the same job that goes on without its caller."""
 DOUBT_SECONDS: Final = (10.0, 60.0, 300.0)
 """How long Slurm has to list no such job before the second sbatch, the third, and each after that.
 
@@ -27,10 +27,10 @@ _NO_ANSWER = (
     "timed out|communication (connection|shutdown)|insane message|zero bytes|unable to contact|standby mode|"
     "temporarily un|authentication (error|credential)|message (send|receive) failure"
 )
-"""What sbatch says when it could not ask, or saw no answer: no word about the job."""
+"""What sbatch says when it could not ask Slurm, or got no answer: it tells nothing about the job."""
 _WORDS: Final = {
     "note": NOTE,
-    "nobody": "withdrawn",  # in the note of a job that is not to run: whichever begins ends at once
+    "nobody": "withdrawn",  # in the note of a job that must not run: a job that begins ends at once
     "options": OPTIONS,
     "no_answer": _NO_ANSWER,
     "cluster": NAME,
@@ -40,7 +40,7 @@ _WORDS: Final = {
     "forgotten": _FORGOTTEN,
     "withdrawn": _WITHDRAWN,
 }
-"""What the text and this module have in common."""
+"""The words that the shell text and this module share."""
 _SUBMITTED = re.compile(rf"^submitted as ({JOB.pattern})$", re.ASCII | re.MULTILINE)
 
 
@@ -60,7 +60,7 @@ def arguments(what: What, folder: str, name: str) -> tuple[str, ...]:
 
 
 def job_of(done: Output, name: str) -> JobId:
-    """The job that came of it. Raises `RefusedJob`, `Unreachable` or `Unconfirmed` where none did, or nobody knows."""
+    """The job that was made. Raises `RefusedJob` or `Unreachable` where there is none, `Unconfirmed` where that is not known."""
     if done.status == 0 and (found := _SUBMITTED.search(done.stdout.decode(errors="replace"))):
         return found[1]
     said = (done.stderr or done.stdout).decode(errors="replace").strip() or f"status {done.status}"
@@ -82,7 +82,7 @@ def job_of(done: Output, name: str) -> JobId:
 
 
 def left_of(done: Output, name: str) -> JobId | None:
-    """The job that there is although it was withdrawn. Raises `Unconfirmed` where that is not known yet."""
+    """The job that exists although it was withdrawn. Raises `Unconfirmed` while that is not known."""
     if done.status == 0:
         found = _SUBMITTED.search(done.stdout.decode(errors="replace"))
         return found[1] if found else None

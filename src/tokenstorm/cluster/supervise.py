@@ -40,7 +40,7 @@ def main() -> int:
             os.chdir(order.folder)
             supervisor = _Supervisor(folder, order)
             if not folder.claim(this_process()):
-                return 0  # somebody else looks after it, or did
+                return 0  # another supervisor looks after it, or did
             supervisor.start()
         except OSError as error:
             where = f" {error.filename}:" if error.filename else ""
@@ -66,7 +66,7 @@ _NOT_A_JOBS = "TOKENSTORM_TOKEN"
 
 
 class _Supervisor:
-    """Starts the script and follows it to its end. From its making on, TERM is a wish to cancel."""
+    """Starts the script and follows it to its end. From its construction on, TERM asks it to cancel the job."""
 
     def __init__(self, folder: JobFolder, order: Order) -> None:
         self._folder = folder
@@ -93,7 +93,7 @@ class _Supervisor:
         self._started = time.monotonic()
 
     def follow(self) -> None:
-        """Until the job is over and nothing of it is left."""
+        """Wait until the job is over and none of its processes is left."""
         code, late = self._wait()
         end(self._left, self._order.kill_after)
         self._folder.write_state(self._end_state(code, late=late))
@@ -129,7 +129,7 @@ class _Supervisor:
         return code, warned
 
     def _sleep(self, seconds: float) -> None:
-        """Until a signal comes, or so long."""
+        """Sleep for so long, or until a signal comes."""
         if select.select([self._woken], [], [], max(0.0, seconds))[0]:
             os.read(self._woken, 4096)
 

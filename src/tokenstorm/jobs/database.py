@@ -1,7 +1,7 @@
 """Rows on disk: one SQLite file, which one process at a time has open. It holds secrets: 0600, and nothing deleted stays.
 
-It may lie on a network file system and be opened by another machine next: so it is locked by SQLite's own locks alone, and
-no memory is shared beside it.
+It may lie on a network file system and be opened by another machine next: so only SQLite's
+own locks lock it, and no memory is shared beside it.
 """
 
 import os
@@ -34,7 +34,7 @@ class Database:
 
     @classmethod
     def open(cls, path: Path, tables: str, *, schema: int, owner: str) -> "Database":
-        """Open the file, or make it with these tables. `owner` is what has such files open, for people.
+        """Open the file, or make it with these tables. `owner` names, for people, the program that holds such files open.
 
         Raises `RunError` when another process has it, another version wrote it, or it cannot be used.
         """
@@ -57,13 +57,13 @@ class Database:
         self._connection.close()
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What a query finds."""
+        """The rows that a query finds."""
         with self._errors_told():
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
-        """All that is executed in it happens, or nothing."""
+        """Either every statement in it takes effect, or none."""
         with self._errors_told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -75,7 +75,7 @@ class Database:
                 raise
 
     def forget_deleted(self) -> None:
-        """What was deleted is gone from what was written ahead too."""
+        """Remove deleted rows from the write-ahead log too."""
         self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def decode(self, data: bytes, kind: type[T]) -> T:

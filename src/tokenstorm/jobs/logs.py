@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from tokenstorm.cluster.shell import Shell
 
 TELLING_NOTHING = 3
-"""So short a beginning, which is the same for all keys, may end a piece, and is shown."""
+"""A piece may end with this many first bytes of the secret: all keys begin alike, so they give nothing away."""
 
 
 async def read_on(
@@ -20,7 +20,7 @@ async def read_on(
     secret: str = "",
     whole_lines: bool = False,
 ) -> list[tuple[str, str]]:
-    """What each of the files holds beyond its place, with its name; the places move on to where that ends.
+    """The new text of each file, with the file's name; the places move on to where it ends.
 
     `limit` is in bytes for each file. The `secret` is masked. With `whole_lines` a line that has begun is left for the next
     piece, unless it is all there is. A file that is not there, or has nothing more, is left out. Raises what the shell does.
@@ -44,7 +44,7 @@ async def read_on(
 
 
 def masked(text: str, secret: str) -> str:
-    """The text without the secret, or the part of it that tells something."""
+    """The text, with the secret and its telling parts masked."""
     return text.replace(secret, "***").replace(secret[TELLING_NOTHING:], "***") if secret else text
 
 
@@ -56,6 +56,6 @@ def _decoded(data: bytes) -> tuple[str, int]:
 
 
 def _begun(data: bytes, secret: bytes) -> int:
-    """How many bytes at the end may be the beginning of the secret: they are left for the next piece, which has all of it."""
+    """How many bytes at the end may be the start of the secret. The next piece begins with them, so it has all of it."""
     lengths = range(min(len(secret) - 1, len(data)), TELLING_NOTHING, -1)
     return next((length for length in lengths if data.endswith(secret[:length])), 0)

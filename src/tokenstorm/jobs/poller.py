@@ -1,4 +1,4 @@
-"""How a site's jobs stand: one question at a time about all that is watched here, and its answer for everybody."""
+"""The states of a site's jobs: one question at a time asks about all watched jobs, and every watcher gets the answer."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from tokenstorm.cluster.scheduler import JobId, JobState, Scheduler, Sent
 
 @dataclass(frozen=True)
 class _Answer:
-    """To the question of that number, about those jobs."""
+    """The answer to question `number`, which asked about the jobs in `asked`."""
 
     number: int = 0
     asked: frozenset[JobId] = frozenset()
@@ -17,7 +17,7 @@ class _Answer:
 
 
 class Poller:
-    """Asks one scheduler. Each keeper of jobs has a `Watch` of its own; an answer that one asked for serves the others."""
+    """Asks one scheduler. Each keeper of jobs has its own `Watch`; an answer to one of them serves the others too."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -31,7 +31,7 @@ class Poller:
         return Watch(self)
 
     async def state(self, job: JobId, sent: Sent) -> JobState | None:
-        """How one job stands now that is not watched; None for one that is not known yet, or for the moment."""
+        """The present state of one job that nobody watches; None while the scheduler does not know it."""
         watch = self.watch()
         try:
             return (await watch.states({job: sent}, fresh=True)).get(job)
@@ -39,7 +39,7 @@ class Poller:
             await watch.close()
 
     async def answer(self, watch: "Watch", seen: int | None) -> _Answer:
-        """An answer about its jobs and more: to a question after that number; None for one that is yet to be asked."""
+        """An answer that covers the watch's jobs, from a question after number `seen`; with None, from one asked after this call."""
         self._watches.add(watch)
         after = self._begun if seen is None else seen
         while self._answer.number <= after or not watch.jobs.keys() <= self._answer.asked:
@@ -49,16 +49,16 @@ class Poller:
         return self._answer
 
     async def leave(self, watch: "Watch") -> None:
-        """One keeper less; after the last one nothing is asked any more."""
+        """Remove a keeper. After the last one has left, no question is asked any more."""
         self._watches.discard(watch)
         question = self._question
         if question and not self._watches:
-            self._question = None  # a keeper that comes while this one is given up asks anew
+            self._question = None  # a keeper that comes while the question is being cancelled asks again
             question.cancel()
             await asyncio.wait((question,))
 
     def _ask(self) -> asyncio.Task[None]:
-        """Of whoever stops waiting for it, the question is not cancelled: others may wait too."""
+        """Begin a question. A caller that stops waiting does not cancel it, since others may wait too."""
         self._begun += 1
         jobs = {job: sent for watch in self._watches for job, sent in watch.jobs.items()}
         question = asyncio.create_task(self._put(self._begun, jobs))
@@ -76,7 +76,7 @@ class Poller:
 
 
 class Watch:
-    """What one keeper of jobs watches; one call at a time."""
+    """The jobs that one keeper watches. It makes one call at a time."""
 
     def __init__(self, poller: Poller) -> None:
         self.jobs: Mapping[JobId, Sent] = {}
@@ -84,10 +84,10 @@ class Watch:
         self._seen = 0
 
     async def states(self, jobs: Mapping[JobId, Sent], *, fresh: bool = False) -> dict[JobId, JobState]:
-        """How those jobs stand; others are not watched from now on. Raises what the scheduler raises.
+        """The states of those jobs, which are the ones watched from now on. Raises what the scheduler raises.
 
-        An answer that came since the last call will do, unless it has to be `fresh`: asked for from now on. A job that is
-        not known yet, or for the moment, is left out.
+        An answer that came since the last call is used; `fresh` demands a question asked after this call. Jobs that the
+        scheduler does not know at the moment are left out.
         """
         self.jobs = dict(jobs)
         if not jobs:

@@ -1,7 +1,7 @@
-"""From rows to jobs: each row is worked on until its job is submitted, or ruled out, however often that fails.
+"""From rows to jobs: work on each row is repeated until its job is submitted or ruled out.
 
-A row is on disk before its job is submitted, under a name that is the row's own. So whoever finds a row that is not settled,
-after a restart too, goes on with it, and no job is ever submitted twice.
+A row is on disk before its job is submitted, under a name that is the row's own. So a process that finds an
+unsettled row, after a restart too, goes on with it, and no job is ever submitted twice.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 from tokenstorm.errors import ClusterError, RefusedJob, RunError, TokenstormError, Unconfirmed, Unknown, UsageError
 
 UNCONFIRMED = "submission unconfirmed"
-"""It was lost on the way whether a job was submitted."""
+"""The connection broke, and nobody knows yet whether the job was submitted."""
 REFUSED: tuple[type[TokenstormError], ...] = (RefusedJob, UsageError, Unknown)
-"""What no time makes better, for any row."""
+"""Errors that no retry mends, for any row."""
 
 Row = TypeVar("Row", int, str)
 
@@ -57,24 +57,24 @@ class Settler(Generic[Row]):
 
     @property
     def trouble(self) -> str | None:
-        """What one of them waits for that should not be, or None."""
+        """The trouble that keeps one of the rows waiting, or None."""
         return next((work.trouble for work in self._work.values() if work.trouble), None)
 
     def tend(self, row: Row) -> None:
-        """Work on a row that is not settled, unless that is being done, ended with a bug, or is to be done later."""
+        """Start work on an unsettled row, unless it is under way, ended with a bug, or has to wait for its pause."""
         work = self._work.setdefault(row, _Work(self._steps.pauses()))
         idle = work.task is None or work.task.cancelled()  # an attempt may be cancelled by what it waits for
         if idle and self._steps.monotonic() >= work.not_before:
             work.task = self._steps.spawn(self._try(row, work))
 
     def check(self) -> None:
-        """Raises what was a bug in an attempt."""
+        """Raise the bug that ended an attempt, if there was one."""
         for work in self._work.values():
             if work.task and work.task.done() and not work.task.cancelled():
                 work.task.result()
 
     def restart(self, row: Row) -> None:
-        """A row is to be settled otherwise than before: what is being done about it is given up."""
+        """Give up the work on a row, and begin again: it has to be settled in another way now."""
         before = self._work[row].task if row in self._work else None
         work = self._work[row] = _Work(self._steps.pauses())
         if before:
@@ -82,12 +82,12 @@ class Settler(Generic[Row]):
         work.task = self._steps.spawn(self._try(row, work, after=before))
 
     async def idle(self) -> None:
-        """Until nothing is being done."""
+        """Wait until no work is under way."""
         if tasks := [work.task for work in self._work.values() if work.task]:
             await asyncio.wait(tasks)
 
     async def close(self, *, last: Callable[[Row], bool], seconds: float) -> None:
-        """Leave all as it is; the next start goes on from the rows. What is done about the `last` ones has some seconds."""
+        """Stop; the next start goes on from the rows. Work on rows for which `last` is true may go on for `seconds`."""
         going = {row: work.task for row, work in self._work.items() if work.task and not work.task.done()}
         for row, task in going.items():
             if not last(row):
@@ -116,7 +116,7 @@ class Settler(Generic[Row]):
         work.not_before = self._steps.monotonic() + next(work.pauses)
 
     async def _refuse(self, row: Row, refusal: TokenstormError) -> tuple[bool, str | None]:
-        """Whether the row could be ended, and why not."""
+        """End the row. Returns whether that worked, and if not, why."""
         try:
             await self._steps.refuse(row, str(refusal))
         except (ClusterError, RunError) as error:  # it is tried, and refused, once more
@@ -126,5 +126,5 @@ class Settler(Generic[Row]):
 
 
 def waiting_for(error: Exception) -> str:
-    """What a row tells that waits until an error passes."""
+    """The reason that a row shows while it waits for an error to pass."""
     return f"{UNCONFIRMED}: {error}" if isinstance(error, Unconfirmed) else str(error)

@@ -25,7 +25,7 @@ from tokenstorm.runs import write_atomically
 
 POLL_SECONDS = 0.05
 TELLER_SECONDS = 2.0
-"""What the process that tells of GPUs may take to end."""
+"""How long the process that reads GPUs may take to end."""
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -65,14 +65,14 @@ async def _follow(tasks: list[asyncio.Task[None]]) -> int:
 
 
 def _start_teller(folder: Path, count: int) -> subprocess.Popen[bytes]:
-    """Start it without a thread that waits for it: engines are forked from this process."""
+    """Start the process that reads GPUs, without a thread that waits for it: engines are forked from this process."""
     argv = [sys.executable, "-m", "tokenstorm.node.gpus", str(folder), str(count)]
     return subprocess.Popen(argv, stdin=subprocess.PIPE)  # noqa: S603 - our own program
 
 
 @asynccontextmanager
 async def tell_of_gpus(folder: Path, count: int) -> AsyncIterator[None]:
-    """Meanwhile tell of the service's GPUs, if it has any; see `tokenstorm.node.gpus`. Engines do without it where it fails."""
+    """Serve readings of the service's GPUs meanwhile, if it has any; see `tokenstorm.node.gpus`. Where that fails, engines run without."""
     if not count:
         yield
         return

@@ -1,4 +1,4 @@
-"""The GPUs of a node, read by whatever is there: NVML through `nvidia-ml-py`, else `nvidia-smi`, else `amd-smi`."""
+"""The GPUs of a node, read by the first of these that is there: NVML through `nvidia-ml-py`, `nvidia-smi`, `amd-smi`."""
 
 import asyncio
 import shutil
@@ -13,7 +13,7 @@ from tokenstorm.metrics.gputext import MEBIBYTE, THROTTLE_BITS
 from tokenstorm.node.devices import VISIBLE
 
 READ_SECONDS = 10.0
-"""What a program that reads GPUs may take."""
+"""How long a program that reads GPUs may take."""
 _SMI = (
     "uuid",
     "power.draw",

@@ -22,7 +22,7 @@ LEAVE_SECONDS = 5.0
 """How long an engine has after TERM, before KILL. Shorter than what the scheduler gives us."""
 POLL_SECONDS = 0.1
 TOLD_SECONDS = 0.5
-"""How much later than its engine a wrapper may learn that both are to end."""
+"""How much later than its engine a wrapper may be told that both must end."""
 LOOKED_AT = 65536
 """Bytes of a log's end that are searched for what an engine said last."""
 LARGEST_ANSWER = 1_000_000
@@ -93,13 +93,13 @@ async def stop(process: Engine, slot: Slot, mark: bytes | None = None) -> None:
 
 
 def not_started(error: OSError) -> str:
-    """Why an engine could not be started, in words."""
+    """In words, why an engine could not be started."""
     where = f"{error.filename}: " if error.filename else ""
     return f"cannot start the engine: {where}{error.strerror}"
 
 
 def how_it_ended(process: Engine) -> str:
-    """By itself or by a signal, in words."""
+    """In words, how an engine ended: with a status, or by a signal."""
     code = process.returncode
     return f"the engine ended with status {code}" if code >= 0 else f"the engine was killed by {signal_name(-code)}"
 

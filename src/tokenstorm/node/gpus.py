@@ -1,4 +1,4 @@
-"""`python -m tokenstorm.node.gpus FOLDER COUNT`: tells what this node's GPUs say, to whoever asks with the service's key.
+"""`python -m tokenstorm.node.gpus FOLDER COUNT`: serves readings of this node's GPUs to callers with the service's key.
 
 It runs beside the engines, in a process of its own: a driver that hangs holds up nobody else. GPUs are read when they are
 asked for, so that a service that nobody loads pays nothing. It ends with its standard input.

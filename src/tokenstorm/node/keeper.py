@@ -45,7 +45,7 @@ def start_keeper() -> int:
 
 def _keep(pipe: int) -> None:
     """Kill what is left when the other end of the pipe is gone."""
-    os.setpgid(0, 0)  # whoever ends our group still leaves this
+    os.setpgid(0, 0)  # a signal to our group does not end this process
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -18,7 +18,7 @@ from tokenstorm.node.parts import STOPPED, Failed, Head, Part
 JOIN_SECONDS = 10.0
 """How long one side waits for the other at the beginning."""
 FAREWELL_SECONDS = 5.0
-"""How long a part that ended waits for the head to have heard it."""
+"""How long a part that ended waits until the head has read its report."""
 _QUIET_SECONDS, _PROBES, _PROBE_SECONDS = 10, 6, 5
 """A node that is silent for 40 s is gone."""
 

@@ -1,4 +1,4 @@
-"""What is published about replicas, as last said: a file system that takes none now is given it again, each second."""
+"""Publishes the latest state of replicas: a write that the file system refuses is repeated each second."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from tokenstorm.node.service import Published, publish, run_of, unpublish
 
 AGAIN_SECONDS = 1.0
 LAST_SECONDS = 10.0
-"""How long a wrapper that ends tries to say its last; the scheduler waits longer before it kills."""
+"""How long a wrapper that ends tries to publish its last state; the scheduler waits longer before it kills."""
 _began = time.monotonic()
 """As a wrapper starts: it imports this first."""
 
@@ -38,7 +38,7 @@ class Publisher:
             unpublish(self._folder, replica)
 
     async def finish(self) -> None:
-        """Wait until the last is said, but not for ever."""
+        """Wait until the last state is written, but not for ever."""
         if self._again is not None:
             await asyncio.wait((self._again,), timeout=LAST_SECONDS)
 

@@ -62,7 +62,7 @@ State = Literal["ready", "bare", "waiting", "failing", "denied"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an engine stands, and why.
+    """The state of an engine, and why it is so.
 
     `bare`: it listens and has none of the calls that could tell; what still loads looks like that, too. `failing`: it
     answered the request for a token, and not well. `proof` is a call that wants the key, if it was seen to be there.

@@ -20,7 +20,7 @@ from tokenstorm.node.service import LAST_PORT, Published, Service
 POLL_SECONDS = 0.1
 PORTS_TRIED = 1000
 CLASHES = 20
-"""An engine that was started so often in vain has another trouble than its port."""
+"""An engine that failed after so many starts has another problem than its port."""
 PROBE_SECONDS = 5.0
 """How long its health call and its list of models may take; a request for a token has until the deadline."""
 AGAIN_SECONDS = 1.0

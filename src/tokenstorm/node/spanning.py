@@ -1,7 +1,7 @@
 """An engine that spans nodes, part by part: its head, which serves and answers for all parts, and those that join it.
 
-The parts live and die together. Whichever ends ends the others, and the head publishes why, in the words of each part
-that had something to say.
+The parts live and die together. The end of one ends the others, and the head publishes why, with the last words of each
+part.
 """
 
 import asyncio

@@ -3,7 +3,7 @@
 import re
 
 LONGEST = 500
-"""Characters of what is told."""
+"""The longest explanation, in characters."""
 _ERROR_AMONG = 40
 """So many lines from the end an exception is looked for: what a program says on its way out comes after it."""
 _COMPLAINT_AMONG = 10

@@ -48,9 +48,9 @@ _DESCRIPTION = """Starts inference engines as jobs from recipes, and leads promp
 def create_app(
     orchestrator: ServiceOrchestrator, router: Router, *, token: str | None = None, near: bool = True
 ) -> FastAPI:
-    """The API over an orchestrator, which whoever made it starts and closes.
+    """The API over an orchestrator. The caller starts and closes the orchestrator.
 
-    `near` tells that the site's nodes reach it at the address it is called by.
+    `near`: the site's nodes reach this API at the address that the caller used.
     """
     app = new_app(
         "tokenstorm orchestrator",
@@ -75,7 +75,7 @@ def described(*, token: str | None = None) -> FastAPI:
 
 
 def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
-    """Services are started and listed; a group is one, too."""
+    """Start and list services; a group is a service too."""
     routes = APIRouter(route_class=Documented, tags=["services"])
 
     def info(service: Service) -> ServiceInfo:
@@ -133,7 +133,7 @@ def service_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
 
 
 def state_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
-    """How a service stands, and its end."""
+    """The state of a service, and how to end it."""
     routes = APIRouter(route_class=Documented, tags=["services"])
 
     @routes.get("/services/{service_id}/status", summary="Its status", responses=problems(404))
@@ -157,7 +157,7 @@ def state_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
 
 
 def engine_routes(orchestrator: ServiceOrchestrator) -> APIRouter:
-    """What a service's engines say, and how they are reached."""
+    """Logs and metrics of a service's engines, and how clients reach them."""
     routes = APIRouter(route_class=Documented, tags=["services"])
 
     @routes.get("/services/{service_id}/logs", summary="Its logs", responses=problems(404, 422, 502, 504))

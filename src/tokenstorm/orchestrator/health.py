@@ -1,6 +1,6 @@
-"""How an engine does, by its own account: its health call and its list of models, with its key.
+"""How an engine is, by its own health call and list of models, asked with its key.
 
-It is asked for no token, as its node asks before it is ready: that would be a load beside the load.
+Nothing is generated here, unlike on the node before the engine is ready: that would add to the load that is measured.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .recipe import Probe
 
 @dataclass(frozen=True)
 class Health:
-    """What an engine said. `reason` is why it is not well; `late` that it said nothing in time."""
+    """What an engine answered. `reason` is why it is not well; `late` means that it did not answer in time."""
 
     models: tuple[str, ...] = ()
     reason: str = ""
@@ -23,12 +23,12 @@ class Health:
 
     @property
     def well(self) -> bool:
-        """Whether it answered as it should, as far as it has these calls."""
+        """Whether it answered as it should, in the calls that it has."""
         return not self.reason
 
 
 async def ask(client: httpx.AsyncClient, url: str, api_key: str, probe: Probe, model: str, *, timeout: float) -> Health:
-    """Ask an engine at its base URL. That it does not answer is no error but the answer.
+    """Ask an engine at its base URL. If it does not answer, that is returned, not raised.
 
     The first of the models is the one that clients ask for: `model`, or its folder if that is what the engine serves.
     """

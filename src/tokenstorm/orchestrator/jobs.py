@@ -1,4 +1,4 @@
-"""What services want of the scheduler, beside the looks at their engines: one that is silent keeps nobody from looking."""
+"""What services ask of the scheduler. A scheduler that does not answer does not hold up the looks at the engines."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -8,14 +8,14 @@ from tokenstorm.errors import ClusterError
 from tokenstorm.jobs.poller import Watch
 
 PATIENCE_SECONDS = 2.0
-"""How long a look waits for the scheduler; what it says later is for the next look."""
+"""How long a look waits for the scheduler. A later answer is used by the next look."""
 SELDOM_SECONDS = 5.0
-"""Between two questions, where nothing happens."""
+"""Between two questions while nothing changes."""
 SILENT = "Slurm has not answered for"
 
 
 class Jobs:
-    """The last that the scheduler said of each job, and how long it has been silent. One question at a time."""
+    """The scheduler's last answer about each job, and how long it has been silent. One question at a time."""
 
     def __init__(self, watch: Watch, monotonic: Callable[[], float]) -> None:
         self._watch = watch
@@ -24,21 +24,21 @@ class Jobs:
         self._asking: asyncio.Task[dict[JobId, JobState]] | None = None
         self._answered = self._asked = monotonic()
         self.trouble: str | None = None
-        """Why it did not answer, when it was asked last."""
+        """Why the last question got no answer."""
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago it answered last, or was there nothing to ask."""
+        """Seconds since it last answered, or since there was last nothing to ask."""
         return self._monotonic() - self._answered
 
     def of(self, job: JobId) -> JobState | None:
-        """The last that was said of a job."""
+        """The last answer about a job."""
         return self._said.get(job)
 
     async def ask(self, jobs: Mapping[JobId, Sent], quiet_seconds: float) -> None:
-        """Ask about all of them, unless it is being asked, and wait a little.
+        """Ask about all of them, unless a question is under way, and wait a little.
 
-        The longer nothing has changed, the less often: 25 s after a change every five seconds.
+        The longer nothing has changed, the less often: every five seconds from 25 s after a change.
         """
         self._said = {job: state for job, state in self._said.items() if job in jobs}
         now = self._monotonic()
@@ -65,13 +65,13 @@ class Jobs:
 
 
 class Errands:
-    """What is still to be done about services, one thing at a time for each: what takes long goes on beside the looks."""
+    """Work still to be done for services, one task at a time for each. Long tasks go on beside the looks."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[list[str]]] = {}
 
     async def run(self, names: Iterable[str], errand: Callable[[str], Coroutine[None, None, list[str]]]) -> list[str]:
-        """Go on an errand for each that has none under way, and wait a little. Returns what those that are done have to say."""
+        """Start a task for each service that has none under way, and wait a little. Returns what the finished tasks report."""
         self._tasks |= {name: asyncio.create_task(errand(name)) for name in names if name not in self._tasks}
         if not self._tasks:
             return []
@@ -82,7 +82,7 @@ class Errands:
         return [word for task in done.values() for word in task.result()]
 
     async def close(self) -> None:
-        """Leave undone what is under way."""
+        """Cancel the tasks under way."""
         for task in self._tasks.values():
             task.cancel()
         if self._tasks:
@@ -90,6 +90,6 @@ class Errands:
 
 
 def silence(seconds: float) -> str:
-    """What a user is told of so long a silence, by steps; nothing of a short one."""
+    """The message about a silence of that many seconds; empty for a short one."""
     whole = int(seconds // 60 * 60 if seconds >= 60 else seconds // 10 * 10)  # noqa: PLR2004 - a minute
     return f"{SILENT} {whole} s" if whole else ""

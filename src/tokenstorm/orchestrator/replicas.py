@@ -10,7 +10,7 @@ from tokenstorm.hosts import in_url
 class Replica:
     """Where an engine listens, and how it does. `host` and `port` are None until its node has published them.
 
-    `nodes` are all on which it runs, the one that listens first. `over` is whether its node says that the engine ended;
+    `nodes` are all on which it runs; the first one listens. `over`: its node says that the engine ended;
     `stopped_after` is how long its wrapper had run, in seconds, when it was told to end it.
     """
 

@@ -1,7 +1,7 @@
 """Prompts and the OpenAI pass-through, round-robin over the replicas of a service that are well.
 
-A replica that fails a request is left alone for a while; the request goes to the next one, as long as its caller has
-been sent nothing.
+A replica that fails a request is passed over for a while. The request goes to the next replica, unless the caller has
+already been sent a part of the answer.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ REST_SECONDS = 5.0
 """How long a replica that failed a request is passed over, while there is another one."""
 
 LOOK_SECONDS = 1.0
-"""How often, while an answer is waited for, the health of its replica is looked at."""
+"""How often a replica's health is looked at while a caller waits for its answer."""
 TAKEN_AT_MOST = 2
 """How many replicas may fail with one request after they took it."""
 
@@ -71,7 +71,7 @@ class NoReplica(TokenstormError):
 
 
 class _Unwell(Exception):
-    """A replica was found unwell while somebody waited for its answer."""
+    """A replica was found unwell while a caller waited for its answer."""
 
 
 class Router:
@@ -125,7 +125,7 @@ class Router:
         raise NoReplica(message)
 
     async def _answer(self, one: Replica, call: Call, *, whole: bool) -> httpx.Response:
-        """What a replica answers; given up when its health is found to be bad before it does. Raises _Unwell then."""
+        """A replica's answer. Raises _Unwell when the replica is found unwell before it answers."""
         working = asyncio.create_task(_exchange(self._client, one, call, whole=whole))
         try:
             while not (await asyncio.wait((working,), timeout=LOOK_SECONDS))[0]:
@@ -140,7 +140,7 @@ class Router:
                 await asyncio.wait((working,))
 
     def rest(self, one: Replica) -> None:
-        """Pass over a replica for a while: it failed a request."""
+        """Pass over a replica for a while, since it failed a request."""
         now = monotonic()
         self._resting = {key: until for key, until in self._resting.items() if until > now}
         self._resting[_key(one)] = now + REST_SECONDS
@@ -243,7 +243,7 @@ def vllm_routes(router: Router, services: Callable[[], Sequence[Service]]) -> AP
 
     @routes.get("/{service_id}/version", summary="What its engine is", responses=_AS_THE_ENGINE_SAYS)
     async def version(service_id: ServiceId, request: Request) -> Response:
-        """What the next healthy replica says of itself. Load generators ask there; `simulated` says that it is no engine."""
+        """What the next healthy replica reports about itself. Load generators ask here; `simulated` means that it is no real engine."""
         return await pass_through(router, service_id, "", request)
 
     return routes

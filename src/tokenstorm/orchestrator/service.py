@@ -19,14 +19,14 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 LEAVE_SECONDS = 30
 """How long before the time limit a service's job is told to end: engines have nothing to write then."""
 SIGNALLED_EARLY_SECONDS = 60
-"""How much earlier than asked for Slurm may tell a job that its limit comes."""
+"""How much earlier than asked Slurm may signal a job about its limit."""
 WRAPPER_SAYS_SECONDS = 20.0
 """A wrapper began later than its job, and knows better why its engine is not ready in time: so long it may say it first."""
 
 _SUSPENDED = "Slurm has suspended the job: its engines go on when the site lets it"
 _TERMINATED = 128 + 15
 _SAYS_NOTHING = "NonZeroExitCode"
-"""Slurm's reason, which is left out where a replica says more."""
+"""Slurm's reason; it is left out where a replica says more."""
 _STATUS_OF: dict[Outcome, Status] = {"completed": "completed", "cancelled": "cancelled"}
 _WORDS: dict[Outcome, str] = {
     "cancelled": "the job was cancelled",
@@ -100,7 +100,7 @@ class Service:
 
     @property
     def sent(self) -> Sent:
-        """What tells its job from another that has its id."""
+        """What tells its job from another job with the same id."""
         return Sent(self.job_name, self.created_at.timestamp())
 
     @property
@@ -110,7 +110,7 @@ class Service:
 
 
 def as_stored(service: Service) -> JobState | None:
-    """How its job stood when the service was stored, as far as that is known."""
+    """The job's state when the service was stored, as far as it is known."""
     return JobState("running", nodes=service.nodes) if service.started_at else None
 
 
@@ -125,7 +125,7 @@ def advance(
 ) -> Service:
     """The service after a look at its job and its replicas; `ran_seconds` is how long the job has been running.
 
-    `silence` says for how long the scheduler has not answered: `job` is then the last that it said.
+    `silence` says for how long the scheduler has not answered; `job` is then its last answer.
     """
     if service.ended:
         return service
@@ -148,7 +148,7 @@ def _advance(
             service, status="pending", reason=reason, nodes=(), started_at=None, ready_at=None, stopping=False
         )
     runs = replace(service, nodes=job.nodes, started_at=service.started_at or now)
-    if job.suspended:  # nobody answers, and nobody is to blame
+    if job.suspended:  # no engine answers, and none has failed
         return replace(runs, status="running" if runs.ready_at else "starting", reason=_SUSPENDED)
     return _run(runs, replicas, now, ran_seconds)
 
@@ -204,12 +204,12 @@ def _last_words(replicas: Sequence[Replica]) -> list[str]:
 
 
 def _notes(replicas: Sequence[Replica]) -> str:
-    """What is to be said of engines that are well, such as that nothing more than their health call is known of them."""
+    """Notes about engines that are well, such as that only their health call could be tried."""
     return "; ".join(dict.fromkeys(replica.reason for replica in replicas if replica.reason))
 
 
 def _model(service: Service, replicas: Sequence[Replica]) -> str:
-    """The name that clients ask for, as all replicas that are well have it."""
+    """The model name that clients ask for, where all healthy replicas agree on it."""
     names = {replica.models[0] for replica in replicas if replica.status == "running" and replica.models}
     return names.pop() if len(names) == 1 else service.model
 

@@ -34,9 +34,9 @@ from .store import Store
 from .watch import Watch, find_gpu_samplers, last_words_of
 
 FIRST_LOOK_SECONDS = 5.0
-"""How long a start waits to see how the services of before are."""
+"""How long a start waits for the states of the services that it finds."""
 LOOK_SECONDS = 2.0
-"""Between two looks at the services that run: how long an engine that broke can go unnoticed."""
+"""Between two looks at the running services: so long can a broken engine go unnoticed."""
 EAGER_SECONDS = 0.25
 """The same while one of them is on its way to being ready, and something changed within the last…"""
 EAGER_FOR_SECONDS = 5.0
@@ -47,18 +47,18 @@ Trouble = list[str]
 
 @dataclass
 class _Live:
-    """What is known of a service beside its row: it is seen anew after a restart."""
+    """What is known of a service beside its row. It is found again after a restart."""
 
     watch: Watch = field(default_factory=Watch)
     running_since: float | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by whoever talks to the scheduler about its job."""
+    """Held while somebody talks to the scheduler about its job."""
 
 
 class ServiceOrchestrator:
-    """All services of one site. `start` opens the store; whoever starts it closes it.
+    """All services of one site. `start` opens the store; the caller of `start` calls `close`.
 
-    `poller` is that of the site, where others ask about jobs of theirs too.
+    `poller` is shared by all that ask about jobs of this site.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ServiceOrchestrator:
         self._changed_at = self._clock.monotonic()
 
     async def start(self, *, watch: bool = True) -> None:
-        """Find the services of before again, and see how they are. Raises RunError when the store cannot be used.
+        """Find the services again that are in the store, and look at them. Raises RunError when the store cannot be used.
 
         Without `watch` nothing is looked at until `look` is called.
         """
@@ -101,13 +101,15 @@ class ServiceOrchestrator:
         self._trouble = None
         if watch:
             self._watching = asyncio.create_task(self._watch())
-            if not all(service.ended for service in self.list()):  # one that runs has replicas for whoever asks first
+            if not all(
+                service.ended for service in self.list()
+            ):  # so that the first caller sees the replicas of running ones
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FIRST_LOOK_SECONDS):
                         await self._looked.wait()
 
     async def close(self) -> None:
-        """Leave all services as they are, and let go of the store. A bug that ended the watch is raised here."""
+        """Leave all services as they are, and close the store. Raises the bug that ended the watch, if there was one."""
         watching, self._watching = self._watching, None
         if watching:
             watching.cancel()
@@ -126,7 +128,7 @@ class ServiceOrchestrator:
 
     @property
     def trouble(self) -> str | None:
-        """What keeps it from looking after its services, or None."""
+        """Why it cannot look after its services now, or None."""
         if self._watching and self._watching.done():
             return "the services are not looked after any more: restart the orchestrator; its log says what happened"
         return self._trouble
@@ -155,7 +157,7 @@ class ServiceOrchestrator:
         """A new service, `pending` until its job is submitted; or the one that was created with the same `key`.
 
         Raises Unknown for the recipe, ConfigError or UsageError for the config, KeyUsed, and RunError for a full disk. What
-        keeps it from being submitted later is in its `reason`.
+        delays its job later is in its `reason`.
         """
         fingerprint = _fingerprint(recipe_name, config)
         if known := next((one for one in self.list() if key is not None and one.idempotency_key == key), None):
@@ -186,8 +188,8 @@ class ServiceOrchestrator:
     async def cancel(self, service_id: str) -> Service:
         """End a service; one that has ended is left as it is. Raises Unknown, and what the scheduler raises.
 
-        One whose job is not known yet is cancelled at once: it is not submitted any more, and what there is of a job ends
-        when it is known.
+        A service whose job is not known yet is cancelled at once: it is not submitted any more, and a job that exists all the
+        same is ended once it is known.
         """
         self.get(service_id)
         async with self._live[service_id].lock:
@@ -225,7 +227,7 @@ class ServiceOrchestrator:
         )
 
     async def engine_metrics(self, service_id: str) -> str:
-        """What the engines tell of themselves, as Prometheus text. Raises Unreachable when none answers."""
+        """The engines' own metrics, as Prometheus text. Raises Unreachable when none answers."""
         service = self.get(service_id)
         replicas = [replica for replica in self.replicas(service_id) if replica.status == "running"]
         texts = await asyncio.gather(*(self._metrics_of(replica, service.api_key) for replica in replicas))
@@ -258,7 +260,7 @@ class ServiceOrchestrator:
         self._trouble = trouble[0] if trouble else None
 
     async def settled(self) -> None:
-        """Until what is being done about services that are not submitted yet is done, or is to be tried again."""
+        """Wait until the work on services that are not submitted yet is done, or pauses before the next try."""
         await self._starter.settler.idle()
 
     async def _watch(self) -> None:
@@ -278,7 +280,7 @@ class ServiceOrchestrator:
     async def _look_at(self, service: Service, trouble: Trouble) -> None:
         service_id, live, silent = service.id, self._live[service.id], silence(self._jobs.silent_seconds)
         job = self._jobs.of(service.job_id or "") or as_stored(service)
-        if job is None:  # nobody has told of it yet
+        if job is None:  # the scheduler has not told of it yet
             if silent != service.reason and (silent or service.reason.startswith(SILENT)):
                 self.put(replace(service, reason=silent))
             return
@@ -302,7 +304,7 @@ class ServiceOrchestrator:
             self.put(moved)
 
     async def _cancel_job(self, service_id: str) -> Trouble:
-        """Of a service whose end is decided."""
+        """Cancel the job of a service whose end is decided."""
         trouble: Trouble = []
         live = self._live[service_id]
         if not live.lock.locked():
@@ -336,14 +338,14 @@ class ServiceOrchestrator:
         return answer.text if answer.is_success else None
 
     def _running_since(self, service: Service) -> float | None:
-        """When its job began to run, on this process's clock: it ran on while nobody looked."""
+        """When its job began to run, on this process's clock. It kept running while no orchestrator did."""
         if service.started_at is None:
             return None
         ran = (self._clock.now() - service.started_at).total_seconds()
         return self._clock.monotonic() - max(ran, 0.0)
 
     def put(self, service: Service) -> Service:
-        """Keep a service as it is from now on. Raises RunError for a disk that takes nothing, with all as it was."""
+        """Store a service's new state. Raises RunError when the disk takes nothing; then nothing has changed."""
         self._stored.save(service)
         self._services[service.id] = service
         self._live.setdefault(service.id, _Live())
@@ -369,7 +371,7 @@ def _fingerprint(recipe_name: str, config: Mapping[str, object]) -> str:
 
 @contextlib.asynccontextmanager
 async def _noting(trouble: list[str]) -> AsyncIterator[None]:
-    """The site may be out of reach for a while: that is told, and tried again at the next look."""
+    """Note that the site cannot be reached; the next look tries again."""
     try:
         yield
     except (ClusterError, RunError) as error:

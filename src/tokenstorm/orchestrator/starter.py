@@ -1,7 +1,7 @@
 """From a service's row to its job, however long that takes: code that is deployed, a folder, one submission.
 
-The row holds all that is needed, so that a restart goes on from it. What fails and may pass is tried again, and the row's
-`reason` says what is waited for; what Slurm or a recipe refuses ends the service.
+The row holds all that is needed, so that a restart goes on from it. A failure that may pass is tried
+again, and the row's `reason` says what the service waits for. A refusal by Slurm or a recipe ends the service.
 """
 
 import contextlib
@@ -38,19 +38,19 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 
 class Rows(Protocol):
-    """The services, as whoever keeps them has them."""
+    """The rows of services."""
 
     def get(self, service_id: str) -> Service:
         """As it is now."""
         ...
 
     def put(self, service: Service) -> Service:
-        """Keep it as it is from now on. Raises RunError for a disk that takes nothing."""
+        """Store its new state. Raises RunError when the disk takes nothing."""
         ...
 
 
 class Starter:
-    """Starts the services of one site, and sees to it that one which was cancelled before its job was known leaves none."""
+    """Starts the services of one site. A service that was cancelled before its job was known leaves no job behind."""
 
     def __init__(self, site: Site, recipes: Recipes, deployment: Deployment | None, rows: Rows, clock: Clock) -> None:
         self._site, self._recipes, self._deployment = site, recipes, deployment
@@ -67,7 +67,7 @@ class Starter:
         )
 
     async def close(self) -> None:
-        """Leave all as it is; the next start goes on from the rows. What is being withdrawn has a while to be."""
+        """Stop; the next start goes on from the rows. A withdrawal that is under way gets some time to finish."""
         await self.settler.close(last=lambda service_id: self._rows.get(service_id).ended, seconds=WITHDRAW_SECONDS)
 
     def launch(self, recipe_name: str, config: Mapping[str, object], python: str | None = None) -> Launch:
@@ -101,7 +101,7 @@ class Starter:
         self._rows.put(replace(self._rows.get(service_id), job_id=job_id, reason="", config={}))
 
     async def _end(self, service_id: str) -> None:
-        """Of a service that ended before its job was known: nothing is submitted, and what there is is cancelled."""
+        """End a service whose job is not known: never submit it, and cancel a job that exists all the same."""
         service = self._rows.get(service_id)
         job_id = await self._site.scheduler.withdraw(self._job(service, self._site.profile.python))
         if job_id is not None:
@@ -111,7 +111,7 @@ class Starter:
         self._rows.put(replace(service, job_id=job_id, reason=reason, stopping=False, config={}))
 
     async def _fail(self, service_id: str, why: str) -> None:
-        """Of an earlier submission in doubt there may be a job, which is ruled out next."""
+        """Fail a service. An unconfirmed submission may have made a job; that is ruled out next."""
         service = self._rows.get(service_id)
         stopping = not service.ended
         if stopping:
@@ -119,7 +119,7 @@ class Starter:
         self._rows.put(replace(service, stopping=stopping, config={}))
 
     def _say(self, service_id: str, reason: str) -> None:
-        """What a service waits for; one that failed says for ever why."""
+        """Say what a service waits for. A failed service keeps the reason of its failure."""
         service = self._rows.get(service_id)
         with contextlib.suppress(RunError):  # the disk; it is said again at the next try
             if service.status != "failed":
@@ -132,7 +132,7 @@ class Starter:
         return str(await self._deployment.python(kind, say))
 
     def preview(self, service: Service, launch: Launch) -> DryRun:
-        """What would be submitted for a service that nobody keeps. The site is not asked. Raises UsageError."""
+        """What would be submitted for a service that is not stored. The site is not asked. Raises UsageError."""
         profile = self._site.profile
         content, texts = self._folder(service, launch)
         return preview(

@@ -1,4 +1,4 @@
-"""What is seen of one service's replicas: what their node published, and what they answer themselves."""
+"""The state of one service's replicas: what their nodes published, and what they answer themselves."""
 
 import asyncio
 import re
@@ -21,15 +21,15 @@ from .service import Service
 ASK_SECONDS = 3.0
 """An engine that is well answers its health call long before."""
 LATE_AT_MOST = 3
-"""So many health calls in a row a busy engine may let pass; a refusal counts at once."""
+"""A busy engine may leave so many health calls in a row unanswered; a refused connection counts at once."""
 
 _PIECE = 65536
 _OF_SLURM = re.compile(r"(srun|slurmstepd\S*): ")
-"""Lines that say of a command that it ended, behind what it said."""
+"""Lines that only say that a command ended; what it said stands before them."""
 _FILE = re.compile(r"replica\..+\.json")
 _OF_GPUS = re.compile(r"gpus\..+\.json")
 RUN = re.compile(r"job\.run\.([0-9]+)", re.ASCII)
-"""What a job that Slurm queued again leaves in its folder as it begins: how often it was."""
+"""The file in which a job that Slurm queued again notes how often it was started."""
 
 
 class _PublishedGpus(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Watch:
     _late: dict[str, int] = field(default_factory=dict)
     _was_well: set[str] = field(default_factory=set)
     _before: dict[str, Published] | None = None
-    """What there was while the job was in the queue: a run of it that is over has left it."""
+    """What was published while the job was in the queue: an earlier run of the job left it."""
 
     async def look(self, service: Service, nodes: Sequence[str], shell: Shell, client: httpx.AsyncClient) -> None:
         """Read what was published on the nodes of the job, and ask every engine that listens. Raises what the shell raises."""
@@ -79,7 +79,7 @@ class Watch:
         self.replicas = {name: replica for name, replica in self.replicas.items() if name in published}
 
     async def wait_for_a_run(self, service: Service, shell: Shell) -> None:
-        """The job is in the queue: what there is now is of a run before. Raises what the shell raises."""
+        """Note that the job is in the queue: what is published now comes from an earlier run. Raises what the shell raises."""
         if self._before is None or self.replicas:
             self._before = await _published(service, shell)
             self.replicas, self._late, self._was_well = {}, {}, set()
@@ -120,7 +120,7 @@ class Watch:
 
 
 async def last_words_of(service: Service, shell: Shell) -> str:
-    """What a job said last that ended before any engine could: its prologue, or its wrapper. Raises what the shell raises."""
+    """The last words of a job that ended before an engine could say any: of its prologue, or its wrapper. Raises what the shell raises."""
     path, text, offset = service.path / "stderr.log", "", 0
     try:
         while piece := await shell.get(path, offset=offset, limit=_PIECE):

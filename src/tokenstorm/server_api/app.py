@@ -18,7 +18,7 @@ PREFIX = "/api/v1"
 READY_SECONDS = 5.0
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 _OURS = frozenset((b"origin", b"x-forwarded-host"))
-"""Headers that are for this hop: Origin was looked at here."""
+"""Headers that end here: this API has already checked Origin."""
 _ANSWERS = ("2xx", "3xx", "4xx", "5xx", "unreachable")
 _DESCRIPTION = """Inference services on the cluster, from this machine. Everything here is answered by the orchestrator.
 
@@ -48,7 +48,7 @@ def create_app(where: Where, client: httpx.AsyncClient, described: FastAPI, *, t
 
     @app.api_route(PREFIX + "/{path:path}", methods=_METHODS, include_in_schema=False)
     async def forward(request: Request) -> Response:
-        """Hand on anything; what there is, the orchestrator knows."""
+        """Hand on every call; the orchestrator knows which exist."""
         try:
             call = await call_of(request)
             here = (b"x-forwarded-host", request.headers.get("host", "").encode("latin-1"))

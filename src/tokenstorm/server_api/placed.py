@@ -1,11 +1,11 @@
 """An orchestrator that runs on the cluster, on the login node or as a job.
 
-It is started when it is first needed, found again after a restart of the Server API, and started anew, over the same
-store, when it ended: its job's time is over, the login node was booted. Below `<base_path>/orchestrator/`:
+The first call that needs it starts it. The Server API finds it again after a restart, and starts another one over the
+same store when it ended, because its job's time was over or the login node was rebooted. Below `<base_path>/orchestrator/`:
 
 start.json       the latest start: the name of its folder here, with profile.json, token, recipes/, script.sh and logs
 address.json     where it listens, written by the orchestrator itself
-services.….sqlite    its store; whoever has it open is the orchestrator, and a second one ends
+services.….sqlite    its store; the process that has it open is the orchestrator, and a second one ends
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from tokenstorm.jobs.poller import Poller
 from tokenstorm.server_api.where import Address
 
 START_SECONDS = 30.0
-"""How long a call waits for an orchestrator that starts; then it says so, and a later one goes on waiting."""
+"""How long a call waits for an orchestrator to start. Then it fails with a message, and a later call waits on."""
 ALIVE_SECONDS = 10.0
 LEAVE_SECONDS = 30
 """How long before its job's time limit it is told to end."""
 _LOOK_SECONDS = 0.25
 _SOCKET_HOST = "orchestrator"
-"""Stands in URLs for the unix socket, of which they cannot speak."""
+"""Stands for the unix socket in URLs, which have no form for one."""
 
 
 _DETACHED = """cd -- "$1" || exit
@@ -46,15 +46,15 @@ for fd in /proc/self/fd/*; do fd=${fd##*/}; if [ "$fd" -gt 2 ]; then eval "exec 
 setsid bash "$1/script.sh" > stdout.log 2> stderr.log < /dev/null &
 echo $! > pid
 """
-"""It keeps nothing open by which whoever waits for this command would wait for the orchestrator: uvloop lets more
-through than standard input and output.
+"""It closes all other files: with one of them left open, the caller would wait for the orchestrator's end. uvloop passes
+on more than the standard streams.
 """
 
 T = TypeVar("T")
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """`address.json`. `socket` is the path of a unix socket on `host`, where there is one; else `url` is to be used."""
+    """`address.json`. `socket` is the path of a unix socket on `host`; where it is None, `url` is the address."""
 
     start: str
     host: str
@@ -101,14 +101,14 @@ class PlacedOrchestrator:
         return f"its logs are below {self._home}"
 
     async def address(self) -> Address:
-        """Where it answered; started if need be. Raises `ClusterError` while there is none."""
+        """Its address; starts it if need be. Raises `ClusterError` while none answers."""
         async with self._looking:
             if self._known is None:
                 self._known = await self._find_running() or await self._start_and_wait()
             return self._known
 
     async def close(self) -> None:
-        """Give up a deploy that goes on; an orchestrator that runs there goes on."""
+        """Cancel a deploy under way. A running orchestrator keeps running."""
         if self._deploying:
             self._deploying.cancel()
             await asyncio.wait((self._deploying,))
@@ -117,11 +117,11 @@ class PlacedOrchestrator:
         self._known = None
 
     def client(self) -> httpx.AsyncClient:
-        """What reaches it."""
+        """An HTTP client that reaches it."""
         return httpx.AsyncClient(transport=transport(self._site.shell, self._connect), trust_env=False)
 
     async def exists(self) -> bool:
-        """Whether one runs, or waits to. Nothing is started."""
+        """Whether one runs, or waits in the queue. Starts nothing."""
         start = await self._read("start.json", _Start)
         return start is not None and not await self._over(start)
 
@@ -142,11 +142,13 @@ class PlacedOrchestrator:
         return await self._site.shell.open_connection(host, port)
 
     async def _find_running(self) -> Address | None:
-        """The one that runs. None when there is none; raises `Unreachable` when it runs and does not answer."""
+        """The address of the running one; None when none runs. Raises `Unreachable` when it runs and does not answer."""
         start, there = await self._read("start.json", _Start), await self._read("address.json", Published)
         if start is None or there is None or there.start != start.name:
             return None
-        if start.placement == "job" and start.job_id is None:  # without it nobody could end it: a second start tells
+        if (
+            start.placement == "job" and start.job_id is None
+        ):  # without the id nobody could cancel the job; starting again finds it
             return None
         if there.socket is not None:
             await self._check_host(there.host)
@@ -168,7 +170,7 @@ class PlacedOrchestrator:
         raise Unreachable(message)
 
     async def _check_host(self, host: str) -> None:
-        """An alias may stand for several login nodes, and the socket is on one."""
+        """Raises `Unreachable` on another login node: an alias may stand for several, and the socket is on one of them."""
         here = (await self._site.shell.run(["hostname"])).stdout.decode().strip()
         if here != host:
             message = (
@@ -178,16 +180,16 @@ class PlacedOrchestrator:
             raise Unreachable(message)
 
     async def _over(self, start: _Start) -> bool:
-        """Whether nothing of that start runs any more."""
+        """Whether the process or job of that start is over."""
         if start.placement == "login":
             return await self._to_process(start, "kill -0") != 0
-        if start.job_id is None:  # it may have been submitted: doing it again under the same name tells
+        if start.job_id is None:  # it may have been submitted; submitting under the same name again finds it
             return True
         state = await self._poller.state(start.job_id, start.sent)
         return state is not None and state.phase == "ended"
 
     async def _to_process(self, start: _Start, what: str) -> int:
-        """Signal the process of a start on the login node, if that pid is still its own; the status of that."""
+        """Signal a start's process on the login node, if the pid is still its own. Returns the command's status."""
         text = f'read -r pid < "$1/pid" && grep -qF -- "$1" "/proc/$pid/cmdline" && {what} "$pid"'
         return (await self._site.shell.run(["bash", "-c", text, "bash", str(self._home / start.name)])).status
 
@@ -206,7 +208,7 @@ class PlacedOrchestrator:
         raise Unreachable(await self._why_it_waits(start))
 
     async def _start(self, earlier: _Start | None) -> _Start:
-        """Write all that it needs, then start it. What is submitted under one name is submitted once."""
+        """Write all files that it needs, then start it. A name is submitted at most once."""
         profile, shell = self._site.profile, self._site.shell
         python = await self._python()
         placement = profile.orchestrator.placement
@@ -214,10 +216,10 @@ class PlacedOrchestrator:
         unsure = earlier is not None and earlier.placement == placement == "job" and earlier.job_id is None
         name = earlier.name if earlier is not None and unsure else f"start-{secrets.token_hex(6)}"
         start, folder = _Start(name=name, placement=placement), self._home / name
-        there = profile.model_copy(update={"ssh": Ssh()})  # it is where it wants to be
+        there = profile.model_copy(update={"ssh": Ssh()})  # it runs on the cluster itself and needs no login
         # What a table for a kind of job leaves out is the profile's to say: it has to stay out.
         await shell.put(folder / "profile.json", there.model_dump_json(exclude_unset=True).encode())
-        if not unsure or "token" not in await shell.list(folder):  # one that began after all has read its token
+        if not unsure or "token" not in await shell.list(folder):  # a job that began all the same has read its token
             await shell.put(folder / "token", secrets.token_urlsafe(32).encode())
         for file, text in self._recipes.items():
             await shell.put(folder / "recipes" / file, text.encode())
@@ -232,7 +234,7 @@ class PlacedOrchestrator:
         if placement == "job":
             try:
                 start = replace(start, job_id=await self._site.scheduler.submit(job))
-            except RefusedJob:  # there is none under that name, and there will be none
+            except RefusedJob:  # no job has that name, and none will
                 await shell.remove(self._home / "start.json")
                 raise
             await self._write(start)
@@ -245,7 +247,7 @@ class PlacedOrchestrator:
         return start
 
     async def _python(self) -> str:
-        """What runs it there. A deploy goes on behind the calls that wait for it; none waits for longer than for a start."""
+        """The Python that runs it there. A deploy goes on after a call has stopped waiting, which it does after START_SECONDS."""
         if self._deployment is None:
             return self._site.profile.of("cpu").python
         if self._deploying is None:

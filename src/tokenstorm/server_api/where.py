@@ -1,4 +1,4 @@
-"""Where the Server API finds its orchestrator: at an address that it was given, or wherever on the cluster it runs."""
+"""Where the Server API finds its orchestrator: at a fixed address, or at the place on the cluster where it runs."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Address:
-    """A base URL, and the token that is wanted there."""
+    """A base URL, and the token that it demands."""
 
     url: str
     token: str | None = field(default=None, repr=False)
@@ -21,17 +21,17 @@ class Where(Protocol):
         ...
 
     async def address(self) -> Address:
-        """Where it is now. Raises `ClusterError` that says why it is nowhere."""
+        """Its present address. Raises `ClusterError`, which says why there is none."""
         ...
 
     def forget(self) -> None:
-        """Be told that nobody answered there."""
+        """Forget the address: nobody answered there."""
         ...
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Where somebody said that it is."""
+    """A fixed address, given by the user."""
 
     at: Address
 
@@ -43,4 +43,4 @@ class Fixed:
         return self.at
 
     def forget(self) -> None:
-        """There is nowhere else to look."""
+        """Nothing to do: there is only one address."""

@@ -31,7 +31,7 @@ from tokenstorm.runs import data_home
 _NOT_FOUND = 127
 _SOURCE = Path(bare.__file__)
 KNOWN_SECONDS = 300.0
-"""How long what was found is believed: a purge may come at any time."""
+"""How long an answer counts: a site may purge files at any time."""
 BUILD_SECONDS = 600.0
 _LOOK = """
 touch -c -- "$1/$2" && cat -- "$1/$2" && echo &&
@@ -51,7 +51,7 @@ class Deployment:
         self._making: dict[Kind, _Making] = {}
 
     async def there(self, kind: Kind = "cpu") -> bool:
-        """Whether `python` will answer at once. False while it is being deployed for somebody else."""
+        """Whether `python` will answer at once. False while another caller's deploy is under way."""
         if self._fresh(kind) is None and kind not in self._making:
             self._note(kind, await deployed(self._site, kind))
         return self._fresh(kind) is not None
@@ -79,7 +79,7 @@ class Deployment:
                 del self._making[kind]
 
     def _fresh(self, kind: Kind) -> PurePosixPath | None:
-        """What was found not long ago."""
+        """The Python found lately, or None."""
         since, python = self._known.get(kind, (0.0, None))
         return python if monotonic() - since < KNOWN_SECONDS else None
 
@@ -89,7 +89,7 @@ class Deployment:
 
 
 class _Making:
-    """One deploy, and those who are told what it is at. It is given up when nobody waits for it any more."""
+    """One deploy, and the callers that are told its steps. It is given up when no caller waits any more."""
 
     def __init__(self, told: list[Say]) -> None:
         self.task: asyncio.Task[PurePosixPath]
@@ -106,7 +106,7 @@ class _Making:
             say(line)
 
     async def wait(self, say: Say | None) -> PurePosixPath:
-        """Its Python. Raises what became of it instead."""
+        """Wait for its Python. Raises the deploy's error."""
         if say:
             self._told.append(say)
             if self._last:
@@ -141,7 +141,7 @@ async def deployed(site: Site, kind: Kind = "cpu") -> PurePosixPath | None:
 
 
 async def deploy(site: Site, say: Say, kind: Kind = "cpu") -> PurePosixPath:
-    """Put this version on the cluster, where it is not there yet; the Python that runs it. Safe to repeat, and at once.
+    """Put this version on the cluster, unless it is there. Returns the Python that runs it. Safe to repeat, also in parallel.
 
     A node is waited for as long as that takes. `profile.python` is used as it is where it can run this version already. `say` is told each step. Raises UsageError
     when the Python there will not do, or no wheels fit it, and what shell and scheduler raise.
@@ -166,7 +166,7 @@ async def deploy(site: Site, say: Say, kind: Kind = "cpu") -> PurePosixPath:
 
 
 async def bundle_for(site: Site) -> Bundle:
-    """What a profile needs on its cluster: the services too where the orchestrator runs there."""
+    """The bundle that a profile needs on its cluster: with the services where the orchestrator runs there."""
     return await asyncio.to_thread(bundle, services=site.profile.orchestrator.placement != "local")
 
 

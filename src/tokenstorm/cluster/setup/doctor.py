@@ -28,7 +28,7 @@ from tokenstorm.errors import NoNodeFree, RefusedFile, RefusedJob, TokenstormErr
 
 
 def _to_nobody(line: str) -> None:
-    """For those who do not want to know what is waited for."""
+    """Ignores the line that says what is waited for."""
 
 
 async def examine(
@@ -57,7 +57,7 @@ async def examine(
 
 
 def stops_a_run(checks: Sequence[Check]) -> bool:
-    """Whether anything found would."""
+    """Whether any finding keeps a run from starting."""
     return any(check.state == "failed" for check in checks)
 
 
@@ -90,7 +90,7 @@ async def _login(visit: Visit) -> Finding:
 
 
 def _few(sessions: int) -> str:
-    """How few sessions the SSH server gives, and what comes of it; nothing where it gives enough."""
+    """In words, how few sessions the SSH server gives and what follows from that; empty where it gives enough."""
     if sessions >= COUNTED:
         return ""
     if sessions == 1:
@@ -176,7 +176,7 @@ async def _recipe_job(visit: Visit) -> Finding:
 
 
 async def _check_only(visit: Visit, job: Job) -> Finding:
-    """What `sbatch --test-only` says: of the options, of the nodes there are, and not of all limits."""
+    """What `sbatch --test-only` says. It checks options and nodes, and not all limits."""
     shell, profile = visit.site.shell, visit.site.profile
     taken, said = await accepted(shell, job, profile)
     if not taken:
@@ -186,7 +186,7 @@ async def _check_only(visit: Visit, job: Job) -> Finding:
 
 
 async def _submit_after_check(visit: Visit, job: Job) -> Finding:
-    """The same, and a real job like it: limits of partition, account and qos are told by why that one pends."""
+    """The same check, then a real job: only the reason why that one pends shows limits of partition, account and qos."""
     return await _submit_for_real(visit, job, *await _check_only(visit, job))
 
 
@@ -219,7 +219,7 @@ async def _submit_for_real(visit: Visit, job: Job, state: State, said: str) -> F
 
 
 async def _wait_for_verdict(visit: Visit, job: Job, job_id: str) -> tuple[JobState, bool]:
-    """How a job stands once it ended or it is known why it waits, and whether it would for ever."""
+    """Wait until a job ended or Slurm says why it pends. Returns its state, and whether it would pend for ever."""
     began = monotonic()
     while True:
         state = await state_of(visit.site.scheduler, job_id, Sent(job.name)) or JobState("pending")

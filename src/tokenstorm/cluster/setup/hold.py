@@ -1,4 +1,7 @@
-"""A node, held by one job while commands run on it one after another: a queue is waited in once for all of them.
+"""A node, held by one job while commands run on it one after another: they wait in the queue once.
+
+Its job has its own poll, beside `tokenstorm.jobs`: each look is also one for the job's files, and the process that holds
+a node (a doctor, a deploy) watches no other job with which it could share a question.
 
 They run after the profile's prologue and with its variables, on the nodes of a kind of job and by its options. All of it
 travels in files of a folder below the base path, so that nothing stands on a command line, which every user of a machine
@@ -36,7 +39,7 @@ COMMAND_SECONDS = 300.0
 IDLE_SECONDS = 120.0
 """After so long without a command the job ends by itself: its caller is gone."""
 _MINUTES = 8
-"""For the commands; being idle comes on top."""
+"""The time limit for the commands; the idle time is added."""
 _END_SECONDS = 15.0
 _STATE_SECONDS = 5.0
 _SERVE = r"""
@@ -55,7 +58,7 @@ done
 """
 _FROM_STDIN = "exec bash /dev/fd/3 3<&0 </dev/null"
 Say = Callable[[str], None]
-"""Is told, in a line, what is waited for."""
+"""Called with a line that says what is waited for."""
 
 
 class Node(Protocol):
@@ -106,7 +109,7 @@ async def hold(
 
 @contextlib.asynccontextmanager
 async def submitted(site: Site, job: Job) -> AsyncIterator[JobId]:
-    """A job that is cancelled afterwards, and its folder removed."""
+    """Submit a job; cancel it and remove its folder afterwards."""
     job_id = None
     try:
         try:
@@ -147,7 +150,7 @@ def where(site: Site, kind: Kind) -> str:
 
 
 async def written(site: Site, path: PurePosixPath) -> str:
-    """What stands in a file, for people; nothing if it is not there."""
+    """A file's text, for people; empty if there is no such file."""
     try:
         return (await site.shell.get(path)).decode(errors="replace").strip()
     except FileNotFoundError:
@@ -266,5 +269,5 @@ async def _end(site: Site, job_id: JobId, sent: Sent) -> None:
 
 
 def _pause(waited: float, most: float = OFTEN_SECONDS) -> float:
-    """Seconds until the next look: the longer it takes, the more."""
+    """Seconds until the next look; they grow with the time waited."""
     return min(0.1 + waited / 10, most)

@@ -29,7 +29,7 @@ _FIND = "case $1 in '~/'*) set -- \"$HOME/${1#'~/'}\";; esac; command -v \"$1\""
 
 
 async def _node(visit: Visit) -> Finding:
-    """That a node runs a command, and that both sides see each other's files, which is how that comes about."""
+    """Check that a node runs a command, and that node and login see each other's files, by which the command travels."""
     node = await visit.node("cpu")
     began = monotonic()
     text = '[ "$1" = local ] || command -v srun'
@@ -72,7 +72,7 @@ async def _python(visit: Visit) -> Finding:
 
 
 async def _gpu_python(visit: Visit) -> str:
-    """The same of jobs with GPUs, where they have a Python or a prologue of their own."""
+    """The same check for jobs with GPUs, where they have a Python or a prologue of their own."""
     profile = visit.site.profile
     if not {"python", "prologue"} & profile.gpu.model_fields_set:
         return ""
@@ -187,7 +187,7 @@ async def _interface(visit: Visit) -> Finding:
 
 
 async def _cancel(echo: "asyncio.Task[Output]") -> None:
-    """Its process too: the event loop may close right after."""
+    """End the program and its process: the event loop may close right after."""
     echo.cancel()
     await asyncio.wait((echo,))
 
@@ -212,7 +212,7 @@ async def _inside(visit: Visit) -> Finding:
 
 
 async def _by_relay(visit: Visit, way: Literal["by_relay", "from_inside"], what: str) -> Finding:
-    """A way that is of use where forwarding is not to be had; that it fails stops nothing by itself."""
+    """Try the relay, which is needed where the server forwards nothing. Its failure alone stops no run."""
     if not isinstance(visit.site.shell, Remote):
         return "skipped", "there is no login node on the way"
     if problem := await _greeted(visit, getattr(visit.site.shell.reach, way)):

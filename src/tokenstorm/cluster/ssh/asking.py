@@ -8,7 +8,7 @@ Ask = Callable[[str, bool], str]
 """Asks the user: the prompt, and whether what is typed is shown. It blocks, and is called in a thread."""
 
 TYPING_SECONDS = 180.0
-"""How long a login may take that somebody types for."""
+"""How long a login may take while the user types."""
 
 
 async def typed(ask: Ask, prompt: str, shown: bool) -> str:  # noqa: FBT001 - as SSH servers say it of each prompt

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from tokenstorm.errors import Unreachable
 
 BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""How long after a failed login the next one is tried, by the number of failures."""
+"""Seconds from a failed login to the next try, by the number of failures."""
 REFUSED_SECONDS = (10.0, 60.0, 240.0, 600.0)
-"""The same after one that was refused: sites ban those who try again and again."""
+"""The same after a refusal: sites ban users who try again and again."""
 
 
 class BackOff:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 ANSWER_SECONDS = 5.0
-"""A master that says nothing for so long has stopped."""
+"""A master that is silent for so long has stopped."""
 _VERSION = 4
 _HELLO, _ALIVE_CHECK, _ALIVE = 0x00000001, 0x10000004, 0x80000005
 _LONGEST = 2**16
@@ -26,7 +26,7 @@ class Control:
 
     @classmethod
     async def to(cls, path: Path) -> Self | None:
-        """None where nobody listens, or nobody answers."""
+        """Connect to a master; None where nobody listens or answers."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(str(path))
@@ -69,7 +69,7 @@ def _message(*fields: int) -> bytes:
 
 
 async def _end(reader: asyncio.StreamReader) -> None:
-    """Until the master is gone."""
+    """Wait until the master is gone."""
     try:
         while await reader.read(_LONGEST):
             pass

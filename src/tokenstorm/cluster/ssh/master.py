@@ -37,11 +37,11 @@ PERSIST_SECONDS = 5
 SOCKET_ROOM = 40
 """The longest folder above our own that leaves room for its name, a socket's, and what ssh puts behind that."""
 NO_MASTER = "tokenstorm-no-master"
-"""What an ssh says that finds no master to go through."""
+"""What an ssh prints when it finds no master to go through."""
 NO_ROOM = "Session open refused by peer"
 _CUT = re.compile(r"Connection (?:(?:closed|reset) by|to) UNKNOWN port")
 _NOBODY = re.compile(r" (?:with|from|by|to) UNKNOWN port \d+")
-"""How ssh names what is at the other end of a command, which may have ended, or lead to a machine that said no."""
+"""How ssh names the other end of a ProxyCommand, which may have ended, or lead to a machine that refused."""
 # What ~/.ssh/config may say for terminals is not for us. A host key is known, or refused.
 _OURS = (
     "StrictHostKeyChecking=yes",
@@ -90,7 +90,7 @@ class Master:
             self._asks = False  # nobody may be there when it is made again
 
     async def doubt(self) -> None:
-        """A master that stands still is given up, and ended if it is ours: the next command logs in anew."""
+        """Give up a master that does not answer, and end it if it is ours: the next command logs in again."""
         control = self._control
         if control is None:
             return
@@ -116,7 +116,7 @@ class Master:
         return await start(*self._mux(self._control.path), *arguments)
 
     def _mux(self, control: Path) -> list[str]:
-        """Options with which ssh goes through a master or nowhere: where there is none, it says a word of ours."""
+        """Options that make ssh go through a master or nowhere: without a master, it prints NO_MASTER."""
         nowhere = f"ProxyCommand=sh -c 'echo {NO_MASTER} >&2'"
         own = options("BatchMode=yes", "ControlMaster=no", nowhere, *(("StdinNull=no",) if self._stdin_null else ()))
         return [*self._options(), *own, "-S", escaped(control)]
@@ -262,7 +262,7 @@ async def _locked(path: Path) -> AsyncIterator[None]:
 
 
 def _read_and_remove(file: Path) -> bytes:
-    """What stands in a file, if it is there, which is removed."""
+    """A file's content, empty if there is none; the file is removed."""
     try:
         return file.read_bytes()
     except FileNotFoundError:

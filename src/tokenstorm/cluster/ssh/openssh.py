@@ -67,7 +67,7 @@ class OpenSSH(Remote):
         return other
 
     async def _forward(self, host: str, port: int) -> Streams:
-        """Ssh tells in what -v prints that it is connected, and of a refusal not whose it was."""
+        """With -v ssh prints that it is connected. A refusal does not say whose it was."""
         process = await self._master.through("-v", "-W", f"{in_url(host)}:{port}", "--", self.host)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):

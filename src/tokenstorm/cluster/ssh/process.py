@@ -1,4 +1,4 @@
-"""An ssh of the user's own as a process: how it is started, heard and ended, and what its arguments look like."""
+"""The user's own ssh as a process: start it, read what it says, end it, and write its arguments."""
 
 import asyncio
 import contextlib
@@ -50,8 +50,8 @@ async def hear(process: Process, heard: bytearray, *, aloud: bool) -> None:
 async def ended(process: Process, *, politely: bool = False) -> None:
     """End it, if it has not. One that may have a terminal in its hands is first given the time to let go of it.
 
-    Its end is not waited for by Process.wait(), which wants that of its streams too: a master holds them as long as the
-    command runs on the server, and so does an ssh to a jump host.
+    Process.wait() would also wait for the end of its streams, and a master, or an ssh to a jump host, holds those as long
+    as the command runs on the server.
     """
     for number, turns in ((signal.SIGTERM, 200), (signal.SIGKILL, None)) if politely else ((signal.SIGKILL, None),):
         if process.returncode is None:
@@ -76,7 +76,7 @@ async def ended(process: Process, *, politely: bool = False) -> None:
 
 @contextlib.contextmanager
 def same_terminal() -> Iterator[None]:
-    """However ssh is left at a prompt of its own: afterwards one sees again what one types."""
+    """Restore the terminal's settings afterwards: an ssh that ends at its prompt leaves echo off."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:

@@ -19,25 +19,25 @@ from tokenstorm.errors import ClusterError, Unreachable
 
 CONNECT_SECONDS = 20.0
 HEAD_START_SECONDS = 2.0
-"""How long the way that is tried first is alone."""
+"""How long the first way is tried alone."""
 INSIDE_SECONDS = 60.0
-"""How long the way from inside a job is the first, once it alone worked: passing through a job costs that job something."""
+"""How long the way from inside a job is tried first, once only it worked. It costs that job CPU time, so not for ever."""
 AGAIN_SECONDS = 30.0
-"""After a relay could not be started, how long that is not tried again."""
+"""How long a relay that could not be started is not tried again."""
 SOURCE = inspect.getsource(relay)
 ON_LOGIN_NODE = ("python3", "-c", SOURCE)
 
 
 class Forbidden(ConnectionRefusedError):
-    """The SSH server forwards nothing, or not to there, or nobody listens there and it does not tell which."""
+    """The SSH server forwards nothing, or not to that address, or nobody listens there: it does not tell which."""
 
 
 class LostEarly(Unreachable):
-    """The connection to the login node was lost before anything was begun by it."""
+    """The connection to the login node broke before anything was begun."""
 
 
 class NoRelay(Unreachable):
-    """The relay cannot be started there, and told why: it would be the same again."""
+    """The relay cannot be started there and said why: trying again would not help."""
 
 
 Opening = Callable[[str, int], Awaitable[Streams]]
@@ -64,7 +64,7 @@ class Reach:
         """Ways that were not taken: each may still be ending a process of its own."""
 
     async def open(self, host: str, port: int) -> Streams:
-        """The way from the login node has a head start, unless a moment ago only the other one worked.
+        """Try the way from the login node first, unless only the way from inside a job worked shortly before.
 
         Raises OSError when nobody listens there or it cannot be reached, and Unreachable.
         """
@@ -87,7 +87,7 @@ class Reach:
         return await self._on_login_node.open(str(path), 0)
 
     async def from_login_node(self, host: str, port: int) -> Streams:
-        """By forwarding; where the SSH server will not, by the relay, which then goes on being used."""
+        """By forwarding; where the SSH server forwards nothing, by the relay, which is then kept in use."""
         if self._forwards:
             try:
                 return await self._forward(host, port)
@@ -132,7 +132,7 @@ class Reach:
             await asyncio.wait(self._left)
 
     async def _first(self, ways: Sequence[Opening], host: str, port: int) -> tuple[Streams, Opening]:
-        """The connection of the first way that gets one; each is begun when the one before failed, or has been alone long enough.
+        """The first connection that any way gets. Each way is begun when the one before it failed, or had its head start.
 
         Raises the error of a way that was answered, before that of one that was not.
         """
@@ -160,7 +160,7 @@ class Reach:
 
 
 class Through:
-    """One relay, started with the first connection that wants it, and anew after its end."""
+    """One relay: started for the first connection that needs it, and started again after its end."""
 
     def __init__(self, name: str, talk: Talk, argv: Sequence[str], lost: tuple[type[Exception], ...]) -> None:
         self._name, self._talk, self._argv, self._lost = name, talk, argv, lost
@@ -195,7 +195,7 @@ class Through:
             await asyncio.wait((self._running,))
 
     async def _running_relay(self) -> Relay:
-        """It starts in a task of its own, so that a caller who gives up does not end it for the others."""
+        """The relay, started if need be: in a task of its own, so that a caller that gives up does not end it for others."""
         if self._running is None or self._running.done():
             loop = asyncio.get_running_loop()
             if loop.time() < self._not_before:
@@ -232,13 +232,13 @@ class Through:
 
 
 def _close_unwanted(task: "asyncio.Task[Streams]") -> None:
-    """One that connected after it was not wanted any more."""
+    """Close a connection that was made after another way had won."""
     if not task.cancelled() and not task.exception():
         task.result()[1].close()
 
 
 async def pair() -> tuple[Streams, Streams]:
-    """Two ends of one pipe, for what is no stream of asyncio."""
+    """Two connected pairs of asyncio's streams, to stand in for what is no stream of asyncio."""
     one, other = socket.socketpair()
     try:
         near = await asyncio.open_connection(sock=one)

@@ -120,7 +120,7 @@ class Relay:
             await asyncio.gather(self._up(number, connection), self._down(number, connection))
 
     async def _for_us(self, number: int, connection: "_Connection") -> None:
-        """Both ways, until both ends said theirs, or nobody is at ours any more."""
+        """Carry both directions until both ends have closed, or our end has hung up."""
         down = asyncio.ensure_future(self._down(number, connection))
         with self._ending(number, connection):
             try:
@@ -148,7 +148,7 @@ class Relay:
         task.add_done_callback(lambda _: self._tasks.pop(number))
 
     async def _up(self, number: int, connection: "_Connection") -> None:
-        """From our end to the other side, as far as there is room."""
+        """From our end to the other side, as fast as the other side takes it."""
         try:
             while True:
                 while connection.room <= 0:
@@ -164,7 +164,7 @@ class Relay:
         await self._send(_END, number, b"")
 
     async def _down(self, number: int, connection: "_Connection") -> None:
-        """From the other side to our end. What an end that broke does not take is dropped, not held back."""
+        """From the other side to our end. Once our end is broken, the rest is dropped, so that it holds nothing up."""
         broken = False
         while True:
             data = await connection.coming.get()
@@ -196,7 +196,7 @@ class _Connection:
 
 
 def hung_up(writer: Any) -> bool:
-    """Whether a stream that came to its end was closed on the other side, which then hears nothing more either."""
+    """Whether the peer of a stream that came to its end has closed it altogether, and so reads nothing more either."""
     if writer.transport.is_closing():
         return True
     polled = select.poll()

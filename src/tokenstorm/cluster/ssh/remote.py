@@ -26,9 +26,9 @@ from tokenstorm.cluster.ssh.transfer import ByCommands, Leftovers
 from tokenstorm.errors import CommandFailed, Unconfirmed, Unreachable
 
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
-"""How long a connection may be silent before it is asked whether it lives, and how often it is asked in vain."""
+"""After so many silent seconds a keepalive is sent; after so many without an answer the connection is given up."""
 OUTPUT_BYTES = 64 * 2**20
-"""What a command may say at most."""
+"""The most that a command may print."""
 _READ = 65536
 T = TypeVar("T")
 
@@ -71,11 +71,11 @@ class Remote(ABC):
 
     @abstractmethod
     def _another(self) -> "Remote":
-        """The same machine, by a login of its own for which nobody is asked."""
+        """The same machine, by another login, for which the user is not asked."""
 
     @abstractmethod
     async def _forward(self, host: str, port: int) -> Streams:
-        """A connection that the SSH server makes. Raises `Forbidden` when it may be that it makes none."""
+        """A connection forwarded by the SSH server. Raises `Forbidden` when the server may be forwarding nothing."""
 
     async def run(
         self,
@@ -121,7 +121,7 @@ class Remote(ABC):
         return answer
 
     async def execute_remote_command(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0) -> bytes:
-        """What a command says, when it ends well. Raises CommandFailed when it does not."""
+        """A command's output. Raises CommandFailed when it fails."""
         done = await self.run(argv, stdin=stdin, timeout=timeout)
         if done.status:
             raise CommandFailed(argv, done.status, done.stdout, done.stderr)
@@ -141,7 +141,7 @@ class Remote(ABC):
             return await client.request(method, url, content=content, headers=headers)
 
     async def sync_logs_from_remote(self, folder: PurePosixPath, home: Path, names: Sequence[str] = LOGS) -> None:
-        """Bring what is new in files that grow there; those that are not there yet are left out."""
+        """Fetch what is new in growing files; files that do not exist yet are left out."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 await fetch_new(self, folder / name, home / name)
@@ -174,17 +174,17 @@ class Remote(ABC):
 
     @abstractmethod
     async def _doubt(self) -> None:
-        """A command was not answered in time: see whether the connection still is one."""
+        """A command got no answer in time: check that the connection still works."""
 
     def _never_begun(self, said: str) -> Exception:
-        """What to raise for a session that ended before its shell asked for the command; `said` is what came instead."""
+        """The error for a session that ended before its shell asked for the command; `said` is what it printed instead."""
         if not said:
             return self._lost_early()
         return Unreachable(self._with_host(f"its login shell runs no commands: {said}"))
 
     @asynccontextmanager
     async def _talk(self, argv: Sequence[str]) -> AsyncIterator[Session]:
-        """A command that one talks with, and that stays."""
+        """A command that stays open, to exchange data with."""
         command = talking(argv)
         async with self._staying(command) as session:
             session.stdin.write(command.script)
@@ -282,7 +282,7 @@ class Remote(ABC):
         return b"".join(parts)
 
     async def _carried(self, reader: Any, writer: Any, end: Callable[[], Awaitable[None]]) -> Streams:
-        """Streams of asyncio for two that are none, or are not of one connection; `end` is called when both sides are done, or nobody is at ours."""
+        """Asyncio's streams for a reader and a writer of another kind. `end` is called when both sides are done, or our side has hung up."""
         try:
             near, far = await pair()
         except BaseException:
@@ -324,7 +324,7 @@ class Remote(ABC):
             target.close()
 
     def _few(self, lead: str) -> str:
-        """How few sessions the server gives, in words; nothing where it gives enough."""
+        """In words, how few sessions the server gives; empty where it gives enough."""
         given = self._sessions.given
         return "" if given is None else f"{lead} {given} session{'s' * (given > 1)} at a time (MaxSessions)"
 

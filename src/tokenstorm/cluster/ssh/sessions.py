@@ -1,7 +1,7 @@
 """The sessions of one login: an SSH server gives a few at once (sshd's MaxSessions), and how many is found out by asking.
 
-Commands and transfers take a session each, and so does a relay, which stays. Forwarded connections take none. Whatever finds
-no room waits for others to end; what stays never takes the last one, since nothing else would ever run.
+Commands and transfers take a session each, and so does a relay, which stays. Forwarded connections take none. Work that finds
+no room waits for others to end. A relay never takes the last session, since then nothing else would ever run.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ SESSIONS = 8
 COUNTED = 4
 """Up to how many are counted, where one wants to know: beyond, nothing of ours waits long."""
 BELIEVED_SECONDS = (0.02, 0.05)
-"""A session that ended may count for a moment longer: that there is no room is believed when it is still so after these."""
+"""The server may count an ended session for a moment longer: only a refusal that lasts beyond these pauses counts."""
 AGAIN_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""How long one that there is no room for waits before it is asked for again: others may share the login."""
+"""The pauses before a refused session is asked for again: others may share the login."""
 MORE_SECONDS = 60.0
-"""After so long one more than there was room for is tried: others who share the login may be gone."""
+"""After so long, try one more session than was given before: others who share the login may have left."""
 
 T = TypeVar("T")
 
 
 class NoRoom(Exception):
-    """The server opens no further session for now: it has as many as it gives."""
+    """The server refuses a further session for now: it gives no more."""
 
 
 class Place:
@@ -45,7 +45,7 @@ class Place:
 
 
 def _forget_error(closing: "asyncio.Future[None]") -> None:
-    """A session whose connection broke, or that was refused, is closed too."""
+    """Take in the error of a session whose connection broke or that was refused: it is closed too."""
     if not closing.cancelled():
         closing.exception()
 

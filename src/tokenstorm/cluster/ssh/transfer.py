@@ -23,7 +23,7 @@ Run = Callable[..., Awaitable[Output]]
 
 
 class Files(Protocol):
-    """A way by which files are moved. It means the same as in `Shell`, and raises the same."""
+    """A way to move files. Its methods mean and raise the same as those of `Shell`."""
 
     async def put(self, path: PurePosixPath, data: bytes, mode: int) -> None: ...
 
