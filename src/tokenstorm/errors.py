@@ -20,6 +20,7 @@
 A request that fails is not an error but data: see `tokenstorm.result.Failure`.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -28,6 +29,18 @@ import msgspec
 
 NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not the JSON they should be."""
+
+
+_WORD = re.compile(r"[A-Z][a-z]")
+"""The beginning of a word that may be small; "JSON" is not one."""
+
+
+def fault(error: Exception) -> str:
+    """What a decoder found, the field first: "`counts.sent`: expected `int`, got `str`"."""
+    what, _, place = str(error).partition(" - at ")
+    field = place.removeprefix("`key` in ").strip("`").removeprefix("$").lstrip(".")
+    said = what[:1].lower() + what[1:] if _WORD.match(what) else what
+    return f"`{field}`: {said}" if field else said
 
 
 class TokenstormError(Exception):

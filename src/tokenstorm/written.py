@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from tokenstorm import __version__
-from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
+from tokenstorm.errors import NOT_JSON, OtherVersion, RunError, fault
 
 SCHEMA = 1
 T = TypeVar("T")
@@ -97,14 +97,6 @@ def read_lines(path: Path, kind: type[T], skip: Skip) -> Iterator[T]:
                 yield value
 
 
-def fault(error: Exception) -> str:
-    """What a decoder found, the field first: "`counts.sent`: expected `int`, got `str`"."""
-    what, _, place = str(error).partition(" - at ")
-    field = place.removeprefix("`key` in ").strip("`").removeprefix("$").lstrip(".")
-    said = what[:1].lower() + what[1:] if _WORD.match(what) else what
-    return f"`{field}`: {said}" if field else said
-
-
 def _made(data: bytes) -> _Made | None:
     try:
         return msgspec.json.decode(data, type=_Made)
@@ -127,6 +119,4 @@ def _major_minor(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (-1, -1)
 
 
-_WORD = re.compile(r"[A-Z][a-z]")
-"""The beginning of a word that may be small; "JSON" is not one."""
 _OURS = _major_minor(__version__)

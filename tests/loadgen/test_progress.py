@@ -8,6 +8,7 @@ from tokenstorm.loadgen import progress
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.messages import Delta, Live
 from tokenstorm.loadgen.progress import Progress
+from tokenstorm.loadgen.standing import standing_of
 from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.goodput import Good
 from tokenstorm.metrics.reports import DiskReport
@@ -51,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def running(clock: Clock, group: Group, up: dict[int, bool], *, starts_in: float = 0.0) -> Progress:
-    some = Progress(PLAN, group, lambda: up)
+    some = Progress(PLAN, group, lambda: up, standing_of)
     some.phase = "running"
     some.start_at = clock.now + round(starts_in * SECOND)
     return some
@@ -116,7 +117,7 @@ def test_the_share_of_good_requests_is_told_while_a_run_with_objectives_goes_on(
 ) -> None:
     some = plan(ranks=1, requests_per_second=10.0, duration_seconds=4.0, slo=slo)
     group = Group(some)
-    progress = Progress(some, group, lambda: {0: True})
+    progress = Progress(some, group, lambda: {0: True}, standing_of)
     progress.phase, progress.start_at = "running", clock.now
     assert progress.status().goodput is None
     group.add(0, replace(news(0, "measured"), tally=Tally(counts=Counts(scheduled=4, sent=4), good=Good(count=3))))

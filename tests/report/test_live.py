@@ -15,6 +15,7 @@ from tokenstorm.loadgen.live import Glance, Minute, Recent, Status
 from tokenstorm.loadgen.messages import Delta, Live
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.recent import LastMinute
+from tokenstorm.loadgen.standing import standing_of
 from tokenstorm.metrics.reports import DiskReport
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.report.live import heading, live_line, panel_lines, sparkline
@@ -146,7 +147,7 @@ def test_rates_of_the_last_seconds_are_no_mean_of_the_whole_run() -> None:
 def test_the_first_answers_tell_how_many_clients_the_rate_needs(phase: str) -> None:
     """15 a second, 1.3 s each, 10 clients."""
     group = Group(plan(requests_per_second=15.0, num_clients=10, warmup_seconds=30.0 if phase == "warmup" else 0.0))
-    progress = Progress(group.plan, group, lambda: {0: True})
+    progress = Progress(group.plan, group, lambda: {0: True}, standing_of)
     tally = Tally(service_ns=4 * 1_300_000_000)
     (tally.warmup if phase == "warmup" else tally.counts).succeeded = 4
     for waiting in (0, 7):

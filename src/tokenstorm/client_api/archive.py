@@ -15,7 +15,7 @@ from tokenstorm.client_api.homecoming import Expected, bring, missing, status_of
 from tokenstorm.cluster.local import LocalShell
 from tokenstorm.cluster.shell import Shell
 from tokenstorm.cluster.ssh.files import LOGS, PART
-from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
+from tokenstorm.errors import NOT_JSON, OtherVersion, RunError, fault
 from tokenstorm.jobs.logs import read_on
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
@@ -23,7 +23,6 @@ from tokenstorm.report.rows import ParquetTable, csv_head, csv_rows
 from tokenstorm.report.whole import last_results
 from tokenstorm.result import Result
 from tokenstorm.runs import RunPaths, write_atomically
-from tokenstorm.written import fault
 
 MakePage = Callable[[RunPaths, Summary], str]
 """Writes the report of a run into its folder; returns in words what was wrong, and never raises."""

@@ -10,10 +10,9 @@ import httpx
 import msgspec
 
 from tokenstorm.cluster.shell import Shell
-from tokenstorm.errors import NOT_JSON, Unreachable, UsageError
+from tokenstorm.errors import NOT_JSON, Unreachable, UsageError, fault
 from tokenstorm.loadgen.live import Status
 from tokenstorm.sdk.lines import Lines
-from tokenstorm.written import fault
 
 ASK_EVERY = 0.5
 """Seconds between questions to a launcher whose run has not started: its events begin with the first second."""

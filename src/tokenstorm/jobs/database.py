@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from tokenstorm import __version__
-from tokenstorm.errors import NOT_JSON, RunError
+from tokenstorm.errors import NOT_JSON, RunError, fault
 from tokenstorm.runs import make_private
-from tokenstorm.written import fault
 
 BUSY_SECONDS = 0.5
 """How long another process may take to close the file."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from tokenstorm.errors import NOT_JSON, TokenstormError, UsageError
+from tokenstorm.errors import NOT_JSON, TokenstormError, UsageError, fault
 from tokenstorm.loadgen.interrupts import handle_signals
 from tokenstorm.loadgen.launcher import Launcher
 from tokenstorm.loadgen.process import run_rank
@@ -18,7 +18,6 @@ from tokenstorm.loadgen.series import SeriesDriver
 from tokenstorm.plan import read_plan
 from tokenstorm.runs import RunPaths, SeriesPaths
 from tokenstorm.series import read_series
-from tokenstorm.written import fault
 
 
 class Secrets(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tokenstorm.errors import NOT_JSON
-from tokenstorm.written import fault
+from tokenstorm.errors import NOT_JSON, fault
 
 DETAIL_CHARACTERS = 300
 MOST_CHOICES = 1024

@@ -31,6 +31,7 @@ from tokenstorm.loadgen.ranks import Ranks
 from tokenstorm.loadgen.replay import keep_rows
 from tokenstorm.loadgen.sampling import Sampler
 from tokenstorm.loadgen.sizing import too_little_room
+from tokenstorm.loadgen.standing import standing_of
 from tokenstorm.loadgen.workload import prepare, read_workload
 from tokenstorm.metrics.reports import Environment, PromptStock, WorkloadFacts
 from tokenstorm.metrics.summarize import Run, summarize
@@ -84,7 +85,7 @@ class Launcher:
         secret = secret or secrets.token_urlsafe(32)
         self._group = Group(plan)
         self._ranks = Ranks(plan, paths, secret, self._group.add)
-        self._progress = Progress(plan, self._group, self._ranks.up)
+        self._progress = Progress(plan, self._group, self._ranks.up, standing_of)
         self._port = Port(secret, self._progress, accept=self._ranks.accept, obey=self.obey)
         self._sampler = Sampler(plan, api_key)
         self._power = PowerSampler(plan.gpu_sources, api_key)

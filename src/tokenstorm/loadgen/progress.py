@@ -1,6 +1,6 @@
 """How far a group is: the launcher's own phase and clock, and what its ranks reported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic_ns
 
@@ -8,7 +8,6 @@ from tokenstorm.loadgen.arrivals import needed_ahead, rate_at
 from tokenstorm.loadgen.group import Group
 from tokenstorm.loadgen.live import NOTHING_SAMPLED, Glance, Sampled, Standing, Status, TimelineLine
 from tokenstorm.loadgen.recent import LastMinute
-from tokenstorm.loadgen.standing import standing_of
 from tokenstorm.metrics.counts import Outcomes
 from tokenstorm.metrics.exposition import render
 from tokenstorm.metrics.reports import Environment
@@ -19,16 +18,20 @@ SECOND_NS = 10**9
 SETTLE_SECONDS = 0.1
 """A second's line is written this long after its end: by then the deltas of all ranks have come."""
 
+Judge = Callable[[Group, Mapping[int, bool], int, Environment], Standing]
+"""From a group, which of its ranks are there, how far their deltas are (nanoseconds from the start) and what it runs with."""
+
 
 class Progress:
     """What the launcher answers about its run at any moment.
 
     `phase` is the launcher's; while it is "running", the phases of the ranks count. `start_at` is the common start on
     this machine's monotonic clock and `window_end` the window's end counted from it, both in nanoseconds; None while
-    nobody knows. `second` is the first second that has no line yet. `ranks_up` returns which ranks are there. `late_seconds` and `environment` are as in `Status`.
+    nobody knows. `second` is the first second that has no line yet. `ranks_up` returns which ranks are there, `judge` how the group stands by what is
+    known so far. `late_seconds` and `environment` are as in `Status`.
     """
 
-    def __init__(self, plan: Plan, group: Group, ranks_up: Callable[[], dict[int, bool]]) -> None:
+    def __init__(self, plan: Plan, group: Group, ranks_up: Callable[[], dict[int, bool]], judge: Judge) -> None:
         self.phase = "starting"
         self.start_at: int | None = None
         self.window_end = plan.window_end_ns
@@ -37,7 +40,7 @@ class Progress:
         self.environment: Environment | None = None
         self.plan = plan
         self._group = group
-        self._ranks_up = ranks_up
+        self._ranks_up, self._judge = ranks_up, judge
         self._standing = Standing()
         self._minute = LastMinute()
 
@@ -78,7 +81,7 @@ class Progress:
         group = self._group
         line = group.close(second, group.phase_of(second, end), group.target_of(second, end), sampled)
         known = (second + 1) * SECOND_NS if end is None else min((second + 1) * SECOND_NS, end)
-        self._standing = standing_of(group, self._ranks_up(), known, self.environment or Environment())
+        self._standing = self._judge(group, self._ranks_up(), known, self.environment or Environment())
         self._minute.add(line)
         return line
 

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenstorm.errors import NOT_JSON, PlanError
+from tokenstorm.errors import NOT_JSON, PlanError, fault
 from tokenstorm.loadgen.formats import binary_format, is_json_line, named_format, record_format, text_format
 from tokenstorm.strict import Count
-from tokenstorm.written import fault
 
 _READ: Final = (
     "what is read is UTF-8 text with a prompt a line, or JSON lines with `prompt` or `messages`, "

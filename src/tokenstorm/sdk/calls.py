@@ -13,9 +13,8 @@ from urllib.parse import quote
 import msgspec
 
 from tokenstorm.api import dry_run, group_answers, groups, services
-from tokenstorm.errors import NOT_JSON, ApiError, UsageError
+from tokenstorm.errors import NOT_JSON, ApiError, UsageError, fault
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.written import fault
 
 P = ParamSpec("P")
 T = TypeVar("T")
