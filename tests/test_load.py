@@ -71,6 +71,8 @@ TYPED = {
     "labels": ("--label", "team=hpc"),
     "endpoint": ("--endpoint", "completions"),
     "inputs": ("--endpoint", "embeddings", "--inputs", "3"),
+    "models": ("--models", "a@3,b"),
+    "cancel": ("--cancel", "10%@20tokens"),
     "custom": ("--custom", "ollama-chat"),
     "headers": ("--header", "x-tenant=hpc"),
     "api_key_header": ("--api-key-header", "x-api-key"),

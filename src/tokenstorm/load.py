@@ -12,9 +12,21 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from tokenstorm.custom import Custom, check_headers
-from tokenstorm.errors import PlanError
-from tokenstorm.load_parts import DOCUMENTS, GENERATING, PAIRING, Arrival, Column, Kind, Operation, Slo, Trace
+from tokenstorm.custom import Custom, check_headers, placeholders_in
+from tokenstorm.load_parts import (
+    DOCUMENTS,
+    GENERATING,
+    PAIRING,
+    Arrival,
+    Cancel,
+    Column,
+    Kind,
+    ModelShare,
+    Operation,
+    Slo,
+    Trace,
+)
+from tokenstorm.misfits import load_error
 from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
 
 T = TypeVar("T")
@@ -90,6 +102,15 @@ class Load(Strict, frozen=True, kw_only=True):
             Option("--model", "NAME", "requests"),
         ),
     ] = None
+    models: Annotated[
+        tuple[ModelShare, ...],
+        Meta(max_length=256),
+        doc(
+            "Several models, such as adapters (LoRA), each with its part of the requests and its own times; instead of `model`",
+            Option("--models", "NAME@WEIGHT,…", "requests"),
+            [{"name": "base", "weight": 3}, {"name": "adapter-1"}],
+        ),
+    ] = ()
     stream: Annotated[bool, doc("Answers come token by token", Option("--stream", None, "requests"))] = True
     max_tokens: Annotated[Count, doc("Of each answer", Option("--max-tokens", "N", "requests"))] = 100
     temperature: Annotated[
@@ -161,6 +182,20 @@ class Load(Strict, frozen=True, kw_only=True):
         30.0
     )
     request_timeout_seconds: Annotated[Positive, doc("What a request may take", Option("--timeout", "S"))] = 120.0
+
+    cancel: Annotated[
+        Cancel | None,
+        doc(
+            "Give up a share of the requests, as people do: they are counted apart, as neither good nor bad",
+            Option(
+                "--cancel",
+                "SHARE@WHEN",
+                "requests",
+                help="give up so many requests, as people do: 10%%@2s (after their send), or 10%%@20tokens",
+            ),
+            {"rate": 0.1, "after_seconds": 2},
+        ),
+    ] = None
 
     slo: Annotated[
         Slo | None,
@@ -236,6 +271,16 @@ class Load(Strict, frozen=True, kw_only=True):
     def _fits_the_endpoint(self) -> None:
         """What the operation has not cannot be asked for, nor be an objective: no request could meet it."""
         check_headers(self.headers)
+        names = [one.name for one in self.models]
+        if self.models and self.model is not None:
+            message = "give `model` or `models`, not both"
+            raise Misfit(message, "models", ["model"])
+        if len(set(names)) < len(names):
+            message = "a model is named twice: give each one weight"
+            raise Misfit(message, "models")
+        if self.models and self.custom is not None and "model" in {*placeholders_in(self.custom.path)}:
+            message = "the path of `custom` names one model for all requests: give `model`"
+            raise Misfit(message, "models", ["custom"])
         if (self.endpoint == "custom") != (self.custom is not None):
             message = 'endpoint "custom" and a request of your own (`custom`) belong together: give both'
             raise Misfit(message, "custom", ["endpoint"])
@@ -249,6 +294,9 @@ class Load(Strict, frozen=True, kw_only=True):
             why = "write it into its body" if self.custom else f"{self.endpoint} generates nothing"
             message = f"belongs to answers of known operations that are generated: {why}"
             raise Misfit(message, "ignore_eos", ["endpoint"])
+        if self.cancel is not None and self.cancel.after_tokens is not None and not (self.streams and self.generates):
+            message = "only a stream has tokens to count before its end: use `after_seconds`"
+            raise Misfit(message, "cancel", ["endpoint", "stream"])
         if self.slo is not None and not self.streams and (timed := self.slo.of_tokens):
             why = "without a stream" if self.generates else f"of {self.endpoint}"
             message = f"no request could meet `{timed[0]}`: an answer {why} comes in one piece; use `latency_seconds`"
@@ -331,30 +379,3 @@ def make(fields: Mapping[str, object], kind: type[T]) -> T:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise load_error(error) from None
-
-
-_BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
-_UNKNOWN, _MISSING = "Object contains unknown field ", "Object missing required field "
-
-
-def load_error(error: msgspec.ValidationError) -> PlanError:
-    """What msgspec, or a part of the load itself, found; msgspec tells the place at the end of its text."""
-    what, _, place = str(error).rpartition(" - at `$")
-    what, place = (what, place.rstrip("`").lstrip(".")) if what else (place, "")
-    if isinstance(misfit := error.__cause__, Misfit):
-        also = [_joined(place, field) for field in misfit.also]
-        return PlanError(str(misfit), _joined(place, misfit.field) or None, also)
-    for beginning, said in ((_UNKNOWN, "there is no such field"), (_MISSING, "it is missing")):
-        if what.startswith(beginning):
-            name = what.removeprefix(beginning).strip("`")
-            return PlanError(said, _joined(place, name))
-    if what == "Invalid enum value 2" and place == "schema":
-        what = "Another version of tokenstorm wrote this: it must be 1"
-    if bound := re.fullmatch(r"Expected `(?:int|float)` (>=|<=|>|<) (-?[\d.e+]+)", what):
-        what = f"Must be {_BOUNDS[bound[1]]} {float(bound[2]):g}"
-    what = what.replace("Expected `str` of length >= 1", "Must not be empty")
-    return PlanError(f"{what[0].lower()}{what[1:]}", place or None)
-
-
-def _joined(place: str, field: str) -> str:
-    return ".".join(filter(None, (place, field)))

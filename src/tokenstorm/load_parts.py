@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Strict, doc
+from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Strict, Text, doc
 
 
 class Ramp(Strict, frozen=True, kw_only=True):
@@ -109,6 +109,32 @@ class Slo(Strict, frozen=True, kw_only=True):
         if all(value is None for value in self.bounds.values()):
             message = f"an objective is needed: {', '.join(f'`{name}`' for name in self.bounds)}"
             raise Misfit(message)
+
+
+class ModelShare(Strict, frozen=True, kw_only=True):
+    """One of several models that are asked for, such as an adapter (LoRA), and its part of the requests."""
+
+    name: Annotated[Text, Meta(min_length=1)]
+    weight: Positive = 1.0
+
+
+class Cancel(Strict, frozen=True, kw_only=True):
+    """Requests that are given up before their answer is whole, as people do; which ones follows from the seed and their number."""
+
+    rate: Annotated[float, Meta(gt=0, le=1), doc("The share of requests that would be given up")]
+    after_seconds: Annotated[Positive | None, doc("So long after it was sent, if it goes on")] = None
+    after_tokens: Annotated[Count | None, doc("At so many pieces with text, if there are as many")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.after_seconds is None) == (self.after_tokens is None):
+            message = "give `after_seconds` or `after_tokens`, one of them"
+            raise Misfit(message, also=["after_seconds", "after_tokens"])
+
+    @property
+    def when(self) -> str:
+        """As it is typed."""
+        return f"{self.after_tokens}tokens" if self.after_seconds is None else f"{self.after_seconds:.10g}s"
 
 
 class Trace(Strict, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,16 @@ from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
 from tokenstorm.strict import Option
-from tokenstorm.typed import add_synthetic_options, named_values, number, typed_custom, typed_slo, typed_synthetic
+from tokenstorm.typed import (
+    add_synthetic_options,
+    named_values,
+    number,
+    typed_cancel,
+    typed_custom,
+    typed_models,
+    typed_slo,
+    typed_synthetic,
+)
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {
@@ -169,12 +178,11 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
             value = option.default
         if option and value is not None:
             fields[field.name] = value
-    if "extra_body" in fields:
-        fields["extra_body"] = _extra_body(fields["extra_body"])
-    if "slo" in fields:
-        fields["slo"] = typed_slo(fields["slo"])
+    for name, read in _FORMS.items():
+        if name in fields:
+            fields[name] = read(fields[name])
     if "custom" in fields:
-        fields = {"endpoint": "custom", **fields, "custom": typed_custom(fields["custom"])}
+        fields.setdefault("endpoint", "custom")
     for name, typed in (("labels", "--label"), ("columns", "--column"), ("headers", "--header")):
         if name in fields:
             fields[name] = named_values(typed, fields[name])
@@ -306,3 +314,13 @@ def _extra_body(text: str) -> dict[str, object]:
     except NOT_JSON as error:
         message = f"--extra-body must be a JSON object: {error}"
         raise UsageError(message) from None
+
+
+_FORMS: dict[str, Callable[[str], object]] = {
+    "extra_body": _extra_body,
+    "slo": typed_slo,
+    "models": typed_models,
+    "cancel": typed_cancel,
+    "custom": typed_custom,
+}
+"""Fields that are typed in a form of their own."""

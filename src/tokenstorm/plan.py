@@ -16,8 +16,9 @@ from msgspec import Meta
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
 from tokenstorm.lengths import Length, SharedPrefix
-from tokenstorm.load import DEFAULT_SECONDS, Load, load_error, make
+from tokenstorm.load import DEFAULT_SECONDS, Load, make
 from tokenstorm.load_parts import Arrival, Stage, TraceFormat
+from tokenstorm.misfits import load_error
 from tokenstorm.strict import Count, Misfit, Positive, Seed, Strict
 from tokenstorm.targets import GpuSampler, Target
 from tokenstorm.written import refuse_later_version, refuse_other_version

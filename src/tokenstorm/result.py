@@ -17,6 +17,9 @@ Tokens = Annotated[int, Meta(ge=0, le=2**31)]
 CENSORED = "censored"
 """The failure kind of a request that was still in flight when the drain ended: neither succeeded nor failed."""
 
+CANCELLED = "cancelled"
+"""The failure kind of a request that was given up because its load asks for that: neither succeeded nor failed."""
+
 EXHAUSTED = "exhausted"
 """The failure kind of a request for which this machine had no socket or port left: the load generator's fault."""
 
@@ -70,7 +73,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer,
     `prompt_asked` how many tokens a text that was made up was meant to have,
     `hidden_tokens` how many of the output tokens are reasoning that the server counts and does not show,
-    `good` whether it met the objectives of its plan, None where there are none, or it was never sent.
+    `model` which of several models was asked for, `good` whether it met the objectives of its plan, None where there are none, or it was never sent.
     """
 
     schema: Literal[1]
@@ -104,6 +107,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     prompt_asked: Tokens | None = None
     stretch: Stretch | None = None
     good: bool | None = None
+    model: str | None = None
 
     @property
     def count(self) -> int:
@@ -120,13 +124,15 @@ class Result(msgspec.Struct, frozen=True, gc=False):
         return (last - first) // (shown - 1)
 
     @property
-    def outcome(self) -> Literal["unsent", "censored", "failed", "succeeded"]:
-        """Which of the four ways a scheduled request can end this one took."""
+    def outcome(self) -> Literal["unsent", "censored", "cancelled", "failed", "succeeded"]:
+        """Which of the five ways a scheduled request can end this one took."""
         if self.sent is None:
             return "unsent"
         if self.error is None:
             return "succeeded"
-        return "censored" if self.error.kind == CENSORED else "failed"
+        if self.error.kind == CENSORED:
+            return "censored"
+        return "cancelled" if self.error.kind == CANCELLED else "failed"
 
 
 encode_result = msgspec.json.Encoder().encode

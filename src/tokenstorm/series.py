@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
-from tokenstorm.load import load_error
+from tokenstorm.misfits import load_error
 from tokenstorm.plan import Plan, listed
 from tokenstorm.strict import Count, Misfit, NotNegative, Positive, Strict, doc
 from tokenstorm.written import refuse_later_version, refuse_other_version

@@ -88,6 +88,30 @@ def named_values(option: str, texts: list[str]) -> dict[str, str]:
     return found
 
 
+def typed_cancel(text: str) -> dict[str, Any]:
+    """Which requests are given up, as in `10%@2s` or `0.1@20tokens`. Raises `UsageError`."""
+    match = re.fullmatch(rf"({_NUMBER})(%?)@({_NUMBER})(ms|s|tokens?)", text)
+    if match is None:
+        message = f"--cancel {text!r} must look like 10%@2s or 10%@20tokens: a share, and when they are given up"
+        raise UsageError(message)
+    rate = round(float(match[1]) * _TIME_UNITS[match[2]], 9)
+    if match[4].startswith("token"):
+        return {"rate": rate, "after_tokens": round(float(match[3]))}
+    return {"rate": rate, "after_seconds": round(float(match[3]) * _TIME_UNITS[match[4]], 9)}
+
+
+def typed_models(text: str) -> list[dict[str, Any]]:
+    """Models and their weights, as in `base@3,adapter-1`. Raises `UsageError`."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(rf"(.+?)(?:@({_NUMBER}))?", part.strip())
+        if match is None:
+            message = f"--models {text!r} must look like base@3,adapter-1: names, and how often each is asked"
+            raise UsageError(message)
+        found.append({"name": match[1], "weight": number("--models", match[2] or "1")})
+    return found
+
+
 def typed_custom(text: str) -> dict[str, Any]:
     """A request of one's own: as JSON, in a file, or by the name of one that is shipped. Raises `UsageError`."""
     where, data = "--custom", text.encode(errors="replace")

@@ -45,6 +45,7 @@ def test_the_names_are_those_that_dashboards_rely_on() -> None:
     assert names == {
         "client_requests_total",
         "client_requests_failed_total",
+        "client_requests_cancelled_total",
         "client_requests_unsent_total",
         "client_latency_seconds",
         "client_service_time_seconds",

@@ -45,6 +45,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "headers": ({"x-tenant": "hpc"}, '{"x-tenant":"hpc"}'),
     "api_key_header": ("x-api-key", "x-api-key"),
     "model": ("qwen-of-the-test", "qwen-of-the-test"),
+    "models": ([], "-"),
     "stream": (True, "yes"),
     "max_tokens": (123, "123"),
     "temperature": (1.25, "1.25"),
@@ -65,6 +66,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "request_count": (700, "700"),
     "drain_seconds": (31.5, "31.5"),
     "request_timeout_seconds": (119.5, "119.5"),
+    "cancel": ({"rate": 0.25, "after_seconds": 2}, '{"rate":0.25,"after_seconds":2.0,"after_tokens":null}'),
     "slo": (
         {"ttft_seconds": 0.55, "latency_seconds": 7.5, "share": 0.95},
         "TTFT ≤ 550 ms, latency ≤ 7.5 s; 95% of all scheduled requests are to meet them",

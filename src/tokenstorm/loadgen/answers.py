@@ -57,6 +57,11 @@ class Answer:
     def cut(self) -> None:
         """The body ends here, incomplete."""
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces with text came so far."""
+        return self.chunks
+
     def gap_quantile(self, q: float) -> int | None:
         """A quantile of the times between its reads with tokens, in nanoseconds; None where there is none."""
         histogram = Histogram()

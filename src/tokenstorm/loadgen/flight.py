@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from tokenstorm.load_parts import Slo
 from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.http import Connection, Exchange, Receive
+from tokenstorm.loadgen.impatience import Counting, Watch
 from tokenstorm.loadgen.stream import Carrier
 from tokenstorm.metrics.goodput import is_good
 from tokenstorm.result import SCHEMA, Failure, Result
@@ -18,7 +19,7 @@ FOLDED_AT_LEAST = 16
 class Sender(Protocol):
     """The sender of a request, which learns how it ended; see `Rank`."""
 
-    def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer: ...
+    def answer_for(self, status: int, carrier: Carrier | None, /) -> Answer: ...
 
     def ended(self, flight: "Flight") -> None: ...
 
@@ -28,6 +29,8 @@ class Flight(Exchange):
 
     answer: Answer | None = None
     deadline: int
+    watch: Watch | None = None
+    """Of a request that may be given up: sees what comes."""
 
     def __init__(self, sender: Sender, seq: int, scheduled: int, slot_free: int, replica: int) -> None:
         self.sender = sender
@@ -38,10 +41,15 @@ class Flight(Exchange):
         self.prompt: int | None = None
         self.asked: int | None = None
         self.prompt_asked: int | None = None
+        self.model: str | None = None
 
     def began(self, status: int) -> Receive:
-        self.answer = self.sender.answer_for(status, self.carrier if isinstance(self.carrier, Connection) else None)
-        return self.answer.receive
+        carrier = self.carrier if isinstance(self.carrier, Connection) else None
+        if self.watch is None:
+            self.answer = self.sender.answer_for(status, carrier)
+            return self.answer.receive
+        self.answer = self.sender.answer_for(status, carrier and Counting(carrier))
+        return self.watch(self.answer, self.answer.receive)
 
     def ended(self) -> None:
         self.sender.ended(self)
@@ -95,6 +103,7 @@ class Flight(Exchange):
             sorted(warnings) or None,
             hidden_tokens=answer.hidden_tokens,
             prompt_asked=self.prompt_asked,
+            model=self.model,
         )
 
 

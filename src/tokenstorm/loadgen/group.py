@@ -17,7 +17,7 @@ from tokenstorm.metrics.reports import RankReport
 from tokenstorm.metrics.stretches import Stretch, Stretches
 from tokenstorm.metrics.tally import METRICS, READ_METRICS, STALL_SECONDS, Tally
 from tokenstorm.plan import Plan
-from tokenstorm.result import CENSORED
+from tokenstorm.result import CANCELLED, CENSORED
 
 KEPT_SECONDS = 60
 """So much later no rank tells of a second any more: it would be lost."""
@@ -113,7 +113,7 @@ class Group:
             work.include(delta.live)
             tally.merge(delta.tally)
             ranks[rank] = _worse(ranks.get(rank), delta)
-        if failures := {kind: words for kind, words in tally.failures.items() if kind != CENSORED}:
+        if failures := {kind: words for kind, words in tally.failures.items() if kind not in {CENSORED, CANCELLED}}:
             kind = max(failures, key=lambda one: tally.counts.failed_by_kind.get(one, 0))
             self.newest_failure = f"{kind}: {failures[kind]}"
         waited_below_cap = self._waited_below_cap(due)

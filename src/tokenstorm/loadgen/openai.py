@@ -16,6 +16,7 @@ from tokenstorm.loadgen.http import Exchange
 from tokenstorm.loadgen.operations import operation_of
 from tokenstorm.loadgen.operations.chat import streaming
 from tokenstorm.loadgen.prompts import Prompt, PromptSource
+from tokenstorm.loadgen.sharing import Sharing
 from tokenstorm.plan import Plan
 from tokenstorm.result import Failure
 
@@ -38,7 +39,8 @@ class Requests:
         self._heads = [
             head_of(plan, endpoint, model, api_key) + f"x-request-id: {plan.run_id}-".encode() for endpoint in endpoints
         ]
-        self._cache: dict[int, tuple[bytes, Prompt]] = {}
+        self._sharing = Sharing(plan.models, plan.seed) if plan.models else None
+        self._cache: dict[tuple[int, int], tuple[bytes, Prompt]] = {}
         self._room = CACHED_BYTES
         self._coming: Iterator[int] = iter(())
         self._composed: dict[int, tuple[bytes, Prompt]] = {}
@@ -50,18 +52,18 @@ class Requests:
         """The whole request, and the prompt that is in it. Requests are built in their order."""
         self._built = seq
         if self._prompts.cacheable:
-            index = self._prompts.index_of(seq)
-            if (cached := self._cache.get(index)) is None:
-                cached = self._encode(self._prompts.get(seq))
+            key = self._prompts.index_of(seq), self._sharing.of(seq) if self._sharing else 0
+            if (cached := self._cache.get(key)) is None:
+                cached = self._compose(seq)
                 if self._room > 0:
-                    self._cache[index] = cached
+                    self._cache[key] = cached
                     self._room -= len(cached[0])
             rest, prompt = cached
         elif (composed := self._composed.pop(seq, None)) is not None:
             rest, prompt = composed
             self._composed_bytes -= len(rest)
         else:
-            rest, prompt = self._encode(self._prompts.get(seq))
+            rest, prompt = self._compose(seq)
         return b"%b%d%b" % (self._heads[replica], seq, rest), prompt
 
     def expect(self, coming: Iterator[int]) -> None:
@@ -76,7 +78,7 @@ class Requests:
         seq = next((seq for seq in self._coming if seq > self._built), None)
         if seq is None:
             return False
-        composed = self._composed[seq] = self._encode(self._prompts.get(seq))
+        composed = self._composed[seq] = self._compose(seq)
         self._composed_bytes += len(composed[0])
         return True
 
@@ -85,9 +87,13 @@ class Requests:
         while monotonic_ns() < moment and self.compose_next():
             pass
 
-    def preflight(self, replica: int) -> bytes:
-        """A first request that tries the service, outside the schedule."""
-        return self._heads[replica] + b"preflight" + self._encode(self._prompts.preflight())[0]
+    def model_of(self, seq: int) -> str | None:
+        """Which of several models a request asks for; None where there is one."""
+        return None if self._sharing is None else self._sharing.names[self._sharing.of(seq)]
+
+    def preflight(self, replica: int, model: str | None = None) -> bytes:
+        """A first request that tries the service, or one of its models, outside the schedule."""
+        return self._heads[replica] + b"preflight" + _rest(self._plan, model or self._model, self._prompts.preflight())
 
     def measure(self, replica: int, text: str) -> bytes:
         """A request that wants one token and the usage, outside the schedule: how many tokens does this text have?"""
@@ -112,8 +118,9 @@ class Requests:
             return Failure(failure.kind, failure.detail.replace(self._api_key, "***"))
         return failure
 
-    def _encode(self, prompt: Prompt) -> tuple[bytes, Prompt]:
-        return _rest(self._plan, self._model, prompt), prompt
+    def _compose(self, seq: int) -> tuple[bytes, Prompt]:
+        prompt = self._prompts.get(seq)
+        return _rest(self._plan, self.model_of(seq) or self._model, prompt), prompt
 
 
 def target_of(plan: Plan, endpoint: Endpoint, model: str) -> str:
@@ -204,8 +211,8 @@ def body_of(plan: Plan, model: str, prompt: Prompt) -> Any:
 def _ready(plan: Plan, model: str, body: dict[str, Any]) -> dict[str, Any]:
     """A body that is sent as it is, but for whether it streams, and for a model that the plan names."""
     ready = {"model": model, **body}
-    if plan.model is not None:
-        ready["model"] = plan.model
+    if plan.model is not None or plan.models:
+        ready["model"] = model
     if plan.endpoint in GENERATING:
         ready.pop("stream_options", None)
         ready |= streaming(stream=plan.stream) if plan.endpoint in OF_CHAT else {"stream": plan.stream}

@@ -81,10 +81,20 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
     try:
         facts = await _versions(plan, pools, api_key)
         needs_model = plan.custom is None or plan.custom.needs_model
-        model = plan.model or (await _first_model(plan, pools, api_key) if needs_model else "")
+        model = (
+            plan.model
+            or (plan.models[0].name if plan.models else "")
+            or (await _first_model(plan, pools, api_key) if needs_model else "")
+        )
         requests = Requests(plan, model, endpoints, prompts, api_key)
+        others = [one.name for one in plan.models[1:]]
         tries = [
             _try(plan, target, pool, requests.preflight(n), api_key, where=target_of(plan, endpoints[n], model))
+            for n, (target, pool) in enumerate(_pairs(plan, pools))
+        ]
+        tries += [
+            _try(plan, target, pool, requests.preflight(n, name), api_key, where=target_of(plan, endpoints[n], name))
+            for name in others
             for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)

@@ -154,9 +154,9 @@ class Progress:
 
     def _goodput(self) -> float | None:
         tally = self._group.tally
-        if self.plan.slo is None or not tally.counts.scheduled:
+        if self.plan.slo is None or not tally.counts.judged:
             return None
-        return tally.good.count / tally.counts.scheduled
+        return tally.good.count / tally.counts.judged
 
     def _connections_opening(self) -> int:
         """How many connections are being opened, between the barrier and the start."""

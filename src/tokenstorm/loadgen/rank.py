@@ -13,13 +13,13 @@ from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.arrivals import clients_of
 from tokenstorm.loadgen.clock import Alarm
 from tokenstorm.loadgen.flight import Flight, Folds, judged
+from tokenstorm.loadgen.impatience import Impatience
 from tokenstorm.loadgen.messages import Live
 from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.operations import answers_of
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.standstills import STALL_NS, Standstills
-from tokenstorm.loadgen.stream import Carrier
 from tokenstorm.loadgen.unsent import unsent_lines
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.tally import WAIT_NS, Tally, Window
@@ -73,7 +73,8 @@ class Rank:
         self.total = Tally()
         self.replicas = replicas
         self._requests = requests
-        self._new_answer = answers_of(plan)
+        self.answer_for = answers_of(plan)
+        self._impatience = Impatience(plan.cancel, plan.seed) if plan.cancel else None
         self._writer = writer
         self._on_window_over = on_window_over
         self._on_finished = on_finished
@@ -126,10 +127,6 @@ class Rank:
             self._close_window(now)
         self._censor("aborted")
 
-    def answer_for(self, status: int, carrier: Carrier | None = None) -> Answer:
-        """Make what reads an answer with this status."""
-        return self._new_answer(status, carrier)
-
     def ended(self, flight: Flight) -> None:
         """Record how a request ended, and give its client the next one."""
         self._in_flight.pop(flight.seq, None)
@@ -147,7 +144,7 @@ class Rank:
         self._live.output_tokens += result.output_tokens or 0
         if len(self._finished) >= BATCH:
             self.flush()
-        self._client_free(result.done or 0, failed=failed)
+        self._client_free(result.done or 0, failed=failed and result.outcome != "cancelled")
 
     def take_live(self) -> tuple[Live, Tally]:
         """What happened since the last call; the tally goes into the total."""
@@ -215,7 +212,7 @@ class Rank:
         replica = self.replicas.pick(seq, now)
         flight = Flight(self, seq, scheduled, slot_free, replica)
         flight.request, prompt = self._requests.build(seq, replica)
-        flight.prompt = prompt.index
+        flight.prompt, flight.model = prompt.index, self._requests.model_of(seq)
         flight.asked, flight.prompt_asked = self._requests.asked(prompt), prompt.asked
         self._in_flight[seq] = flight
         live = self._live
@@ -224,6 +221,8 @@ class Rank:
         live.waited += slot_free - scheduled > WAIT_NS and scheduled >= self.window.start
         flight.sent = now = monotonic_ns()
         flight.deadline = now + self._timeout_ns
+        if self._impatience is not None:
+            self._impatience.meet(flight)
         self.replicas.pools[replica].send(flight)
 
     def _client_free(self, done: int, *, failed: bool) -> None:
@@ -382,7 +381,7 @@ class Rank:
         failure = flight.failure
         if failure is None:
             if answer is None:
-                answer = self.answer_for(flight.status or 0)
+                answer = self.answer_for(flight.status or 0, None)
             answer.finish(flight.status or 0)
             failure = answer.failure
         elif answer is not None:

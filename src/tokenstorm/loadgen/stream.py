@@ -74,6 +74,10 @@ class Stream(Answer):
         """Whether what came proves that the answer is complete."""
         return self._is_done or self._ends_with_usage or (self._ended != 0 and self._open == 0)
 
+    @property
+    def pieces(self) -> int:
+        return self.chunks + len(self._times)
+
     def fold(self) -> None:
         if len(self._times) > KEPT_TIMES:
             self._count_tokens()

@@ -30,9 +30,10 @@ class Work(Outcomes):
 
 
 class Counts(Outcomes):
-    """How scheduled requests ended: `scheduled = sent + unsent`, `sent = succeeded + failed + censored`."""
+    """How scheduled requests ended: `scheduled = sent + unsent`, `sent = succeeded + failed + censored + cancelled`."""
 
     censored: int = 0
+    cancelled: int = 0
     resent: int = 0
     failed_by_kind: dict[str, int] = {}
 
@@ -49,10 +50,17 @@ class Counts(Outcomes):
             self.succeeded += 1
         elif outcome == "censored":
             self.censored += 1
+        elif outcome == "cancelled":
+            self.cancelled += 1
         elif result.error is not None:
             self.failed += 1
             kind = result.error.kind
             self.failed_by_kind[kind] = self.failed_by_kind.get(kind, 0) + 1
+
+    @property
+    def judged(self) -> int:
+        """The scheduled ones without those that were given up on purpose: of these a share can be good."""
+        return self.scheduled - self.cancelled
 
     def merge(self, other: Self) -> None:
         """Add another's counts to these."""
@@ -60,7 +68,7 @@ class Counts(Outcomes):
         self.failed_by_kind = dict(Counter(self.failed_by_kind) + Counter(other.failed_by_kind))
 
 
-_COUNTS = (*Outcomes.__struct_fields__, "censored", "resent")
+_COUNTS = (*Outcomes.__struct_fields__, "censored", "cancelled", "resent")
 
 
 def add_fields(to: object, other: object, names: Iterable[str]) -> None:

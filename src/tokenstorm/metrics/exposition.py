@@ -32,6 +32,7 @@ _HISTOGRAMS = {
 _ENDED = "Measured requests that were sent and have ended: succeeded, failed, or in flight at the run's end"
 _FAILED = "Measured requests that failed; of http_<status> the usual ones begin at 0, others with their first"
 _GOOD = "Measured requests that succeeded and met all objectives of the plan"
+_CANCELLED = "Measured requests that were given up because the load asks for that; no failures"
 _UNSENT = "Measured arrivals that were never sent"
 _TOKENS = "Tokens of successful measured requests"
 _IN_FLIGHT = "Requests in flight at the end of the last second, warm-up included"
@@ -63,6 +64,7 @@ def render(group_id: str, tally: Tally, gauges: Gauges, *, has_slo: bool = False
     families = [
         family("client_requests_total", "counter", _ENDED, [(group, counts.sent)]),
         family("client_requests_failed_total", "counter", _FAILED, failed),
+        family("client_requests_cancelled_total", "counter", _CANCELLED, [(group, counts.cancelled)]),
         family("client_requests_unsent_total", "counter", _UNSENT, [(group, counts.unsent)]),
         *([family("client_requests_good_total", "counter", _GOOD, [(group, tally.good.count)])] if has_slo else []),
         *(_seconds(name, text, group, tally.histograms[metric]) for name, (metric, text) in _HISTOGRAMS.items()),

@@ -17,7 +17,7 @@ class Good(msgspec.Struct):
 class Goodput(msgspec.Struct, frozen=True):
     """Requests that met all objectives: how many, their share of all that were scheduled, and a second of the window.
 
-    Scheduled are the failed, the censored and the unsent ones too. `ratio` is None where nothing was scheduled, the tokens
+    Scheduled are the failed, the censored and the unsent ones too; those that were given up on purpose are left out. `ratio` is None where nothing was scheduled, the tokens
     where nobody counted them. `met` says whether the share is the one that the objectives ask for.
     """
 

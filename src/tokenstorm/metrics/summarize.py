@@ -20,6 +20,7 @@ from tokenstorm.metrics.summary import (
     Distribution,
     Figures,
     Metric,
+    ModelReport,
     Outcome,
     Rates,
     StageReport,
@@ -30,7 +31,7 @@ from tokenstorm.metrics.summary import (
 from tokenstorm.metrics.tally import METRICS, StageTally, Tally, Window
 from tokenstorm.metrics.verdict import judge
 from tokenstorm.plan import Plan
-from tokenstorm.result import CENSORED, EXHAUSTED
+from tokenstorm.result import CANCELLED, CENSORED, EXHAUSTED
 
 _SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
 
@@ -91,8 +92,9 @@ def figures_of(run: Run, tally: Tally) -> Figures:
         concurrency=Concurrency(tally.busy_ns / 1e9 / _seconds_of(run), run.peak),
         steady=None if run.outcome == "running" else steady_report(plan, stretches),
         stages=_stages(run, tally),
+        models=_models(run, tally),
         warnings=dict(sorted(tally.warnings.items())),
-        failures={kind: words for kind, words in sorted(tally.failures.items()) if kind != CENSORED},
+        failures={kind: words for kind, words in sorted(tally.failures.items()) if kind not in {CENSORED, CANCELLED}},
         replicas={
             target.replica: ReplicaReport(
                 target.url, tally.replicas.get(target.replica, Counts()), target.replica in run.left_out
@@ -109,7 +111,7 @@ def figures_of(run: Run, tally: Tally) -> Figures:
 
 def _missing(name: str, counts: Counts) -> float:
     """The share of the scheduled requests that has no sample of one of the times."""
-    missing = counts.unsent + (0 if name in _SEND_METRICS else counts.failed + counts.censored)
+    missing = counts.unsent + (0 if name in _SEND_METRICS else counts.failed + counts.censored + counts.cancelled)
     return missing / counts.scheduled if counts.scheduled else 0.0
 
 
@@ -132,7 +134,7 @@ def _goodput(run: Run, tally: Tally) -> Goodput | None:
     slo, good, seconds = run.plan.slo, tally.good, _seconds_of(run)
     if slo is None:
         return None
-    ratio = good.count / tally.counts.scheduled if tally.counts.scheduled else None
+    ratio = good.count / tally.counts.judged if tally.counts.judged else None
     return Goodput(
         good=good.count,
         ratio=ratio,
@@ -155,7 +157,7 @@ def _stages(run: Run, tally: Tally) -> list[StageReport]:
         end = min(planned, run.window_end)
         if start < end:
             part = tally.stages.get(number, StageTally())
-            scheduled = part.counts.scheduled
+            judged = part.counts.judged
             found.append(
                 StageReport(
                     requested_rps=stage.rps,
@@ -163,7 +165,7 @@ def _stages(run: Run, tally: Tally) -> list[StageReport]:
                     end=end / 1e9,
                     counts=part.counts,
                     achieved_rps=part.done / ((end - start) / 1e9),
-                    goodput=part.good / scheduled if run.plan.slo and scheduled else None,
+                    goodput=part.good / judged if run.plan.slo and judged else None,
                     metrics={
                         f"{name}_seconds": _metric(name, histogram, part.counts)
                         for name, histogram in part.histograms.items()
@@ -171,6 +173,22 @@ def _stages(run: Run, tally: Tally) -> list[StageReport]:
                 )
             )
         start = planned
+    return found
+
+
+def _models(run: Run, tally: Tally) -> dict[str, ModelReport]:
+    """Each of several models, in the order in which the plan names them."""
+    found = {}
+    for name in (one.name for one in run.plan.models):
+        part = tally.models.get(name, StageTally())
+        judged = part.counts.judged
+        found[name] = ModelReport(
+            counts=part.counts,
+            achieved_rps=part.done / _seconds_of(run),
+            output_tokens=part.output_tokens or None,
+            goodput=part.good / judged if run.plan.slo and judged else None,
+            metrics={f"{name}_seconds": _metric(name, times, part.counts) for name, times in part.histograms.items()},
+        )
     return found
 
 

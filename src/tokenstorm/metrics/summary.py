@@ -147,6 +147,16 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric]
 
 
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several models that were asked for. `goodput` is the share of its requests that were sent and not given up."""
+
+    counts: Counts
+    achieved_rps: float
+    output_tokens: int | None
+    goodput: float | None
+    metrics: dict[str, Metric]
+
+
 class Windows(msgspec.Struct, frozen=True):
     """The measured window in seconds from the common start, and what was sent before it."""
 
@@ -192,7 +202,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
     failed request for each kind. `goodput` is None where the plan has no objectives. `lengths` are tokens of
-    prompts and answers (`prompt`, `output`) of successful requests; `steady` is None where the plan asks for a changing rate, or no timeline tells; `stages` those of a load that has some. `engine` is what the replicas said of
+    prompts and answers (`prompt`, `output`) of successful requests; `steady` is None where the plan asks for a changing rate, or no timeline tells; `stages` those of a load that has some, `models` those of
+    several that were asked for. `engine` is what the replicas said of
     themselves; None where they say nothing; `energy` what their GPUs took, None where nobody reads them.
     """
 
@@ -214,6 +225,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Concurrency | None = None
     steady: SteadyReport | None = None
     stages: list[StageReport] = []
+    models: dict[str, ModelReport] = {}
     warnings: dict[str, int] = {}
     failures: dict[str, str] = {}
     replicas: dict[str, ReplicaReport]

@@ -84,11 +84,12 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class StageTally(msgspec.Struct):
-    """What the requests of one stage of a staged load add up to, by their scheduled time; `done` answers ended in it."""
+    """What the requests of one part of a load add up to: of a stage, by their scheduled time (`done` answers ended in it), or of a model."""
 
     counts: Counts = msgspec.field(default_factory=Counts)
     good: int = 0
     done: int = 0
+    output_tokens: int = 0
     histograms: dict[str, Histogram] = msgspec.field(
         default_factory=lambda: {name: Histogram() for name in STAGE_METRICS}
     )
@@ -98,6 +99,7 @@ class StageTally(msgspec.Struct):
         self.counts.merge(other.counts)
         self.good += other.good
         self.done += other.done
+        self.output_tokens += other.output_tokens
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
 
@@ -143,6 +145,7 @@ class Tally(msgspec.Struct):
     busy_ns: int = 0
     service_ns: int = 0
     stages: dict[int, StageTally] = {}
+    models: dict[str, StageTally] = {}
 
     def add(self, results: Sequence[Result], window: Window) -> None:
         """Take in finished requests."""
@@ -177,6 +180,7 @@ class Tally(msgspec.Struct):
         self.lengths["output"].record_many([tokens for result in answers if (tokens := result.output_tokens)])
         if window.stages:
             self._add_to_stages(results, window)
+        self._add_to_models(results, window)
 
     def merge(self, other: Self) -> None:
         """Add another tally to this one; any order gives the same."""
@@ -198,6 +202,8 @@ class Tally(msgspec.Struct):
             self.lengths[name].merge(histogram)
         for number, stage in other.stages.items():
             self.stages.setdefault(number, StageTally()).merge(stage)
+        for name, part in other.models.items():
+            self.models.setdefault(name, StageTally()).merge(part)
 
     def _add_to_stages(self, results: Sequence[Result], window: Window) -> None:
         """Each request to the stage in which it was scheduled, each answer to the one in which it ended."""
@@ -215,6 +221,26 @@ class Tally(msgspec.Struct):
                 times.setdefault(number, _Times()).add_answer(result, result.sent, result.done)
         for number, found in times.items():
             found.record(self.stages[number].histograms)
+
+    def _add_to_models(self, results: Sequence[Result], window: Window) -> None:
+        """Each request to the model that it asked for, where there are several; those that were never sent asked for none."""
+        times: dict[str, _Times] = {}
+        for result in results:
+            if result.model is None:
+                continue
+            if (part := self.models.get(result.model)) is None:
+                part = self.models[result.model] = StageTally()
+            succeeded = result.done is not None and result.error is None
+            part.done += succeeded and window.holds(result.done)
+            if result.phase == "warmup":
+                continue
+            part.counts.add(result, result.outcome)
+            part.good += bool(result.good)
+            if succeeded and result.sent is not None and result.done is not None:
+                part.output_tokens += result.output_tokens or 0
+                times.setdefault(result.model, _Times()).add_answer(result, result.sent, result.done)
+        for name, found in times.items():
+            found.record(self.models[name].histograms)
 
     def _stage(self, number: int) -> StageTally:
         if (stage := self.stages.get(number)) is None:

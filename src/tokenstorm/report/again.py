@@ -10,7 +10,7 @@ from msgspec import NODEFAULT, inspect
 from tokenstorm.custom import Custom
 from tokenstorm.lengths import Length
 from tokenstorm.load import Load
-from tokenstorm.load_parts import Arrival, Slo
+from tokenstorm.load_parts import Arrival, Cancel, ModelShare, Slo
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Synthetic
 from tokenstorm.report.asked import MOST_SHOWN
 from tokenstorm.strict import Option
@@ -75,11 +75,19 @@ def _typed(option: str, value: object) -> list[str]:
             return [word for key, label in value.items() for word in _given(option, f"{key}={label}")]
         case dict() | Custom():
             return [option, msgspec.json.encode(value).decode()]
-        case Slo():
-            return [option, _objectives(value)]
+        case Slo() | Cancel() | tuple():
+            return [option, _in_its_form(value)]
         case float():
             return [option, _number(value)]
     return _given(option, str(value))
+
+
+def _in_its_form(value: Slo | Cancel | tuple[ModelShare, ...]) -> str:
+    if isinstance(value, Cancel):
+        return f"{_number(value.rate)}@{value.when}"
+    if isinstance(value, Slo):
+        return _objectives(value)
+    return ",".join(f"{one.name}@{_number(one.weight)}" for one in value)
 
 
 def _objectives(slo: Slo) -> str:

@@ -8,7 +8,7 @@ import msgspec
 
 from tokenstorm.custom import Custom
 from tokenstorm.lengths import Length, length_of
-from tokenstorm.load_parts import PAIRING, Arrival, Slo, Trace
+from tokenstorm.load_parts import PAIRING, Arrival, Cancel, ModelShare, Slo, Trace
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, Synthetic, TraceFile, listed
 from tokenstorm.targets import GpuSampler, Target
 
@@ -26,6 +26,8 @@ _NAMES = {
     "ignore_eos": "Exactly so many output tokens (ignore_eos)",
     "inputs": "Texts in each request",
     "custom": "Request of your own",
+    "models": "Models",
+    "cancel": "Given up, as people do",
     "headers": "Further headers",
     "api_key_header": "Header of the API key",
     "extra_body": "Further fields of each request",
@@ -98,7 +100,7 @@ def _in_words(value: object) -> str:
             return f"{value.kind}, burstiness {value.burstiness:.10g}" if value.kind == "gamma" else value.kind
         case PromptList() | PromptFile() | Synthetic() | Shared() | TraceFile() | Trace():
             return _trace(value) if isinstance(value, Trace) else _prompts(value)
-        case dict() | Custom() if value:
+        case dict() | Custom() | Cancel() if value:
             return msgspec.json.encode(value).decode()
         case tuple() if value:
             return _several(value)
@@ -113,6 +115,8 @@ def _several(values: tuple[object, ...]) -> str:
 
 def _place(value: object) -> str:
     match value:
+        case ModelShare():
+            return f"{value.name}, weight {value.weight:.10g}"
         case Target():
             return f"{value.replica}: {value.url}"
         case GpuSampler():

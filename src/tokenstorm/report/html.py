@@ -6,6 +6,7 @@ from tokenstorm.metrics.summary import QUANTILES, Metric, StageReport, Summary
 from tokenstorm.report.again import command_line, not_default
 from tokenstorm.report.asked import asked_for, percent
 from tokenstorm.report.assets import Assets, policy
+from tokenstorm.report.bymodel import HEADS, model_rows
 from tokenstorm.report.certainty import interval_words, steady_words
 from tokenstorm.report.figures import duration, percentile
 from tokenstorm.report.figures import figure as number
@@ -72,6 +73,7 @@ def _sections(summary: Summary, story: Story, assets: Assets) -> list[str]:
         section("Over time", *_over_time(story, assets)),
         section("How times are distributed", *_distributions(summary, story, assets)),
         section("Stages", *_stages(summary, assets)),
+        section("Models", grid(HEADS, rows) if (rows := model_rows(summary)) else ""),
         section("How sure it is", *_certainty(summary)),
         section("Requests", facts(_counts(summary)), _failures(summary)),
         section("Prompt and answer lengths", *_token_lengths(summary, story, assets)),
@@ -198,6 +200,7 @@ def _counts(summary: Summary) -> list[tuple[str, object]]:
         ("Succeeded", counts.succeeded),
         ("Failed", counts.failed),
         ("Censored: in flight when the drain ended", counts.censored),
+        *([("Given up, as was asked", counts.cancelled)] if counts.cancelled else []),
         ("Unsent", f"{counts.unsent} ({unsent})" if (unsent := unsent_words(summary)) else counts.unsent),
         *([("Sent in the warm-up, not counted", warmup)] if warmup else []),
         ("Requests per second", rate_words(summary)),

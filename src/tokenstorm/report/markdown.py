@@ -41,6 +41,7 @@ def summary_markdown(summary: Summary) -> str:
             f"- {count} failed with {_code(kind)}: {_code(summary.failures.get(kind, ''))}"
             for kind, count in counts.failed_by_kind.items()
         ),
+        *([f"- {counts.cancelled} were given up, as was asked"] if counts.cancelled else []),
         *([f"- {counts.censored} were in flight when the drain ended"] if counts.censored else []),
         *([f"- {counts.unsent} were not sent ({unsent})"] if (unsent := unsent_words(summary)) else []),
         *([f"- {steady_words(summary.steady)}"] if summary.steady and not summary.steady.fault else []),

@@ -72,7 +72,12 @@ def _marks(summary: Summary, shown: Sequence[Metric], quantiles: Sequence[str]) 
         wants = ", ".join(f"{_HEADS[name]} {samples_needed(QUANTILES[name])}" for name in weak)
         lines.append(f"~ fewer samples than an upper bound of the percentile needs ({wants})")
     if any(metric.lower_bound[name] for metric in shown for name in quantiles):
-        parts = (("failed", counts.failed), ("censored", counts.censored), ("unsent", counts.unsent))
+        parts = (
+            ("failed", counts.failed),
+            ("censored", counts.censored),
+            ("given up", counts.cancelled),
+            ("unsent", counts.unsent),
+        )
         without = ", ".join(f"{count} {name}" for name, count in parts if count)
         lines.append(f"> at least: {without} of {counts.scheduled} have no time, and would raise it")
     return lines

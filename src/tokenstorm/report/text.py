@@ -4,6 +4,7 @@ from tokenstorm.metrics.summary import Summary
 from tokenstorm.plan import Plan, Shared, Synthetic, TraceFile
 from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import operation_words, percent, slo_text
+from tokenstorm.report.bymodel import models_table
 from tokenstorm.report.certainty import certain_lines, steady_words
 from tokenstorm.report.figures import duration, figure, many
 from tokenstorm.report.rates import rate_words, unsent_words
@@ -27,6 +28,7 @@ def summary_text(summary: Summary, *, wide: bool = False) -> str:
         *times_table(summary, wide=wide),
         "",
         *stages_table(summary, wide=wide),
+        *models_table(summary),
         *_replicas(summary),
         *(levels := replica_levels(summary)),
         *[""][: len(levels)],
@@ -60,10 +62,10 @@ def _head(summary: Summary) -> list[str]:
     plan, counts, rates = summary.plan, summary.counts, summary.rates
     seconds = summary.windows.measured_end - summary.windows.measured_start
     loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals{profile(plan)}"
-    model = summary.environment.model or "?"
+    model = ", ".join(one.name for one in plan.models) or summary.environment.model or "?"
     where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
-    others = (("censored", counts.censored), ("unsent", counts.unsent))
+    others = (("censored", counts.censored), ("given up", counts.cancelled), ("unsent", counts.unsent))
     return [
         f"{model} at {where}: {operation_words(plan)}",
         f"{loop}, {many(plan.num_clients, 'client')}, {many(plan.ranks, 'rank')}, {round(seconds, 3):g} s measured{warmup}",

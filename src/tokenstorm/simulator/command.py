@@ -45,7 +45,7 @@ async def _serve(args: argparse.Namespace, settings: Settings, faults: Faults, a
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, *ends()):
         loop.add_signal_handler(number, stop.set)
-    engine = SimulatedEngine(args.model, settings, faults, api_key=api_key, seed=args.seed)
+    engine = SimulatedEngine((args.model, *args.adapter), settings, faults, api_key=api_key, seed=args.seed)
     try:
         server = await serve(engine.handle, args.host, args.port, has_key=engine.has_key)
     except OSError as error:

@@ -11,6 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 picks a free one (%(default)s)")
     parser.add_argument("--model", default="sim-model", help="model name (%(default)s)")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another model, as a LoRA over the first; may be given again",
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="medium", help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of jitter, faults and text (0)")
     parser.add_argument("--api-key-env", metavar="VAR", help="variable that holds the API key")
