@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import scraping
 from grouplab import cancel_everything
@@ -102,3 +103,23 @@ def test_dashboards_take_their_data_source_from_a_variable() -> None:
         assert (chosen["type"], chosen["name"], chosen["query"]) == ("datasource", "datasource", "prometheus")
         places = {place["datasource"]["uid"] for place in (*variables, *dashboard["panels"])}
         assert places == {"${datasource}"}
+
+
+def test_the_compose_file_and_the_provisioning_name_each_others_files_and_ports() -> None:
+    """What can be known without Docker and Grafana: every mount is there, and one finds the other where it is."""
+    services = yaml.safe_load((GRAFANA / "compose.yaml").read_text())["services"]
+    mounts = {
+        place.split(":")[1]: GRAFANA / place.split(":")[0] for one in services.values() for place in one["volumes"]
+    }
+    assert all(path.exists() for path in mounts.values())
+    (listens,) = (word for word in services["prometheus"]["command"] if "listen-address" in word)
+    assert mounts[services["prometheus"]["command"][0].partition("=")[2]] == GRAFANA / "prometheus.yml"
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == f"http://{listens.partition('=')[2]}"
+    scraped = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())
+    assert source["jsonData"]["timeInterval"] == scraped["global"]["scrape_interval"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/tokenstorm.yaml").read_text())["providers"]
+    folder = provider["options"]["path"]
+    assert mounts[folder] == GRAFANA / "dashboards"
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (mounts[folder] / home.removeprefix(f"{folder}/")).exists()

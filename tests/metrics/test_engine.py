@@ -234,3 +234,12 @@ def test_what_an_engine_tells_by_an_old_and_a_new_name_is_counted_once() -> None
 
 def test_a_percentile_above_all_bounds_is_unknown() -> None:
     assert EngineTimes(2, 9.0, {"0.1": 1, "+Inf": 1}).quantile(0.9) is None
+
+
+def test_a_wide_first_bucket_gives_no_quantile_that_the_mean_rules_out() -> None:
+    """As of vLLM's queue times: all below the first bound of 300 ms, 1 ms on average."""
+    times = EngineTimes(count=100, sum=0.1, buckets={"0.3": 100})
+    assert times.quantile(0.5) == pytest.approx(0.002)
+    assert times.quantile(0.99) == pytest.approx(0.1)
+    even = EngineTimes(count=100, sum=15.0, buckets={"0.3": 100})
+    assert even.quantile(0.5) == pytest.approx(0.15)
