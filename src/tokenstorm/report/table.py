@@ -8,7 +8,6 @@ from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.report.asked import percent
 from tokenstorm.report.figures import duration, figure, percentile
 
-COLUMNS = 80
 _ROWS = {
     "latency_seconds": "latency from schedule",
     "service_time_seconds": "service time from send",
