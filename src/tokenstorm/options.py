@@ -23,6 +23,7 @@ from tokenstorm.loadgen.prompts import prompt_file
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
 from tokenstorm.plan import Plan, new_run_id, plan_for
+from tokenstorm.report.conditions import check_bound
 from tokenstorm.strict import Option
 from tokenstorm.typed import (
     add_synthetic_options,
@@ -211,8 +212,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def refuse_unjudged(args: argparse.Namespace, slo: object) -> None:
-    """Raises `UsageError` where a run is to fail on objectives that it has not."""
-    if args.fail_on == "slo" and not slo:
+    """Raises `UsageError` where a run is to fail on objectives that it has not, or on what says nothing."""
+    for text in args.fail_on:
+        check_bound(text)
+    if "slo" in args.fail_on and not slo:
         message = "--fail-on slo needs the objectives of a request: --slo ttft=500ms,tpot=50ms"
         raise UsageError(message)
 

@@ -236,6 +236,15 @@ def test_the_command_ends_with_4_for_a_regression_and_with_2_for_loads_that_diff
     assert msgspec.json.decode(out[out.index("{") :])["first"] == "baseline good"
     assert main(["compare", str(a), str(b), "--format", "md", "-o", str(tmp_path / "c.md")]) == 0
     assert (tmp_path / "c.md").read_text().startswith("**SIMULATED")
+    assert main(["compare", str(a), str(b), "-o", str(tmp_path / "c.xml"), "--fail-if", "latency_p50>+5%"]) == 4
+    assert '<testcase classname="tokenstorm" name="' in (tmp_path / "c.xml").read_text()
+    assert 'failures="1"' in (tmp_path / "c.xml").read_text()
+    assert main(["compare", str(a), str(b), "--format", "html"]) == 2
+    assert main(["compare", str(a), str(b), "-o", str(tmp_path / "c.doc")]) == 2
+    assert main(["compare", str(a), str(b), "-o", str(tmp_path / "c.html")]) == 0
+    page = (tmp_path / "c.html").read_text()
+    assert "latency p50" in page
+    assert "Over one another" in page
     assert main(["baseline", "list"]) == 0
     assert "good" in capsys.readouterr().out
     assert main(["baseline", "remove", "good"]) == 0

@@ -55,7 +55,7 @@ def _load(plan: Plan, args: argparse.Namespace, api_key: str | None) -> int:
     elif not args.json:
         show_line(f"report: {paths.report}")
     if form:
-        save_as(form, paths, summary, args.output)
+        save_as(form, paths, summary, args.output, args.fail_on)
     return code
 
 

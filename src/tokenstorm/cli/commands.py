@@ -19,7 +19,7 @@ ORCHESTRATOR_PORT, SERVER_PORT, CLIENT_PORT = 8000, 8001, 8003
 TOKEN = "TOKENSTORM_TOKEN"  # noqa: S105 - the name of the variable
 
 
-_BY_NAME = "its name tells the format: .txt .html .json .csv .md .parquet .hlog"
+_BY_NAME = "its name tells the format: .txt .html .json .csv .md .xml .parquet .hlog"
 
 
 def add_commands(commands: "Commands") -> None:
@@ -96,9 +96,9 @@ def _add_report(commands: "Commands") -> None:
     report.add_argument("--json", action="store_true", help="print the summary as JSON, as --format json does")
     report.add_argument(
         "--format",
-        choices=("text", "html", "json", "csv", "md", "parquet", "hdr"),
+        choices=("text", "html", "json", "csv", "md", "junit", "parquet", "hdr"),
         help="text; html: the page with charts, report.html in the run's folder; csv and parquet: every request; md: for a "
-        "pull request; hdr: HdrHistogram's log",
+        "pull request; junit: verdict, objectives and --fail-on as tests; hdr: HdrHistogram's log",
     )
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write it there; {_BY_NAME}")
     _add_results(report)
@@ -124,10 +124,18 @@ def _add_compare(commands: "Commands") -> None:
     )
     compare.add_argument("--force", action="store_true", help="compare runs of different loads, too")
     compare.add_argument(
-        "--format", choices=("text", "md", "json"), default="text", help="(text); md: for a pull request"
+        "--format",
+        choices=("text", "md", "html", "json", "junit"),
+        help="text; md: for a pull request; html: a page with the charts over one another; junit: --fail-if as tests",
     )
     _add_json(compare)
-    compare.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
+    compare.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write it there; its name tells the format: .txt .md .html .json .xml",
+    )
     compare.set_defaults(run=_later("cli.compare", "compare"))
     baseline = commands.add_parser("baseline", help="runs kept under a name, to compare with", allow_abbrev=False)
     actions = baseline.add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -266,8 +274,8 @@ def _add_group(commands: "Commands") -> None:
 def _add_results(parser: argparse.ArgumentParser) -> None:
     """What belongs to a command that shows a run's results."""
     parser.add_argument("--wide", action="store_true", help="all percentiles, in more than 80 columns")
-    text = "end with 5 where fewer requests than asked met the objectives of --slo"
-    parser.add_argument("--fail-on", choices=("slo",), help=text)
+    text = "end with 5 where it comes true: slo (fewer requests than asked met the objectives of --slo), suspect (the verdict is not valid), or a bound such as 'error_rate>1%%' or 'ttft_p99>500ms'; may be given again"
+    parser.add_argument("--fail-on", action="append", default=[], metavar="WHAT", help=text)
 
 
 DRY_RUN_HELP = "print the script, the commands and the files, without secrets, and submit nothing"

@@ -39,12 +39,12 @@ def report(args: argparse.Namespace) -> int:
     summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)
     code = exit_code_of(summary, args.fail_on)
     if target := args.output or (paths.report if form == "html" else None):
-        save_as(form, paths, summary, target)
+        save_as(form, paths, summary, target, args.fail_on)
         show_line(str(target))
     elif form in {"text", "json"}:
         show_summary(summary, str(paths.root), as_json=form == "json", wide=args.wide)
     else:
-        write_as(form, paths, summary, sys.stdout.buffer)
+        write_as(form, paths, summary, sys.stdout.buffer, args.fail_on)
     if life.doubt:
         tell(life.doubt)
     return code

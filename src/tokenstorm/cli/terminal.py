@@ -16,16 +16,18 @@ from datetime import UTC, datetime
 import msgspec
 
 from tokenstorm.cluster.ssh.tty import restore
-from tokenstorm.errors import UsageError
 from tokenstorm.metrics.points import SeriesSummary
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable, printable_json, printable_line
+from tokenstorm.report.conditions import crossed_bounds
 from tokenstorm.report.text import summary_text
 
-INVALID, SLO_MISSED = 3, 5
+INVALID, FAILED_ON = 3, 5
 
 
-def show_summary(summary: Summary, where: str, *, as_json: bool, fail_on: str | None = None, wide: bool = False) -> int:
+def show_summary(
+    summary: Summary, where: str, *, as_json: bool, fail_on: Sequence[str] = (), wide: bool = False
+) -> int:
     """The results of a run, found again by `where`; its exit code."""
     code = exit_code_of(summary, fail_on)
     if as_json:
@@ -35,14 +37,12 @@ def show_summary(summary: Summary, where: str, *, as_json: bool, fail_on: str | 
     return code
 
 
-def exit_code_of(summary: Summary, fail_on: str | None) -> int:
-    """What a run's verdict means, and what it is to fail on. Raises UsageError for a run that cannot fail on that."""
-    if fail_on == "slo" and summary.goodput is None:
-        message = "--fail-on slo: this run has no objectives that a request could miss: give them with --slo"
-        raise UsageError(message)
-    if summary.verdict.state == "invalid":
-        return INVALID
-    return SLO_MISSED if fail_on == "slo" and summary.goodput and not summary.goodput.met else 0
+def exit_code_of(summary: Summary, fail_on: Sequence[str]) -> int:
+    """What a run's verdict means, and what it is to fail on: that is told. Raises UsageError for a run that cannot fail on that."""
+    failed = crossed_bounds(summary, fail_on)
+    for words in failed:
+        tell(f"--fail-on {words}")
+    return INVALID if summary.verdict.state == "invalid" else FAILED_ON if failed else 0
 
 
 def series_exit_code(summary: SeriesSummary) -> int:
@@ -51,7 +51,7 @@ def series_exit_code(summary: SeriesSummary) -> int:
         return 1
     if summary.points and all(point.verdict.state == "invalid" for point in summary.points):
         return INVALID
-    return SLO_MISSED if summary.capacity and summary.capacity.held is None else 0
+    return FAILED_ON if summary.capacity and summary.capacity.held is None else 0
 
 
 def show_json(value: object) -> None:

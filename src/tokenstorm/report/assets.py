@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import tokenstorm
 
 BROWSER = Path(tokenstorm.__file__).parent / "browser"
-ENTRY, SERIES_ENTRY = "report/report.js", "report/series.js"
+ENTRY, SERIES_ENTRY, COMPARISON = "report/report.js", "report/series.js", "report/compare.js"
 LIBRARY = "vendor/uPlot.js"
 """A classic script, which the chart modules find as `uPlot`."""
 STYLES = ("vendor/uPlot.css", "charts/colors.css", "charts/charts.css", "report/report.css")

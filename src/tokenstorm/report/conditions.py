@@ -1,6 +1,7 @@
 """Bounds as they are typed: `error_rate>1%` of one run, `ttft_p99>+5%` of one run against another."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenstorm.errors import UsageError
@@ -59,7 +60,13 @@ def _read(text: str, option: str, example: str) -> tuple[Measure, bool, str, str
     return MEASURES[name], way == ">", sign, number, unit
 
 
-def crossed_bounds(summary: Summary, fail_on: list[str]) -> list[str]:
+def check_bound(text: str) -> None:
+    """Raises `UsageError` for what no run can be made to fail on."""
+    if text not in {"slo", "suspect"}:
+        bound_of(text)
+
+
+def crossed_bounds(summary: Summary, fail_on: Sequence[str]) -> list[str]:
     """Of what a run is to fail on, what came true, in words. Raises `UsageError` for what this run cannot fail on."""
     found = []
     for text in fail_on:

@@ -1,6 +1,6 @@
 """The forms in which a run can be had, and how each is written."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
@@ -11,6 +11,7 @@ from tokenstorm.metrics.rebuild import batches_of
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable
 from tokenstorm.report.hdr import hdr_log
+from tokenstorm.report.junit import run_junit
 from tokenstorm.report.markdown import summary_markdown
 from tokenstorm.report.page import made_page
 from tokenstorm.report.rows import csv_head, csv_rows, write_parquet
@@ -19,7 +20,7 @@ from tokenstorm.report.whole import Found, find_results, latest_moment, seconds_
 from tokenstorm.result import Result
 from tokenstorm.runs import RunPaths
 
-Format = Literal["text", "html", "json", "csv", "md", "parquet", "hdr"]
+Format = Literal["text", "html", "json", "csv", "md", "junit", "parquet", "hdr"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _BY_SUFFIX: dict[str, Format] = {
     ".txt": "text",
@@ -27,6 +28,7 @@ _BY_SUFFIX: dict[str, Format] = {
     ".json": "json",
     ".csv": "csv",
     ".md": "md",
+    ".xml": "junit",
     ".parquet": "parquet",
     ".hdr": "hdr",
     ".hlog": "hdr",
@@ -42,17 +44,23 @@ def format_of(path: Path) -> Format:
     return found
 
 
-def write_as(form: Format, paths: RunPaths, summary: Summary, file: BinaryIO) -> None:
-    """Write a run in one of the forms. Raises `RunError` where the form needs a package that is not there."""
-    _WRITERS[form](paths, summary, file)
+def write_as(form: Format, paths: RunPaths, summary: Summary, file: BinaryIO, fail_on: Sequence[str] = ()) -> None:
+    """Write a run in one of the forms. Raises `RunError` where the form needs a package that is not there.
+
+    `fail_on` are the bounds that it was to keep, as they were typed: JUnit has a test for each.
+    """
+    if form == "junit":
+        file.write(run_junit(summary, fail_on).encode())
+    else:
+        _WRITERS[form](paths, summary, file)
 
 
-def save_as(form: Format, paths: RunPaths, summary: Summary, target: Path) -> None:
+def save_as(form: Format, paths: RunPaths, summary: Summary, target: Path, fail_on: Sequence[str] = ()) -> None:
     """Write it to a file: the whole of it, or nothing. Raises `RunError`."""
     unfinished = target.parent / f".{target.name}.part"
     try:
         with unfinished.open("wb") as file:
-            write_as(form, paths, summary, file)
+            write_as(form, paths, summary, file, fail_on)
         unfinished.replace(target)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
