@@ -103,6 +103,19 @@ def test_loads_that_differ_are_refused_with_what_differs_unless_forced(runs: Wri
     ]
 
 
+def test_a_run_that_the_load_generator_spoiled_is_left_out_and_one_that_the_service_failed_is_not(runs: Write) -> None:
+    spoiled, failing = runs("s", 100), runs("f", 100, errors=12)
+    path = spoiled / "run0" / "summary.json"
+    told = msgspec.json.decode(path.read_bytes())
+    told["verdict"] = {"state": "invalid", "reasons": [{"code": "stalled", "text": "a rank stood still"}]}
+    path.write_bytes(msgspec.json.encode(told))
+    found = compare(side(runs("a", 100)), [side(spoiled), side(failing)], [], force=False)
+    assert row(found, "latency_p50").second.runs == 4
+    assert found.notes[0].endswith("1 run of 5 left out, which the load generator itself spoiled")
+    [failed_requests] = [one for one in found.versus[1].points[0].measures if one.measure == "error_rate"]
+    assert (failed_requests.second.runs, failed_requests.change) == (5, "worse")
+
+
 def test_what_differs_in_model_and_length_is_told_and_no_reason_to_refuse(runs: Write) -> None:
     found = compare(
         side(runs("a", 100, model="old")), [side(runs("b", 100, warmup_seconds=0.5, model="new"))], [], force=False

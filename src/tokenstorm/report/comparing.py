@@ -1,16 +1,20 @@
 """Two sides against each other: each number with its difference, how sure that is, and whether it got better or worse."""
 
 from collections.abc import Sequence
+from math import hypot
 from typing import Literal
 
 import msgspec
 
 from tokenstorm.errors import RunError, UsageError
+from tokenstorm.metrics.attaining import GENERATOR
 from tokenstorm.metrics.intervals import LEVEL, Difference, Estimate, Interval, difference, holm, of_runs
 from tokenstorm.metrics.measures import COMPARED, MEASURES, Measure
 from tokenstorm.metrics.summary import Summary
+from tokenstorm.metrics.verdict import FAILED_INVALID
 from tokenstorm.report.conditions import Condition
 from tokenstorm.report.differing import Differs, differences
+from tokenstorm.report.figures import many
 from tokenstorm.report.one_run import estimate_over_time
 from tokenstorm.report.sides import Side
 from tokenstorm.runs import RunPaths
@@ -18,6 +22,8 @@ from tokenstorm.runs import RunPaths
 SCHEMA: Literal[1] = 1
 RESOLUTION = 0.0045
 """The standard error of a percentile that comes from its histogram's bins, as a share of it."""
+EDGES = 0.41
+"""The standard error of a count of answers in a window, in answers: at both of its edges one may just be in it, or just not."""
 Change = Literal["better", "worse", "same", "unknown"]
 _Runs = Sequence[tuple[RunPaths, Summary]]
 
@@ -85,7 +91,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(first: Side, others: Sequence[Side], fail_if: Sequence[Condition], *, force: bool) -> Comparison:
     """Hold each of the others against the first. Raises `RunError` where the loads differ, unless that is forced."""
     names = list(dict.fromkeys([*COMPARED, *(condition.measure.name for condition in fail_if)]))
-    versus = [_versus(first, other, names, fail_if, force=force) for other in others]
     suspects = [
         f"{side.name}: the verdict of run {summary.run_id[:8]} is {summary.verdict.state}: {summary.verdict.reasons[0].text}"
         for side in (first, *others)
@@ -93,6 +98,9 @@ def compare(first: Side, others: Sequence[Side], fail_if: Sequence[Condition], *
         for _, summary in runs
         if summary.verdict.reasons
     ]
+    trusted = [_trusted(side, suspects) for side in (first, *others)]
+    first, others = trusted[0], trusted[1:]
+    versus = [_versus(first, other, names, fail_if, force=force) for other in others]
     if any(side.count == len(side.runs) for side in (first, *others)):
         suspects.insert(
             0,
@@ -100,6 +108,28 @@ def compare(first: Side, others: Sequence[Side], fail_if: Sequence[Condition], *
         )
     simulated = any(side.first.environment.simulated for side in (first, *others))
     return Comparison(first=first.name, runs=first.count, simulated=simulated, versus=versus, notes=suspects)
+
+
+def _trusted(side: Side, notes: list[str]) -> Side:
+    """Without the runs that the load generator spoiled by its own fault, where others are left; it is noted."""
+    kept = Side(side.name)
+    for key, runs in side.runs.items():
+        kept.runs[key] = [one for one in runs if not _spoiled(one[1])] or runs
+    if spoiled := side.count - kept.count:
+        notes.insert(
+            0, f"{side.name}: {many(spoiled, 'run')} of {side.count} left out, which the load generator itself spoiled"
+        )
+    return kept
+
+
+def _spoiled(summary: Summary) -> bool:
+    """Whether the generator alone makes a run invalid: failures of the service are what a comparison is to find."""
+    return (
+        summary.verdict.state == "invalid"
+        and any(reason.code in GENERATOR for reason in summary.verdict.reasons)
+        and summary.counts.succeeded > 0
+        and summary.counts.failed <= FAILED_INVALID * summary.counts.sent
+    )
 
 
 def _versus(first: Side, other: Side, names: Sequence[str], fail_if: Sequence[Condition], *, force: bool) -> Versus:
@@ -167,12 +197,14 @@ def _compared(measure: Measure, first: _Runs, second: _Runs) -> Compared | None:
 
 def _estimate(measure: Measure, runs: _Runs, values: Sequence[float]) -> Estimate | None:
     found = of_runs(values) if len(values) > 1 else estimate_over_time(measure, runs[0][0], values[0])
+    if found and measure.name == "requests_per_second":
+        answers = min(one.counts.succeeded for _, one in runs)
+        return msgspec.structs.replace(found, error=hypot(found.error, EDGES * found.value / max(1, answers)))
     if found and measure.statistic not in {
         "",
         "mean",
     }:  # runs whose percentiles lie in one bin are alike to within that bin
-        error = (found.error**2 + (RESOLUTION * found.value) ** 2) ** 0.5
-        return msgspec.structs.replace(found, error=error)
+        return msgspec.structs.replace(found, error=hypot(found.error, RESOLUTION * found.value))
     return found
 
 
