@@ -1,10 +1,14 @@
 """Each operation, by a real run against the simulator: counts, tokens and errors are right, as the engine counts them too."""
 
+import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from running import Run, Stage, fetch
+from tokenstorm.load import Load, make
 
 OPTIONS = (
     "--request-count",
@@ -80,3 +84,16 @@ def test_what_the_service_does_not_know_ends_the_run_before_it_starts(stage: Sta
     assert (ended.code, "The model `other` does not exist" in ended.err) == (1, True), ended
     ended = stage.command("bench", engine.url, "--endpoint", "rerank", "--slo", "ttft=1s")
     assert (ended.code, "no request could meet `ttft_seconds`" in ended.err) == (2, True), ended
+
+
+def test_what_the_page_shows_works(stage: Stage) -> None:
+    """Each command of docs/endpoints.md that loads a simulated engine does so, and its request of one's own is one."""
+    page = (Path(__file__).parents[1] / "docs" / "endpoints.md").read_text()
+    (written,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    make({"num_clients": 1, "endpoint": "custom", "custom": json.loads(written)}, Load)
+    commands = re.findall(r"^tokenstorm bench \$URL (.*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    engine = stage.simulate()
+    for number, command in enumerate(commands):
+        run = stage.bench(engine.url, *shlex.split(command), name=f"run{number}")
+        assert run.summary["counts"]["succeeded"] == run.summary["counts"]["scheduled"] == 20
