@@ -84,6 +84,8 @@ TYPED = {
     "extra_body": ("--extra-body", '{"top_k": 5}'),
     "trace": ("--trace", "t.jsonl", "--trace-lengths"),
     "columns": ("--dataset", "d.csv", "--column", "prompt=question"),
+    "no_repeat": ("--no-repeat",),
+    "cache": ("--cache", "salt"),
     "unique_prompts": ("--unique",),
     "num_clients": ("--num-clients", "12"),
     "requests_per_second": ("--requests-per-second", "3"),

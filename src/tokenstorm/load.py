@@ -144,9 +144,19 @@ class Load(Strict, frozen=True, kw_only=True):
             {"path": "conversation_trace.jsonl", "speed": 2},
         ),
     ] = None
-    unique_prompts: Annotated[
-        bool, doc("Salt each request's prompt, so that no prefix cache helps", Option("--unique", None, "requests"))
+    no_repeat: Annotated[
+        bool,
+        doc("End the run before a prompt of a list or file comes again", Option("--no-repeat", None, "requests")),
     ] = False
+    cache: Annotated[
+        Literal["keep", "salt", "reset"],
+        doc(
+            "What the engine's prefix cache may know: `keep` leaves that to it, `salt` begins each prompt otherwise, "
+            "`reset` has it emptied before the start (vLLM, SGLang)",
+            Option("--cache", None, "requests"),
+        ),
+    ] = "keep"
+    unique_prompts: Annotated[bool, doc("The same as `cache`: salt", Option("--unique", None, "requests"))] = False
 
     num_clients: Annotated[Count, doc("Requests in flight at most", Option("--num-clients", "N", default=10))]
     requests_per_second: Annotated[
@@ -263,6 +273,15 @@ class Load(Strict, frozen=True, kw_only=True):
             message = f"{self.ranks} is above `num_clients` ({self.num_clients}): a rank would have no client"
             raise Misfit(message, "ranks", ["num_clients"])
         self._fits_a_trace()
+        self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        if self.no_repeat and self.closed_loop and self.warmup_seconds:
+            message = "needs a rate, or no warm-up: in a closed loop nobody knows how many prompts a warm-up takes"
+            raise Misfit(message, "no_repeat", ["warmup_seconds"])
+        if self.unique_prompts and self.cache == "reset":
+            message = "salted prompts find nothing in any cache: leave one of the two out"
+            raise Misfit(message, "cache", ["unique_prompts"])
         if self.prompts_are_tokens and self.endpoint not in {"completions", "embeddings", "custom"}:
             message = f'must be "completions" or "embeddings" for prompts of token ids: {self.endpoint} takes text'
             raise Misfit(message, "endpoint")
@@ -341,6 +360,11 @@ class Load(Strict, frozen=True, kw_only=True):
             if getattr(self, name) is not None:
                 message = f"the trace says when requests leave: leave this out, or use `{also}`"
                 raise Misfit(message, name, ["trace", also])
+
+    @property
+    def salted(self) -> bool:
+        """Whether each prompt begins otherwise."""
+        return self.unique_prompts or self.cache == "salt"
 
     @property
     def arrival_by_trace(self) -> bool:

@@ -131,15 +131,15 @@ def test_every_row_of_a_stripe_is_read_ahead(tmp_path: Path, monkeypatch: pytest
     workload = write_prepared(tmp_path / "workload", ((row, Entry(row + 1, 1, [])) for row in range(4 * AT_ONCE)))
     readers: Counter[int] = Counter()
 
-    def read(self: Rows, index: int, really: Callable[[Rows, int], bytes] = Rows._read) -> bytes:
+    def read(self: Rows[Any], index: int, really: Callable[[Rows[Any], int], bytes] = Rows._read) -> bytes:
         readers[threading.get_ident()] += 1
         return really(self, index)
 
     monkeypatch.setattr(Rows, "_read", read)
-    rows = Rows(workload, iter(range(4 * AT_ONCE)))
+    rows = Rows(workload, iter(range(4 * AT_ONCE)), Entry)
     for row in range(4 * AT_ONCE):
         rows._coming.result()  # the thread is never behind
-        assert rows.get(row).input == row + 1
+        assert rows[row].input == row + 1
     rows.close()
     assert readers[threading.get_ident()] == 0
 
@@ -268,9 +268,9 @@ def some_rows(count: int) -> Iterator[tuple[int, Entry]]:
 
 def test_a_rank_reads_its_stripe_ahead_and_any_other_row_too(tmp_path: Path) -> None:
     workload = write_prepared(tmp_path / "w", some_rows(2000))
-    rows = Rows(workload, iter(range(1, 2000, 3)))
-    assert [rows.get(index).input for index in range(1, 2000, 3)] == [*range(2, 2001, 3)]
-    assert rows.get(5) == Entry(6, 2, [5])
+    rows = Rows(workload, iter(range(1, 2000, 3)), Entry)
+    assert [rows[index].input for index in range(1, 2000, 3)] == [*range(2, 2001, 3)]
+    assert rows[5] == Entry(6, 2, [5])
     assert [rows.times()[index] for index in (0, 1999)] == [0, 19990]
     rows.close()
 
@@ -282,10 +282,10 @@ def test_a_prepared_workload_is_for_this_user_alone_and_pinned_by_its_content(tm
     assert workload == write_prepared(tmp_path / "w", some_rows(5)), "the same rows are the same file"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(RunError, match="is not what was prepared"):
-        Rows(workload, iter(()))
+        Rows(workload, iter(()), Entry)
     path.unlink()
     with pytest.raises(RunError, match="cannot read the prepared workload"):
-        Rows(workload, iter(()))
+        Rows(workload, iter(()), Entry)
 
 
 def test_a_trace_that_was_changed_since_the_plan_was_made_is_refused(tmp_path: Path) -> None:

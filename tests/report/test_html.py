@@ -54,6 +54,8 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "prompts": ({"kind": "list", "prompts": ["First?", LONG, *("more",) * 30]}, f"First?\n{LONG[:300]} …\nmore"),
     "trace": (None, "-"),
     "columns": ({}, "-"),
+    "no_repeat": (True, "yes"),
+    "cache": ("salt", "salt"),
     "unique_prompts": (True, "yes"),
     "num_clients": (321, "321"),
     "requests_per_second": (12.5, "12.5"),

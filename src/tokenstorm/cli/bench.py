@@ -83,6 +83,7 @@ async def _run(plan: Plan, paths: RunPaths, api_key: str | None) -> Summary:
             paths,
             api_key=api_key,
             on_second=shown.show,
+            on_note=tell_progress,
             on_workload=lambda facts: tell_progress("\n".join(workload_lines(facts))),
         )
         with handle_signals(launcher):

@@ -23,7 +23,7 @@ class Grouped:
         self.times: Sequence[int] | None = None
         self._shared = shared
         self._seed = plan.seed
-        self._unique = plan.unique_prompts
+        self._unique = plan.salted
         self._salt = mix(int(plan.run_id[:16], 16) ^ mix(int(plan.run_id[16:], 16)))
         self._bounds = [*accumulate(shared.popularity)]
         self._composer = Composer(plan.seed)

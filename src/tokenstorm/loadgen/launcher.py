@@ -24,21 +24,18 @@ from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.port import Port
 from tokenstorm.loadgen.power import PowerSampler
-from tokenstorm.loadgen.preflight import context_of, try_service
+from tokenstorm.loadgen.preflight import try_service
 from tokenstorm.loadgen.progress import Progress
-from tokenstorm.loadgen.prompts import PromptSource, load_prompts
+from tokenstorm.loadgen.provision import Provided, provide
 from tokenstorm.loadgen.ranks import Ranks
-from tokenstorm.loadgen.replay import keep_rows
 from tokenstorm.loadgen.sampling import Sampler
 from tokenstorm.loadgen.sizing import too_little_room
 from tokenstorm.loadgen.standing import standing_of
-from tokenstorm.loadgen.workload import prepare, read_workload
-from tokenstorm.metrics.reports import Environment, PromptStock, WorkloadFacts
+from tokenstorm.metrics.reports import Environment, WorkloadFacts
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.plan import Plan, TraceFile, encode_plan
+from tokenstorm.plan import Plan, encode_plan
 from tokenstorm.runs import RunPaths, make_private, write_atomically
-from tokenstorm.threads import run_in_thread
 
 NOTICE_SECONDS = 0.5
 CONNECT_SECONDS = 0.0005
@@ -75,13 +72,14 @@ class Launcher:
         secret: str | None = None,
         on_second: Callable[[Status], None] | None = None,
         on_workload: Callable[[WorkloadFacts], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan
         self.paths = paths
         self._api_key = api_key
         self._on_second = on_second
         self._on_workload = on_workload
-        self._workload: WorkloadFacts | None = None
+        self._on_note = on_note
         secret = secret or secrets.token_urlsafe(32)
         self._group = Group(plan)
         self._ranks = Ranks(plan, paths, secret, self._group.add)
@@ -102,7 +100,7 @@ class Launcher:
 
     async def run(self) -> Summary:
         """Carry out the plan and write the summary. Raises `RunError`; what was finished by then is on disk."""
-        prompts = await self._load_prompts()
+        provided = await self._provide()
         host = local_address(self.plan.host)
         server = await self._port.listen(host)
         address = f"{in_url(host)}:{server.sockets[0].getsockname()[1]}"
@@ -110,7 +108,7 @@ class Launcher:
         watching = asyncio.create_task(self._watch())
         try:
             write_atomically(self.paths.address, msgspec.json.encode(described) + b"\n")
-            environment = await self._start(address, prompts)
+            environment = await self._start(address, provided)
             await self._ranks.done(self._seconds_left)
             self.drained_at = monotonic()
             await self._end(watching)
@@ -137,26 +135,22 @@ class Launcher:
             await self._sampler.close()
             await self._power.close()
 
-    async def _load_prompts(self) -> PromptSource:
+    async def _provide(self) -> Provided:
         """Make the run directory, and what the ranks read there. Raises `PlanError` and `RunError`."""
-        plan, paths = self.plan, self.paths
-        if not isinstance(plan.prompts, TraceFile):
-            prompts = load_prompts(plan)
-            _make_run_directory(paths, plan)
-            return prompts
-        _make_run_directory(paths, plan)
-        context = await context_of(plan, self._api_key)
+        _make_run_directory(self.paths, self.plan)
         try:
-            workload, facts = await run_in_thread(lambda: prepare(plan, paths.workload.absolute(), context), None)
+            provided = await provide(self.plan, self.paths, self._api_key)
         except OSError as error:
             raise RunError(self._cannot_write(error)) from None
-        if self._on_workload is not None:
-            self._on_workload(facts)
-        self._workload, self._ranks.workload = facts, workload
-        prompts = await run_in_thread(lambda: read_workload(plan, workload), None)
-        if workload.rows != plan.prompts.rows:
-            self._replan(keep_rows(plan, workload.rows, prompts.times))
-        return prompts
+        self._ranks.workload = provided.workload
+        if provided.facts is not None and self._on_workload is not None:
+            self._on_workload(provided.facts)
+        if self._on_note is not None:
+            for note in provided.notes:
+                self._on_note(note)
+        if provided.plan is not self.plan:
+            self._replan(provided.plan)
+        return provided
 
     def _replan(self, plan: Plan) -> None:
         """Go by a plan that asks for less: what it does not ask for is not missing, when the run is counted."""
@@ -217,9 +211,9 @@ class Launcher:
     def _is_near(self, moment: str) -> bool:
         return bool(re.fullmatch(r"\d{1,12}(\.\d*)?", moment)) and float(moment) - time() <= self.plan.hold_seconds
 
-    async def _start(self, address: str, prompts: PromptSource) -> Environment:
+    async def _start(self, address: str, provided: Provided) -> Environment:
         """Do everything before the common start; `stop` ends it at any point."""
-        self._starting = asyncio.create_task(self._prepare(address, prompts))
+        self._starting = asyncio.create_task(self._prepare(address, provided))
         if self._stops:
             self._starting.cancel()
         try:
@@ -231,19 +225,23 @@ class Launcher:
             message = "stopped before the start"
             raise RunError(message) from None
 
-    async def _prepare(self, address: str, prompts: PromptSource) -> Environment:
+    async def _prepare(self, address: str, provided: Provided) -> Environment:
         await self._ranks.start(address)
         self._group.attempt = self._ranks.attempt
-        service, facts, notes = await try_service(self.plan, prompts, self._api_key)
+        service, facts, notes = await try_service(self.plan, provided.prompts, self._api_key)
         await self._ranks.ready(self.plan.barrier_seconds)
         await self._hold()
         if self._stops:
             raise asyncio.CancelledError  # of the timeouts above, one may have swallowed it
-        count, distinct = prompts.count()
-        stock = PromptStock(count, distinct, prompts.left_out) if count else None
         hosts = {member.hello.host for member in self._ranks.members.values()}
         environment = environment_of(
-            self.plan, service, facts, notes, hosts=hosts, stock=stock, workload=self._workload
+            self.plan,
+            service,
+            facts,
+            [*provided.notes, *notes],
+            hosts=hosts,
+            stock=provided.stock,
+            workload=provided.facts,
         )
         self._progress.environment = environment
         await self._count_down(self._begin(service))

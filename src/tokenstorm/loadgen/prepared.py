@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from struct import Struct as Layout
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -28,6 +28,9 @@ _TAIL: Final = Layout("<QQ")
 """Where the integers begin, and how many rows there are."""
 
 
+T = TypeVar("T")
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """What one request asks: so many tokens of the blocks `ids`, or of a text of its own; for so many tokens of an answer."""
 
@@ -37,11 +40,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Entry).decode
 
 
-def write_prepared(path: Path, rows: Iterable[tuple[int, Entry]]) -> Workload:
-    """Write the rows, each with its time, into a file for this user alone. Raises OSError, and what `rows` raises."""
+def write_prepared(path: Path, rows: Iterable[tuple[int, msgspec.Struct]]) -> Workload:
+    """Write the rows, each a struct with its time, into a file for this user alone. Raises OSError, and what `rows` raises."""
     places, times = array("Q"), array("q")
     digest, at = hashlib.sha256(), 0
     parts: list[bytes] = []
@@ -75,18 +77,19 @@ def write_prepared(path: Path, rows: Iterable[tuple[int, Entry]]) -> Workload:
     return Workload(path=str(path), sha256=digest.hexdigest(), rows=len(times))
 
 
-class Rows:
+class Rows(Generic[T]):
     """The rows of a prepared workload, for one rank. Rows that are next are read ahead, by a thread.
 
-    Raises `RunError` for a file that is not the one that was prepared.
+    `kind` is what the rows are, and `stripe` the order in which they are asked for. Raises `RunError` for a file that is not the one that was prepared.
     """
 
-    def __init__(self, workload: Workload, stripe: Iterable[int]) -> None:
+    def __init__(self, workload: Workload, stripe: Iterable[int], kind: type[T]) -> None:
         self._file = _opened(workload)
         end = os.fstat(self._file).st_size - _TAIL.size
         index_at, count = _TAIL.unpack(os.pread(self._file, _TAIL.size, end))
         self._places = _numbers(self._file, "Q", index_at, count + 1)
         self._times_at: int = index_at + 8 * (count + 1)
+        self._decode = msgspec.msgpack.Decoder(kind).decode
         self._stripe = iter(stripe)
         self._reader = ThreadPoolExecutor(1, "rows")
         self._here: dict[int, bytes] = {}
@@ -99,7 +102,7 @@ class Rows:
         """When each row is due, in nanoseconds from the start."""
         return _numbers(self._file, "q", self._times_at, len(self))
 
-    def get(self, index: int) -> Entry:
+    def __getitem__(self, index: int) -> T:
         """A row; those of the stripe were read ahead, in its order."""
         data = self._here.pop(index, None)
         if data is None:
@@ -107,7 +110,7 @@ class Rows:
                 self._here.update(self._coming.result())
                 self._coming = self._read_ahead()
             data = self._here.pop(index, None) or self._read(index)
-        return _decode(data)
+        return self._decode(data)
 
     def close(self) -> None:
         """Let go of the file."""

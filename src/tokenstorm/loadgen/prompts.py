@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from tokenstorm.load_parts import PAIRING, WITH_MESSAGES
 from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, check_prompts, read_prompts
 from tokenstorm.loadgen.grouped import Grouped
 from tokenstorm.loadgen.mixing import MASK, mix
+from tokenstorm.loadgen.prepared import Rows
 from tokenstorm.loadgen.promptfile import Prompt, read_file
 from tokenstorm.loadgen.records import check_fields, hold_records, parse_records
 from tokenstorm.loadgen.words import WORDS
@@ -55,6 +57,23 @@ class PromptSource(Protocol):
         """How many prompts there are to choose from, and how many of them differ; (0, 0) where each request has its own."""
 
 
+class Order:
+    """The numbers below `count`, for requests in turn: each comes once before any comes again, and each pass has another order.
+
+    It is the same for a seed in every version: `mix` gives no number twice.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._seed = mix(seed)
+        self._order = array("Q", sorted(range(count), key=lambda index: mix(self._seed ^ index)))
+
+    def __getitem__(self, seq: int) -> int:
+        order = self._order
+        pass_, place = divmod(seq, len(order))
+        shift = mix(self._seed ^ pass_)  # applied twice, it makes another order of the one that is shuffled
+        return order[(order[(place + shift) % len(order)] + (shift >> 32)) % len(order)]
+
+
 class Drawn(PromptSource):
     """Prompts of a list, or made up.
 
@@ -63,27 +82,26 @@ class Drawn(PromptSource):
     """
 
     def __init__(
-        self, plan: Plan, prompts: list[Prompt] | Synthetic, left_out: Mapping[str, int] = MappingProxyType({})
+        self,
+        plan: Plan,
+        prompts: Sequence[Prompt] | Rows[Prompt] | Synthetic,
+        left_out: Mapping[str, int] = MappingProxyType({}),
+        order: Order | None = None,
     ) -> None:
         self.left_out = dict(left_out)
         self._prompts = prompts
         self._seed = mix(plan.seed)
-        self._unique = plan.unique_prompts
+        self._unique = plan.salted
         self._salt = mix(self._seed + 1) ^ mix(int(plan.run_id[:16], 16) ^ mix(int(plan.run_id[16:], 16)))
-        self._order = _shuffled(len(prompts), self._seed) if isinstance(prompts, list) else []
-        self.cacheable = isinstance(prompts, list) and not plan.unique_prompts
+        self._order = None if isinstance(prompts, Synthetic) else order or Order(len(prompts), plan.seed)
+        self.cacheable = isinstance(prompts, Sequence) and not plan.salted
         self.times = None
         self._words: Sequence[str] = WORDS
         self._template = 0
 
     def index_of(self, seq: int) -> int:
         """Synthetic prompts are numbered by request."""
-        order = self._order
-        if not order:
-            return seq
-        pass_, place = divmod(seq, len(order))
-        shift = mix(self._seed ^ pass_)  # applied twice, it makes another order of the one that is shuffled
-        return order[(order[(place + shift) % len(order)] + (shift >> 32)) % len(order)]
+        return seq if self._order is None else self._order[seq]
 
     def speak(self, vocabulary: Sequence[str], template_tokens: int) -> None:
         self._words, self._template = vocabulary, template_tokens
@@ -100,7 +118,7 @@ class Drawn(PromptSource):
         return _begun(prompt, lambda text: words + text[len(words) :], salt, self._vocabulary)
 
     def count(self) -> tuple[int, int]:
-        if isinstance(self._prompts, Synthetic):
+        if not isinstance(self._prompts, Sequence):
             return 0, 0
         distinct = {
             (one.text, msgspec.json.encode(one.messages), one.max_tokens, msgspec.json.encode(one.body))
@@ -172,11 +190,6 @@ class Batched(PromptSource):
         return msgspec.structs.replace(first, texts=texts, asked=asked or None)
 
 
-def _shuffled(count: int, seed: int) -> list[int]:
-    """The numbers below `count` in an order that is the same for a seed in every version: `mix` gives no number twice."""
-    return sorted(range(count), key=lambda index: mix(seed ^ index))
-
-
 def load_prompts(plan: Plan) -> PromptSource:
     """Read what the plan asks for. Raises `PlanError` when the file is not the one that the plan was made with."""
     source = _load(plan)
@@ -194,7 +207,7 @@ def _load(plan: Plan) -> PromptSource:
             if plan.custom is not None:
                 return Drawn(plan, _records(pinned(path, sha256), path, plan.columns, plan.custom))
             stock = read_prompts(pinned(path, sha256), path, plan.columns)
-            _fit(plan, stock.prompts, path)
+            refuse_unfit(plan, stock.prompts, path)
             return Drawn(plan, stock.prompts, stock.left_out)
         case Synthetic():
             return Drawn(plan, plan.prompts)
@@ -215,7 +228,7 @@ def _records(data: bytes, path: str, columns: Columns, custom: Custom) -> list[P
     return prompts
 
 
-def _fit(plan: Plan, prompts: list[Prompt], path: str) -> None:
+def refuse_unfit(plan: Plan, prompts: Sequence[Prompt], path: str) -> None:
     """Raises `PlanError` for prompts that the endpoint does not take."""
     paired = [prompt for prompt in prompts if prompt.texts is not None]
     if paired and (plan.endpoint not in PAIRING or len(paired) < len(prompts)):

@@ -18,10 +18,10 @@ class Recorded(PromptSource):
     with the first ones.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, block: int | None) -> None:
+    def __init__(self, plan: Plan, rows: Rows[Entry], block: int | None) -> None:
         self._rows = rows
         self._block = block
-        self._unique = plan.unique_prompts
+        self._unique = plan.salted
         self._salt = mix(int(plan.run_id[:16], 16) ^ mix(int(plan.run_id[16:], 16)))
         self._seed = plan.seed
         self._composer = Composer(plan.seed)
@@ -39,10 +39,10 @@ class Recorded(PromptSource):
     def get(self, seq: int) -> Prompt:
         pass_, index = divmod(seq, len(self._rows))
         salt = mix(self._salt ^ seq) if self._unique else pass_ and mix(pass_)
-        return self._composed(index, self._rows.get(index), salt)
+        return self._composed(index, self._rows[index], salt)
 
     def preflight(self) -> Prompt:
-        return self._composed(0, self._rows.get(0), mix(self._salt ^ MASK))
+        return self._composed(0, self._rows[0], mix(self._salt ^ MASK))
 
     def count(self) -> tuple[int, int]:
         return 0, 0

@@ -1,17 +1,25 @@
 """Workloads that are prepared before a run: the file that the ranks read, and what it holds."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 
+from msgspec.msgpack import encode
+from msgspec.structs import replace
+
 from tokenstorm.errors import PlanError
+from tokenstorm.loadgen.datasets import stream_prompts
 from tokenstorm.loadgen.messages import Workload
 from tokenstorm.loadgen.prepared import Entry, Rows, write_prepared
-from tokenstorm.loadgen.prompts import PromptSource, load_prompts, pinned
+from tokenstorm.loadgen.promptfile import Prompt
+from tokenstorm.loadgen.prompts import Drawn, Order, PromptSource, load_prompts, pinned, refuse_unfit
 from tokenstorm.loadgen.recorded import Recorded, stripe_of
 from tokenstorm.loadgen.traces import FORMATS, SECOND, Row, read_trace
-from tokenstorm.metrics.reports import Spread, WorkloadFacts
-from tokenstorm.plan import Plan, TraceFile
+from tokenstorm.metrics.reports import PromptStock, Spread, WorkloadFacts
+from tokenstorm.plan import Plan, PromptFile, TraceFile
 
 
 def prepare(plan: Plan, path: Path, context: int | None = None) -> tuple[Workload, WorkloadFacts]:
@@ -40,13 +48,36 @@ def prepare(plan: Plan, path: Path, context: int | None = None) -> tuple[Workloa
     return workload, seen.facts(read.format.name, dict(read.skipped))
 
 
+def prepare_prompts(plan: Plan, path: Path) -> tuple[Workload, PromptStock]:
+    """Write the prompts of a plan's file into a file of the run, so that no rank has all of them in memory.
+
+    Raises `PlanError` and OSError.
+    """
+    file = plan.prompts
+    assert isinstance(file, PromptFile), "only a file is prepared"
+    left_out: Counter[str] = Counter()
+    distinct: set[bytes] = set()
+
+    def entries() -> Iterator[tuple[int, Prompt]]:
+        for prompt in stream_prompts(pinned(file.path, file.sha256), file.path, plan.columns, left_out):
+            refuse_unfit(plan, [prompt], file.path)
+            distinct.add(blake2b(encode(replace(prompt, index=None)), digest_size=8).digest())
+            yield 0, prompt
+
+    workload = write_prepared(path, entries())
+    return workload, PromptStock(workload.rows, len(distinct), dict(left_out))
+
+
 def read_workload(plan: Plan, workload: Workload | None, rank: int = 0, ranks: int = 1) -> PromptSource:
     """The prompts of a plan: those of the workload that was prepared for it, where there is one, for one rank."""
     if workload is None:
         return load_prompts(plan)
-    assert isinstance(plan.prompts, TraceFile), "only a trace is prepared"
+    if isinstance(plan.prompts, PromptFile):
+        order = Order(workload.rows, plan.seed)
+        return Drawn(plan, Rows(workload, map(order.__getitem__, count(rank, ranks)), Prompt), order=order)
+    assert isinstance(plan.prompts, TraceFile), "nothing else is prepared"
     assert plan.prompts.format is not None, "it was looked at"
-    rows = Rows(workload, stripe_of(plan, workload.rows, rank, ranks))
+    rows = Rows(workload, stripe_of(plan, workload.rows, rank, ranks), Entry)
     return Recorded(plan, rows, FORMATS[plan.prompts.format].block)
 
 

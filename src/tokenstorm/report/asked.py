@@ -32,6 +32,8 @@ _NAMES = {
     "api_key_header": "Header of the API key",
     "extra_body": "Further fields of each request",
     "columns": "Columns of the dataset",
+    "no_repeat": "Ends before a prompt comes again",
+    "cache": "The engine's prefix cache",
     "unique_prompts": "Each prompt salted",
     "num_clients": "Clients",
     "requests_per_second": "Requests per second",

@@ -55,7 +55,7 @@ def prompts_used(summary: Summary) -> str:
     if stock.left_out:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in stock.left_out.items())
         text += f" ({sum(stock.left_out.values())} records left out: {reasons})"
-    return f"{text}, with a salt for each request" if plan.unique_prompts else text
+    return f"{text}, with a salt for each request" if plan.salted else text
 
 
 def _head(summary: Summary) -> list[str]:
