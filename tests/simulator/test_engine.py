@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tokenstorm.simulator.engine import Engine, Sequence
 from tokenstorm.simulator.metrics import Metrics
+from tokenstorm.simulator.prefixes import PrefixCache
 from tokenstorm.simulator.settings import PRESETS, Faults, Settings
 
 MS = 1_000_000
@@ -219,3 +220,31 @@ def test_a_wrong_setting_is_refused_by_its_option(field: str, value: float) -> N
 def test_fault_rates_that_add_up_to_more_than_one_are_refused() -> None:
     with pytest.raises(ValueError, match="at most"):
         Faults(reset=0.6, stall=0.6)
+
+
+def test_a_prompt_that_begins_like_another_one_costs_only_the_rest() -> None:
+    """60 tokens are 3 whole blocks and a rest: of the second prompt 12 tokens are computed, of a third 60."""
+    engine = engine_with(settings=replace(PLAIN, prefix_cache_tokens=160))
+    took = []
+    for beginning in (b"a", b"a", b"b"):
+        one = Sequence(prompt_tokens=60, output_tokens=1)
+        one.prefix = engine.prefixes.blocks_of(beginning * 240)
+        engine.submit(one, 0)
+        took.append(times(play(engine), one))
+    assert took == [[17.0], [pytest.approx(12.2)], [17.0]]
+    assert (engine._metrics.prefix_queries, engine._metrics.prefix_hits) == (180, 48)
+
+
+def test_the_prefix_cache_keeps_what_was_used_last_and_always_computes_the_last_token() -> None:
+    cache = PrefixCache(64, 16)
+    one, two = cache.blocks_of(b"a" * 128), cache.blocks_of(b"b" * 192)
+    assert (len(one), len(two)) == (2, 3)
+    cache.add(one, 32)
+    assert cache.find(one, 32) == 16
+    assert cache.find(one, 33) == 32
+    cache.add(two, 47)
+    assert (cache.find(one, 99), cache.find(two, 99)) == (32, 32)
+    cache.add(two, 48)
+    assert (cache.find(one, 99), cache.find(two, 99)) == (0, 48), "the first block of the older prompt is gone"
+    cache.clear()
+    assert cache.find(two, 99) == 0

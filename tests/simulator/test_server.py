@@ -445,3 +445,24 @@ def test_until_it_is_ready_it_answers_503() -> None:
         assert (await client.ask("GET", "/health"))[0] == 200
 
     simulate(talk, faults=Faults(slow_start=30.0), clock=lambda: now[0])
+
+
+def test_cached_tokens_are_told_until_the_cache_is_emptied() -> None:
+    async def talk(client: Client) -> None:
+        async def cached(*messages: str) -> int:
+            asked = [{"role": "user", "content": text} for text in messages]
+            _, answer = await client.post("/v1/chat/completions", messages=asked, max_tokens=1)
+            details = answer["usage"].get("prompt_tokens_details") or {}
+            return int(details.get("cached_tokens", 0))
+
+        assert await cached("x" * 400) == 0
+        assert await cached("x" * 400) == 96
+        assert await cached("x" * 200 + "y" * 200) == 48
+        assert await cached("x" * 200, "y" * 200) == 96, "messages follow each other"
+        _, _, metrics = await client.ask("GET", "/metrics")
+        assert 'vllm:prefix_cache_queries_total{engine="0",model_name="sim-model"} 400' in metrics.decode()
+        assert 'vllm:prefix_cache_hits_total{engine="0",model_name="sim-model"} 240' in metrics.decode()
+        assert (await client.ask("POST", "/reset_prefix_cache"))[0] == 200
+        assert await cached("x" * 400) == 0
+
+    simulate(talk, replace(QUICK, prefix_cache_tokens=16_000))

@@ -28,6 +28,7 @@ from tokenstorm.loadgen.preflight import try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.provision import Provided, provide
 from tokenstorm.loadgen.ranks import Ranks
+from tokenstorm.loadgen.reset import reset_caches
 from tokenstorm.loadgen.sampling import Sampler
 from tokenstorm.loadgen.sizing import too_little_room
 from tokenstorm.loadgen.standing import standing_of
@@ -231,6 +232,7 @@ class Launcher:
         service, facts, notes = await try_service(self.plan, provided.prompts, self._api_key)
         await self._ranks.ready(self.plan.barrier_seconds)
         await self._hold()
+        await reset_caches(self.plan, self._api_key)
         if self._stops:
             raise asyncio.CancelledError  # of the timeouts above, one may have swallowed it
         hosts = {member.hello.host for member in self._ranks.members.values()}

@@ -26,7 +26,7 @@ _PEEKED = 10
 """So many lines are looked at where the first one does not tell whether they are JSON."""
 
 
-class Prompt(msgspec.Struct, frozen=True):
+class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
     """One prompt, as text, chat messages or token ids; `index` is its number in the list or file, if it is from one.
 
     A text that was composed for a request is JSON already: `composed`. `asked` is how many tokens it was meant to have.

@@ -17,7 +17,6 @@ from tokenstorm.load_parts import PAIRING, WITH_MESSAGES
 from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, check_prompts, read_prompts
 from tokenstorm.loadgen.grouped import Grouped
 from tokenstorm.loadgen.mixing import MASK, mix
-from tokenstorm.loadgen.prepared import Rows
 from tokenstorm.loadgen.promptfile import Prompt, read_file
 from tokenstorm.loadgen.records import check_fields, hold_records, parse_records
 from tokenstorm.loadgen.words import WORDS
@@ -57,6 +56,14 @@ class PromptSource(Protocol):
         """How many prompts there are to choose from, and how many of them differ; (0, 0) where each request has its own."""
 
 
+class Stored(Protocol):
+    """Prompts that are not in memory, by their numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Prompt: ...
+
+
 class Order:
     """The numbers below `count`, for requests in turn: each comes once before any comes again, and each pass has another order.
 
@@ -84,7 +91,7 @@ class Drawn(PromptSource):
     def __init__(
         self,
         plan: Plan,
-        prompts: Sequence[Prompt] | Rows[Prompt] | Synthetic,
+        prompts: Sequence[Prompt] | Stored | Synthetic,
         left_out: Mapping[str, int] = MappingProxyType({}),
         order: Order | None = None,
     ) -> None:

@@ -110,7 +110,7 @@ class WholeAnswer:
                 "created": label.created,
                 "model": label.model,
                 "choices": [choice],
-                "usage": usage(asked.prompt_tokens, total),
+                "usage": usage(asked.prompt_tokens, total, self.sequence.cached),
             }
         )
 
@@ -173,7 +173,7 @@ class StreamedAnswer:
         return self._head + delta + b'"logprobs":null,"finish_reason":null}]}\n\n'
 
     def _usage(self, number: int) -> bytes:
-        counts = msgspec.json.encode(usage(self._asked.prompt_tokens, number))
+        counts = msgspec.json.encode(usage(self._asked.prompt_tokens, number, self.sequence.cached))
         return b',"usage":' + counts
 
     def _end(self, number: int) -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .metrics import Metrics
+from .prefixes import PrefixCache
 from .settings import Settings
 
 __all__ = ["Engine", "Sequence"]
@@ -25,6 +26,7 @@ class Sequence:
         "admitted",
         "arrived",
         "blocks",
+        "cached",
         "chunk",
         "computed",
         "finish_reason",
@@ -32,6 +34,7 @@ class Sequence:
         "on_token",
         "output_tokens",
         "pools",
+        "prefix",
         "produced",
         "prompt_tokens",
     )
@@ -52,6 +55,8 @@ class Sequence:
         self.pools = pools  # its one output is an answer in numbers, no token
         self.produced = 0
         self.computed = 0
+        self.prefix: tuple[int, ...] = ()  # the whole blocks of its prompt
+        self.cached = 0  # prompt tokens that came from the prefix cache
         self.chunk = 0  # tokens that the present step computes
         self.blocks = 0
         self.arrived = 0
@@ -71,6 +76,7 @@ class Engine:
         self._metrics = metrics
         self._random = random.Random(seed)
         self._free_blocks = self._blocks = settings.kv_cache_tokens // settings.block_tokens
+        self.prefixes = PrefixCache(settings.prefix_cache_tokens, settings.block_tokens)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -120,6 +126,8 @@ class Engine:
                 continue
             sequence.computed += sequence.chunk
             sequence.chunk = 0
+            if sequence.prefix and not sequence.produced:
+                self.prefixes.add(sequence.prefix, sequence.computed)
             if sequence.computed < sequence.prompt_tokens + sequence.produced:
                 continue
             self._token(sequence, now)
@@ -155,12 +163,17 @@ class Engine:
         prefill = 0
         while self.waiting and budget > 0 and len(self.running) < self._settings.max_num_seqs:
             sequence = self.waiting[0]
-            chunk = min(sequence.prompt_tokens + sequence.produced, budget)
+            cached = self.prefixes.find(sequence.prefix, sequence.prompt_tokens)
+            sequence.computed = cached
+            chunk = min(sequence.prompt_tokens + sequence.produced - cached, budget)
             if not self._reserve(sequence, chunk):
+                sequence.computed = 0
                 break
             self.running.append(self.waiting.popleft())
             if not sequence.admitted:
-                sequence.admitted = now
+                sequence.admitted, sequence.cached = now, cached
+                self._metrics.prefix_queries += sequence.prompt_tokens if sequence.prefix else 0
+                self._metrics.prefix_hits += cached
                 self._metrics.queue_time.observe((now - sequence.arrived) / 1e9)
             sequence.chunk = chunk
             budget -= chunk

@@ -54,6 +54,8 @@ class Metrics:
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
         self.late_seconds = 0.0
         self.finish_reasons: Counter[str] = Counter({"stop": 0, "length": 0, "abort": 0})
         self.faults: Counter[str] = Counter(dict.fromkeys(FAULT_KINDS, 0))
@@ -77,6 +79,8 @@ class Metrics:
         )
         counters = (
             ("vllm:num_preemptions_total", "Preempted requests.", self.preemptions),
+            ("vllm:prefix_cache_queries_total", "Prompt tokens looked for in the prefix cache.", self.prefix_queries),
+            ("vllm:prefix_cache_hits_total", "Prompt tokens found there.", self.prefix_hits),
             ("vllm:prompt_tokens_total", "Prompt tokens processed.", self.prompt_tokens),
             ("vllm:generation_tokens_total", "Tokens generated.", self.generation_tokens),
             ("simulator_late_seconds_total", "Time lost to a busy machine.", self.late_seconds),

@@ -73,6 +73,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     include_usage: bool
     continuous_usage: bool
+    prompt: bytes
     prompt_tokens: int
     max_tokens: int | None  # None: the model decides when to stop
     min_tokens: int
@@ -82,16 +83,18 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """The form of the answer: chat's and that of completions, or a dialect."""
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, omit_defaults=True):
     """How many tokens went in and came out."""
 
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
+    prompt_tokens_details: dict[str, int] | None = None
 
 
-def usage(prompt_tokens: int, output_tokens: int) -> Usage:
-    return Usage(prompt_tokens, prompt_tokens + output_tokens, output_tokens)
+def usage(prompt_tokens: int, output_tokens: int, cached: int = 0) -> Usage:
+    details = {"cached_tokens": cached} if cached else None
+    return Usage(prompt_tokens, prompt_tokens + output_tokens, output_tokens, details)
 
 
 _CHAT: Final = msgspec.json.Decoder(ChatRequest)
@@ -115,10 +118,12 @@ def understand(request: ChatRequest | CompletionRequest, models: tuple[str, ...]
     max_tokens = request.max_tokens
     if isinstance(request, ChatRequest):
         prompt_tokens = count_messages(request.messages) + settings.template_tokens
+        prompt = bytes(BYTES_PER_TOKEN * settings.template_tokens) + _bytes_of_messages(request.messages)
         if request.max_completion_tokens is not None:
             max_tokens = request.max_completion_tokens
     else:
         prompt_tokens = _count_prompt(request.prompt)
+        prompt = _bytes_of_prompt(request.prompt)
         max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
     _check_values(request, max_tokens)
     _check_length(prompt_tokens, max_tokens, settings.max_model_len)
@@ -129,6 +134,7 @@ def understand(request: ChatRequest | CompletionRequest, models: tuple[str, ...]
         stream=bool(request.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
+        prompt=prompt,
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
         min_tokens=request.min_tokens or 0,
@@ -160,10 +166,26 @@ def count_messages(messages: list[Message]) -> int:
     """The sum over the messages, each counted by its text alone."""
     if not messages:
         raise ApiError(400, "messages must hold at least one message", "messages")
-    return sum(
-        count_text(content if isinstance(content := m.content, str) else "".join(p.text for p in content or ()))
-        for m in messages
-    )
+    return sum(count_text(_text_of(message)) for message in messages)
+
+
+def _text_of(message: Message) -> str:
+    content = message.content
+    return content if isinstance(content, str) else "".join(part.text for part in content or ())
+
+
+def _bytes_of_messages(messages: list[Message]) -> bytes:
+    """The tokens of a prompt as bytes: each message begins a token of its own."""
+    texts = [_text_of(message).encode() for message in messages]
+    return b"".join(text.ljust(-(-len(text) // BYTES_PER_TOKEN) * BYTES_PER_TOKEN) for text in texts)
+
+
+def _bytes_of_prompt(prompt: str | list[str | int | list[int]]) -> bytes:
+    only = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    if isinstance(only, str):
+        return only.encode()
+    ids = [one for one in (only if isinstance(only, list) else [only]) if isinstance(one, int)]
+    return b"".join((one % 2**32).to_bytes(BYTES_PER_TOKEN, "little") for one in ids)
 
 
 def _count_prompt(prompt: str | list[str | int | list[int]]) -> int:

@@ -70,6 +70,7 @@ class SimulatedEngine:
             "/version": ("GET", self._version),
             "/metrics": ("GET", self._metrics_text),
             "/tokenize": ("POST", self._tokenize),
+            "/reset_prefix_cache": ("POST", self._reset),
             "/v1/models": ("GET", self._models),
             **dict.fromkeys(_FORMS, ("POST", self._generate)),
             **dict.fromkeys(POOLING, ("POST", self._pool)),
@@ -146,6 +147,10 @@ class SimulatedEngine:
         }
         reply.send(200, msgspec.json.encode(answer))
 
+    def _reset(self, _request: Request, reply: Reply) -> None:
+        self.engine.prefixes.clear()
+        reply.send(200)
+
     def _generate(self, request: Request, reply: Reply) -> None:
         _check_type(request)
         asked = self._asked(request)
@@ -210,6 +215,8 @@ class SimulatedEngine:
             name = ("chatcmpl-" if asked.chat else "cmpl-") + name
         label = Label(name, asked.model, int(time.time()), dice.getrandbits(16))
         sequence = Sequence(asked.prompt_tokens, length, reason)
+        if self._settings.prefix_cache_tokens:
+            sequence.prefix = self.engine.prefixes.blocks_of(asked.prompt)
         kind = DIALECTS.get(asked.form) or (StreamedAnswer if asked.stream else WholeAnswer)
         return kind(asked, self._settings, reply, label, sequence)
 

@@ -27,6 +27,7 @@ class Settings:
     max_num_batched_tokens: Annotated[int, "most tokens computed in one step"] = 4096
     kv_cache_tokens: Annotated[int, "size of the KV cache, tokens"] = 400_000
     block_tokens: Annotated[int, "tokens in one block of the KV cache"] = 16
+    prefix_cache_tokens: Annotated[int, "tokens of prompts that are kept for those that begin alike (0: none)"] = 0
     max_model_len: Annotated[int, "longest prompt and answer together, tokens"] = 16_384
     template_tokens: Annotated[int, "tokens that the chat template adds to each prompt"] = 0
     natural_output_tokens: Annotated[int, "length of an answer that was given no max_tokens"] = 256
