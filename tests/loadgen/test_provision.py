@@ -70,7 +70,7 @@ def test_a_long_file_that_the_endpoint_does_not_take_is_refused(tmp_path: Path) 
     record = {"messages": [{"role": "user", "content": "word " * 10_000}]}
     path.write_text("\n".join(json.dumps(record) for _ in range(100)))
     file = msgspec.to_builtins(prompt_file(path))
-    with pytest.raises(PlanError, match='only endpoint "chat" takes'):
+    with pytest.raises(PlanError, match='endpoint "completions" does not take'):
         provided(plan(prompts=file, endpoint="completions"), tmp_path)
     path.write_text("other")
     with pytest.raises(PlanError, match="has changed since the plan was made"):
