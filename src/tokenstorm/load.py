@@ -116,7 +116,13 @@ class Load(Strict, frozen=True, kw_only=True):
     temperature: Annotated[
         float, Meta(ge=0, le=2), doc("How varied answers are", Option("--temperature", "T", "requests"))
     ] = 0.7
-    ignore_eos: Annotated[bool, doc("Ask for exactly `max_tokens`", Option("--ignore-eos", None, "requests"))] = False
+    ignore_eos: Annotated[
+        bool | None,
+        doc(
+            "Ask for exactly `max_tokens`. Where a trace or made-up prompts say how long answers are, this is done for engines that are known to take it",
+            Option("--ignore-eos", None, "requests"),
+        ),
+    ] = None
     extra_body: Annotated[
         dict[str, Any],
         doc("More fields of each request's body; null takes one out", Option("--extra-body", "JSON", "requests")),

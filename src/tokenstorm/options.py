@@ -90,7 +90,7 @@ def _add_options(section: "argparse._ArgumentGroup", kind: type[msgspec.Struct],
         }
         match _plain(field.type):
             case inspect.BoolType():
-                how["action"] = argparse.BooleanOptionalAction if default else "store_true"
+                how["action"] = "store_true" if default is False else argparse.BooleanOptionalAction
             case inspect.LiteralType(values=values):
                 how["choices"] = values
             case inspect.DictType() | inspect.VarTupleType() if option.metavar in {"KEY=VALUE", "PART=NAME", "URL"}:

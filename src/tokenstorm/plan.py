@@ -170,6 +170,13 @@ class Plan(Load, frozen=True, kw_only=True):
         )
 
     @property
+    def output_is_asked(self) -> bool:
+        """Whether the prompts say how long each answer is."""
+        prompts = self.prompts
+        made_up = isinstance(prompts, Synthetic) and (prompts.output is not None or prompts.mix is not None)
+        return made_up or isinstance(prompts, TraceFile) or (isinstance(prompts, Shared) and prompts.output is not None)
+
+    @property
     def window_start_ns(self) -> int:
         """Where the measured window starts, from the common start."""
         return round(self.warmup_seconds * 1e9)

@@ -21,6 +21,7 @@ from tokenstorm.loadgen.prompts import load_prompts
 from waiting import until
 
 Answer = Callable[[Request, Reply], None]
+ASKED_ENDS = {"prompts": {"kind": "synthetic", "unit": "words", "length": {"n": 3}, "output": {"n": 5}}}
 MODELS = b'{"data": [{"id": "first"}, {"id": "second"}]}'
 
 
@@ -252,3 +253,31 @@ def test_an_answer_that_came_while_the_launcher_stood_still_is_read_before_it_is
 
     assert uvloop.run(main()) == []
     service.close()
+
+
+@pytest.mark.parametrize(
+    ("owner", "fields", "sets", "is_told"),
+    [
+        ("vllm", ASKED_ENDS, True, False),
+        ("sglang", ASKED_ENDS, True, False),
+        ("somebody", ASKED_ENDS, False, True),
+        ("vllm", {**ASKED_ENDS, "ignore_eos": False}, False, False),
+        ("somebody", {**ASKED_ENDS, "ignore_eos": True}, True, False),
+        ("vllm", {**ASKED_ENDS, "extra_body": {"min_tokens": 5}}, False, False),
+        ("vllm", {}, False, False),
+    ],
+)
+def test_answers_are_as_long_as_asked_where_the_engine_is_known_to_do_that(
+    owner: str, fields: dict[str, Any], sets: bool, is_told: bool
+) -> None:
+    """Unless the user says how answers end. Where the engine is not known, that is told, and nothing is set."""
+
+    def answer(request: Request, reply: Reply) -> None:
+        if request.path == "/v1/models":
+            reply.send(200, json.dumps({"data": [{"id": "m", "owned_by": owner}]}).encode())
+        else:
+            fine(request, reply)
+
+    service, _, notes = looked(answer, **fields)
+    assert service.ignore_eos is sets
+    assert any("answers may be shorter than asked" in note for note in notes) is is_told

@@ -34,5 +34,6 @@ def environment_of(
         workload=workload,
         vocabulary=len(service.vocabulary) if plan.prompts_are_measured else None,
         template_tokens=service.template_tokens,
+        ignore_eos=service.ignore_eos,
         notes=notes,
     )

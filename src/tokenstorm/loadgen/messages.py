@@ -81,13 +81,14 @@ class Refused(Message, frozen=True):
 class Service(msgspec.Struct, frozen=True):
     """What the launcher learnt of the service: the model's name, and the key that every request carries.
 
-    Where it was asked: words that are one token each (none: words are words), and the tokens that a template adds.
+    `ignore_eos` is what requests ask, settled. Where it was asked: words that are one token each (none: words are words), and the tokens that a template adds.
     """
 
     model: str
     api_key: str | None
     vocabulary: tuple[str, ...] = ()
     template_tokens: int = 0
+    ignore_eos: bool = False
 
 
 class Start(Message, frozen=True):

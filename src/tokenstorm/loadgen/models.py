@@ -14,12 +14,14 @@ NAMED = 8
 class Models(msgspec.Struct, frozen=True):
     """What an engine lists. An adapter (a LoRA) is made of a base model, and is no model to load by default.
 
-    `context` is how many tokens a prompt and its answer may have together, by model, as far as that is told.
+    `context` is how many tokens a prompt and its answer may have together, by model, as far as that is told; `owners` are
+    whom the models are said to belong to, by which engines make themselves known.
     """
 
     bases: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     context: dict[str, int] = {}
+    owners: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -38,6 +40,7 @@ def read_models(body: bytes) -> Models:
     bases: list[str] = []
     adapters: list[str] = []
     context: dict[str, int] = {}
+    owners: set[str] = set()
     for entry in found if isinstance(found, list) else ():
         card = entry if isinstance(entry, dict) else {"id": entry}
         name, parent = card.get("id") or card.get("name"), card.get("parent")
@@ -45,7 +48,9 @@ def read_models(body: bytes) -> Models:
             (adapters if parent and parent != name else bases).append(name)
             if isinstance(tokens := card.get("max_model_len"), int) and tokens > 0:
                 context[name] = tokens
-    return Models(tuple(bases), tuple(adapters), context)
+            if isinstance(owner := card.get("owned_by"), str):
+                owners.add(owner)
+    return Models(tuple(bases), tuple(adapters), context, frozenset(owners))
 
 
 def asked_for(wanted: str | None, models: Models) -> str | None:

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 
 from tokenstorm.errors import NOT_JSON, PreflightError
-from tokenstorm.load_parts import PAIRING
+from tokenstorm.load_parts import GENERATING, PAIRING
 from tokenstorm.loadgen.answers import Answer, Whole
 from tokenstorm.loadgen.document import OK, Asked, ask
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
@@ -25,6 +25,11 @@ ASK_SECONDS = 10.0
 _MODELS = "/models"
 TOLERATED = frozenset((408, 425, 429))
 """Statuses that refuse for now, and not because of the request."""
+
+TAKES_IGNORE_EOS = frozenset(("vllm", "sglang", "llamacpp", "tokenstorm"))
+"""Engines that go on after the end of a text where `ignore_eos` asks for it, by the owner that their lists of models name."""
+_ENDINGS = frozenset(("ignore_eos", "min_tokens", "stop", "stop_token_ids", "max_tokens", "max_completion_tokens"))
+"""Fields that say themselves when an answer ends."""
 
 EngineFacts = dict[str, object]
 
@@ -98,17 +103,37 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
             for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)
-        service, unmeasured = await _learn_tokens(plan, pools[0], requests, Service(model, api_key))
+        ignore_eos, unsure = await _settle_ends(plan, pools, api_key)
+        known = Service(model, api_key, ignore_eos=ignore_eos)
+        service, unmeasured = await _learn_tokens(plan, pools[0], requests, known)
     except PreflightError as error:
         there = await _others(plan, pools, api_key) if plan.model else ""
         raise PreflightError(_redacted(str(error), api_key) + there) from None
     finally:
         for pool in pools:
             pool.close()
-    notes = [_redacted(note, api_key) for note in (*(attempt.note for attempt in tried), unmeasured) if note]
+    notes = [_redacted(note, api_key) for note in (*(attempt.note for attempt in tried), unmeasured, unsure) if note]
     if not any(attempt.answered for attempt in tried):
         raise PreflightError("; ".join(notes))
     return service, facts, notes
+
+
+async def _settle_ends(plan: Plan, pools: list[Pool], api_key: str | None) -> tuple[bool, str | None]:
+    """Whether requests ask for answers of exactly the length: as the plan says, or where that suits its prompts and all engines.
+
+    And a note where nobody knows whether the engines take it.
+    """
+    if plan.ignore_eos is not None:
+        return plan.ignore_eos, None
+    if not plan.output_is_asked or plan.endpoint not in GENERATING or _ENDINGS & plan.extra_body.keys():
+        return False, None
+    listed = await asyncio.gather(*(_models(pool, api_key) for pool in pools))
+    if all(models.owners and models.owners <= TAKES_IGNORE_EOS for _, models in listed):
+        return True, None
+    return (
+        False,
+        "answers may be shorter than asked: no engine is known here that takes `ignore_eos` (--ignore-eos sends it all the same)",
+    )
 
 
 async def context_of(plan: Plan, api_key: str | None) -> int | None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from tokenstorm import __version__
 from tokenstorm.errors import RunError, TokenstormError
 from tokenstorm.hosts import split_address
@@ -206,7 +208,7 @@ class RankProcess:
 
     async def _start(self, gear: Gear, start: Start) -> None:
         welcome, service = gear.welcome, start.service
-        plan = welcome.plan
+        plan = replace(welcome.plan, ignore_eos=service.ignore_eos)
         meter, pauses = Meter(), Pauses()
         offset, _ = self._clock_read = gear.clock.read()
         start_at = start.at - offset

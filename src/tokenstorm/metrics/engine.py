@@ -125,6 +125,13 @@ class EngineReport(msgspec.Struct, frozen=True):
     ttft_seconds: ServerTimes | None
     queue_seconds: ServerTimes | None
 
+    @property
+    def prefix_found(self) -> float | None:
+        """The share of prompt tokens that came from prefix caches, of all replicas; None where one does not count them."""
+        said = self.replicas.values()
+        hits, queries = ([getattr(one, name) for one in said] for name in ("prefix_hits", "prefix_queries"))
+        return None if None in hits or None in queries else ratio(sum(hits), sum(queries))
+
 
 class EngineTally:
     """Adds up what replicas said. Memory does not grow with the length of a run."""

@@ -129,7 +129,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
     `prompts` is None where each request's is made up; `workload` tells what was prepared, such as a trace.
     `vocabulary` is how many words of one token each made-up text has, 0 where words are words, None where nobody asked for
-    tokens; `template_tokens` are what a template adds to each prompt.
+    tokens; `template_tokens` are what a template adds to each prompt. `ignore_eos` tells whether requests asked for answers of
+    exactly the length, whoever decided that.
     """
 
     tokenstorm: str = ""
@@ -144,6 +145,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     workload: WorkloadFacts | None = None
     vocabulary: int | None = None
     template_tokens: int = 0
+    ignore_eos: bool = False
     notes: list[str] = []
 
 

@@ -30,7 +30,7 @@ from tokenstorm.metrics.summary import (
 )
 from tokenstorm.metrics.tally import METRICS, StageTally, Tally, Window
 from tokenstorm.metrics.verdict import judge
-from tokenstorm.plan import Plan
+from tokenstorm.plan import Plan, Shared
 from tokenstorm.result import CANCELLED, CENSORED, EXHAUSTED
 
 _SEND_METRICS = frozenset(("schedule_delay", "client_wait", "send_lag"))
@@ -86,7 +86,7 @@ def figures_of(run: Run, tally: Tally) -> Figures:
         windows=Windows(plan.window_start_ns / 1e9, run.window_end / 1e9, tally.warmup),
         rates=_rates(run, tally, stretches),
         metrics=metrics,
-        tokens=_tokens(tally),
+        tokens=_tokens(run, tally),
         goodput=_goodput(run, tally),
         lengths={name: _distribution(histogram) for name, histogram in tally.lengths.items()},
         concurrency=Concurrency(tally.busy_ns / 1e9 / _seconds_of(run), run.peak),
@@ -226,7 +226,7 @@ def _output(value: N, tally: Tally) -> N | None:
     return value if tally.output_tokens_in_window or tally.token_sources else None
 
 
-def _tokens(tally: Tally) -> Tokens:
+def _tokens(run: Run, tally: Tally) -> Tokens:
     asked = tally.prompt_asked
     return Tokens(
         _known(tally.prompt_tokens, tally),
@@ -235,7 +235,19 @@ def _tokens(tally: Tally) -> Tokens:
         prompt_asked=asked or None,
         prompt_ratio=tally.prompt_counted / asked if asked else None,
         prompt_off=tally.prompt_off if asked else None,
+        prefix_ideal=_ideal(run, tally),
+        prefix_found=run.engine and run.engine.prefix_found,
     )
+
+
+def _ideal(run: Run, tally: Tally) -> float | None:
+    """What an ideal prefix cache would find of the prompts, where somebody knows what they share; of salted ones nothing."""
+    prompts, workload = run.plan.prompts, run.environment.workload
+    if run.plan.salted:
+        return None
+    if isinstance(prompts, Shared):
+        return prompts.ideal_reuse(tally.counts.sent + tally.warmup.sent)
+    return workload.ideal_reuse if workload else None
 
 
 def _client(run: Run, tally: Tally) -> ClientReport:

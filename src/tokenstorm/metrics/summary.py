@@ -169,7 +169,8 @@ class Tokens(msgspec.Struct, frozen=True):
     """Tokens of the successful measured requests; `source` says who counted: the server's usage, or our chunks.
 
     None where nobody did. Of prompts whose length was asked for, `prompt_ratio` is what the server counted over what was
-    asked, on average, and `prompt_off` the share by which one of them was off at most.
+    asked, on average, and `prompt_off` the share by which one of them was off at most. Of the prompt tokens of all requests,
+    `prefix_ideal` is the share that one prefix cache without limits would have, and `prefix_found` what the engine found.
     """
 
     prompt: int | None
@@ -178,6 +179,8 @@ class Tokens(msgspec.Struct, frozen=True):
     prompt_asked: int | None = None
     prompt_ratio: float | None = None
     prompt_off: float | None = None
+    prefix_ideal: float | None = None
+    prefix_found: float | None = None
 
 
 class ClientReport(msgspec.Struct, frozen=True, kw_only=True):

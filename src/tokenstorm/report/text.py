@@ -9,7 +9,7 @@ from tokenstorm.report.certainty import certain_lines, steady_words
 from tokenstorm.report.figures import duration, figure, many
 from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.table import stages_table, times_table
-from tokenstorm.report.workload import lengths_lines, workload_lines
+from tokenstorm.report.workload import lengths_lines, prefix_lines, workload_lines
 
 FAILURE_COLUMNS = 140
 """The most columns of a failure's message. The lines and the summary have all that was kept."""
@@ -82,6 +82,7 @@ def _head(summary: Summary) -> list[str]:
         + _per_user(rates.output_tokens_per_second_per_user)
         + (f" (counted by {summary.tokens.source})" if summary.tokens.source else ""),
         *lengths_lines(summary),
+        *prefix_lines(summary),
         *([f"lengths    {lengths}"] if (lengths := _lengths(summary)) else []),
         *([f"in flight  {in_flight}"] if (in_flight := _in_flight(summary)) else []),
         *([f"goodput    {goodput}"] if (goodput := _goodput(summary)) else []),

@@ -34,10 +34,27 @@ def lengths_lines(summary: Summary) -> list[str]:
     made = f"of {environment.vocabulary} words of one token each" if environment.vocabulary else "of words, not tokens"
     template = f", less {environment.template_tokens} of the template" if environment.template_tokens else ""
     lines = [*shared, f"text       {made}{template}"]
+    if environment.ignore_eos and summary.plan.ignore_eos is None:
+        lines.append(
+            "           answers of exactly the tokens that were asked: the engine takes `ignore_eos`, so it was set"
+        )
     if tokens.prompt_ratio is not None and tokens.prompt_off is not None:
         counted = f"{tokens.prompt_ratio:.4g} times the {tokens.prompt_asked} prompt tokens that were asked"
         lines.append(f"           the server counted {counted}, {tokens.prompt_off:.1%} off at most")
     return lines
+
+
+def prefix_lines(summary: Summary) -> list[str]:
+    """What the engine's prefix cache found, beside the ideal; nothing where nobody knows the ideal."""
+    ideal, found = summary.tokens.prefix_ideal, summary.tokens.prefix_found
+    if ideal is None:
+        return []
+    said = (
+        "does not tell what its prefix cache found"
+        if found is None
+        else f"found {found:.1%} of the prompt tokens in its prefix cache"
+    )
+    return [f"cache      the engine {said}; the ideal is {ideal:.1%}"]
 
 
 def shared_lines(plan: Plan, requests: int | None = None) -> list[str]:
