@@ -1,6 +1,5 @@
 """What a run asks is made ready before its ranks start: a long file of prompts is prepared, and read in stripes."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ COUNT = 600
 
 
 def provided(some: Plan, folder: Path) -> Provided:
-    return asyncio.run(provide(some, RunPaths(folder), None))
+    return provide(some, RunPaths(folder))
 
 
 @pytest.fixture

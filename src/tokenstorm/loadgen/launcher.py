@@ -24,7 +24,7 @@ from tokenstorm.loadgen.merge import merge_ranks
 from tokenstorm.loadgen.messages import Abort, Drain, Service, Start
 from tokenstorm.loadgen.port import Port
 from tokenstorm.loadgen.power import PowerSampler
-from tokenstorm.loadgen.preflight import try_service
+from tokenstorm.loadgen.preflight import context_of, try_service
 from tokenstorm.loadgen.progress import Progress
 from tokenstorm.loadgen.provision import Provided, provide
 from tokenstorm.loadgen.ranks import Ranks
@@ -35,8 +35,9 @@ from tokenstorm.loadgen.standing import standing_of
 from tokenstorm.metrics.reports import Environment, WorkloadFacts
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.plan import Plan, encode_plan
+from tokenstorm.plan import Plan, TraceFile, encode_plan
 from tokenstorm.runs import RunPaths, make_private, write_atomically
+from tokenstorm.threads import run_in_thread
 
 NOTICE_SECONDS = 0.5
 CONNECT_SECONDS = 0.0005
@@ -138,9 +139,11 @@ class Launcher:
 
     async def _provide(self) -> Provided:
         """Make the run directory, and what the ranks read there. Raises `PlanError` and `RunError`."""
-        _make_run_directory(self.paths, self.plan)
+        plan = self.plan
+        _make_run_directory(self.paths, plan)
         try:
-            provided = await provide(self.plan, self.paths, self._api_key)
+            context = await context_of(plan, self._api_key) if isinstance(plan.prompts, TraceFile) else None
+            provided: Provided = await run_in_thread(lambda: provide(plan, self.paths, context), None)
         except OSError as error:
             raise RunError(self._cannot_write(error)) from None
         self._ranks.workload = provided.workload
@@ -149,7 +152,7 @@ class Launcher:
         if self._on_note is not None:
             for note in provided.notes:
                 self._on_note(note)
-        if provided.plan is not self.plan:
+        if provided.plan is not plan:
             self._replan(provided.plan)
         return provided
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tokenstorm.loadgen.messages import Workload
-from tokenstorm.loadgen.preflight import context_of
 from tokenstorm.loadgen.prompts import Batched, PromptSource
 from tokenstorm.loadgen.repeated import end_before_repeats, sent_before
 from tokenstorm.loadgen.replay import keep_rows
@@ -12,7 +11,6 @@ from tokenstorm.loadgen.workload import prepare, prepare_prompts, read_workload
 from tokenstorm.metrics.reports import PromptStock, WorkloadFacts
 from tokenstorm.plan import Plan, PromptFile, TraceFile
 from tokenstorm.runs import RunPaths
-from tokenstorm.threads import run_in_thread
 
 IN_MEMORY_BYTES: Final = 4 << 20
 """A file of prompts that is not longer is read by each rank; a longer one is prepared, and read in stripes."""
@@ -33,14 +31,11 @@ class Provided(NamedTuple):
     notes: list[str]
 
 
-async def provide(plan: Plan, paths: RunPaths, api_key: str | None) -> Provided:
-    """Make ready what the ranks ask. The run directory is there. Raises `PlanError`, `RunError` and OSError."""
-    context = await context_of(plan, api_key) if isinstance(plan.prompts, TraceFile) else None
-    provided: Provided = await run_in_thread(lambda: _provide(plan, paths, context), None)
-    return provided
+def provide(plan: Plan, paths: RunPaths, context: int | None = None) -> Provided:
+    """Make ready what the ranks ask; `context` is how many tokens the model takes, where it is known.
 
-
-def _provide(plan: Plan, paths: RunPaths, context: int | None) -> Provided:
+    The run directory is there. Raises `PlanError` and OSError.
+    """
     workload, facts, stock = None, None, None
     path = paths.workload.absolute()
     if isinstance(plan.prompts, TraceFile):

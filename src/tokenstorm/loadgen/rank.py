@@ -390,7 +390,7 @@ class Rank:
         line = flight.line(
             answer or Answer(),
             failure and self._requests.redacted(explain(failure, flight)),
-            ignore_eos=self.plan.ignore_eos,
+            ignore_eos=bool(self.plan.ignore_eos),
             rank=self.rank,
             replica=self.replicas.names[flight.replica],
             phase=self.window.phase_of(flight.scheduled),

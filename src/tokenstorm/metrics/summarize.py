@@ -236,7 +236,7 @@ def _tokens(run: Run, tally: Tally) -> Tokens:
         prompt_ratio=tally.prompt_counted / asked if asked else None,
         prompt_off=tally.prompt_off if asked else None,
         prefix_ideal=_ideal(run, tally),
-        prefix_found=run.engine and run.engine.prefix_found,
+        prefix_found=run.engine.prefix_found if run.engine else None,
     )
 
 
