@@ -127,7 +127,7 @@ async def _settle_ends(plan: Plan, pools: list[Pool], api_key: str | None) -> tu
         return plan.ignore_eos, None
     if not plan.output_is_asked or plan.endpoint not in GENERATING or _ENDINGS & plan.extra_body.keys():
         return False, None
-    listed = await asyncio.gather(*(_models(pool, api_key) for pool in pools))
+    listed = await asyncio.gather(*(_models(plan, pool, api_key) for pool in pools))
     if all(models.owners and models.owners <= TAKES_IGNORE_EOS for _, models in listed):
         return True, None
     return (
