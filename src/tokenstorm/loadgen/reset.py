@@ -6,7 +6,7 @@ from typing import Final
 from tokenstorm.errors import PreflightError
 from tokenstorm.loadgen.document import OK, Document, fetch
 from tokenstorm.loadgen.endpoint import endpoints_of
-from tokenstorm.loadgen.openai import request_head
+from tokenstorm.loadgen.openai import service_head
 from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.plan import Plan
 
@@ -23,7 +23,7 @@ async def reset_caches(plan: Plan, api_key: str | None) -> None:
         return
     pools = pools_of(endpoints_of((target.url for target in plan.targets), plan.endpoint))
     try:
-        said = await asyncio.gather(*(_reset(pool, api_key) for pool in pools))
+        said = await asyncio.gather(*(_reset(plan, pool, api_key) for pool in pools))
     finally:
         for pool in pools:
             pool.close()
@@ -33,11 +33,11 @@ async def reset_caches(plan: Plan, api_key: str | None) -> None:
         raise PreflightError(message)
 
 
-async def _reset(pool: Pool, api_key: str | None) -> str | None:
+async def _reset(plan: Plan, pool: Pool, api_key: str | None) -> str | None:
     """What went wrong with one replica."""
     for call in CALLS:
         where = f"{pool.endpoint.path}{call}"
-        request = request_head("POST", pool.endpoint, where, api_key) + b"content-length: 0\r\n\r\n"
+        request = service_head(plan, "POST", pool.endpoint, where, api_key) + b"content-length: 0\r\n\r\n"
         answer = await fetch(pool, request, seconds=_SECONDS, limit=_MOST_BYTES)
         if answer.status == OK and answer.failure is None:
             return None
