@@ -18,8 +18,9 @@ from tokenstorm.load_parts import (
     GENERATING,
     PAIRING,
     Arrival,
+    Cache,
     Cancel,
-    Column,
+    Columns,
     Kind,
     ModelShare,
     Operation,
@@ -129,19 +130,7 @@ class Load(Strict, frozen=True, kw_only=True):
     ] = {}  # noqa: RUF012 - msgspec gives each its own
     prompts: object = None
     """A plan has them in one form, the request for a group in another: each declares its own."""
-    columns: Annotated[
-        dict[Column, Text],
-        doc(
-            "Of a dataset: which of its columns have the `prompt`, the `output_tokens` and what a `system` says",
-            Option(
-                "--column",
-                "PART=NAME",
-                "requests",
-                help="which column of a dataset has the prompt, its output_tokens, or what a system says: prompt=question; may be given again",
-            ),
-            {"prompt": "question"},
-        ),
-    ] = {}  # noqa: RUF012 - msgspec gives each its own
+    columns: Columns = {}  # noqa: RUF012 - msgspec gives each its own
     trace: Annotated[
         Trace | None,
         doc(
@@ -154,14 +143,7 @@ class Load(Strict, frozen=True, kw_only=True):
         bool,
         doc("End the run before a prompt of a list or file comes again", Option("--no-repeat", None, "requests")),
     ] = False
-    cache: Annotated[
-        Literal["keep", "salt", "reset"],
-        doc(
-            "What the engine's prefix cache may know: `keep` leaves that to it, `salt` begins each prompt otherwise, "
-            "`reset` has it emptied before the start (vLLM, SGLang)",
-            Option("--cache", None, "requests"),
-        ),
-    ] = "keep"
+    cache: Cache = "keep"
     unique_prompts: Annotated[bool, doc("The same as `cache`: salt", Option("--unique", None, "requests"))] = False
 
     num_clients: Annotated[Count, doc("Requests in flight at most", Option("--num-clients", "N", default=10))]

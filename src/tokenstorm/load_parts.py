@@ -43,6 +43,27 @@ DOCUMENTS = 10
 Kind = Literal["constant", "poisson", "gamma"]
 Column = Literal["prompt", "output_tokens", "system"]
 """A part of a prompt that a column of a table may have."""
+Columns = Annotated[
+    dict[Column, Text],
+    doc(
+        "Of a dataset: which of its columns have the `prompt`, the `output_tokens` and what a `system` says",
+        Option(
+            "--column",
+            "PART=NAME",
+            "requests",
+            help="which column of a dataset has the prompt, its output_tokens, or what a system says: prompt=question; may be given again",
+        ),
+        {"prompt": "question"},
+    ),
+]
+Cache = Annotated[
+    Literal["keep", "salt", "reset"],
+    doc(
+        "What the engine's prefix cache may know: `keep` leaves that to it, `salt` begins each prompt otherwise, "
+        "`reset` has it emptied before the start (vLLM, SGLang)",
+        Option("--cache", None, "requests"),
+    ),
+]
 TraceFormat = Literal["mooncake", "bailian", "azure", "burstgpt", "vllm"]
 
 

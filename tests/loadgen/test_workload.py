@@ -17,7 +17,7 @@ from tokenstorm.errors import PlanError, RunError
 from tokenstorm.load import Load, make
 from tokenstorm.load_parts import Trace
 from tokenstorm.loadgen.arrivals import mean_rate, scheduled_count
-from tokenstorm.loadgen.composing import Composer
+from tokenstorm.loadgen.composing import WORDS_AT_ONCE, Composer
 from tokenstorm.loadgen.endpoint import endpoints_of
 from tokenstorm.loadgen.openai import AHEAD, Requests
 from tokenstorm.loadgen.prepared import AT_ONCE, Entry, Rows, write_prepared
@@ -304,3 +304,26 @@ def test_text_needs_no_escape_in_json_and_keeps_to_its_room() -> None:
     assert json.loads(b'"%b"' % text).split(" ") == text.decode().split(" ")
     assert text.count(b" ") == 700 * 256 - 3 - 1
     assert composer.text(keys[:1], 700, 3, 700) == b" ".join(text.split(b" ")[:697])
+
+
+def test_a_long_row_is_composed_in_steps_between_which_requests_can_leave(tmp_path: Path) -> None:
+    """And is the same whether it was composed whole, in steps, or had to leave in the middle of them."""
+    path = tmp_path / "t.jsonl"
+    blocks = 10 * WORDS_AT_ONCE // 512
+    rows = [
+        {"timestamp": at, "input_length": 512 * blocks, "output_length": 1, "hash_ids": [*range(at, at + blocks)]}
+        for at in (0, 1000, 2000)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    some = replay(path)
+    whole, stepped = (requests_of(some, prepared(some, tmp_path)[0]) for _ in "ab")
+    stepped.expect(iter(range(3)))
+    steps = 0
+    while not stepped._composed:
+        assert stepped.compose_next()
+        steps += 1
+    assert steps == 11
+    assert stepped.compose_next()
+    for seq in range(3):
+        assert stepped.build(seq, 0)[0] == whole.build(seq, 0)[0]
+    assert not stepped.compose_next()

@@ -1,15 +1,30 @@
 """Text that is composed of blocks. A block's text is a function of the seed and its key alone, so all ranks agree on it."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from hashlib import shake_128
-from typing import Final
+from typing import Final, TypeVar
 
 from tokenstorm.loadgen.words import WORDS
 
 KEPT_BYTES: Final = 16_000_000
 """So much text of blocks is kept, to be used again."""
+WORDS_AT_ONCE: Final = 4096
+"""So many words take less than a millisecond: longer text is composed in steps, between which requests can leave."""
 _TABLE: Final = 1 << 16
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work in steps, with what comes of it."""
+
+
+def finish(steps: Steps[T]) -> T:
+    """Do all that is left of the work."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: T = done.value
+            return found
 
 
 class Composer:
@@ -27,11 +42,19 @@ class Composer:
 
     def text(self, keys: Sequence[bytes], block: int, first: int, length: int) -> bytes:
         """The words from number `first` to number `length` of blocks that have `block` words each."""
-        parts = []
+        return finish(self.in_steps(keys, block, first, length))
+
+    def in_steps(self, keys: Sequence[bytes], block: int, first: int, length: int) -> Steps[bytes]:
+        """The same, a few blocks at a time."""
+        parts, since = [], 0
         for place, key in enumerate(keys):
             start, stop = max(0, first - place * block), min(block, length - place * block)
             if start < stop:
                 parts.append(self._part(key, start, stop))
+                since += stop - start
+            if since >= WORDS_AT_ONCE:
+                since = 0
+                yield
         return b" ".join(parts)
 
     def _part(self, key: bytes, start: int, stop: int) -> bytes:

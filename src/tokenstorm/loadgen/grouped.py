@@ -8,7 +8,7 @@ from itertools import accumulate
 import msgspec
 
 from tokenstorm.lengths import length_of
-from tokenstorm.loadgen.composing import Composer
+from tokenstorm.loadgen.composing import Composer, Steps
 from tokenstorm.loadgen.mixing import MASK, mix
 from tokenstorm.loadgen.promptfile import Prompt
 from tokenstorm.plan import Plan, Shared
@@ -37,6 +37,10 @@ class Grouped:
 
     def get(self, seq: int) -> Prompt:
         return self._composed(seq, mix(self._salt ^ seq) if self._unique else 0)
+
+    def in_steps(self, seq: int) -> Steps[Prompt]:
+        yield from ()
+        return self.get(seq)
 
     def preflight(self) -> Prompt:
         return self._composed(0, mix(self._salt ^ MASK))

@@ -11,6 +11,7 @@ import msgspec
 
 from tokenstorm.errors import UsageError
 from tokenstorm.load_parts import GENERATING, OF_CHAT
+from tokenstorm.loadgen.composing import Steps, finish
 from tokenstorm.loadgen.endpoint import Endpoint
 from tokenstorm.loadgen.http import Exchange
 from tokenstorm.loadgen.operations import operation_of
@@ -45,6 +46,8 @@ class Requests:
         self._coming: Iterator[int] = iter(())
         self._composed: dict[int, tuple[bytes, Prompt]] = {}
         self._composed_bytes = 0
+        self._under_way: tuple[int, Steps[Prompt]] | None = None
+        """The request that is composed now, step by step."""
         self._built = -1
         """The last request that was built."""
 
@@ -62,6 +65,9 @@ class Requests:
         elif (composed := self._composed.pop(seq, None)) is not None:
             rest, prompt = composed
             self._composed_bytes -= len(rest)
+        elif self._under_way is not None and self._under_way[0] == seq:
+            rest, prompt = self._made(seq, finish(self._under_way[1]))
+            self._under_way = None
         else:
             rest, prompt = self._compose(seq)
         return b"%b%d%b" % (self._heads[replica], seq, rest), prompt
@@ -71,15 +77,22 @@ class Requests:
         self._coming = iter(()) if self._prompts.cacheable else coming
 
     def compose_next(self) -> bool:
-        """Compose the next request that will be built; False if none is left, or enough are ready."""
+        """Go on composing the next request that will be built; False if none is left, or enough are ready."""
         if len(self._composed) >= AHEAD or self._composed_bytes >= AHEAD_BYTES:
             return False
         # in a burst some were built before they could be composed ahead: they would never be asked for again
-        seq = next((seq for seq in self._coming if seq > self._built), None)
-        if seq is None:
-            return False
-        composed = self._composed[seq] = self._compose(seq)
-        self._composed_bytes += len(composed[0])
+        if self._under_way is None:
+            seq = next((seq for seq in self._coming if seq > self._built), None)
+            if seq is None:
+                return False
+            self._under_way = seq, self._prompts.in_steps(seq)
+        seq, steps = self._under_way
+        try:
+            next(steps)
+        except StopIteration as done:
+            self._under_way = None
+            composed = self._composed[seq] = self._made(seq, done.value)
+            self._composed_bytes += len(composed[0])
         return True
 
     def compose_until(self, moment: int) -> None:
@@ -119,7 +132,9 @@ class Requests:
         return failure
 
     def _compose(self, seq: int) -> tuple[bytes, Prompt]:
-        prompt = self._prompts.get(seq)
+        return self._made(seq, self._prompts.get(seq))
+
+    def _made(self, seq: int, prompt: Prompt) -> tuple[bytes, Prompt]:
         return _rest(self._plan, self.model_of(seq) or self._model, prompt), prompt
 
 

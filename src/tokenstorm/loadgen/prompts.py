@@ -14,6 +14,7 @@ from tokenstorm.custom import Custom
 from tokenstorm.errors import PlanError
 from tokenstorm.lengths import Draw, weighted
 from tokenstorm.load_parts import PAIRING, WITH_MESSAGES
+from tokenstorm.loadgen.composing import Steps
 from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, check_prompts, read_prompts
 from tokenstorm.loadgen.grouped import Grouped
 from tokenstorm.loadgen.mixing import MASK, mix
@@ -48,6 +49,11 @@ class PromptSource(Protocol):
 
     def get(self, seq: int) -> Prompt:
         """The prompt of a request."""
+
+    def in_steps(self, seq: int) -> Steps[Prompt]:
+        """The same in steps, where a prompt is so long that making it would keep requests from leaving."""
+        yield from ()
+        return self.get(seq)
 
     def preflight(self) -> Prompt:
         """A prompt of the form and length of request 0's, with a beginning that no request has: no cache is warmed."""

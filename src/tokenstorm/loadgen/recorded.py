@@ -5,7 +5,7 @@ from itertools import count
 
 import msgspec
 
-from tokenstorm.loadgen.composing import Composer
+from tokenstorm.loadgen.composing import Composer, Steps, finish
 from tokenstorm.loadgen.mixing import MASK, mix
 from tokenstorm.loadgen.prepared import Entry, Rows
 from tokenstorm.loadgen.promptfile import Prompt
@@ -37,24 +37,27 @@ class Recorded(PromptSource):
         self._composer, self._template = Composer(self._seed, vocabulary), template_tokens
 
     def get(self, seq: int) -> Prompt:
+        return finish(self.in_steps(seq))
+
+    def in_steps(self, seq: int) -> Steps[Prompt]:
         pass_, index = divmod(seq, len(self._rows))
         salt = mix(self._salt ^ seq) if self._unique else pass_ and mix(pass_)
-        return self._composed(index, self._rows[index], salt)
+        return (yield from self._composed(index, self._rows[index], salt))
 
     def preflight(self) -> Prompt:
-        return self._composed(0, self._rows[0], mix(self._salt ^ MASK))
+        return finish(self._composed(0, self._rows[0], mix(self._salt ^ MASK)))
 
     def count(self) -> tuple[int, int]:
         return 0, 0
 
-    def _composed(self, index: int, row: Entry, salt: int) -> Prompt:
+    def _composed(self, index: int, row: Entry, salt: int) -> Steps[Prompt]:
         begin = salt.to_bytes(8, "little")
         if row.ids and self._block:
             keys, block = [begin + b"id" + one.to_bytes(8, "little") for one in row.ids], self._block
         else:
             keys, block = [begin + b"row" + index.to_bytes(8, "little")], row.input
         first = min(self._template, row.input - 1)
-        text = self._composer.text(keys, block, first, row.input)
+        text = yield from self._composer.in_steps(keys, block, first, row.input)
         answer = max(1, row.output)
         return Prompt(index=index, composed=msgspec.Raw(b'"%b"' % text), max_tokens=answer, asked=row.input)
 
