@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from tokenstorm.errors import NOT_JSON
+from tokenstorm.loadgen.prepared import Workload
 from tokenstorm.metrics.counts import Work
 from tokenstorm.metrics.reports import DiskReport, RankReport
 from tokenstorm.metrics.tally import Tally
@@ -33,14 +34,6 @@ class Hello(Message, frozen=True):
     pid: int
     version: str
     clock: str
-
-
-class Workload(msgspec.Struct, frozen=True):
-    """A prepared workload: its file, which every rank must be able to read, and how many rows it has."""
-
-    path: str
-    sha256: str
-    rows: int
 
 
 class Welcome(Message, frozen=True):

@@ -18,7 +18,6 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from tokenstorm.errors import RunError
-from tokenstorm.loadgen.messages import Workload
 
 AT_ONCE: Final = 256
 """So many rows are read at a time."""
@@ -29,6 +28,14 @@ _TAIL: Final = Layout("<QQ")
 
 
 T = TypeVar("T")
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """A prepared workload: its file, which every rank must be able to read, and how many rows it has."""
+
+    path: str
+    sha256: str
+    rows: int
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

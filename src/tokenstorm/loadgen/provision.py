@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tokenstorm.loadgen.messages import Workload
+from tokenstorm.loadgen.prepared import Workload
 from tokenstorm.loadgen.prompts import Batched, PromptSource
 from tokenstorm.loadgen.repeated import end_before_repeats, sent_before
 from tokenstorm.loadgen.replay import keep_rows

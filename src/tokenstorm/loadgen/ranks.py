@@ -28,10 +28,10 @@ from tokenstorm.loadgen.messages import (
     Refused,
     Tell,
     Welcome,
-    Workload,
     receive,
     send,
 )
+from tokenstorm.loadgen.prepared import Workload
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.metrics.verdict import RANKS_LOST_INVALID
 from tokenstorm.plan import Plan

@@ -12,8 +12,7 @@ from msgspec.structs import replace
 
 from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.datasets import stream_prompts
-from tokenstorm.loadgen.messages import Workload
-from tokenstorm.loadgen.prepared import Entry, Rows, write_prepared
+from tokenstorm.loadgen.prepared import Entry, Rows, Workload, write_prepared
 from tokenstorm.loadgen.promptfile import Prompt
 from tokenstorm.loadgen.prompts import Drawn, Order, PromptSource, load_prompts, pinned, refuse_unfit
 from tokenstorm.loadgen.recorded import Recorded, stripe_of
