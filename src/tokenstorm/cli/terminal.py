@@ -41,7 +41,8 @@ def exit_code_of(summary: Summary, fail_on: Sequence[str]) -> int:
     """What a run's verdict means, and what it is to fail on: that is told. Raises UsageError for a run that cannot fail on that."""
     failed = crossed_bounds(summary, fail_on)
     for words in failed:
-        tell(f"--fail-on {words}")
+        if not words.startswith(("slo:", "suspect:")):  # the results say these themselves
+            tell(f"--fail-on {words}")
     return INVALID if summary.verdict.state == "invalid" else FAILED_ON if failed else 0
 
 
