@@ -9,7 +9,9 @@ import pytest
 from plans import plan
 from running import Run, Stage
 from shapes import Service, lines, ollama, qdrant, serving, tgi, triton, vision, whole
+from tokenstorm.api.groups import GroupRequest
 from tokenstorm.errors import PlanError
+from tokenstorm.load import make
 from tokenstorm.loadgen.answers import Answer
 from tokenstorm.loadgen.openai import body_of
 from tokenstorm.loadgen.operations import answers_of
@@ -225,3 +227,16 @@ def test_headers_and_a_key_under_another_name_go_with_every_request_and_into_no_
 def test_a_request_that_is_not_there_is_told_with_those_that_are(stage: Stage) -> None:
     ended = stage.command("bench", "http://127.0.0.1:1", "--custom", "nothing")
     assert (ended.code, "those that are shipped: ollama-chat," in ended.err) == (2, True), ended
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800"])
+def test_a_body_that_json_cannot_carry_is_refused_when_a_group_is_asked_for(value: object) -> None:
+    request = {
+        "service_id": "a",
+        "num_clients": 1,
+        "prompts": ["x"],
+        "endpoint": "custom",
+        "custom": custom({"v": [value]}),
+    }
+    with pytest.raises(PlanError, match="`custom`: it holds"):
+        make(request, GroupRequest)

@@ -219,16 +219,23 @@ class GroupRequest(Load, frozen=True, kw_only=True):
                 endpoint_for(self.target_url, self.endpoint)
             except UsageError as error:
                 raise Misfit(error.message, error.field or "target_url") from None
+        self._is_json("extra_body", self.extra_body)
+        if self.custom is not None:
+            self._is_json("custom", self.custom.body)
+
+    @staticmethod
+    def _is_json(field: str, value: object) -> None:
+        """Raises `Misfit` for what a request's body cannot carry, although it came as JSON."""
         try:
-            if msgspec.json.decode(msgspec.json.encode(self.extra_body)) != self.extra_body:
+            if msgspec.json.decode(msgspec.json.encode(value)) != value:
                 message = "it holds a number that JSON has not: NaN or an infinity"
-                raise Misfit(message, "extra_body")
+                raise Misfit(message, field)
         except UnicodeEncodeError as error:
             message = f"it holds characters that cannot be sent ({error.reason})"
-            raise Misfit(message, "extra_body") from None
+            raise Misfit(message, field) from None
         except (OverflowError, RecursionError, TypeError):
             message = "it holds what JSON cannot carry: an integer beyond 64 bits, or too deep a nesting"
-            raise Misfit(message, "extra_body") from None
+            raise Misfit(message, field) from None
 
     @property
     def prompts_are_tokens(self) -> bool:
