@@ -213,7 +213,7 @@ def test_watching_on_a_terminal_shows_a_line_that_lives(stage: Stage, start: Cal
     load = ("--num-clients", "5", "--requests-per-second", "20", "--duration", "3", "--max-tokens", "2")
     words = ("group", "create", service_id, *load, "--watch")
     code, said = stage.on_a_terminal(*words, **up.variables, TERM="dumb")
-    assert code == 0
+    assert code in {0, 3}
     lines = said.split("\r\x1b[K")
     assert any("of 20 asked · answered" in line for line in lines)
     assert any("is running" in line for line in lines)

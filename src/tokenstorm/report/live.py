@@ -34,9 +34,10 @@ def live_line(status: Status, columns: int = 200) -> str:
         parts.append("waiting for the last answers, Ctrl-C ends at once")
     if status.ranks_up < status.ranks:
         parts.append(f"{status.ranks - status.ranks_up} of {status.ranks} ranks lost")
-    parts += [*_doubts(status), *_good(status)]
     parts += [
         *_rates(status),
+        *_doubts(status),
+        *_good(status),
         _in_flight(status),
         f"TTFT p50 {duration(status.ttft.p50)} p99 {duration(status.ttft.p99)}",
         f"latency p50 {duration(status.latency.p50)} p99 {duration(status.latency.p99)}",
