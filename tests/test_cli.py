@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from running import TIMEOUT, Ended, Run, Stage, fetch, free_port, rank_pids, running_second, samples, wait_for
+from tokenstorm.cli import main, parser
+from tokenstorm.cli.examples import EXAMPLES
 from tokenstorm.cli.panel import screen
+from tokenstorm.options import plan_of
 
 STEADY = ("--requests-per-second", "20", "--max-tokens", "4", "--drain", "10")
 NOWHERE = "http://127.0.0.1:9"
@@ -81,10 +85,99 @@ def test_wrong_usage_is_exit_code_2_and_names_the_option(stage: Stage, options: 
 
 @pytest.mark.parametrize(
     "url",
-    ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://host:port", "http://h:99999", "http://h/?a=1"],
+    ["localhost", "ftp://host", "http://", "http://host:port", "http://h:99999", "http://h/?a=1"],
 )
 def test_a_url_that_is_none_is_exit_code_2_and_quoted(stage: Stage, url: str) -> None:
     one_clear_message(stage.command("bench", url), 2, repr(url))
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["bench", NOWHERE, "--durations", "3"], "there is no option --durations: did you mean --duration?"),
+        (["bench", NOWHERE, "--qps=3"], "there is no option --qps"),
+        (["gruop", "list"], "there is no 'gruop': did you mean group?"),
+        (["group", "lst"], "there is no 'lst': did you mean list?"),
+        (["group", "create", "--num-client", "3"], "did you mean --num-clients?"),
+        (["bench", NOWHERE, "--duration", "3x"], "'3x' is no time: it looks like 30 (seconds), 500ms, 10s, 2m or 1h"),
+    ],
+)
+def test_a_wrong_word_is_one_line_with_the_nearest_right_one(
+    words: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert nearest in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_each_help_has_a_purpose_an_example_that_can_be_typed_and_the_exit_codes(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert said.partition("\n\n")[2].strip()
+    assert f"tokenstorm {EXAMPLES[name]}\n" in said
+    assert "exit codes: 0 done" in said
+    words = shlex.split(EXAMPLES[name].partition(" > ")[0])
+    parser().parse_args(words)
+
+
+def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    found = set()
+    for words in ([], ["service"], ["group"], ["baseline"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        said = capsys.readouterr().out.partition("commands:" if not words else "actions:")[2].partition("example")[0]
+        found |= {" ".join([*words, name]) for name in re.findall(r"^    (\w+) ", said, re.MULTILINE)}
+    assert found - {"service", "group", "baseline", "COMMAND"} <= EXAMPLES.keys()
+
+
+@pytest.mark.parametrize(
+    ("typed", "documented"),
+    [
+        (["ls"], ["runs"]),
+        (["ps"], ["group", "list"]),
+        (["group", "ls"], ["group", "list"]),
+        (["group", "rm", "3"], ["group", "delete", "3"]),
+        (["service", "rm", "s1"], ["service", "stop", "s1"]),
+        (
+            ["bench", "h:1", "--rps", "5", "-c", "7", "-n", "9", "--duration", "2m", "--warmup", "500ms"],
+            [
+                "bench",
+                "h:1",
+                "--requests-per-second",
+                "5",
+                "--num-clients",
+                "7",
+                "--request-count",
+                "9",
+                "--duration",
+                "120",
+                "--warmup",
+                "0.5",
+            ],
+        ),
+    ],
+)
+def test_what_people_type_who_know_other_tools_means_what_they_mean(typed: list[str], documented: list[str]) -> None:
+    found = [
+        {name: value for name, value in vars(parser().parse_args(words)).items() if name != "run"}
+        for words in (typed, documented)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_host_and_a_port_need_no_scheme_and_a_rate_no_clients() -> None:
+    plan = plan_of(parser().parse_args(["bench", "127.0.0.1:8000", "h:1/v1/chat/completions", "--rps", "3"]))
+    assert [target.url for target in plan.targets] == ["http://127.0.0.1:8000", "http://h:1/v1/chat/completions"]
+    assert plan.num_clients == 1000
+    assert plan_of(parser().parse_args(["bench", "h:1"])).num_clients == 10
 
 
 def test_no_command_and_no_url_are_wrong_usage(stage: Stage) -> None:

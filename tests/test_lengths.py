@@ -10,6 +10,7 @@ import pytest
 from plans import plan
 from tokenstorm.api.groups import Synthetic
 from tokenstorm.cli.commands import add_commands
+from tokenstorm.cli.parser import Parser
 from tokenstorm.cli.request import request_of
 from tokenstorm.errors import UsageError
 from tokenstorm.lengths import Bin, Length, Pair
@@ -26,7 +27,7 @@ def drawn(**fields: object) -> list[int]:
 
 
 def parsed(*options: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tokenstorm")
+    parser = Parser(prog="tokenstorm")
     add_commands(parser.add_subparsers())
     return parser.parse_args([*options])
 

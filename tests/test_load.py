@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 import tokenstorm
 from tokenstorm.api.groups import GroupRequest, shown_fields
 from tokenstorm.cli.commands import add_commands
+from tokenstorm.cli.parser import Parser
 from tokenstorm.cli.request import request_of
 from tokenstorm.client_api.schemas import TakenGroup
 from tokenstorm.load import Load, make
@@ -25,7 +26,7 @@ DOCUMENT: dict[str, Any] = TypeAdapter(TakenGroup).json_schema()
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tokenstorm")
+    parser = Parser(prog="tokenstorm")
     add_commands(parser.add_subparsers())
     return parser
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokenstorm.cli.commands import add_commands
+from tokenstorm.cli.parser import Parser
 from tokenstorm.cli.request import request_of
 from tokenstorm.errors import UsageError
 from tokenstorm.options import add_load_options, plan_of
@@ -15,7 +16,7 @@ from tokenstorm.sdk import GroupRequest
 
 
 def typed(*options: str) -> Plan:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_load_options(parser)
     args = parser.parse_args(options)
     return plan_of(argparse.Namespace(**vars(args), url=["http://127.0.0.1:1"], record_chunks=False))
@@ -74,7 +75,7 @@ def test_the_words_of_an_error_are_not_rewritten_where_they_only_look_like_a_fie
 
 
 def asked_of_a_group(*options: str) -> GroupRequest:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_commands(parser.add_subparsers())
     return request_of(parser.parse_args(["group", "create", "abc", *options]))
 

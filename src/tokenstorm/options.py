@@ -29,12 +29,15 @@ from tokenstorm.typed import (
     add_synthetic_options,
     named_values,
     number,
+    seconds,
     typed_cancel,
     typed_custom,
     typed_models,
     typed_slo,
     typed_synthetic,
+    typed_url,
 )
+from tokenstorm.typed_series import RATE_CLIENTS
 
 DEFAULT_PROMPT = "Explain in a few sentences what a supercomputer is used for."
 _OF_PROMPTS = {
@@ -48,6 +51,14 @@ _OF_PROMPTS = {
     "prompts": "--prompt",
 }
 """Options that are more than a field."""
+_OTHER_NAMES: dict[str, tuple[str, Callable[[str], float]]] = {
+    "--rps": ("requests_per_second", float),
+    "--request-rate": ("requests_per_second", float),
+    "--concurrency": ("num_clients", int),
+    "-c": ("num_clients", int),
+    "-n": ("request_count", int),
+}
+"""What people type who know other tools. One spelling is documented."""
 
 
 def add_load_options(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +70,9 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     _add_options(load, Trace, prefix="trace_")
     request.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the API key")
     prompts = request.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be given more than once")
+    prompts.add_argument(
+        "--prompt", action="append", metavar="TEXT", help=f'may be given more than once ("{DEFAULT_PROMPT}")'
+    )
     prompts.add_argument(
         "--prompts-file",
         type=Path,
@@ -67,6 +80,8 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
         help="a prompt a line, JSON lines with prompt or messages, or a dataset: ShareGPT, WildChat, an OpenAI batch, …",
     )
     add_synthetic_options(prompts, request)
+    for name, (field, of) in _OTHER_NAMES.items():
+        parser.add_argument(name, dest=field, type=of, default=None, help=argparse.SUPPRESS)
 
 
 def add_group_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
@@ -96,7 +111,8 @@ def _add_options(section: "argparse._ArgumentGroup", kind: type[msgspec.Struct],
             case inspect.DictType() | inspect.VarTupleType() if option.metavar in {"KEY=VALUE", "PART=NAME", "URL"}:
                 how |= {"action": "append", "metavar": option.metavar}
             case plain:
-                of_number = {inspect.IntType: int, inspect.FloatType: float}
+                number_of = seconds if field.name.endswith("_seconds") else float
+                of_number = {inspect.IntType: int, inspect.FloatType: number_of}
                 how |= {"type": of_number.get(type(plain), str), "metavar": option.metavar}
         section.add_argument(option.name, **how)
 
@@ -176,7 +192,7 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
         option = _option_of(field)
         value = getattr(args, field.name, None)
         if value is None and option and field.default is NODEFAULT:
-            value = option.default
+            value = _clients(args) if field.name == "num_clients" else option.default
         if option and value is not None:
             fields[field.name] = value
     for name, read in _FORMS.items():
@@ -192,6 +208,12 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
     return fields | {"arrival": _arrival(args)}
 
 
+def _clients(args: argparse.Namespace) -> int:
+    """How many clients there are where nobody says: at a rate as many as it needs."""
+    rated = (args.requests_per_second, args.ramp, args.stages, args.trace)
+    return 10 if all(one is None for one in rated) else RATE_CLIENTS * (getattr(args, "nodes", None) or 1)
+
+
 def plan_of(args: argparse.Namespace) -> Plan:
     """The plan that the options and the URLs ask for. Raises `UsageError` naming the option that is wrong."""
     with by_options():
@@ -200,7 +222,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         plan = plan_for(
             load,
             run_id=new_run_id(),
-            targets=[{"replica": str(number), "url": url} for number, url in enumerate(args.url)],
+            targets=[{"replica": str(number), "url": url} for number, url in enumerate(map(typed_url, args.url))],
             seed=secrets.randbits(48) if load.seed is None else load.seed,
             ranks=load.ranks or fewest_ranks(load, cores(), open_files(), settled.get("arrival")),
             record_chunks=args.record_chunks,

@@ -67,6 +67,24 @@ def typed_synthetic(args: argparse.Namespace) -> dict[str, Any] | None:
     return None
 
 
+_UNIT_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """A time as people type it: 30, 500ms, 10s, 2m, 1h. Raises `argparse.ArgumentTypeError`."""
+    match = re.fullmatch(r"(.*?)(ms|s|min|m|h|)", text.strip())
+    try:
+        return round(float(match[1]) * _UNIT_SECONDS[match[2]], 9) if match else float(text)
+    except ValueError:
+        message = f"{text!r} is no time: it looks like 30 (seconds), 500ms, 10s, 2m or 1h"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def typed_url(text: str) -> str:
+    """An address, with the scheme that people leave out before a host and a port."""
+    return f"http://{text}" if re.match(r"[\w.-]+:\d+(/|$)", text) else text
+
+
 def number(option: str, text: str) -> float:
     """What is typed, as a number. Raises `UsageError`."""
     try:

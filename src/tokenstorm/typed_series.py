@@ -10,7 +10,7 @@ from tokenstorm.typed import number
 
 SEARCHED = ("requests_per_second", "num_clients")
 RATE_CLIENTS = 1000
-"""Clients of a search for a rate, where nobody says how many: so many that they do not bind."""
+"""Clients of a node at a rate, where nobody says how many: so many that they do not bind."""
 _SHORT = {"rate": "requests_per_second", "rps": "requests_per_second", "clients": "num_clients"}
 _WHOLE = frozenset(("num_clients", "max_tokens", "request_count", "ranks"))
 _NUMBER = r"\d+(?:\.\d*)?"

@@ -9,6 +9,7 @@ import pytest
 from plans import plan
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.cli.commands import add_commands
+from tokenstorm.cli.parser import Parser
 from tokenstorm.cli.request import request_of
 from tokenstorm.errors import UsageError
 from tokenstorm.lengths import SharedPrefix
@@ -85,7 +86,7 @@ def test_the_ideal_hit_rate_knows_that_the_first_of_each_group_finds_nothing(
 
 
 def parsed(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tokenstorm")
+    parser = Parser(prog="tokenstorm")
     add_commands(parser.add_subparsers())
     return parser.parse_args([*words])
 

@@ -1,6 +1,5 @@
 """The command line of a report does the same run again."""
 
-import argparse
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 
 from plans import plan as made
 from tokenstorm.cli.commands import add_commands
+from tokenstorm.cli.parser import Parser
 from tokenstorm.options import plan_of
 from tokenstorm.plan import Plan
 from tokenstorm.report.again import command_line, not_default
@@ -19,7 +19,7 @@ STAGES = [{"rps": 0.125, "seconds": 2.5}, {"rps": 200 / 3, "seconds": 1}]
 
 def typed(plan: Plan) -> Plan:
     """The plan that the command line asks for, with what no command line says from the first one."""
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_commands(parser.add_subparsers())
     args = parser.parse_args(shlex.split(command_line(plan) or "")[1:])
     return msgspec.structs.replace(plan_of(args), run_id=plan.run_id)

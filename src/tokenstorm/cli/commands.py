@@ -2,18 +2,17 @@
 
 import argparse
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from tokenstorm.cli.parser import Parser
 from tokenstorm.errors import RunError
-from tokenstorm.options import add_group_options, add_load_options
 from tokenstorm.program import interrupts_leave
-from tokenstorm.simulator.options import add_arguments as add_simulator_options
-from tokenstorm.typed_series import add_series_options
 
 if TYPE_CHECKING:
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - what add_subparsers gives
+    Commands: TypeAlias = argparse._SubParsersAction[Parser]  # noqa: SLF001 - what add_subparsers gives
 
 ORCHESTRATOR_PORT, SERVER_PORT, CLIENT_PORT = 8000, 8001, 8003
 TOKEN = "TOKENSTORM_TOKEN"  # noqa: S105 - the name of the variable
@@ -31,21 +30,25 @@ def add_commands(commands: "Commands") -> None:
     _add_service(commands)
     _add_group(commands)
     _add_cluster(commands)
-    recipes = commands.add_parser("recipes", help="what services can be created from", allow_abbrev=False)
+    recipes = commands.add_parser("recipes", help="what services can be created from")
     recipes.add_argument("name", nargs="?", metavar="RECIPE", help="one of them, with its parameters")
     recipes.add_argument(
         "--recipes", type=Path, action="append", default=[], metavar="DIR", help="more recipes; may be given again"
     )
     _add_json(recipes)
     recipes.set_defaults(run=_later("cli.recipes", "recipes"))
-    demo = commands.add_parser(
-        "demo", help="everything on this machine: deploy a simulated engine, load it, results", allow_abbrev=False
-    )
+    demo = commands.add_parser("demo", help="everything on this machine: deploy a simulated engine, load it, results")
     _add_json(demo)
     demo.set_defaults(run=_later("cli.demo", "demo"))
-    sim = commands.add_parser("sim", help="a simulated engine that costs no GPU", allow_abbrev=False)
-    add_simulator_options(sim)
+    sim = commands.add_parser("sim", help="a simulated engine that costs no GPU")
+    sim.fill = lambda: _fill_sim(sim)
     sim.set_defaults(run=_later("simulator.command", "run"))
+
+
+def _fill_sim(sim: Parser) -> None:
+    from tokenstorm.simulator.options import add_arguments  # noqa: PLC0415 - as of `_fill_bench`
+
+    add_arguments(sim)
 
 
 def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
@@ -53,6 +56,7 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
 
     def run(args: argparse.Namespace) -> int:
         try:
+            sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # its own command, as long as all of ours
             with interrupts_leave():
                 found = importlib.import_module(f"tokenstorm.{module}")
         except ModuleNotFoundError as error:
@@ -67,7 +71,15 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _add_bench(commands: "Commands") -> None:
-    bench = commands.add_parser("bench", help="load an endpoint from this machine", allow_abbrev=False)
+    bench = commands.add_parser("bench", help="load an endpoint from this machine")
+    bench.fill = lambda: _fill_bench(bench)
+    bench.set_defaults(run=_later("cli.bench", "bench"))
+
+
+def _fill_bench(bench: Parser) -> None:
+    from tokenstorm.options import add_load_options  # noqa: PLC0415 - it takes long: the other commands start without it
+    from tokenstorm.typed_series import add_series_options  # noqa: PLC0415 - likewise
+
     bench.add_argument(
         "url",
         nargs="*",
@@ -86,11 +98,10 @@ def _add_bench(commands: "Commands") -> None:
     bench.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     bench.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write the run there too; {_BY_NAME}")
     _add_results(bench)
-    bench.set_defaults(run=_later("cli.bench", "bench"))
 
 
 def _add_report(commands: "Commands") -> None:
-    report = commands.add_parser("report", help="the numbers of a run, from its files", allow_abbrev=False)
+    report = commands.add_parser("report", help="the numbers of a run, from its files")
     report.add_argument("run_dir", metavar="RUN", help="a run directory, `last`, or a run id or its beginning")
     report.add_argument("--rebuild", action="store_true", help="from the result lines, even if there is a summary")
     report.add_argument("--json", action="store_true", help="print the summary as JSON, as --format json does")
@@ -103,16 +114,14 @@ def _add_report(commands: "Commands") -> None:
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write it there; {_BY_NAME}")
     _add_results(report)
     report.set_defaults(run=_later("cli.report", "report"))
-    runs = commands.add_parser(
-        "runs", help="all runs on this machine, with verdict and key numbers", allow_abbrev=False
-    )
+    runs = commands.add_parser("runs", help="all runs on this machine, with verdict and key numbers")
     _add_json(runs)
     runs.set_defaults(run=_later("cli.report", "runs"))
 
 
 def _add_compare(commands: "Commands") -> None:
     what = "a run, a series or a folder of runs; `last`, a run id or its beginning, or the number of a group"
-    compare = commands.add_parser("compare", help="did it get worse? Runs against the first", allow_abbrev=False)
+    compare = commands.add_parser("compare", help="did it get worse? Runs against the first")
     compare.add_argument("runs", nargs="+", metavar="RUN", help=what)
     compare.add_argument("--baseline", metavar="NAME", help="compare with the runs kept under this name")
     compare.add_argument(
@@ -137,13 +146,13 @@ def _add_compare(commands: "Commands") -> None:
         help="write it there; its name tells the format: .txt .md .html .json .xml",
     )
     compare.set_defaults(run=_later("cli.compare", "compare"))
-    baseline = commands.add_parser("baseline", help="runs kept under a name, to compare with", allow_abbrev=False)
+    baseline = commands.add_parser("baseline", help="runs kept under a name, to compare with")
     actions = baseline.add_subparsers(title="actions", required=True, metavar="ACTION")
-    keep = actions.add_parser("set", help="keep runs under a name, in place of what was there", allow_abbrev=False)
+    keep = actions.add_parser("set", help="keep runs under a name, in place of what was there")
     keep.add_argument("name", metavar="NAME")
     keep.add_argument("kept", metavar="RUN", help=what)
-    show = actions.add_parser("list", help="all there are", allow_abbrev=False)
-    remove = actions.add_parser("remove", help="forget one; the runs that it came from stay", allow_abbrev=False)
+    show = actions.add_parser("list", help="all there are")
+    remove = actions.add_parser("remove", help="forget one; the runs that it came from stay")
     remove.add_argument("name", metavar="NAME")
     for parser, name in ((keep, "set"), (show, "list"), (remove, "remove")):
         _add_json(parser)
@@ -151,9 +160,7 @@ def _add_compare(commands: "Commands") -> None:
 
 
 def _add_serving(commands: "Commands") -> None:
-    up = commands.add_parser(
-        "up", help="the Server API, the orchestrator and the Client API together", allow_abbrev=False
-    )
+    up = commands.add_parser("up", help="the Server API, the orchestrator and the Client API together")
     _add_profile(up)
     _add_host(up)
     _add_port(up, "--server-port", SERVER_PORT)
@@ -163,7 +170,7 @@ def _add_serving(commands: "Commands") -> None:
     up.add_argument("--keep", action="store_true", help="leave services and groups running at the end")
     up.set_defaults(run=_later("cli.serve", "up"))
 
-    orchestrator = commands.add_parser("orchestrator", help="the orchestrator alone", allow_abbrev=False)
+    orchestrator = commands.add_parser("orchestrator", help="the orchestrator alone")
     _add_profile(orchestrator)
     _add_host(orchestrator)
     _add_port(orchestrator, "--port", ORCHESTRATOR_PORT)
@@ -171,14 +178,14 @@ def _add_serving(commands: "Commands") -> None:
     orchestrator.add_argument("--placed", type=Path, help=argparse.SUPPRESS)  # how a Server API starts it on a cluster
     orchestrator.set_defaults(run=_later("cli.serve", "orchestrator"))
 
-    server = commands.add_parser("server", help="the Server API alone", allow_abbrev=False)
+    server = commands.add_parser("server", help="the Server API alone")
     _add_host(server)
     _add_port(server, "--port", SERVER_PORT)
     address = f"http://127.0.0.1:{ORCHESTRATOR_PORT}"
     server.add_argument("--orchestrator-url", default=address, metavar="URL", help="(%(default)s)")
     server.set_defaults(run=_later("cli.serve", "server"))
 
-    client = commands.add_parser("client", help="the Client API alone", allow_abbrev=False)
+    client = commands.add_parser("client", help="the Client API alone")
     _add_profile(client)
     _add_host(client)
     _add_port(client, "--port", CLIENT_PORT)
@@ -188,13 +195,13 @@ def _add_serving(commands: "Commands") -> None:
 
 
 def _add_cluster(commands: "Commands") -> None:
-    deploy = commands.add_parser("deploy", help="put this version where jobs run", allow_abbrev=False)
+    deploy = commands.add_parser("deploy", help="put this version where jobs run")
     _add_profile(deploy)
     deploy.add_argument("--prune", action="store_true", help="remove environments of other versions that nothing uses")
     _add_json(deploy)
     deploy.set_defaults(run=_later("cli.deploy", "deploy"))
 
-    doctor = commands.add_parser("doctor", help="check that a profile works, step by step", allow_abbrev=False)
+    doctor = commands.add_parser("doctor", help="check that a profile works, step by step")
     _add_profile(doctor)
     doctor.add_argument("--recipe", metavar="R", help="check what this recipe needs, too")
     _add_recipes(doctor)
@@ -203,7 +210,8 @@ def _add_cluster(commands: "Commands") -> None:
 
 
 def _add_service(commands: "Commands") -> None:
-    service = commands.add_parser("service", help="inference services: create, look at, ask, stop", allow_abbrev=False)
+    service = commands.add_parser("service", help="inference services: create, look at, ask, stop")
+    service.other_names = {"ls": "list", "ps": "list", "rm": "stop"}
     actions = service.add_subparsers(title="actions", required=True, metavar="ACTION")
 
     create = _action(actions, "service", "create", "start a service from a recipe")
@@ -215,7 +223,8 @@ def _add_service(commands: "Commands") -> None:
     create.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one service")
     create.add_argument("--timeout", type=float, default=900.0, metavar="S", help="of --wait, seconds (900)")
 
-    show_all = _action(actions, "service", "list", "all services")
+    show_all = _action(actions, "service", "list", "services, newest first; those that ended leave after a day")
+    show_all.add_argument("--all", action="store_true", help="those that ended before, too")
     show_all.add_argument("--status", metavar="STATUS", help="only those")
 
     _of_service(actions, "show", "one service, with its replicas")
@@ -237,20 +246,15 @@ def _add_service(commands: "Commands") -> None:
 
 
 def _add_group(commands: "Commands") -> None:
-    group = commands.add_parser("group", help="groups of clients: create, watch, stop, results", allow_abbrev=False)
+    group = commands.add_parser("group", help="groups of clients: create, watch, stop, results")
+    group.other_names = {"ls": "list", "ps": "list", "rm": "delete"}
     actions = group.add_subparsers(title="actions", required=True, metavar="ACTION")
 
     create = _action(actions, "group", "create", "send load to a service")
-    create.add_argument("service_id", nargs="?", metavar="SERVICE", help="the id of a service or a group of replicas")
-    create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
-    create.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
-    create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
-    _add_results(create)
-    add_load_options(create)
-    where = add_group_options(create)
-    where.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one group")
+    create.fill = lambda: _fill_group_create(create)
 
-    show_all = _action(actions, "group", "list", "all groups")
+    show_all = _action(actions, "group", "list", "groups, newest first; those that ended leave after a day")
+    show_all.add_argument("--all", action="store_true", help="those that ended before, too")
     show_all.add_argument("--status", choices=("pending", "running", "stopped"), help="only those")
     _of_group(actions, "show", "one group")
     _add_results(_of_group(actions, "watch", "its progress, live, and its results"))
@@ -271,6 +275,19 @@ def _add_group(commands: "Commands") -> None:
     _action(actions, "group", "targets", "Prometheus' service discovery")
 
 
+def _fill_group_create(create: Parser) -> None:
+    from tokenstorm.options import add_group_options, add_load_options  # noqa: PLC0415 - as of `_fill_bench`
+
+    create.add_argument("service_id", nargs="?", metavar="SERVICE", help="the id of a service or a group of replicas")
+    create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
+    create.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
+    create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
+    _add_results(create)
+    add_load_options(create)
+    where = add_group_options(create)
+    where.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one group")
+
+
 def _add_results(parser: argparse.ArgumentParser) -> None:
     """What belongs to a command that shows a run's results."""
     parser.add_argument("--wide", action="store_true", help="all percentiles, in more than 80 columns")
@@ -284,9 +301,9 @@ SET_HELP = (
 )
 
 
-def _action(actions: "Commands", module: str, name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+def _action(actions: "Commands", module: str, name: str, text: str, *, json: bool = True) -> Parser:
     """One action; `json` tells that there is JSON of what it prints."""
-    parser = actions.add_parser(name, help=text, allow_abbrev=False)
+    parser = actions.add_parser(name, help=text)
     for option, api in (("--server-url", "Server"), ("--client-url", "Client")):
         parser.add_argument(option, metavar="URL", help=f"of the {api} API ($TOKENSTORM_{api.upper()}_URL, or here)")
     if json:
@@ -295,13 +312,13 @@ def _action(actions: "Commands", module: str, name: str, text: str, *, json: boo
     return parser
 
 
-def _of_service(actions: "Commands", name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+def _of_service(actions: "Commands", name: str, text: str, *, json: bool = True) -> Parser:
     parser = _action(actions, "service", name, text, json=json)
     parser.add_argument("service_id", metavar="SERVICE")
     return parser
 
 
-def _of_group(actions: "Commands", name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+def _of_group(actions: "Commands", name: str, text: str, *, json: bool = True) -> Parser:
     parser = _action(actions, "group", name, text, json=json)
     parser.add_argument("group_id", type=int, metavar="GROUP")
     return parser

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenstorm.cli.api import client_of, say_again
+from tokenstorm.cli.listing import GROUP_HEADS, group_row, shown_of
 from tokenstorm.cli.panel import screen
 from tokenstorm.cli.preview import show_dry_run
-from tokenstorm.cli.request import request_of
 from tokenstorm.cli.terminal import (
     hand_on,
     hand_on_bytes,
@@ -38,6 +38,8 @@ _NO_RESULTS = frozenset((404, 409))
 
 def create(args: argparse.Namespace) -> int:
     """Create a group; with --watch see it to its end."""
+    from tokenstorm.cli.request import request_of  # noqa: PLC0415 - it takes long: the other actions start without it
+
     request = request_of(args)
     with client_of(args) as client:
         if args.dry_run:
@@ -72,19 +74,12 @@ def list(args: argparse.Namespace) -> int:  # noqa: A001 - named as the action i
     if args.json:
         show_json(found)
         return 0
-    rows = [
-        (
-            one.group_id,
-            _status(one),
-            one.info.outcome,
-            one.info.num_clients,
-            _target(one),
-            one.info.created_at,
-            one.info.reason,
-        )
-        for one in found.groups
-    ]
-    show_table(("GROUP", "STATUS", "OUTCOME", "CLIENTS", "SERVICE", "CREATED", ""), rows)
+    now = datetime.now(UTC)
+    by_info = {id(one.info): one for one in found.groups}
+    shown = shown_of((one.info for one in found.groups), now, everything=args.all or args.status is not None)
+    show_table(GROUP_HEADS, [group_row(by_info[id(info)], now) for info in shown])
+    if older := found.count - len(shown):
+        tell(f"{older} that ended more than a day ago: `tokenstorm group list --all` shows them")
     return 0
 
 

@@ -14,6 +14,7 @@ from tokenstorm.loadgen.promptfile import read_file
 from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, refuse_unjudged, typed_prompts
 from tokenstorm.sdk import GroupRequest
 from tokenstorm.timelimit import minutes
+from tokenstorm.typed import typed_url
 
 
 def request_of(args: argparse.Namespace) -> GroupRequest:
@@ -28,7 +29,7 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
     sent |= {
         "duration_seconds": load.measured_seconds,
         "service_id": args.service_id,
-        "target_url": args.target_url,
+        "target_url": args.target_url and typed_url(args.target_url),
         "api_key": api_key_of(args),
         "time_limit": _minutes(args.time_limit),
     }

@@ -4,12 +4,14 @@ import argparse
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from tokenstorm.api.services import ENDED, GroupInfo, LogPiece, ServiceInfo
 from tokenstorm.cli.api import client_of, say_again
+from tokenstorm.cli.listing import SERVICE_HEADS, service_row, shown_of
 from tokenstorm.cli.preview import show_dry_run
 from tokenstorm.cli.terminal import hand_on, live, show_facts, show_json, show_table, show_text, tell, tell_progress
 from tokenstorm.errors import NOT_JSON, ApiError, UsageError
@@ -52,11 +54,11 @@ def list(args: argparse.Namespace) -> int:  # noqa: A001 - named as the action i
     if args.json:
         show_json(found)
         return 0
-    rows = [
-        (one.id, one.status, f"{one.healthy_replicas}/{one.total_replicas}", one.recipe_name, one.engine, one.model)
-        for one in found.services
-    ]
-    show_table(("ID", "STATUS", "REPLICAS", "RECIPE", "ENGINE", "MODEL"), rows)
+    now = datetime.now(UTC)
+    shown = shown_of(found.services, now, everything=args.all or args.status is not None)
+    show_table(SERVICE_HEADS, [service_row(one, now) for one in shown])
+    if older := found.count - len(shown):
+        tell(f"{older} that ended more than a day ago: `tokenstorm service list --all` shows them")
     return 0
 
 

@@ -12,23 +12,26 @@ import sys
 import termios
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokenstorm.cluster.ssh.tty import restore
-from tokenstorm.metrics.points import SeriesSummary
-from tokenstorm.metrics.summary import Summary
 from tokenstorm.printable import printable, printable_json, printable_line
-from tokenstorm.report.conditions import crossed_bounds
-from tokenstorm.report.text import summary_text
+
+if TYPE_CHECKING:
+    from tokenstorm.metrics.points import SeriesSummary
+    from tokenstorm.metrics.summary import Summary
 
 INVALID, FAILED_ON = 3, 5
 
 
 def show_summary(
-    summary: Summary, where: str, *, as_json: bool, fail_on: Sequence[str] = (), wide: bool = False
+    summary: "Summary", where: str, *, as_json: bool, fail_on: Sequence[str] = (), wide: bool = False
 ) -> int:
     """The results of a run, found again by `where`; its exit code."""
+    from tokenstorm.report.text import summary_text  # noqa: PLC0415 - most commands show no summary, and start the quicker
+
     code = exit_code_of(summary, fail_on)
     if as_json:
         show_json(summary)
@@ -37,8 +40,10 @@ def show_summary(
     return code
 
 
-def exit_code_of(summary: Summary, fail_on: Sequence[str]) -> int:
+def exit_code_of(summary: "Summary", fail_on: Sequence[str]) -> int:
     """What a run's verdict means, and what it is to fail on: that is told. Raises UsageError for a run that cannot fail on that."""
+    from tokenstorm.report.conditions import crossed_bounds  # noqa: PLC0415 - likewise
+
     failed = crossed_bounds(summary, fail_on)
     for words in failed:
         if not words.startswith(("slo:", "suspect:")):  # the results say these themselves
@@ -46,7 +51,7 @@ def exit_code_of(summary: Summary, fail_on: Sequence[str]) -> int:
     return INVALID if summary.verdict.state == "invalid" else FAILED_ON if failed else 0
 
 
-def series_exit_code(summary: SeriesSummary) -> int:
+def series_exit_code(summary: "SeriesSummary") -> int:
     """What a series means: 1 where it is not complete, 3 where no run of it is valid, 5 for a search in which nothing held."""
     if summary.outcome != "completed":
         return 1

@@ -126,7 +126,9 @@ def _in_flight(summary: Summary) -> str:
     found = summary.concurrency
     if found is None:
         return ""
-    return f"{figure(found.mean)} on average" + ("" if found.peak is None else f", {found.peak} at most")
+    return f"{figure(found.mean)} on average" + (
+        "" if found.peak is None else f", {found.peak} at most of {many(summary.plan.num_clients, 'client')}"
+    )
 
 
 def _goodput(summary: Summary) -> str:
