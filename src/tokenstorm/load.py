@@ -146,18 +146,7 @@ class Load(Strict, frozen=True, kw_only=True):
     cache: Cache = "keep"
     unique_prompts: Annotated[bool, doc("The same as `cache`: salt", Option("--unique", None, "requests"))] = False
 
-    num_clients: Annotated[
-        Count,
-        doc(
-            "Requests in flight at most",
-            Option(
-                "--num-clients",
-                "N",
-                default=10,
-                help="requests in flight at most (10; at a rate as many as it needs, up to 1000 a node)",
-            ),
-        ),
-    ]
+    num_clients: Annotated[Count, doc("Requests in flight at most", Option("--num-clients", "N", default=10))]
     requests_per_second: Annotated[
         Positive | None,
         doc(

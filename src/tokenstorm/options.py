@@ -150,6 +150,8 @@ def _help(field: inspect.Field, default: object) -> str:
         return f"{words} ({_options()[field.name]})"
     if default is None or default is False or default == "":
         return words
+    if field.name == "num_clients":
+        return f"{words} ({default}; at a rate as many as it needs, up to {RATE_CLIENTS} a node)"
     unit = " s" if field.name.endswith("_seconds") else ""
     return f"{words} ({default:g}{unit})" if isinstance(default, int | float) else f"{words} ({default})"
 
