@@ -84,6 +84,7 @@ TYPED = {
     "ignore_eos": ("--ignore-eos",),
     "extra_body": ("--extra-body", '{"top_k": 5}'),
     "trace": ("--trace", "t.jsonl", "--trace-lengths"),
+    "conversation": ("--turns", "2:8", "--turn-think", "exponential:5"),
     "columns": ("--dataset", "d.csv", "--column", "prompt=question"),
     "no_repeat": ("--no-repeat",),
     "cache": ("--cache", "salt"),

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from tokenstorm.custom import Custom, check_headers, placeholders_in
+from tokenstorm.lengths import Source, Talk
 from tokenstorm.load_parts import (
     DOCUMENTS,
     GENERATING,
@@ -23,9 +25,9 @@ from tokenstorm.load_parts import (
     Columns,
     Kind,
     ModelShare,
+    Objectives,
     Operation,
-    Slo,
-    Trace,
+    Replay,
 )
 from tokenstorm.misfits import load_error
 from tokenstorm.strict import Count, Misfit, NotNegative, Option, Positive, Seed, Strict, Text, doc
@@ -38,7 +40,6 @@ DEFAULT_SECONDS = 60.0
 
 class Load(Strict, frozen=True, kw_only=True):
     """What to send, and how its arrivals are spread. Seconds are seconds; rates are requests per second of all clients.
-
     None means open: it is settled when the load is carried out.
     """
 
@@ -131,14 +132,8 @@ class Load(Strict, frozen=True, kw_only=True):
     prompts: object = None
     """A plan has them in one form, the request for a group in another: each declares its own."""
     columns: Columns = {}  # noqa: RUF012 - msgspec gives each its own
-    trace: Annotated[
-        Trace | None,
-        doc(
-            "Replay a recorded trace of requests",
-            Option("--trace", "FILE", help="replay a recorded trace: Mooncake, Bailian, Azure, BurstGPT or vLLM's"),
-            {"path": "conversation_trace.jsonl", "speed": 2},
-        ),
-    ] = None
+    trace: Replay = None
+    conversation: Talk = None
     no_repeat: Annotated[
         bool,
         doc("End the run before a prompt of a list or file comes again", Option("--no-repeat", None, "requests")),
@@ -195,16 +190,7 @@ class Load(Strict, frozen=True, kw_only=True):
         ),
     ] = None
 
-    slo: Annotated[
-        Slo | None,
-        doc(
-            "Objectives of each request; those that meet all of them are its goodput",
-            Option(
-                "--slo", "NAME=TIME,…", help="what makes a request good: ttft=500ms,tpot=50ms,latency=5s,share=99%%"
-            ),
-            {"ttft_seconds": 0.5, "tpot_seconds": 0.05},
-        ),
-    ] = None
+    slo: Objectives = None
 
     ranks: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,
@@ -242,6 +228,8 @@ class Load(Strict, frozen=True, kw_only=True):
         if (arrival.ramp or arrival.stages) and self.requests_per_second is not None:
             message = "the rates of `arrival` are given as well: leave one of the two out"
             raise Misfit(message, "requests_per_second", ["arrival"])
+        if self.conversation is not None:
+            self.conversation.fits(asdict(self), self.source)
         if self.closed_loop and arrival != Arrival():
             message = f"the kind `{arrival.kind}` needs `requests_per_second`"
             raise Misfit(message, "arrival", ["requests_per_second"])
@@ -355,6 +343,11 @@ class Load(Strict, frozen=True, kw_only=True):
         return self.unique_prompts or self.cache == "salt"
 
     @property
+    def source(self) -> Source | None:
+        """Where prompts come from; None in a load that does not say."""
+        return None
+
+    @property
     def arrival_by_trace(self) -> bool:
         """Whether requests leave when a trace says."""
         return self.trace is not None and not self.trace.lengths_only
@@ -366,9 +359,19 @@ class Load(Strict, frozen=True, kw_only=True):
 
     @property
     def closed_loop(self) -> bool:
-        """Whether each client sends when its last answer ended, instead of at a rate."""
-        rated = self.requests_per_second is not None or self.spread.ramp or self.spread.stages
-        return not rated and not self.arrival_by_trace
+        """Whether each client sends when its last answer ended, or begins a session when its last one ended, and not at a rate."""
+        rate = self.conversation.sessions_per_second if self.conversation else self.requests_per_second
+        return not (rate or self.spread.ramp or self.spread.stages or self.arrival_by_trace)
+
+    @property
+    def has_request_rate(self) -> bool:
+        """Whether the load says how many requests come in a second: in a closed loop and in conversations the answers say that."""
+        return not self.closed_loop and self.conversation is None
+
+    @property
+    def ends_by_count(self) -> bool:
+        """Whether the run ends after a number of requests, or of sessions."""
+        return self.request_count is not None or bool(self.conversation and self.conversation.sessions)
 
     @property
     def prompts_are_tokens(self) -> bool:
@@ -382,7 +385,7 @@ class Load(Strict, frozen=True, kw_only=True):
             return self.duration_seconds
         if self.spread.stages:
             return math.fsum(stage.seconds for stage in self.spread.stages)
-        return None if self.request_count is not None or self.arrival_by_trace else DEFAULT_SECONDS
+        return None if self.ends_by_count or self.arrival_by_trace else DEFAULT_SECONDS
 
 
 def make(fields: Mapping[str, object], kind: type[T]) -> T:

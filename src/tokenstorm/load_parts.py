@@ -186,3 +186,23 @@ class Trace(Strict, frozen=True, kw_only=True):
         if self.until_seconds is not None and self.until_seconds <= self.from_seconds:
             message = f"{self.until_seconds:g} is not after `from_seconds` ({self.from_seconds:g})"
             raise Misfit(message, "until_seconds", ["from_seconds"])
+
+
+Replay = Annotated[
+    Trace | None,
+    doc(
+        "Replay a recorded trace of requests",
+        Option("--trace", "FILE", help="replay a recorded trace: Mooncake, Bailian, Azure, BurstGPT or vLLM's"),
+        {"path": "conversation_trace.jsonl", "speed": 2},
+    ),
+]
+
+Objectives = Annotated[
+    Slo | None,
+    doc(
+        "Objectives of each request; those that meet all of them are its goodput",
+        Option("--slo", "NAME=TIME,…", help="what makes a request good: ttft=500ms,tpot=50ms,latency=5s,share=99%%"),
+        {"ttft_seconds": 0.5, "tpot_seconds": 0.05},
+    ),
+]
+"""The fields of a load that replay a trace, and that say what makes a request good."""

@@ -15,6 +15,7 @@ from msgspec import NODEFAULT, inspect
 
 from tokenstorm.api.groups import GroupRequest
 from tokenstorm.errors import NOT_JSON, PlanError, UsageError
+from tokenstorm.lengths import Conversation
 from tokenstorm.load import Load, make
 from tokenstorm.load_parts import Arrival, Trace
 from tokenstorm.loadgen.endpoint import endpoints_of
@@ -26,11 +27,14 @@ from tokenstorm.plan import Plan, new_run_id, plan_for
 from tokenstorm.report.conditions import check_bound
 from tokenstorm.strict import Option
 from tokenstorm.typed import (
+    OF_CONVERSATIONS,
+    add_conversation_options,
     add_synthetic_options,
     named_values,
     number,
     seconds,
     typed_cancel,
+    typed_conversation,
     typed_custom,
     typed_models,
     typed_slo,
@@ -66,9 +70,11 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     load, request = parser.add_argument_group("load"), parser.add_argument_group("requests")
     for section in (load, request, parser.add_argument_group("the run")):
         _add_options(section, Load)
+        _add_options(section, Conversation, prefix="conversation_")
     _add_options(load, Arrival)
     _add_options(load, Trace, prefix="trace_")
     request.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the API key")
+    add_conversation_options(load)
     prompts = request.add_mutually_exclusive_group()
     prompts.add_argument(
         "--prompt", action="append", metavar="TEXT", help=f'may be given more than once ("{DEFAULT_PROMPT}")'
@@ -167,7 +173,10 @@ def _options() -> dict[str, str]:
     ours = {field.name: option.name for field in _fields(GroupRequest) if (option := _option_of(field))}
     parts = {f"arrival.{field.name}": option.name for field in _fields(Arrival) if (option := _option_of(field))}
     parts |= {f"trace.{field.name}": option.name for field in _fields(Trace) if (option := _option_of(field))}
-    return {**parts, **ours, **_OF_PROMPTS}
+    parts |= {
+        f"conversation.{field.name}": option.name for field in _fields(Conversation) if (option := _option_of(field))
+    }
+    return {**parts, **OF_CONVERSATIONS, **ours, **_OF_PROMPTS}
 
 
 def _option(field: str) -> str:
@@ -205,6 +214,7 @@ def load_fields(args: argparse.Namespace, kind: type[Load]) -> dict[str, Any]:
     for name, typed in (("labels", "--label"), ("columns", "--column"), ("headers", "--header")):
         if name in fields:
             fields[name] = named_values(typed, fields[name])
+    fields |= typed_conversation(args)
     if trace := _trace(args):
         fields["trace"] = trace
     return fields | {"arrival": _arrival(args)}

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
-from tokenstorm.lengths import Length, SharedPrefix
+from tokenstorm.lengths import Draw, Length, SharedPrefix, Source, weighted
 from tokenstorm.load import DEFAULT_SECONDS, Load, make
 from tokenstorm.load_parts import Arrival, Stage, TraceFormat
 from tokenstorm.misfits import load_error
@@ -83,6 +84,14 @@ class Synthetic(Strict, frozen=True, kw_only=True, tag="synthetic", tag_field="k
             message = "the parts of a `mix` have an `output` of their own: leave this one out"
             raise Misfit(message, "output", ["mix"])
 
+    def lengths(self, draw: Draw) -> tuple[int, int | None]:
+        """The length of a prompt, and of its answer where that is asked for, from `draw` alone."""
+        if self.mix is not None:
+            part = self.mix[weighted([one.weight for one in self.mix], draw)]
+            return part.input.draw(draw), part.output.draw(draw)
+        assert self.length is not None, "there is a mix or a length"
+        return self.length.draw(draw), self.output.draw(draw) if self.output else None
+
 
 class Shared(SharedPrefix, frozen=True, kw_only=True, tag="shared_prefix", tag_field="kind"):
     """Prompts that are made up, of which groups begin alike."""
@@ -135,7 +144,7 @@ class Plan(Load, frozen=True, kw_only=True):
         if self.duration_seconds is None and self.arrival.stages:
             message = f"must be what the `stages` add up to: {self.measured_seconds:g}"
             raise Misfit(message, "duration_seconds", ["arrival.stages"])
-        if self.duration_seconds is None and self.request_count is None:
+        if self.duration_seconds is None and not self.ends_by_count:
             message = "give `duration_seconds` or `request_count`: the run would never end"
             raise Misfit(message, "duration_seconds", ["duration_seconds", "request_count"])
         if isinstance(self.prompts, TraceFile) != (self.trace is not None):
@@ -145,6 +154,34 @@ class Plan(Load, frozen=True, kw_only=True):
             message = "belongs to a file of prompts: name one"
             raise Misfit(message, "columns", ["prompts"])
         super().__post_init__()
+
+    @property
+    def source(self) -> Source:
+        match self.prompts:
+            case PromptList():
+                return "questions"
+            case PromptFile():
+                return "file"
+            case TraceFile():
+                return "trace"
+        return "made up"
+
+    @property
+    def arriving(self) -> "Plan":
+        """What arrives by itself: this plan, or where it has conversations a plan whose requests are its sessions."""
+        if (conversation := self.conversation) is None:
+            return self
+        return replace(
+            self,
+            conversation=None,
+            requests_per_second=conversation.sessions_per_second,
+            request_count=conversation.sessions,
+        )
+
+    @property
+    def live_history(self) -> bool:
+        """Whether what the engine answers is said to it again."""
+        return self.conversation is not None and self.conversation.history == "live"
 
     @property
     def gpu_sources(self) -> list[GpuSampler]:

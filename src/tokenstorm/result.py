@@ -63,6 +63,25 @@ class Stretch(msgspec.Struct, frozen=True, gc=False):
     last_scheduled: Moment
 
 
+Phase = Literal["warmup", "measured"]
+SessionEnd = Literal["completed", "failed", "too_long"]
+
+
+class Turn(msgspec.Struct, frozen=True, gc=False):
+    """Which turn of which session a request is: turn `turn` (from 1) of the `turns` that session number `session` was to have.
+
+    `session_phase` is that of the session's first turn.
+    `session_end` tells how the session ended, if it ended with this request: all its turns were answered, this one
+    failed, or the conversation has become too long for the model.
+    """
+
+    session: Number
+    turn: Annotated[int, Meta(ge=1, le=2**31)]
+    turns: Annotated[int, Meta(ge=1, le=2**31)]
+    session_phase: Phase
+    session_end: SessionEnd | None = None
+
+
 class Result(msgspec.Struct, frozen=True, gc=False):
     """One request. Times are integer nanoseconds from the common start, None where it never came; only `connected` may be before it.
 
@@ -73,6 +92,8 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     `prompt` is the number of the prompt in its list or file, `warnings` what was odd about the answer,
     `prompt_asked` how many tokens a text that was made up was meant to have,
     `hidden_tokens` how many of the output tokens are reasoning that the server counts and does not show,
+    `cached_tokens` how many tokens of the prompt the server had in its cache, as far as it tells,
+    `conversation` where in which session it stands, None outside of conversations,
     `model` which of several models was asked for, `good` whether it met the objectives of its plan, None where there are none, or it was never sent.
     """
 
@@ -80,7 +101,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     seq: Number
     rank: Number
     replica: str
-    phase: Literal["warmup", "measured"]
+    phase: Phase
     scheduled: Moment
     slot_free: Moment | None
     sent: Moment | None = None
@@ -108,6 +129,8 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     stretch: Stretch | None = None
     good: bool | None = None
     model: str | None = None
+    cached_tokens: Tokens | None = None
+    conversation: Turn | None = None
 
     @property
     def count(self) -> int:

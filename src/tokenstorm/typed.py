@@ -85,6 +85,71 @@ def typed_url(text: str) -> str:
     return f"http://{text}" if re.match(r"[\w.-]+:\d+(/|$)", text) else text
 
 
+def add_conversation_options(load: "argparse._ArgumentGroup") -> None:
+    """The options of conversations that are more than a field."""
+    load.add_argument(
+        "--turn-think",
+        dest="conversation_think_seconds",
+        metavar="TIME",
+        help="from an answer to the session's next turn: 2, 1:5 (uniform), exponential:5, lognormal:5~3 (0 s)",
+    )
+    load.add_argument(
+        "--first-tokens",
+        dest="conversation_first",
+        metavar="LENGTH",
+        help="of the first question of a session, where it is not as long as the others (made-up text)",
+    )
+
+
+OF_CONVERSATIONS = {
+    "conversation.think_seconds": "--turn-think",
+    "conversation.first": "--first-tokens",
+    "conversation.turns": "--turns",
+}
+_PART_OF_CONVERSATION = {
+    "history": "--history",
+    "sessions": "--sessions",
+    "sessions_per_second": "--sessions-per-second",
+    "think_seconds": "--turn-think",
+    "first": "--first-tokens",
+}
+
+
+def typed_conversation(args: argparse.Namespace) -> dict[str, Any]:
+    """The field `conversation`, where one is asked for. Raises `UsageError`."""
+    found = {
+        name: value
+        for name in _PART_OF_CONVERSATION
+        if (value := getattr(args, f"conversation_{name}", None)) is not None
+    }
+    turns = getattr(args, "conversation", None)
+    if turns is None:
+        if found:
+            message = f"{_PART_OF_CONVERSATION[next(iter(found))]} belongs to conversations: give --turns too (`all` that were recorded)"
+            raise UsageError(message)
+        return {}
+    if turns != "all":
+        found["turns"] = _length("--turns", turns)
+    if "first" in found:
+        found["first"] = _length("--first-tokens", found["first"])
+    if "think_seconds" in found:
+        found["think_seconds"] = _pause("--turn-think", found["think_seconds"])
+    return {"conversation": found}
+
+
+def _pause(option: str, text: str) -> float | dict[str, object]:
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if match := re.fullmatch(rf"({_NUMBER}):({_NUMBER})", text):
+        return {"kind": "uniform", "low": float(match[1]), "high": float(match[2])}
+    if match := re.fullmatch(rf"exponential:({_NUMBER})", text):
+        return {"kind": "exponential", "mean": float(match[1])}
+    if match := re.fullmatch(rf"lognormal:({_NUMBER})~({_NUMBER})", text):
+        return {"kind": "lognormal", "mean": float(match[1]), "stddev": float(match[2])}
+    message = f"{option} {text!r} must look like 2, 1:5 (uniform), exponential:5, or lognormal:5~3 (mean and deviation)"
+    raise UsageError(message)
+
+
 def number(option: str, text: str) -> float:
     """What is typed, as a number. Raises `UsageError`."""
     try:

@@ -21,6 +21,7 @@ from tokenstorm.loadgen.pool import Pool
 from tokenstorm.loadgen.prompts import load_prompts
 from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
+from tokenstorm.loadgen.schedule import schedule_of
 from tokenstorm.loadgen.writer import LineWriter
 from tokenstorm.metrics.rebuild import tally_of
 from tokenstorm.metrics.tally import Tally, Window
@@ -110,6 +111,7 @@ def drive(folder: Path, some: Plan, during: Callable[[Rank, Standstill], None] |
             0,
             1,
             started_at=monotonic_ns() + 50 * MS,
+            schedule=schedule_of(some, 0, 1),
             requests=Requests(some, "m", endpoints, load_prompts(some), None),
             replicas=Replicas([target.replica for target in some.targets], pools),
             writer=writer,

@@ -54,6 +54,7 @@ EVERY_FIELD: dict[str, tuple[Any, str]] = {
     "prompts": ({"kind": "list", "prompts": ["First?", LONG, *("more",) * 30]}, f"First?\n{LONG[:300]} …\nmore"),
     "trace": (None, "-"),
     "columns": ({}, "-"),
+    "conversation": (None, "-"),
     "no_repeat": (True, "yes"),
     "cache": ("salt", "salt"),
     "unique_prompts": (True, "yes"),
@@ -195,6 +196,15 @@ def test_other_kinds_of_prompts_are_shown() -> None:
         (made_up, "made up: 50 to 200 words"),
     ):
         assert shown(page_of(summary(simulated=False, prompts=prompts)), EVERY)["Prompts"].startswith(text)
+
+
+def test_a_conversation_is_shown_in_words() -> None:
+    talk = {"turns": {"kind": "uniform", "low": 2, "high": 8}, "think_seconds": {"kind": "exponential", "mean": 5}}
+    page = page_of(summary(simulated=False, requests_per_second=None, conversation={**talk, "sessions_per_second": 3}))
+    found = shown(page, EVERY)
+    assert found["Conversations"] == "sessions of 2 to 8 turns, exponential:5 s of thought, 3 sessions a second"
+    assert found["Requests per second"] == "as answers come (conversations)"
+    assert "constant arrivals of 3 sessions/s, exponential times of thought between turns" in page
 
 
 def test_a_trace_is_shown_with_what_is_replayed_of_it() -> None:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from msgspec.structs import asdict, force_setattr
 
 from tokenstorm.errors import UsageError
-from tokenstorm.lengths import Length, Pair, SharedPrefix, length_of
+from tokenstorm.lengths import Length, Pair, SharedPrefix, Source, length_of
 from tokenstorm.load import Load
 from tokenstorm.loadgen.endpoint import endpoint_for
 from tokenstorm.plan import Mixed, Unit
@@ -236,6 +236,12 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         except (OverflowError, RecursionError, TypeError):
             message = "it holds what JSON cannot carry: an integer beyond 64 bits, or too deep a nesting"
             raise Misfit(message, field) from None
+
+    @property
+    def source(self) -> Source:
+        if self.trace is not None:
+            return "trace"
+        return "file" if self.dataset is not None else "questions" if self.prompts is not None else "made up"
 
     @property
     def prompts_are_tokens(self) -> bool:

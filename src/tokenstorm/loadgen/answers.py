@@ -2,9 +2,11 @@
 
 from tokenstorm.loadgen.events import (
     DETAIL_CHARACTERS,
+    FIRST,
     GAVE_UP,
     Choice,
     Event,
+    content_of,
     count_of,
     error_in,
     finish_of,
@@ -31,6 +33,8 @@ class Answer:
     chunks = 0
     coalesced = 0
     prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens that the server had in its cache, as far as it tells."""
     output_tokens: int | None = None
     reasoning_tokens = 0
     hidden_tokens: int | None = None
@@ -42,6 +46,8 @@ class Answer:
     gaps: list[int] = []  # noqa: RUF012 - that of an answer without tokens, never changed
     older_gaps: Histogram | None = None
     chunk_times: list[int] | None = None
+    said: list[str] | None = None
+    """The text of the answer, in pieces and without reasoning; None where nobody wants it."""
 
     def receive(self, piece: bytes, at: int) -> None:
         """Take a piece of the body, read at `at`."""
@@ -113,6 +119,9 @@ class Answer:
         details = members.get("completion_tokens_details")
         if isinstance(details, dict):
             self.reasoning_tokens = count_of(details.get("reasoning_tokens")) or self.reasoning_tokens
+        details = members.get("prompt_tokens_details")
+        if isinstance(details, dict) and details.get("cached_tokens") is not None:
+            self.cached_tokens = self._counted(details["cached_tokens"], self.cached_tokens)
 
     def _counted(self, value: object, before: int | None) -> int | None:
         count = count_of(value)
@@ -135,6 +144,11 @@ class Answer:
             self._fail("stream_error", words or f"the engine gave up with finish reason {finish!r}")
         return finish is not None
 
+    def _keep(self, choice: Choice) -> None:
+        """Keep the text of the first choice, where it is wanted."""
+        if self.said is not None and choice.bit == FIRST:
+            self.said.append(content_of(choice))
+
     def _settle(self, *, thought: bool) -> None:
         """Compare the usage with what came. `thought` tells whether reasoning was seen."""
         if self.output_tokens is not None and self.output_tokens < self.chunks:
@@ -149,7 +163,8 @@ class Answer:
 class Whole(Answer):
     """An answer in one piece: not streamed, or an error."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_text: bool = False) -> None:
+        self.said = [] if keep_text else None
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -190,6 +205,7 @@ class Whole(Answer):
         said = content = False
         for choice in event.choices or ():
             self._end(choice)
+            self._keep(choice)
             content = content or says_content(choice)
             said = said or content or says_anything(choice)
         if not event.choices and event.usage is None and self.failure is None:

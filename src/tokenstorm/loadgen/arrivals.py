@@ -104,7 +104,7 @@ def constant_times(plan: Plan) -> Callable[[int], int]:
 
 def rate_at(plan: Plan, offset_ns: int) -> float | None:
     """The asked rate at a moment, in requests per second: None in a closed loop, 0 outside the run."""
-    if plan.closed_loop:
+    if not plan.has_request_rate:
         return None
     seconds = offset_ns / 1e9
     for piece in _profile(plan):
@@ -115,7 +115,7 @@ def rate_at(plan: Plan, offset_ns: int) -> float | None:
 
 def rate_in(plan: Plan, start_ns: int, end_ns: int) -> float | None:
     """The asked rate of a stretch of the run, on average: None in a closed loop, 0 where the stretch is empty or outside."""
-    if plan.closed_loop:
+    if not plan.has_request_rate:
         return None
     start, end = start_ns / 1e9, end_ns / 1e9
     parts = []
@@ -133,7 +133,7 @@ def mean_rate(plan: Plan, window_end_ns: int) -> float | None:
 
     A window that goes on after the last arrival, for those that waited or for their answers, asks for no more.
     """
-    if plan.closed_loop:
+    if not plan.has_request_rate:
         return None
     start = plan.window_start_ns / 1e9
     end = min(window_end_ns, count_end_ns(plan) or window_end_ns) / 1e9
@@ -145,7 +145,7 @@ def mean_rate(plan: Plan, window_end_ns: int) -> float | None:
 
 def count_end_ns(plan: Plan) -> int | None:
     """When an open loop's rate adds up to `request_count` measured arrivals; None if it never does, or has no count."""
-    if plan.closed_loop or plan.request_count is None:
+    if not plan.has_request_rate or plan.request_count is None:
         return None
     pieces = _profile(plan)
     return _times(pieces)(_work_until(pieces, plan.window_start_ns / 1e9) + plan.request_count)
@@ -157,6 +157,7 @@ def window_end_of(plan: Plan, end_ns: int | None, *, scheduled: int, last_event:
     A run that reached its `request_count` ends with the time that the arrivals take by the plan, or with the last event
     that its rates count, whichever is later.
     """
+    plan = plan.arriving
     count_end = count_end_ns(plan)
     if plan.closed_loop:
         reached = plan.request_count is not None and scheduled >= plan.request_count
@@ -181,6 +182,7 @@ def first_sends(plan: Plan, rank: int, ranks: int) -> list[int]:
 
 def needed_ahead(plan: Plan, rank: int, ranks: int) -> int:
     """How many connections the first second needs of a rank."""
+    plan = plan.arriving
     second = 1_000_000_000
     asked = rate_in(plan, 0, second)
     if asked is None:

@@ -34,6 +34,7 @@ _USUAL: Final[Mapping[Column, Sequence[str]]] = {"prompt": ("prompt",), "output_
 """Columns by their names, without what spellings differ in; the last one that is there counts."""
 _HUMAN: Final = ("human", "user")
 """Not a set: what stands there may be anything, also what has no hash."""
+_MODEL: Final = ("gpt", "assistant", "chatgpt", "model", "bing", "bard")
 _MOST_TOKENS: Final = 2**31
 _BODIES: Final = {"chat": "/chat/completions", "completions": "/completions"}
 
@@ -46,16 +47,17 @@ class Stock(NamedTuple):
     """The prompts of a file, and how many of its records were left out, by the reason."""
 
     prompts: list[Prompt]
-    left_out: Counter[str]
+    left_out: Counter[str] = Counter()  # noqa: RUF012 - of a file of which nothing is left out, never changed
 
 
-def read_prompts(data: bytes, where: str, columns: Columns = NO_COLUMNS) -> Stock:
-    """The prompts of a file: of a dataset, a table, or of our own forms. `columns` are those that were named.
+def read_prompts(data: bytes, where: str, columns: Columns = NO_COLUMNS, *, whole: bool = False) -> Stock:
+    """The prompts of a file: of a dataset, a table, or of our own forms. `columns` are those that were named. With `whole` a
+    prompt has all messages of a conversation, and not its first question alone.
 
     Raises `PlanError` for what is neither, or holds nothing to ask.
     """
     left_out: Counter[str] = Counter()
-    return Stock([*stream_prompts(data, where, columns, left_out)], left_out)
+    return Stock([*stream_prompts(data, where, columns, left_out, whole=whole)], left_out)
 
 
 def check_prompts(data: bytes, where: str, columns: Columns = NO_COLUMNS) -> None:
@@ -64,7 +66,9 @@ def check_prompts(data: bytes, where: str, columns: Columns = NO_COLUMNS) -> Non
         pass
 
 
-def stream_prompts(data: bytes, where: str, columns: Columns, left_out: Counter[str]) -> Iterator[Prompt]:
+def stream_prompts(
+    data: bytes, where: str, columns: Columns, left_out: Counter[str], *, whole: bool = False
+) -> Iterator[Prompt]:
     """The same, one by one; what is left out is counted meanwhile."""
     found, header = _records(data, where, columns)
     first = list(islice(found, _PEEKED))
@@ -72,6 +76,8 @@ def stream_prompts(data: bytes, where: str, columns: Columns, left_out: Counter[
     if read is None:
         yield from parse_prompts(data, where)
         return
+    if whole:
+        read = _WHOLE.get(read, read)
     count = 0
     for record in chain(first, found):
         try:
@@ -256,6 +262,31 @@ def _of_chats(record: Record) -> Prompt:
     return _first_question(turns)
 
 
+def _whole_sharegpt(record: Record) -> Prompt:
+    """All messages of such a conversation."""
+    return _messages([(turn.get("from"), turn.get("value")) for turn in _turns(record.get("conversations"))])
+
+
+def _whole_chat(record: Record) -> Prompt:
+    """The same of WildChat and LMSYS-Chat."""
+    return _messages([(turn.get("role"), turn.get("content")) for turn in _turns(record.get("conversation"))])
+
+
+def _messages(turns: list[tuple[object, object]]) -> Prompt:
+    roles = dict.fromkeys(_HUMAN, "user") | dict.fromkeys(_MODEL, "assistant") | {"system": "system"}
+    messages: list[dict[str, Any]] = []
+    for speaker, said in turns:
+        role = roles.get(speaker) if isinstance(speaker, str) else None
+        if role is None:
+            message = f"nobody knows who {speaker!r:.40} is in it"
+            raise Left(message)
+        if not isinstance(said, str) or (role == "user" and not said.strip()):
+            message = "a question of it is blank"
+            raise Left(message)
+        messages.append({"role": role, "content": said})
+    return Prompt(messages=messages)
+
+
 def _turns(found: object) -> list[dict[str, Any]]:
     return [turn for turn in found if isinstance(turn, dict)] if isinstance(found, list) else []
 
@@ -297,3 +328,9 @@ _READERS: Final[tuple[tuple[frozenset[str], Read], ...]] = (
     (frozenset(("prompt", "output_tokens")), _of_vllm),
 )
 """The keys that tell what a record is; the first that has all of its keys counts."""
+
+_WHOLE: Final[Mapping[Callable[[Record], Prompt], Callable[[Record], Prompt]]] = {
+    _of_sharegpt: _whole_sharegpt,
+    _of_chats: _whole_chat,
+}
+"""What reads all of a conversation, in place of what reads its first question."""

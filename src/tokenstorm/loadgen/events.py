@@ -13,6 +13,8 @@ from tokenstorm.errors import NOT_JSON, fault
 
 DETAIL_CHARACTERS = 300
 MOST_CHOICES = 1024
+FIRST = 1
+"""The bit of the first choice."""
 LARGEST_COUNT = 2**24
 """Of tokens: no context is that long. Sums of counts stay below 2⁶⁴."""
 LONGEST_NUMBER = 300
@@ -48,7 +50,7 @@ class Choice(msgspec.Struct, gc=False):
     @property
     def bit(self) -> int:
         """The bit of this choice. Numbers out of bounds share the first bit."""
-        return 1 << self.index if isinstance(self.index, int) and 0 <= self.index < MOST_CHOICES else 1
+        return 1 << self.index if isinstance(self.index, int) and 0 <= self.index < MOST_CHOICES else FIRST
 
     @property
     def members(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _is_thought(name: str) -> bool:
     return any(part in name for part in _THOUGHTS)
 
 
-def _without_thoughts(content: object) -> object:
+def _without_thoughts(content: Any) -> Any:
     """The parts of a content, as Mistral sends them, without reasoning."""
     if not isinstance(content, list):
         return content
@@ -176,6 +178,15 @@ def text_of(choice: Choice) -> str:
     """The words of an answer in one piece: its content, or its reasoning where there is no content."""
     said = (choice.text, *(choice.members.get(name) for name in ("content", "reasoning_content", "reasoning")))
     return next((words for words in said if isinstance(words, str) and words), "")
+
+
+def content_of(choice: Choice) -> str:
+    """The text of an answer, or of a piece of one, without reasoning: what a client says again in the next turn."""
+    content = choice.members.get("content", choice.text)
+    if isinstance(content, list):
+        texts = [part.get("text") for part in _without_thoughts(content) if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
 
 
 def error_in(data: bytes) -> str | None:

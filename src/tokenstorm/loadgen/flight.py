@@ -54,6 +54,11 @@ class Flight(Exchange):
     def ended(self) -> None:
         self.sender.ended(self)
 
+    @property
+    def said(self) -> list[str] | None:
+        """What was answered, in pieces, where it is kept."""
+        return None if self.answer is None else self.answer.said
+
     def line(
         self,
         answer: Answer,
@@ -104,6 +109,7 @@ class Flight(Exchange):
             hidden_tokens=answer.hidden_tokens,
             prompt_asked=self.prompt_asked,
             model=self.model,
+            cached_tokens=answer.cached_tokens,
         )
 
 

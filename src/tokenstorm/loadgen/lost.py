@@ -21,7 +21,7 @@ def tally_of_lost(
     """
     tally = tally_of({rank: path} if path and path.exists() else {}, plan, window_end, skip, latest=latest)
     in_flight = max(0, told - tally.warmup.sent - tally.counts.sent)
-    if plan.closed_loop:  # nothing else tells of them
+    if not plan.has_request_rate:  # nothing else tells of them
         tally.counts.scheduled += in_flight
         tally.counts.sent += in_flight
         tally.counts.censored += in_flight
@@ -32,7 +32,7 @@ def tally_of_lost(
         counts.sent += cut
         counts.censored += cut
         counts.unsent += gap - cut
-    return tally, 0 if plan.closed_loop else tally.counts.unsent
+    return tally, tally.counts.unsent if plan.has_request_rate else 0
 
 
 def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int, *, skip: Skip, latest: int) -> Tally:
@@ -47,7 +47,7 @@ def tally_of_cut_off(path: Path | None, plan: Plan, rank: int, window_end: int, 
 
 def _gaps(tally: Tally, plan: Plan, rank: int, window_end: int) -> list[tuple[Counts, int]]:
     """How many arrivals of a stripe have no line, in the warm-up and in the measured window; a closed loop has none."""
-    if plan.closed_loop:
+    if not plan.has_request_rate:
         return []
     warmup, measured = scheduled_count(plan, rank, plan.ranks, window_end)
     return [

@@ -35,7 +35,7 @@ def merge_ranks(plan: Plan, ranks: Ranks, group: Group, window_end: int | None) 
     total.merge(ranks.total)
     if reported:
         window_end = max((done.window_end for done in reported if done.window_end is not None), default=None)
-    end = window_end_of(plan, window_end, scheduled=total.counts.scheduled, last_event=total.last_event)
+    end = window_end_of(plan, window_end, scheduled=total.arrived, last_event=total.last_event)
     for rank in range(plan.ranks):
         member = ranks.members.get(rank)
         if member is not None and member.done is not None:

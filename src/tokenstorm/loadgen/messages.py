@@ -74,7 +74,8 @@ class Refused(Message, frozen=True):
 class Service(msgspec.Struct, frozen=True):
     """What the launcher learnt of the service: the model's name, and the key that every request carries.
 
-    `ignore_eos` is what requests ask, settled. Where it was asked: words that are one token each (none: words are words), and the tokens that a template adds.
+    `ignore_eos` is what requests ask, settled. Where it was asked: words that are one token each (none: words are words), the tokens that a template adds, and how many tokens
+    a prompt and its answer may have together (None: nobody knows).
     """
 
     model: str
@@ -82,6 +83,7 @@ class Service(msgspec.Struct, frozen=True):
     vocabulary: tuple[str, ...] = ()
     template_tokens: int = 0
     ignore_eos: bool = False
+    context: int | None = None
 
 
 class Start(Message, frozen=True):

@@ -103,8 +103,9 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
             for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)
+        context = None if plan.conversation is None else await context_of(plan, api_key)
         ignore_eos, unsure = await _settle_ends(plan, pools, api_key)
-        known = Service(model, api_key, ignore_eos=ignore_eos)
+        known = Service(model, api_key, ignore_eos=ignore_eos, context=context)
         service, unmeasured = await _learn_tokens(plan, pools[0], requests, known)
     except PreflightError as error:
         there = await _others(plan, pools, api_key) if plan.model else ""

@@ -21,6 +21,7 @@ from tokenstorm.errors import RunError, TokenstormError
 from tokenstorm.hosts import split_address
 from tokenstorm.interfaces import machine_clock, node_name
 from tokenstorm.loadgen.arrivals import needed_ahead
+from tokenstorm.loadgen.conversations import Conversations
 from tokenstorm.loadgen.costs import Meter, Pauses
 from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.loadgen.messages import (
@@ -48,6 +49,8 @@ from tokenstorm.loadgen.rank import Rank
 from tokenstorm.loadgen.replicas import Replicas
 from tokenstorm.loadgen.reporter import Reporter
 from tokenstorm.loadgen.room import Room
+from tokenstorm.loadgen.schedule import Schedule, schedule_of
+from tokenstorm.loadgen.sessions import Sessions
 from tokenstorm.loadgen.sizing import allow_connections
 from tokenstorm.loadgen.wire import Stamps, has_stamps
 from tokenstorm.loadgen.workload import read_workload
@@ -215,16 +218,14 @@ class RankProcess:
         if service.vocabulary:
             gear.prompts.speak(service.vocabulary, service.template_tokens)
         requests = Requests(plan, service.model, gear.endpoints, gear.prompts, service.api_key)
-        times = gear.prompts.times
-        numbers = count(welcome.rank, welcome.ranks)
-        requests.expect(numbers if times is None else iter(range(welcome.rank, len(times), welcome.ranks)))
+        schedule = _schedule(welcome, gear.prompts, requests, service.context)
         requests.compose_until((monotonic_ns() + start_at) // 2)  # connections want their time, too
         rank = Rank(
             plan,
             welcome.rank,
             welcome.ranks,
             started_at=start_at,
-            times=times,
+            schedule=schedule,
             requests=requests,
             replicas=Replicas([target.replica for target in plan.targets], gear.pools),
             writer=gear.writer,
@@ -301,6 +302,15 @@ class RankProcess:
             await self._link.wait_closed()
         except ConnectionError:
             pass  # the launcher is gone; the lines are on disk
+
+
+def _schedule(welcome: Welcome, prompts: PromptSource, requests: Requests, context: int | None) -> Schedule:
+    """What the rank sends when; what it sends is composed ahead where it is known."""
+    plan, rank, ranks, times = welcome.plan, welcome.rank, welcome.ranks, prompts.times
+    if isinstance(prompts, Conversations):
+        return Sessions(plan, rank, ranks, prompts, context=context)
+    requests.expect(count(rank, ranks) if times is None else iter(range(rank, len(times), ranks)))
+    return schedule_of(plan, rank, ranks, times)
 
 
 async def connect(address: str, secret: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

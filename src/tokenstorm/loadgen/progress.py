@@ -142,7 +142,7 @@ class Progress:
             return None
         now = self._elapsed_ns()
         is_over = self.window_end is not None and now >= self.window_end
-        return 0.0 if is_over and not self.plan.closed_loop else rate_at(self.plan, now)
+        return 0.0 if is_over and self.plan.has_request_rate else rate_at(self.plan, now)
 
     def _advice(self) -> str:
         """The number of clients that could carry the rate, as soon as answers show that these cannot."""
@@ -166,7 +166,7 @@ class Progress:
 
     def _fraction(self, elapsed: int) -> float | None:
         """How much of the run is over, by time or by count, whichever is further."""
-        end, count = self.plan.window_end_ns, self.plan.request_count
+        end, count = self.plan.window_end_ns, self.plan.arriving.request_count
         parts = [elapsed / end] if end else []
-        parts += [self._group.tally.counts.scheduled / count] if count else []
+        parts += [self._group.tally.arrived / count] if count else []
         return min(1.0, max(parts))

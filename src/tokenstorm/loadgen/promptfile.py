@@ -31,6 +31,7 @@ class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A text that was composed for a request is JSON already: `composed`. `asked` is how many tokens it was meant to have.
     A `body` is a whole request, sent as it is; `fields` are what else its record holds, for a request of one's own. `texts` go with the text: the documents of a query, more inputs of embeddings.
+    `dialogue` are chat messages that are JSON already: a conversation so far.
     """
 
     index: int | None = None
@@ -41,6 +42,7 @@ class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int | None = None
     asked: int | None = None
     body: dict[str, Any] | None = None
+    dialogue: msgspec.Raw | None = None
     texts: list[str | msgspec.Raw | list[int]] | None = None
     fields: dict[str, Any] | None = None
 

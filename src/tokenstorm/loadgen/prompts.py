@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,12 +12,12 @@ import msgspec
 
 from tokenstorm.custom import Custom
 from tokenstorm.errors import PlanError
-from tokenstorm.lengths import Draw, weighted
 from tokenstorm.load_parts import PAIRING, WITH_MESSAGES
 from tokenstorm.loadgen.composing import Steps
-from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, check_prompts, read_prompts
+from tokenstorm.loadgen.conversations import BYTES_PER_TOKEN, Conversations, Step
+from tokenstorm.loadgen.datasets import NO_COLUMNS, Columns, Left, Stock, check_prompts, count_reason, read_prompts
 from tokenstorm.loadgen.grouped import Grouped
-from tokenstorm.loadgen.mixing import MASK, mix
+from tokenstorm.loadgen.mixing import MASK, Order, mix
 from tokenstorm.loadgen.promptfile import Prompt, read_file
 from tokenstorm.loadgen.records import check_fields, hold_records, parse_records
 from tokenstorm.loadgen.words import WORDS
@@ -68,23 +68,6 @@ class Stored(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Prompt: ...
-
-
-class Order:
-    """The numbers below `count`, for requests in turn: each comes once before any comes again, and each pass has another order.
-
-    It is the same for a seed in every version: `mix` gives no number twice.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._seed = mix(seed)
-        self._order = array("Q", sorted(range(count), key=lambda index: mix(self._seed ^ index)))
-
-    def __getitem__(self, seq: int) -> int:
-        order = self._order
-        pass_, place = divmod(seq, len(order))
-        shift = mix(self._seed ^ pass_)  # applied twice, it makes another order of the one that is shuffled
-        return order[(order[(place + shift) % len(order)] + (shift >> 32)) % len(order)]
 
 
 class Drawn(PromptSource):
@@ -147,7 +130,7 @@ class Drawn(PromptSource):
     def _make_up(self, synthetic: Synthetic, seq: int) -> Prompt:
         """Draws from `random()` alone, which Python promises to be the same for a seed in every version."""
         draw = random.Random(mix(self._seed ^ mix(seq))).random
-        length, output = _lengths(synthetic, draw)
+        length, output = synthetic.lengths(draw)
         size = synthetic.vocabulary
         if synthetic.unit == "tokens":
             return Prompt(tokens=[int(draw() * size) for _ in range(length)], max_tokens=output)
@@ -205,6 +188,8 @@ class Batched(PromptSource):
 
 def load_prompts(plan: Plan) -> PromptSource:
     """Read what the plan asks for. Raises `PlanError` when the file is not the one that the plan was made with."""
+    if plan.conversation is not None:
+        return conversations_of(plan)
     source = _load(plan)
     if plan.custom is not None and not isinstance(plan.prompts, PromptFile):
         check_fields(plan.custom, [source.get(0)], "these prompts")
@@ -239,6 +224,18 @@ def _records(data: bytes, path: str, columns: Columns, custom: Custom) -> list[P
         prompts = read_prompts(data, path, columns).prompts
     check_fields(custom, prompts, path)
     return prompts
+
+
+def conversations_of(plan: Plan) -> Conversations:
+    """The conversations that a plan asks for. Raises `PlanError`."""
+    match plan.prompts:
+        case PromptList(prompts=texts):
+            return talks_of(
+                plan, Stock([Prompt(index=index, text=text) for index, text in enumerate(texts)]), "prompts"
+            )
+        case PromptFile(path=path, sha256=sha256):
+            return talks_of(plan, read_prompts(pinned(path, sha256), path, plan.columns, whole=True), path)
+    return Conversations(plan)
 
 
 def refuse_unfit(plan: Plan, prompts: Sequence[Prompt], path: str) -> None:
@@ -277,15 +274,6 @@ def prompt_file(path: Path, columns: Columns = NO_COLUMNS, custom: Custom | None
     else:
         check_prompts(data, str(path), columns)
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _lengths(synthetic: Synthetic, draw: Draw) -> tuple[int, int | None]:
-    """The length of a prompt, and of its answer where that is asked for."""
-    if synthetic.mix is not None:
-        part = synthetic.mix[weighted([one.weight for one in synthetic.mix], draw)]
-        return part.input.draw(draw), part.output.draw(draw)
-    assert synthetic.length is not None, "there is a mix or a length"
-    return synthetic.length.draw(draw), synthetic.output.draw(draw) if synthetic.output else None
 
 
 def _salted(prompt: Prompt, salt: int, vocabulary: int) -> Prompt:
@@ -341,3 +329,67 @@ def _begun_content(content: object, begin: Callable[[str], str]) -> str | list[A
         if isinstance(part, dict) and isinstance(part.get("text"), str):
             return [*parts[:place], {**part, "text": begin(part["text"])}, *parts[place + 1 :]]
     return None
+
+
+def talks_of(plan: Plan, stock: Stock, where: str) -> Conversations:
+    """The conversations that prompts hold; what cannot be had is left out. Raises `PlanError` if none can."""
+    left_out, talks = Counter(stock.left_out), []
+    recorded = any(map(_has_answers, stock.prompts))
+    for prompt in stock.prompts:
+        try:
+            talks.append(_steps_of(prompt, live=plan.live_history))
+        except Left as error:
+            count_reason(left_out, str(error))
+    if not talks:
+        why = "; ".join(f"{count} records: {reason}" for reason, count in left_out.items())
+        message = f"{where} holds no conversation that can be had ({why})"
+        raise PlanError(message)
+    assert plan.conversation is not None
+    if not recorded and plan.conversation.turns is None:
+        message = f"{where} holds questions and no conversations: say how many turns a session has (as in --turns 5)"
+        raise PlanError(message)
+    if not recorded and plan.conversation.history == "recorded":
+        message = f"{where} holds questions and no answers: use the engine's own (--history live)"
+        raise PlanError(message)
+    return Conversations(plan, talks, left_out, recorded=recorded)
+
+
+def _has_answers(prompt: Prompt) -> bool:
+    return any(message.get("role") == "assistant" for message in prompt.messages or ())
+
+
+def _steps_of(prompt: Prompt, *, live: bool) -> tuple[Step, ...]:
+    """The turns of a conversation: each is what is said up to an answer. Raises `Left`."""
+    if prompt.body is not None:
+        reason = "it is a whole request, and no part of a conversation"
+        raise Left(reason)
+    messages: list[dict[str, Any]] = prompt.messages or [{"role": "user", "content": prompt.text}]
+    steps, said = list[Step](), list[dict[str, Any]]()
+    answers: list[dict[str, Any]] = []
+    for message in [*messages, {"role": "user"}]:  # the last one closes the turn before it
+        if message.get("role") == "assistant":
+            answers.append(message)
+            continue
+        if answers:
+            steps.append(_step(said, answers, prompt.max_tokens))
+            said, answers = [], []
+        said.append(message)
+    if len(said) > 1:  # a question without an answer is asked too
+        steps.append(_step(said[:-1], [], prompt.max_tokens))
+    roles = [message.get("role") for message in messages]
+    if next((role for role in roles if role not in {"system", "developer"}), None) != "user":
+        reason = "it does not begin with a question"
+        raise Left(reason)
+    if live and any(message.get("role") in {"tool", "function"} for message in messages):
+        reason = "tools answer its recorded calls, which the engine need not make again: use the recorded history"
+        raise Left(reason)
+    return tuple(steps)
+
+
+def _step(said: list[dict[str, Any]], answers: list[dict[str, Any]], max_tokens: int | None) -> Step:
+    try:
+        text, answer = msgspec.json.encode(said)[1:-1], msgspec.json.encode(answers)[1:-1]
+    except (UnicodeEncodeError, RecursionError):
+        message = "its text cannot be sent: it is not UTF-8"
+        raise Left(message) from None
+    return Step(text, len(text) // BYTES_PER_TOKEN, max_tokens, answer)

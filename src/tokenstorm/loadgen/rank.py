@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from time import monotonic_ns
 from typing import Literal
 
@@ -18,7 +18,7 @@ from tokenstorm.loadgen.messages import Live
 from tokenstorm.loadgen.openai import Requests, explain
 from tokenstorm.loadgen.operations import answers_of
 from tokenstorm.loadgen.replicas import Replicas
-from tokenstorm.loadgen.schedule import schedule_of
+from tokenstorm.loadgen.schedule import Schedule
 from tokenstorm.loadgen.standstills import STALL_NS, Standstills
 from tokenstorm.loadgen.unsent import unsent_lines
 from tokenstorm.loadgen.writer import LineWriter
@@ -57,7 +57,7 @@ class Rank:
         ranks: int,
         *,
         started_at: int,
-        times: Sequence[int] | None = None,
+        schedule: Schedule,
         requests: Requests,
         replicas: Replicas,
         writer: LineWriter,
@@ -78,7 +78,7 @@ class Rank:
         self._writer = writer
         self._on_window_over = on_window_over
         self._on_finished = on_finished
-        self._schedule = schedule_of(plan, rank, ranks, times)
+        self._schedule = schedule
         self._free = deque([0] * self.clients)
         """When each free client became free, in order. At the start all are free."""
         self._in_flight: dict[int, Flight] = {}
@@ -88,7 +88,7 @@ class Rank:
         self._live = Live()
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._loop, self._pump)
-        self._ahead = Ahead(requests.compose_next, self._schedule, started_at)
+        self._ahead = Ahead(requests.compose_next, schedule, started_at)
         self._standstills = Standstills(0)
         self._folds = Folds()
         self._next_tick = started_at
@@ -130,7 +130,7 @@ class Rank:
     def ended(self, flight: Flight) -> None:
         """Record how a request ended, and give its client the next one."""
         self._in_flight.pop(flight.seq, None)
-        result = self._result(flight)
+        result = self._schedule.ended(self._result(flight), flight.said)
         self._finished.append(result)
         failed = result.error is not None
         if failed:
@@ -197,7 +197,7 @@ class Rank:
             return
         self._alarm.set(None if schedule.next_at is None else self.started_at + schedule.next_at)
         self._ahead.begin()
-        if schedule.exhausted and self.plan.request_count is not None and not schedule.waiting:
+        if schedule.exhausted and self.plan.ends_by_count and not schedule.waiting:
             self._close_window(now)
 
     def _is_due(self, now: int) -> bool:
@@ -209,7 +209,7 @@ class Rank:
 
     def _send(self, seq: int, scheduled: int, slot_free: int) -> None:
         now = monotonic_ns()
-        replica = self.replicas.pick(seq, now)
+        replica = self.replicas.pick(self._schedule.lane(seq), now)
         flight = Flight(self, seq, scheduled, slot_free, replica)
         flight.request, prompt = self._requests.build(seq, replica)
         flight.prompt, flight.model = prompt.index, self._requests.model_of(seq)
@@ -236,12 +236,12 @@ class Rank:
             seq, scheduled = schedule.take()
             self._slept_through -= self._standstills.hold(scheduled)
             self._send(seq, scheduled, max(scheduled, done))
-            if schedule.exhausted and not schedule.waiting:
+            if schedule.follows_answers or (schedule.exhausted and not schedule.waiting):
                 self._pump()
         else:
             self._free.append(done)
             schedule.answered(done, failed=failed)
-            if self.plan.closed_loop:
+            if schedule.follows_answers:
                 self._pump()
 
     def _set_close_timer(self) -> None:
@@ -316,8 +316,7 @@ class Rank:
             self._on_finished()
 
     def _tick(self) -> None:
-        now = monotonic_ns()
-        lag = now - self._next_tick
+        lag = (now := monotonic_ns()) - self._next_tick
         self._notice_standstill(now - self.started_at)
         self._live.loop_lag = max(self._live.loop_lag, lag / 1e9)
         if self.phase == "warmup" and now - self.started_at >= self.window.start:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from tokenstorm.loadgen.arrivals import constant_times, first_sends, offsets, recorded_offsets, seqs_before
 from tokenstorm.plan import Plan
+from tokenstorm.result import Result, Turn
 
 FAILURE_PAUSE_NS = 100_000_000
 """A closed-loop client whose request failed waits at least this long, so that a dead service is not hammered."""
@@ -20,13 +21,17 @@ AT_ONCE = 2000
 
 
 class Arrivals(NamedTuple):
-    """Arrivals of one replica, a `stride` of sequence numbers apart: the first one's number, and the first and last times."""
+    """Arrivals of one replica, a `stride` of sequence numbers apart: the first one's number, and the first and last times.
+
+    `turn` is that of the first one, where they are turns of conversations.
+    """
 
     seq: int
     stride: int
     size: int
     first: int
     last: int
+    turn: Turn | None = None
 
 
 class Schedule(Protocol):
@@ -37,6 +42,9 @@ class Schedule(Protocol):
 
     exhausted: bool
     """Whether no request will ever fall due again."""
+
+    follows_answers: bool
+    """Whether an answer may let a request fall due."""
 
     @property
     def waiting(self) -> int:
@@ -54,6 +62,12 @@ class Schedule(Protocol):
         Nothing is taken one by one after that.
         """
 
+    def lane(self, seq: int) -> int:
+        """The number by which a request that was taken gets its replica."""
+
+    def ended(self, line: Result, said: Sequence[str] | None) -> Result:
+        """A request that was taken has ended: its line, with what the schedule knows of it. `said` is the answer, where it is kept."""
+
     def answered(self, done: int, *, failed: bool) -> None:
         """A client is free again."""
 
@@ -63,6 +77,8 @@ class OpenLoop:
 
     The schedule is read twice: by what falls due, and by what is sent. So a backlog costs no memory, however long.
     """
+
+    follows_answers = False
 
     def __init__(self, plan: Plan, rank: int, ranks: int, times: Sequence[int] | None = None) -> None:
         self._plan = plan
@@ -105,6 +121,12 @@ class OpenLoop:
             seqs = range(found[0][0], found[-1][0] + 1, self._stripe[1])
             yield from self._stretches(seqs, dict(found).__getitem__)
 
+    def lane(self, seq: int) -> int:
+        return seq
+
+    def ended(self, line: Result, said: Sequence[str] | None) -> Result:
+        return line
+
     def answered(self, done: int, *, failed: bool) -> None:
         pass
 
@@ -146,6 +168,8 @@ class OpenLoop:
 
 class ClosedLoop:
     """Each client sends when its last answer ended plus think time; `request_count` is shared out over the ranks."""
+
+    follows_answers = True
 
     def __init__(self, plan: Plan, rank: int, ranks: int) -> None:
         self._coming = first_sends(plan, rank, ranks)
@@ -190,6 +214,12 @@ class ClosedLoop:
                 return
             seq, at = self.take()
             yield Arrivals(seq, self._ranks, 1, at, at)
+
+    def lane(self, seq: int) -> int:
+        return seq
+
+    def ended(self, line: Result, said: Sequence[str] | None) -> Result:
+        return line
 
     def answered(self, done: int, *, failed: bool) -> None:
         at = done + (max(self._think, FAILURE_PAUSE_NS) if failed else self._think)

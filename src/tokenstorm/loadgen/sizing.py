@@ -37,7 +37,7 @@ def fewest_ranks(load: Load, cores: int, files: int | None = None, arrival: Arri
     if spread.ramp:
         rates += [spread.ramp.from_rps, spread.ramp.to_rps]
     rates += [stage.rps for stage in spread.stages or ()]
-    if load.closed_loop:
+    if not load.has_request_rate:
         rates.append(load.num_clients * CLIENT_CHUNKS_PER_SECOND / tokens)
     busy = max(rates) * (REQUEST_SECONDS + tokens * CHUNK_SECONDS)
     ranks = max(1, min(cores, load.num_clients, int(busy / SHARE_OF_CORE) + 1))
@@ -67,10 +67,10 @@ def open_files() -> int | None:
 def bytes_of_lines(plan: Plan) -> int:
     """The least that the result lines take, where the service keeps up: what cannot be sent takes next to nothing.
 
-    0 for a closed loop without a count, of which nobody knows.
+    0 for a closed loop without a count, and for conversations, of which nobody knows.
     """
     requests = float(plan.request_count or 0)
-    if not plan.closed_loop:
+    if plan.has_request_rate:
         end = min(end for end in (plan.window_end_ns, count_end_ns(plan)) if end is not None)
         asked = rate_in(plan, 0, end) or 0.0
         requests = min(asked, plan.ranks * 2 / REQUEST_SECONDS) * end / 1e9

@@ -63,8 +63,9 @@ class Stream(Answer):
     _unread: Whole | None = None
     """What came before anything showed that it is a stream."""
 
-    def __init__(self, carrier: Carrier | None = None, *, keep_times: bool = False) -> None:
+    def __init__(self, carrier: Carrier | None = None, *, keep_times: bool = False, keep_text: bool = False) -> None:
         self.gaps = []
+        self.said = [] if keep_text else None
         self.chunk_times = [] if keep_times else None
         self._carrier = carrier
         self._times = array("q")
@@ -95,7 +96,7 @@ class Stream(Answer):
         if (reader is None or reader.is_between_events) and (data := data_alone(piece)):
             self._is_stream = True
             text = self._take(b"", data)
-            if text and self._carrier is not None:
+            if text and self._carrier is not None and self.said is None:  # of what is only timed the text is gone
                 self._expect_more(self._carrier, piece, text)
         else:
             self._read(reader or EventReader(started=self._is_stream), piece)
@@ -140,11 +141,12 @@ class Stream(Answer):
 
     def _new_whole(self) -> Whole:
         """Make what reads an answer that is no stream after all."""
-        return Whole()
+        return Whole(keep_text=self.said is not None)
 
     def _take_whole(self, whole: Whole, status: int) -> None:
         """Read the body as one answer: the server did not stream."""
         whole.finish(status)
+        self.said, self.cached_tokens = whole.said, whole.cached_tokens
         self.failure, self.finish_reason, self.server_id = whole.failure, whole.finish_reason, whole.server_id
         self.prompt_tokens, self.output_tokens = whole.prompt_tokens, whole.output_tokens
         self.hidden_tokens = whole.hidden_tokens
@@ -206,6 +208,7 @@ class Stream(Answer):
             if (choice.finish_reason or choice.error) and self._end(choice):
                 self._ended |= bit
             self._open = (self._open | bit) & ~self._ended
+            self._keep(choice)
             content = choice.text or choice.members.get("content")
             if (content and isinstance(content, str)) or says_content(choice):
                 said, text = True, content if isinstance(content, str) else ""

@@ -25,14 +25,15 @@ def unsent_lines(
     end, and `slot_free` is None.
     """
     for before, asleep in standstills.parts((window.start, *window.stages), window.end):
-        for seq, stride, size, first, last in schedule.rest(before):
+        for seq, stride, size, first, last, turn in schedule.rest(before):
             yield Result(
                 schema=SCHEMA,
                 seq=seq,
                 rank=rank,
-                replica=replicas[seq % len(replicas)],
+                replica=replicas[(seq if turn is None else turn.session) % len(replicas)],
                 phase=window.phase_of(first),
                 scheduled=first,
                 slot_free=first if asleep else None if idle_since is None else max(first, idle_since),
                 stretch=Stretch(size, stride, last) if size > 1 else None,
+                conversation=turn,
             )

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.datasets import stream_prompts
+from tokenstorm.loadgen.mixing import Order
 from tokenstorm.loadgen.prepared import Entry, Rows, Workload, write_prepared
 from tokenstorm.loadgen.promptfile import Prompt
-from tokenstorm.loadgen.prompts import Drawn, Order, PromptSource, load_prompts, pinned, refuse_unfit
+from tokenstorm.loadgen.prompts import Drawn, PromptSource, load_prompts, pinned, refuse_unfit
 from tokenstorm.loadgen.recorded import Recorded, stripe_of
 from tokenstorm.loadgen.traces import FORMATS, SECOND, Row, read_trace
 from tokenstorm.metrics.reports import PromptStock, Spread, WorkloadFacts

@@ -23,12 +23,15 @@ from tokenstorm.metrics.summary import (
     ModelReport,
     Outcome,
     Rates,
+    Sessions,
     StageReport,
     Summary,
     Tokens,
+    TurnReport,
     Windows,
 )
 from tokenstorm.metrics.tally import METRICS, StageTally, Tally, Window
+from tokenstorm.metrics.turns import LATER
 from tokenstorm.metrics.verdict import judge
 from tokenstorm.plan import Plan, Shared
 from tokenstorm.result import CANCELLED, CENSORED, EXHAUSTED
@@ -93,6 +96,8 @@ def figures_of(run: Run, tally: Tally) -> Figures:
         steady=None if run.outcome == "running" else steady_report(plan, stretches),
         stages=_stages(run, tally),
         models=_models(run, tally),
+        sessions=_sessions(run, tally),
+        turns=_turns(tally),
         warnings=dict(sorted(tally.warnings.items())),
         failures={kind: words for kind, words in sorted(tally.failures.items()) if kind not in {CENSORED, CANCELLED}},
         replicas={
@@ -190,6 +195,40 @@ def _models(run: Run, tally: Tally) -> dict[str, ModelReport]:
             metrics={f"{name}_seconds": _metric(name, times, part.counts) for name, times in part.histograms.items()},
         )
     return found
+
+
+def _sessions(run: Run, tally: Tally) -> Sessions | None:
+    if run.plan.conversation is None:
+        return None
+    found = tally.talks.sessions
+    ended = found.completed + found.failed + found.too_long
+    return Sessions(
+        started=found.started,
+        completed=found.completed,
+        failed=found.failed,
+        too_long=found.too_long,
+        cut=found.started - ended,
+        unsent=found.unsent,
+        turns_cut=found.turns - found.turns_sent,
+        requested_per_second=run.plan.conversation.sessions_per_second,
+        started_per_second=found.started / _seconds_of(run),
+    )
+
+
+def _turns(tally: Tally) -> list[TurnReport]:
+    return [
+        TurnReport(
+            turn=number,
+            and_later=number == LATER,
+            counts=turn.counts,
+            metrics={
+                f"{name}_seconds": _metric(name, histogram, turn.counts) for name, histogram in turn.histograms.items()
+            },
+            prompt_tokens=_distribution(turn.prompts),
+            cached=turn.cached_tokens / turn.prompt_tokens if turn.told_cached and turn.prompt_tokens else None,
+        )
+        for number, turn in sorted(tally.talks.turns.items())
+    ]
 
 
 def _rates(run: Run, tally: Tally, stretches: Sequence[Stretch]) -> Rates:

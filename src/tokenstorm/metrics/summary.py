@@ -157,6 +157,39 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric]
 
 
+class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The measured requests that were turn number `turn` of their session; with `and_later` the later ones too.
+
+    `cached` is the share of prompt tokens that the server had in its cache; None where it does not tell.
+    """
+
+    turn: int
+    and_later: bool
+    counts: Counts
+    metrics: dict[str, Metric]
+    prompt_tokens: Distribution
+    cached: float | None
+
+
+class Sessions(msgspec.Struct, frozen=True, kw_only=True):
+    """The sessions of which the first turn was due in the measured window: `started = completed + failed + too_long + cut`.
+
+    `failed` ended with a failed turn, `too_long` when the conversation no longer fit into the model's context, `cut` with the run;
+    `unsent` never began. `turns_cut` counts the turns that were planned for those that began, and not sent. `requested_per_second` is
+    None where clients begin their next session when the last one ended.
+    """
+
+    started: int
+    completed: int
+    failed: int
+    too_long: int
+    cut: int
+    unsent: int
+    turns_cut: int
+    requested_per_second: float | None
+    started_per_second: float
+
+
 class Windows(msgspec.Struct, frozen=True):
     """The measured window in seconds from the common start, and what was sent before it."""
 
@@ -206,7 +239,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     `warnings` counts successful requests by what was odd about their answers; see `Warned`. `failures` has the words of one
     failed request for each kind. `goodput` is None where the plan has no objectives. `lengths` are tokens of
     prompts and answers (`prompt`, `output`) of successful requests; `steady` is None where the plan asks for a changing rate, or no timeline tells; `stages` those of a load that has some, `models` those of
-    several that were asked for. `engine` is what the replicas said of
+    several that were asked for, `sessions` and `turns` those of conversations. `engine` is what the replicas said of
     themselves; None where they say nothing; `energy` what their GPUs took, None where nobody reads them.
     """
 
@@ -229,6 +262,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     steady: SteadyReport | None = None
     stages: list[StageReport] = []
     models: dict[str, ModelReport] = {}
+    sessions: Sessions | None = None
+    turns: list[TurnReport] = []
     warnings: dict[str, int] = {}
     failures: dict[str, str] = {}
     replicas: dict[str, ReplicaReport]

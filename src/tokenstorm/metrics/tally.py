@@ -14,6 +14,7 @@ import msgspec
 from tokenstorm.metrics.counts import Counts, add_fields
 from tokenstorm.metrics.goodput import Good
 from tokenstorm.metrics.histogram import Histogram
+from tokenstorm.metrics.turns import Talks
 from tokenstorm.plan import Plan
 from tokenstorm.result import Result
 
@@ -118,6 +119,7 @@ class Tally(msgspec.Struct):
     `last_event` is the last one that rates count: a successful answer's end, or a token. `good` requests met the plan's
     objectives. `lengths` are tokens of prompts and answers that succeeded, `busy_ns` is the sum of the times that requests were in
     flight inside the window, `service_ns` that of the service times of all answers, warm-up included.
+    `talks` are the sessions and turns of conversations.
     """
 
     counts: Counts = msgspec.field(default_factory=Counts)
@@ -146,6 +148,7 @@ class Tally(msgspec.Struct):
     service_ns: int = 0
     stages: dict[int, StageTally] = {}
     models: dict[str, StageTally] = {}
+    talks: Talks = msgspec.field(default_factory=Talks)
 
     def add(self, results: Sequence[Result], window: Window) -> None:
         """Take in finished requests."""
@@ -181,6 +184,7 @@ class Tally(msgspec.Struct):
         if window.stages:
             self._add_to_stages(results, window)
         self._add_to_models(results, window)
+        self.talks.add(results)
 
     def merge(self, other: Self) -> None:
         """Add another tally to this one; any order gives the same."""
@@ -204,6 +208,13 @@ class Tally(msgspec.Struct):
             self.stages.setdefault(number, StageTally()).merge(stage)
         for name, part in other.models.items():
             self.models.setdefault(name, StageTally()).merge(part)
+        self.talks.merge(other.talks)
+
+    @property
+    def arrived(self) -> int:
+        """How many were scheduled of what arrives by itself: measured requests, or sessions where there are conversations."""
+        sessions = self.talks.sessions
+        return sessions.started + sessions.unsent if self.talks.turns else self.counts.scheduled
 
     def _add_to_stages(self, results: Sequence[Result], window: Window) -> None:
         """Each request to the stage in which it was scheduled, each answer to the one in which it ended."""

@@ -8,15 +8,15 @@ import msgspec
 from msgspec import NODEFAULT, inspect
 
 from tokenstorm.custom import Custom
-from tokenstorm.lengths import Length
+from tokenstorm.lengths import Conversation, Length, length_of
 from tokenstorm.load import Load
 from tokenstorm.load_parts import Arrival, Cancel, ModelShare, Slo
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Synthetic
-from tokenstorm.report.asked import MOST_SHOWN
+from tokenstorm.report.asked import MOST_SHOWN, pause_text
 from tokenstorm.strict import Option
 
 _UNITS = {"text": "--input-tokens", "words": "--synthetic-words", "tokens": "--synthetic-tokens"}
-_BY_THEMSELVES = frozenset(("arrival", "prompts", "seed"))
+_BY_THEMSELVES = frozenset(("arrival", "conversation", "prompts", "seed"))
 _OF_GROUPS = "where and when"
 """The section of options that `bench` has not: they change nothing about what is sent."""
 
@@ -24,7 +24,7 @@ _OF_GROUPS = "where and when"
 def command_line(plan: Plan) -> str | None:
     """The `tokenstorm bench` that sends the same requests at the same times; None where no options say all of it."""
     try:
-        prompts = _prompts(plan.prompts)
+        prompts = [*_prompts(plan.prompts), *_conversation(plan.conversation)]
     except _Untypeable:
         return None
     words = ["tokenstorm", "bench", *(target.url for target in plan.targets)]
@@ -133,6 +133,20 @@ def _prompts(prompts: Prompts) -> list[str]:
             if not any("," in part for part in parts):
                 return ["--mix", ",".join(parts)]
     raise _Untypeable
+
+
+def _conversation(talk: Conversation | None) -> list[str]:
+    if talk is None:
+        return []
+    words = ["--turns", "all" if talk.turns is None else _length(length_of(talk.turns))]
+    if talk.first is not None:
+        words += ["--first-tokens", _length(length_of(talk.first))]
+    if talk.think_seconds:
+        words += ["--turn-think", pause_text(talk.think_seconds)]
+    for name, option, default in _options(Conversation):
+        if (value := getattr(talk, name)) != default:
+            words += _typed(option.name, value)
+    return words
 
 
 def _length(length: Length) -> str:

@@ -7,7 +7,7 @@ from math import floor
 import msgspec
 
 from tokenstorm.custom import Custom
-from tokenstorm.lengths import Length, length_of
+from tokenstorm.lengths import Conversation, Length, Pause, length_of
 from tokenstorm.load_parts import PAIRING, Arrival, Cancel, ModelShare, Slo, Trace
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, Synthetic, TraceFile, listed
 from tokenstorm.targets import GpuSampler, Target
@@ -34,6 +34,7 @@ _NAMES = {
     "columns": "Columns of the dataset",
     "no_repeat": "Ends before a prompt comes again",
     "cache": "The engine's prefix cache",
+    "conversation": "Conversations",
     "unique_prompts": "Each prompt salted",
     "num_clients": "Clients",
     "requests_per_second": "Requests per second",
@@ -84,6 +85,8 @@ def operation_words(plan: Plan) -> str:
 
 def _rate(plan: Plan) -> str:
     """Of all clients together, however it is given."""
+    if plan.conversation is not None:
+        return "as answers come (conversations)"
     if plan.arrival.ramp:
         return f"from {plan.arrival.ramp.from_rps:.10g} to {plan.arrival.ramp.to_rps:.10g}"
     if plan.arrival.kind == "trace":
@@ -98,8 +101,8 @@ def _in_words(value: object) -> str:
     match value:
         case bool() | float():
             return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.10g}"
-        case Arrival():
-            return f"{value.kind}, burstiness {value.burstiness:.10g}" if value.kind == "gamma" else value.kind
+        case Arrival() | Conversation():
+            return _conversation(value) if isinstance(value, Conversation) else _arrival(value)
         case PromptList() | PromptFile() | Synthetic() | Shared() | TraceFile() | Trace():
             return _trace(value) if isinstance(value, Trace) else _prompts(value)
         case dict() | Custom() | Cancel() if value:
@@ -107,6 +110,36 @@ def _in_words(value: object) -> str:
         case tuple() if value:
             return _several(value)
     return "-" if value in (None, "", {}, ()) else str(value)
+
+
+def _arrival(arrival: Arrival) -> str:
+    return f"{arrival.kind}, burstiness {arrival.burstiness:.10g}" if arrival.kind == "gamma" else arrival.kind
+
+
+def _conversation(talk: Conversation) -> str:
+    turns = "all recorded turns" if talk.turns is None else f"{length_text(length_of(talk.turns))} turns"
+    think = talk.think_seconds
+    parts = [
+        f"sessions of {turns}",
+        f"{pause_text(think)} s of thought" if think else "",
+        f"a first question of {length_text(length_of(talk.first))} tokens" if talk.first is not None else "",
+        f"{talk.history} history" if talk.history != "live" else "",
+        f"{talk.sessions} sessions" if talk.sessions else "",
+        f"{talk.sessions_per_second:.10g} sessions a second" if talk.sessions_per_second else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def pause_text(pause: float | Pause) -> str:
+    """A time between turns, as it is typed."""
+    match pause:
+        case Pause(kind="uniform"):
+            return f"{pause.low:.10g}:{pause.high:.10g}"
+        case Pause(kind="exponential"):
+            return f"exponential:{pause.mean:.10g}"
+        case Pause():
+            return f"lognormal:{pause.mean:.10g}~{pause.stddev:.10g}"
+    return f"{pause:.10g}"
 
 
 def _several(values: tuple[object, ...]) -> str:

@@ -5,6 +5,7 @@ from tokenstorm.plan import Plan
 from tokenstorm.report.asked import operation_words, percent, slo_text
 from tokenstorm.report.figures import figure, percentile
 from tokenstorm.report.markup import text
+from tokenstorm.report.talks import session_arrivals
 from tokenstorm.report.text import profile
 
 _STAGES = 6
@@ -40,6 +41,8 @@ def _title(summary: Summary) -> str:
 def load_words(plan: Plan) -> str:
     """How requests arrive."""
     clients = f"{plan.num_clients} client{'s' * (plan.num_clients != 1)}"
+    if sessions := session_arrivals(plan):
+        return f"{sessions}, {clients}"
     if plan.closed_loop:
         return f"closed loop of {clients}"
     if stages := plan.arrival.stages:
@@ -94,7 +97,8 @@ def _verdict(summary: Summary) -> str:
 def _tiles(summary: Summary) -> str:
     metrics, rates, counts = summary.metrics, summary.rates, summary.counts
     tpot, per_user = metrics["tpot_seconds"], rates.output_tokens_per_second_per_user
-    sent = "closed loop" if rates.requested_rps is None else f"{figure(rates.requested_rps)} asked"
+    loop = "conversations" if summary.plan.conversation else "closed loop"
+    sent = loop if rates.requested_rps is None else f"{figure(rates.requested_rps)} asked"
     if rates.sent_rps is not None:
         sent = f"{figure(rates.sent_rps)} sent, {sent}"
     share = percent(counts.succeeded / counts.scheduled) if counts.scheduled else "-"

@@ -14,6 +14,7 @@ from tokenstorm.report.first import first_screen, title_of
 from tokenstorm.report.markup import facts, figure, grid, more, note, section, text
 from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.story import Story
+from tokenstorm.report.talks import TURN_HEADS, session_words, turn_cells
 from tokenstorm.report.text import prompts_used, replica_levels
 
 SIMULATED = "SIMULATED ENGINE: these numbers say nothing about real hardware"
@@ -75,6 +76,7 @@ def _sections(summary: Summary, story: Story, assets: Assets) -> list[str]:
         section("Stages", *_stages(summary, assets)),
         section("Models", grid(HEADS, rows) if (rows := model_rows(summary)) else ""),
         section("How sure it is", *_certainty(summary)),
+        section("Conversations", *_turns(summary)),
         section("Requests", facts(_counts(summary)), _failures(summary)),
         section("Prompt and answer lengths", *_token_lengths(summary, story, assets)),
         section("Replicas", _replicas(summary)),
@@ -147,6 +149,17 @@ def _certainty(summary: Summary) -> list[str]:
         (_RATES[name], f"{number(ci.low)} to {number(ci.high)} with 95 %") for name, ci in summary.rates.ci.items()
     ]
     return [facts([*said, *rates]), grid(heads, rows) if rows else "", note(_SURE) if rows else ""]
+
+
+def _turns(summary: Summary) -> list[str]:
+    if summary.sessions is None:
+        return []
+    rows = [turn_cells(turn) for turn in summary.turns]
+    return [
+        facts([("Sessions", session_words(summary))]),
+        grid(TURN_HEADS, rows) if rows else "",
+        note("Each turn says the whole conversation so far. Prompt tokens are the mean, cached is the share of them."),
+    ]
 
 
 def _stages(summary: Summary, assets: Assets) -> list[str]:

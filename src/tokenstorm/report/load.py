@@ -141,7 +141,7 @@ def _cut_off(
     if status and status.window_end_seconds is not None:  # it may have been told to stop before
         stopped = round(status.window_end_seconds * 1e9)
         latest = stopped if latest is None else min(stopped, latest)
-    end = window_end_of(plan, latest, scheduled=seen.counts.scheduled, last_event=last)
+    end = window_end_of(plan, latest, scheduled=seen.arrived, last_event=last)
     end = max(min(end, last + 1), plan.window_start_ns)
     tally, unsent, lost = Tally(), 0, set()
     for rank in range(plan.ranks):

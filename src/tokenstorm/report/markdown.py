@@ -1,6 +1,7 @@
 """A run as Markdown that fits a pull request. What a server or a user wrote is code: no link, no mention, no HTML."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 from tokenstorm.metrics.summary import QUANTILES, Summary
 from tokenstorm.printable import printable_line
@@ -9,6 +10,7 @@ from tokenstorm.report.certainty import certain_lines, steady_words
 from tokenstorm.report.figures import duration, figure, percentile
 from tokenstorm.report.first import load_words, title_of
 from tokenstorm.report.rates import rate_words, unsent_words
+from tokenstorm.report.talks import TURN_HEADS, session_words, turn_cells
 
 MOST_LETTERS = 160
 """Of a failure's words."""
@@ -42,12 +44,14 @@ def summary_markdown(summary: Summary) -> str:
             for kind, count in counts.failed_by_kind.items()
         ),
         *([f"- {counts.cancelled} were given up, as was asked"] if counts.cancelled else []),
+        *([f"- sessions: {sessions}"] if (sessions := session_words(summary)) else []),
         *([f"- {counts.censored} were in flight when the drain ended"] if counts.censored else []),
         *([f"- {counts.unsent} were not sent ({unsent})"] if (unsent := unsent_words(summary)) else []),
         *([f"- {steady_words(summary.steady)}"] if summary.steady and not summary.steady.fault else []),
         *(f"- likely: {line}" for line in certain_lines(summary)),
         "",
         *_times(summary),
+        *_turns(summary),
         f"run {summary.run_id}, tokenstorm {_code(summary.environment.tokenstorm)}",
     ]
     return "\n".join(lines) + "\n"
@@ -62,13 +66,20 @@ def _times(summary: Summary) -> list[str]:
     if not rows:
         return []
     heads = ["", "p50", "p90", "p95", "p99", "p99.9", "max", "samples"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     marks = [cell[0] for row in rows for cell in row if cell.startswith(("~", ">"))]
     note = ["`~` too few samples for this percentile; `>` a lower bound"] if marks else []
+    return [*_table(heads, rows), *note, ""]
+
+
+def _turns(summary: Summary) -> list[str]:
+    """A row for each turn number of conversations."""
+    return _table(TURN_HEADS, [turn_cells(turn) for turn in summary.turns]) if summary.turns else []
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return [
         *(f"| {' | '.join(cell.replace('>', '&gt;').replace('~', '&#126;') for cell in line)} |" for line in lines),
-        "",
-        *note,
         "",
     ]
 

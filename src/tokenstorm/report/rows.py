@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from tokenstorm.errors import RunError
 from tokenstorm.printable import printable_line
-from tokenstorm.result import Result, Stretch
+from tokenstorm.result import Result, Stretch, Turn
 
 Kind = Literal["int64", "float64", "string", "bool_"]
 Cell = int | float | str | bool | None
@@ -44,7 +44,9 @@ def columns() -> tuple[Column, ...]:
                 found.append(Column("error_kind", "string", lambda result: result.error and result.error.kind))
                 found.append(Column("error_detail", "string", lambda result: result.error and result.error.detail))
             case "stretch":
-                found += [_of_stretch(part, how) for part, how in _types(Stretch).items()]
+                found += [_of_part(name, part, how) for part, how in _types(Stretch).items()]
+            case "conversation":
+                found += [_of_part(name, part, how) for part, how in _types(Turn).items()]
             case _:
                 found.append(_plain(name, kind))
     return (
@@ -177,9 +179,14 @@ def _plain(name: str, kind: inspect.Type) -> Column:
     return Column(name + unit, "string", lambda result: _as_json(getattr(result, name)))
 
 
-def _of_stretch(name: str, kind: inspect.Type) -> Column:
+def _of_part(part: str, name: str, kind: inspect.Type) -> Column:
+    """A field of a part that some lines have."""
     column = _plain(name, kind)
-    return Column(f"stretch_{column.name}", column.kind, lambda result: result.stretch and column.of(result.stretch))
+
+    def of(result: Result) -> Cell:
+        return None if (found := getattr(result, part)) is None else column.of(found)
+
+    return Column(f"{part}_{column.name}", column.kind, of)
 
 
 def _good(result: Result, end: int | None, begin: int | None) -> float | None:

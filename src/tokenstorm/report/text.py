@@ -9,6 +9,7 @@ from tokenstorm.report.certainty import certain_lines, steady_words
 from tokenstorm.report.figures import duration, figure, many
 from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.table import stages_table, times_table
+from tokenstorm.report.talks import session_arrivals, session_words, turns_table
 from tokenstorm.report.workload import lengths_lines, prefix_lines, workload_lines
 
 FAILURE_COLUMNS = 140
@@ -29,6 +30,7 @@ def summary_text(summary: Summary, *, wide: bool = False) -> str:
         "",
         *stages_table(summary, wide=wide),
         *models_table(summary),
+        *turns_table(summary, wide=wide),
         *_replicas(summary),
         *(levels := replica_levels(summary)),
         *[""][: len(levels)],
@@ -43,7 +45,7 @@ def prompts_used(summary: Summary) -> str:
     plan, stock = summary.plan, summary.environment.prompts
     if stock is None:
         made_up = isinstance(plan.prompts, Synthetic | Shared | TraceFile)
-        return "made up for each request" if made_up else "-"
+        return f"made up for each {'session' if plan.conversation else 'request'}" if made_up else "-"
     sent = summary.counts.sent + summary.windows.warmup.sent
     times = -(-sent // stock.count)
     bound = "about" if plan.closed_loop and plan.ranks > 1 else "at most"  # there, ranks go on at their own pace
@@ -62,6 +64,7 @@ def _head(summary: Summary) -> list[str]:
     plan, counts, rates = summary.plan, summary.counts, summary.rates
     seconds = summary.windows.measured_end - summary.windows.measured_start
     loop = "closed loop" if plan.closed_loop else f"{plan.arrival.kind} arrivals{profile(plan)}"
+    loop = session_arrivals(plan) or loop
     model = ", ".join(one.name for one in plan.models) or summary.environment.model or "?"
     where = plan.targets[0].url + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
     warmup = f" after {plan.warmup_seconds:g} s of warm-up" if plan.warmup_seconds else ""
@@ -73,6 +76,7 @@ def _head(summary: Summary) -> list[str]:
         f"requests   {counts.scheduled} scheduled, {counts.succeeded} succeeded, {counts.failed} failed"
         + "".join(f", {count} {name}" for name, count in others if count),
         *_failures(summary),
+        *([f"sessions   {sessions}"] if (sessions := session_words(summary)) else []),
         *([f"unsent     {unsent}"] if (unsent := unsent_words(summary)) else []),
         f"prompts    {prompts_used(summary)}",
         *(workload_lines(summary.environment.workload) if summary.environment.workload else ()),

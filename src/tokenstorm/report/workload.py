@@ -60,7 +60,7 @@ def prefix_lines(summary: Summary) -> list[str]:
 def shared_lines(plan: Plan, requests: int | None = None) -> list[str]:
     """What an ideal prefix cache would find of a load whose groups begin alike; nothing for other loads."""
     shared = plan.prompts
-    if not isinstance(shared, Shared):
+    if not isinstance(shared, Shared) or plan.conversation is not None:  # which share their own past, too
         return []
     known = requests if requests is not None else plan.request_count
     if known is None and not plan.closed_loop and plan.window_end_ns is not None:

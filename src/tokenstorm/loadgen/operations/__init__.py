@@ -72,7 +72,9 @@ def answers_of(plan: Plan) -> MakeAnswer:
     whole, event, stream, ends = operation.whole, operation.event, operation.stream, operation.ends
 
     def of_chat(status: int, carrier: Carrier | None) -> Answer:
-        return Stream(carrier, keep_times=keep_times) if streams and is_success(status) else Whole()
+        if streams and is_success(status):
+            return Stream(carrier, keep_times=keep_times, keep_text=plan.live_history)
+        return Whole(keep_text=plan.live_history)
 
     def new_whole() -> Whole:
         assert whole is not None, "this operation has answers of its own"

@@ -8,9 +8,8 @@ from tokenstorm.plan import Plan
 
 def chat(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
     """The fields of a request for the next message."""
-    return _generating(
-        plan, {"model": model, "messages": prompt.messages or [{"role": "user", "content": prompt.said}]}, prompt
-    )
+    said = prompt.dialogue or prompt.messages or [{"role": "user", "content": prompt.said}]
+    return _generating(plan, {"model": model, "messages": said}, prompt)
 
 
 def complete(plan: Plan, model: str, prompt: Prompt) -> dict[str, Any]:
