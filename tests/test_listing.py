@@ -38,7 +38,7 @@ def test_a_group_is_told_with_name_verdict_and_key_numbers() -> None:
 def test_a_held_group_says_so_and_how_to_release_it() -> None:
     reason = "it holds until `tokenstorm group run 7` releases it"
     held = group(7, 0.01, reason=reason, progress=ProgressAnswer(phase="holding"))
-    assert group_row(held, NOW)[2:] == ("holding", None, None, None, None, "36 s", reason)
+    assert group_row(held, NOW)[2:] == ("running (holding)", None, None, None, None, "36 s", reason)
 
 
 def test_a_service_is_told_with_its_age() -> None:

@@ -56,7 +56,7 @@ def group_row(group: Group, now: datetime) -> tuple[object, ...]:
     """One group; `reason` also says how to release one that holds."""
     info, progress = group.info, group.info.progress
     holds = info.status == "running" and progress is not None and progress.phase == "holding"
-    status = info.outcome or ("holding" if holds else info.status)
+    status = info.outcome or ("running (holding)" if holds else info.status)
     rate = failed = ttft = None
     if progress and progress.sent:
         rate = None if progress.achieved_rps is None else figure(progress.achieved_rps)
