@@ -88,6 +88,18 @@ class SeriesPaths:
     def report(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def control(self) -> Path:
+        return self.root / "control"
+
+    def show(self, number: int, *names: str) -> None:
+        """Let files of one run stand in the folder of the series too, as links: for whoever follows a job in its folder."""
+        for name in names:
+            link = self.root / f".{name}.link"
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"runs/{number}/{name}")
+            link.replace(self.root / name)
+
     def run(self, number: int) -> RunPaths:
         """The files of one of its runs, counted from 1."""
         return RunPaths(self.root / "runs" / str(number))

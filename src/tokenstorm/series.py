@@ -19,6 +19,10 @@ from tokenstorm.written import refuse_later_version, refuse_other_version
 
 SCHEMA: Literal[1] = 1
 MOST_POINTS = 1000
+SEARCH_RUNS = 12
+"""What a search takes as a rule."""
+BETWEEN_SECONDS = 5.0
+"""What the start and the end of a run take at most, as a rule."""
 Value = int | float | str | bool | None
 Searched = Literal["requests_per_second", "num_clients"]
 
@@ -93,6 +97,17 @@ class Series(Strict, frozen=True, kw_only=True):
         if points > MOST_POINTS:
             message = f"{points} runs are too many: {MOST_POINTS} at most"
             raise Misfit(message, "sweep")
+
+    def seconds_at_most(self, warmup: float, length: float, drain: float) -> float:
+        """About what all runs take, where each has such a window: for the time limit of a job, which ends a series in order."""
+        if self.search is not None:  # windows near the edge are longer, and few runs there are not saturated
+            return SEARCH_RUNS * (1.5 * max(length + warmup, 1.2 * length) + drain / 2 + BETWEEN_SECONDS)
+        runs = self.repeats
+        for field, values in self.sweep.items():
+            runs *= len(values)
+            if field == "duration_seconds":
+                length = max(float(value) for value in values if isinstance(value, int | float))
+        return runs * (warmup + length + drain + BETWEEN_SECONDS + self.cooldown_seconds)
 
 
 class SeriesPlan(Strict, frozen=True, kw_only=True):

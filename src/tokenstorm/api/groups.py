@@ -15,6 +15,7 @@ from tokenstorm.load import Load
 from tokenstorm.loadgen.endpoint import endpoint_for
 from tokenstorm.plan import Mixed, Unit
 from tokenstorm.plan import Synthetic as MadeUp
+from tokenstorm.series import Series
 from tokenstorm.strict import Count, Misfit, Option, Strict, Text, doc
 from tokenstorm.timelimit import minutes_between
 
@@ -149,6 +150,13 @@ class GroupRequest(Load, frozen=True, kw_only=True):
         Literal["direct", "orchestrator"],
         doc("Straight to the replicas, or through the orchestrator's routing", Option("--via", None, _WHERE)),
     ] = "direct"
+    series: Annotated[
+        Series | None,
+        Meta(
+            description="Several runs in one job: a `sweep` over fields of the load, or a `search` for the capacity under `slo`",
+            examples=[{"search": {"field": "requests_per_second", "start": 4}}],
+        ),
+    ] = None
     colocate: Annotated[bool, doc("Clients may run on the engine's nodes", Option("--colocate", None, _WHERE))] = False
     exclusive: Annotated[bool, doc("No other job on the clients' nodes", Option("--exclusive", None, _WHERE))] = False
 
@@ -256,6 +264,8 @@ class GroupRequest(Load, frozen=True, kw_only=True):
             if self.requests_per_second is None or self.request_count is None:
                 return None
             length = self.request_count / self.requests_per_second
+        if self.series is not None:
+            return self._seconds_around + self.series.seconds_at_most(self.warmup_seconds, length, self.drain_seconds)
         return self._seconds_around + length
 
     @property

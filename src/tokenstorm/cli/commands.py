@@ -260,6 +260,7 @@ def _add_group(commands: "Commands") -> None:
     _add_results(_of_group(actions, "watch", "its progress, live, and its results"))
     _of_group(actions, "stop", "send no more, wait for what was sent, keep everything")
     _add_results(_of_group(actions, "results", "the summary"))
+    _of_group(actions, "series", "the runs of a series so far, and what they come to")
     _of_group(actions, "metrics", "its Prometheus text", json=False)
     _of_group(actions, "report", "its report, as HTML; with --json its numbers")
     _of_group(actions, "logs", "the logs of its job")
@@ -284,6 +285,7 @@ def _fill_group_create(create: Parser) -> None:
     create.add_argument("--watch", action="store_true", help="watch it to its end, and show its results")
     _add_results(create)
     add_load_options(create)
+    add_series_options(create)
     where = add_group_options(create)
     where.add_argument("--idempotency-key", metavar="KEY", help="the same request with it makes one group")
 

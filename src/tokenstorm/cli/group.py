@@ -14,6 +14,7 @@ from tokenstorm.cli.preview import show_dry_run
 from tokenstorm.cli.terminal import (
     hand_on,
     hand_on_bytes,
+    series_exit_code,
     show_facts,
     show_json,
     show_line,
@@ -24,6 +25,7 @@ from tokenstorm.cli.terminal import (
 )
 from tokenstorm.cli.watching import Watching
 from tokenstorm.errors import ApiError, UsageError
+from tokenstorm.report.series_text import series_text
 from tokenstorm.sdk import Client, Group
 from tokenstorm.sdk.calls import create_group, get_group
 from tokenstorm.sdk.waits import made, patiently
@@ -139,6 +141,17 @@ def results(args: argparse.Namespace) -> int:
         return _results(client, client.get_group(args.group_id), args)
 
 
+def series(args: argparse.Namespace) -> int:
+    """The runs of a series so far, and what they come to."""
+    with client_of(args) as client:
+        summary = client.get_series(args.group_id)
+    if args.json:
+        show_json(summary)
+    else:
+        show_text(series_text(summary))
+    return 0 if summary.outcome == "running" else series_exit_code(summary)
+
+
 def metrics(args: argparse.Namespace) -> int:
     """Prometheus text."""
     with client_of(args) as client:
@@ -223,11 +236,23 @@ def _results(client: Client, group: Group, args: argparse.Namespace) -> int:
         why = group.info.reason or "it left no results"
         message = f"group {group.group_id} {group.info.outcome}: {why}"
         raise ApiError(message) from None
-    code = show_summary(summary, _reported(group), as_json=args.json, fail_on=args.fail_on, wide=args.wide)
+    if group.info.load_config.get("series"):
+        code = _show_series(client, group, args)
+    else:
+        code = show_summary(summary, _reported(group), as_json=args.json, fail_on=args.fail_on, wide=args.wide)
     if group.info.outcome not in {"completed", "cancelled"}:
         tell(f"group {group.group_id} {group.info.outcome}: {group.info.reason}")
         return 1
     return code
+
+
+def _show_series(client: Client, group: Group, args: argparse.Namespace) -> int:
+    found = client.get_series(group.group_id)
+    if args.json:
+        show_json(found)
+    else:
+        show_text(f"{series_text(found)}\nseries: {_reported(group)}")
+    return series_exit_code(found)
 
 
 def _show(group: Group) -> None:

@@ -22,10 +22,10 @@ from tokenstorm.report.figures import figure, percentile
 from tokenstorm.report.formats import Format, format_of, save_as, write_as
 from tokenstorm.report.life import life_of
 from tokenstorm.report.load import load_summary
-from tokenstorm.report.series_page import made_series_page, read_series_summary
+from tokenstorm.report.series_page import made_series_page
 from tokenstorm.report.series_text import series_text
 from tokenstorm.report.sides import find_runs, newest_first
-from tokenstorm.report.whole import read_summary
+from tokenstorm.report.whole import read_series_summary, read_summary
 from tokenstorm.runs import RunPaths, SeriesPaths, data_home, write_atomically
 
 

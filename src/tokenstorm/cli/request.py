@@ -15,6 +15,7 @@ from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other
 from tokenstorm.sdk import GroupRequest
 from tokenstorm.timelimit import minutes
 from tokenstorm.typed import typed_url
+from tokenstorm.typed_series import search_defaults, typed_series
 
 
 def request_of(args: argparse.Namespace) -> GroupRequest:
@@ -22,6 +23,8 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
     if (args.service_id is None) == (args.target_url is None):
         message = "name a SERVICE, as `tokenstorm service list` does, or give --target-url; one of them"
         raise UsageError(message)
+    series = typed_series(args)
+    search_defaults(args)
     fields = load_fields(args, groups.GroupRequest)
     with by_options():
         load = make({name: value for name, value in fields.items() if name in Load.__struct_fields__}, Load)
@@ -32,6 +35,7 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
         "target_url": args.target_url and typed_url(args.target_url),
         "api_key": api_key_of(args),
         "time_limit": _minutes(args.time_limit),
+        "series": series,
     }
     refuse_other_text(sent)
     refuse_unjudged(args, load.slo)

@@ -37,7 +37,7 @@ from tokenstorm.orchestrator.app import described
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
-from tokenstorm.report.page import try_page
+from tokenstorm.report.series_page import try_any_page
 from tokenstorm.runs import write_atomically
 from tokenstorm.sdk.client import AsyncClient
 from tokenstorm.server_api.app import create_app as server_app
@@ -161,7 +161,7 @@ async def client_api(
             store,
             services,
             config.home,
-            make_page=try_page,
+            make_page=try_any_page,
             deployment=Deployment(site, tell_progress),
             poller=poller,
         )

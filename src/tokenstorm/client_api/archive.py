@@ -20,9 +20,9 @@ from tokenstorm.jobs.logs import read_on
 from tokenstorm.loadgen.live import Status
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.rows import ParquetTable, csv_head, csv_rows
-from tokenstorm.report.whole import last_results
+from tokenstorm.report.whole import last_results, read_series_summary
 from tokenstorm.result import Result
-from tokenstorm.runs import RunPaths, write_atomically
+from tokenstorm.runs import RunPaths, SeriesPaths, write_atomically
 
 MakePage = Callable[[RunPaths, Summary], str]
 """Writes the report of a run into its folder; returns in words what was wrong, and never raises."""
@@ -102,6 +102,17 @@ class Archive:
             return self.paths(run_id).summary.read_bytes()
         return None
 
+    async def series(self, run_id: str, *, is_over: bool) -> bytes | None:
+        """The points of a series so far, as its driver wrote them; None before the first. Raises `ClusterError`."""
+        if is_over:
+            await self.at_home(run_id)
+        shell, folder = self._shell, self.folder(run_id)
+        if is_over:
+            shell, folder = self._here, PurePosixPath(self.paths(run_id).root)
+        with contextlib.suppress(FileNotFoundError):
+            return await shell.get(folder / "series_summary.json")
+        return None
+
     async def page(self, run_id: str) -> bytes | None:
         """The report of a run that is over, as it is kept, or made now; None without a summary of this version."""
         await self.at_home(run_id)
@@ -179,6 +190,9 @@ class Archive:
         summary = summary_of(paths) or self._rebuilt(paths)
         if summary and (trouble := self._make_page(paths, summary)):
             sys.stderr.write(f"tokenstorm: {trouble}\n")
+        series = read_series_summary(SeriesPaths(paths.root))
+        if summary and series and series.outcome != "completed":  # the run that stands for it may be whole
+            summary = msgspec.structs.replace(summary, outcome="cancelled")
         return summary
 
     def _rebuilt(self, paths: RunPaths) -> Summary | None:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
+from msgspec import structs
 from msgspec.structs import asdict
 
 from tokenstorm.api.dry_run import DryRun
@@ -23,12 +24,14 @@ from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
-from tokenstorm.load import DEFAULT_SECONDS
+from tokenstorm.load import DEFAULT_SECONDS, make
 from tokenstorm.load_parts import Arrival
 from tokenstorm.loadgen.datasets import Columns, check_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
+from tokenstorm.loadgen.varied import check_runs
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, TraceFile, decode_plan, encode_plan, plan_for
+from tokenstorm.series import SeriesPlan, encode_series
 from tokenstorm.targets import Target
 
 CORES_PER_NODE = 32
@@ -117,6 +120,8 @@ class SlurmClientDispatcher:
         job = replace(self._job(group, request, plan.ranks), not_on=nodes)
         content = msgspec.json.decode(encode_plan(plan), type=dict[str, object])
         files: dict[str, Mapping[str, object] | str] = {"secrets.json": HIDDEN, "plan.json": content}
+        if (series := _series(request, plan)) is not None:
+            files["series.json"] = msgspec.json.decode(encode_series(series), type=dict[str, object])
         return preview(job, self._site.profile, command=job.command, files=files, notes=tuple(notes))
 
     def _plan(self, group: ClientGroup, request: GroupRequest, access: Access, asked: Mapping[str, Any]) -> Plan:
@@ -147,10 +152,12 @@ class SlurmClientDispatcher:
             return {"prompts": await self.check_dataset(request.dataset, request.columns)}
         return {"prompts": _own_prompts(request)}
 
-    async def prepare(self, group: ClientGroup, plan: Plan, secrets: GroupSecrets) -> None:
+    async def prepare(self, group: ClientGroup, request: GroupRequest, plan: Plan, secrets: GroupSecrets) -> None:
         """Write the run folder. The plan comes last: where it is, all is."""
         folder, shell = self.folder(group.run_id), self._site.shell
         await shell.put(folder / "secrets.json", msgspec.json.encode(secrets), mode=0o600)
+        if (series := _series(request, plan)) is not None:
+            await shell.put(folder / "series.json", encode_series(series), mode=0o600)
         await shell.put(folder / "plan.json", encode_plan(plan), mode=0o600)
 
     async def prepared(self, group: ClientGroup) -> Plan | None:
@@ -181,9 +188,10 @@ class SlurmClientDispatcher:
     def _job(self, group: ClientGroup, request: GroupRequest, ranks: int) -> Job:
         """The job by the profile's own Python, and not yet kept from any node."""
         folder = self.folder(group.run_id)
+        what = ("run", str(folder / "plan.json")) if request.series is None else ("series", str(folder / "series.json"))
         return Job(
             name=group.job_name,
-            command=(self._site.profile.of("cpu").python, "-m", "tokenstorm.loadgen", "run", str(folder / "plan.json")),
+            command=(self._site.profile.of("cpu").python, "-m", "tokenstorm.loadgen", *what),
             folder=folder,
             nodes=request.nodes,
             tasks_per_node=-(-ranks // request.nodes) + LAUNCHERS_CORE,
@@ -192,6 +200,21 @@ class SlurmClientDispatcher:
             signal_lead_seconds=signal_lead(request.drain_seconds),
             exclusive=request.exclusive,
         )
+
+
+def _series(request: GroupRequest, plan: Plan) -> SeriesPlan | None:
+    """The series that a group is to run. Raises `UsageError` for one of which a run makes no sense."""
+    if request.series is None:
+        return None
+    try:
+        series = make(
+            {"plan": plan, "series": request.series, "ranks": plan.ranks if plan.launch else None}, SeriesPlan
+        )
+        check_runs(series)
+    except UsageError as error:
+        message = f"{error.field}: {error.message}" if error.field not in {None, "series"} else error.message
+        raise UsageError(message, "series") from None
+    return series
 
 
 def _own_prompts(request: GroupRequest) -> Prompts:
@@ -214,8 +237,30 @@ def _ranks(request: GroupRequest, arrival: Arrival | None, *, elsewhere: bool) -
     """The fewest that carry the load, and as many on each node; what a process may open is known of this machine alone."""
     cores = (CORES_PER_NODE - LAUNCHERS_CORE) * request.nodes if elsewhere else os.cpu_count() or 1
     files = None if elsewhere else open_files()
-    per_node = -(-fewest_ranks(request, cores, files, arrival) // request.nodes)
-    return max(1, min(per_node, request.num_clients // request.nodes)) * request.nodes
+    heaviest, clients = _heaviest(request)
+    per_node = -(-fewest_ranks(heaviest, cores, files, arrival) // request.nodes)
+    return max(1, min(per_node, clients // request.nodes)) * request.nodes
+
+
+def _heaviest(request: GroupRequest) -> tuple[GroupRequest, int]:
+    """The request at the heaviest load of its series, and the fewest clients of a run: the same ranks carry all."""
+    series = request.series
+    if series is None:
+        return request, request.num_clients
+    most: dict[str, Any] = {}
+    for name in ("requests_per_second", "num_clients", "max_tokens"):
+        if values := [value for value in series.sweep.get(name, ()) if isinstance(value, int | float)]:
+            most[name] = max(values)
+    fewest = [value for value in series.sweep.get("num_clients", ()) if isinstance(value, int)]
+    if series.search is not None and series.search.field == "num_clients":
+        fewest = [round(series.search.start)]
+    if series.search is not None and series.search.most is not None:
+        value = series.search.most
+        most[series.search.field] = round(value) if series.search.field == "num_clients" else value
+    try:
+        return structs.replace(request, **most), min(fewest, default=request.num_clients)
+    except ValueError:  # what is wrong with a run is told when they are checked
+        return request, request.num_clients
 
 
 def _engine_nodes(plan: Plan) -> tuple[str, ...]:

@@ -19,15 +19,27 @@ from tokenstorm.cluster.ssh.files import LOGS, fetch_new
 from tokenstorm.errors import NOT_JSON, OtherVersion, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
 from tokenstorm.metrics.summary import Summary
-from tokenstorm.report.whole import read_status, read_summary, told_bytes
-from tokenstorm.runs import RunPaths, make_private, write_atomically
+from tokenstorm.report.whole import read_series_summary, read_status, read_summary, told_bytes
+from tokenstorm.runs import RunPaths, SeriesPaths, make_private, write_atomically
 
 T = TypeVar("T")
 
 AT_ONCE = 4
 """Files that are fetched at a time: a way that is long is waited for less, and there is room for others on it."""
 RESULTS = re.compile(r"results\.(\d+)\.(\d+)\.jsonl")
-_WRITTEN_ONCE = frozenset(("plan.json", "script.sh", "status.json", "metrics.prom", "summary.json"))
+SERIES = "series.json"
+"""Where it is, the folder is that of a series, with a folder of each run in `runs`."""
+_WRITTEN_ONCE = frozenset(
+    (
+        "plan.json",
+        "script.sh",
+        "status.json",
+        "metrics.prom",
+        "summary.json",
+        SERIES,
+        "series_summary.json",
+    )
+)
 _LAST = "plan.json"
 """Comes when all else has: where it is, all is."""
 _GROWING = frozenset(("timeline.jsonl", *LOGS))
@@ -57,6 +69,9 @@ async def bring(shell: Shell, folder: PurePosixPath, home: Path) -> None:
 
     names = await shell.list(folder)
     fetched = await asyncio.gather(*(fetch(name) for name in names if name != _LAST), return_exceptions=True)
+    if SERIES in names:
+        for number in filter(str.isdecimal, await shell.list(folder / "runs")):
+            await bring(shell, folder / "runs" / number, home / "runs" / number)
     for error in fetched:  # raised when none is under way any more: the next visit goes on from what is here
         if error is not None:
             raise error
@@ -75,6 +90,8 @@ async def _fetch(shell: Shell, source: PurePosixPath, target: Path) -> None:
 def missing(paths: RunPaths, expected: Expected) -> str | None:
     """What is not there yet of a run, in words; None when nothing is known to be missing."""
     try:
+        if SeriesPaths(paths.root).series.exists():
+            return _missing_of_series(SeriesPaths(paths.root), expected)
         summary, status = summary_of(paths), status_of(paths)
     except OtherVersion:  # it came, and cannot be read
         return None
@@ -86,6 +103,22 @@ def missing(paths: RunPaths, expected: Expected) -> str | None:
     for rank, size in _least_bytes(paths, summary, expected).items():
         if there.get(rank, 0) < size:
             return f"the results of rank {rank}: {size - there.get(rank, 0)} bytes"
+    return None
+
+
+def _missing_of_series(paths: SeriesPaths, expected: Expected) -> str | None:
+    """The same of a series: each run that its summary has is whole by its own files."""
+    try:
+        summary = read_series_summary(paths)
+    except OtherVersion:
+        raise
+    except RunError:
+        summary = None
+    if summary is None:
+        return paths.summary.name if expected.ended_well else None
+    for point in summary.points:
+        if lacking := missing(paths.run(point.number), Expected(ended_well=True)):
+            return f"of run {point.number} {lacking}"
     return None
 
 

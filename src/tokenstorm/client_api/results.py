@@ -32,9 +32,14 @@ Groups = Callable[[int], ClientGroup]
 
 
 def results_routes(groups: Groups, archive: Archive) -> APIRouter:
-    """`/results`, `/requests`, `/report` and `/logs` of a group."""
+    """`/results`, `/series`, `/requests`, `/report` and `/logs` of a group."""
     routes = APIRouter()
-    for some in (_summary_routes(groups, archive), _request_routes(groups, archive), _log_routes(groups, archive)):
+    for some in (
+        _summary_routes(groups, archive),
+        _series_routes(groups, archive),
+        _request_routes(groups, archive),
+        _log_routes(groups, archive),
+    ):
         routes.include_router(some)
     return routes
 
@@ -69,6 +74,36 @@ def _summary_routes(groups: Groups, archive: Archive) -> APIRouter:
         if page is None:
             raise Problem(502, f"the report of group {group_id} could not be made: the Client API's own log says why")
         return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": _PAGE_RULES})
+
+    return routes
+
+
+def _series_routes(groups: Groups, archive: Archive) -> APIRouter:
+    routes = APIRouter(route_class=Documented)
+
+    @routes.get(
+        "/{group_id:int}/series",
+        summary="The runs of a series, and what they come to",
+        response_class=Response,
+        responses={
+            200: {
+                "content": {"application/json": {"schema": {"type": "object"}}},
+                "description": "series_summary.json",
+            },
+            **problems(404, 409, 502),
+        },
+    )
+    async def series(group_id: GroupId) -> Response:
+        """Its points as they come, and of a search what is known of the capacity, as docs/experiments.md tells; 409 before the first."""
+        group = groups(group_id)
+        found = await archive.series(group.run_id, is_over=group.status == "stopped")
+        if found is None and group.status != "stopped":
+            message = f"group {group_id} has no run of a series yet: it has one soon if its request has a `series`"
+            raise NotNow(message)
+        if found is None:
+            message = f"group {group_id} was no series, or has no run that came to its end: see its results"
+            raise Unknown(message)
+        return Response(found, media_type="application/json")
 
     return routes
 

@@ -85,6 +85,8 @@ class Starter:
             await self._dispatcher.check_dataset(request.dataset, request.columns)
         asked = {} if request.trace is None else await self._dispatcher.check_trace(request)
         request = self._settled(request, asked.get("duration_seconds"))
+        if request.series is not None:
+            self._preview(request, info, access)  # where one of its runs makes no sense, nothing is kept
         run_id, created_at = new_run_id(), states.now()
 
         def make(group_id: int) -> ClientGroup:
@@ -115,6 +117,9 @@ class Starter:
         """What `create` would submit. Nothing is kept; the Server API is asked for the service, the cluster for nothing."""
         info, access = await self._find(request)
         request = self._settled(request)
+        return self._preview(request, info, access)
+
+    def _preview(self, request: GroupRequest, info: ServiceInfo | None, access: Access | None) -> DryRun:
         group = _new(request, info, access, group_id=1, run_id=new_run_id(), created_at=states.now())
         return self._dispatcher.preview(group, request, access)
 
@@ -148,7 +153,7 @@ class Starter:
             assert known is not None, "a group has its secrets until it stops"
             plan = await self._dispatcher.make_plan(group, request, access)
             key = known.api_key or access.api_key
-            await self._dispatcher.prepare(group, plan, GroupSecrets(known.launcher, key))
+            await self._dispatcher.prepare(group, request, plan, GroupSecrets(known.launcher, key))
         job_id = await self._dispatcher.submit(group, request, plan)
         group = self._book.change(states.submitted(self._book.expect(group.group_id), job_id))
         self._submitted()

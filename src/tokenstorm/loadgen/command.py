@@ -59,7 +59,8 @@ async def run_series(path: Path) -> int:
     """Carry out a series in the folder it lies in. Returns the exit code."""
     paths, secrets = SeriesPaths(path.parent), path.with_name("secrets.json")
     try:
-        driver = SeriesDriver(read_series(path), paths, api_key=read_secrets(secrets).api_key)
+        known = read_secrets(secrets)
+        driver = SeriesDriver(read_series(path), paths, api_key=known.api_key, secret=known.launcher)
         with handle_signals(driver):
             summary = await driver.run()
     finally:

@@ -66,7 +66,7 @@ class Journal:
     async def _take_turn(self, *, with_files: bool) -> None:
         try:
             await self._write(self._files(None) if with_files else {}, None)
-            command = await run_in_thread(lambda: _take_command(self._paths.control), None)
+            command = await run_in_thread(lambda: take_command(self._paths.control), None)
             if command and not self._obey(command):
                 self.trouble = f"the control file said {command[:COMMAND_SHOWN]!r}, which is none of {COMMANDS}"
         except OSError as error:
@@ -86,7 +86,7 @@ class Journal:
             await run_in_thread(partial(write_atomically, path, data), seconds)
 
 
-def _take_command(path: Path) -> str:
+def take_command(path: Path) -> str:
     """Read and remove the control file. An empty one stays: its writer has not finished."""
     try:
         command = path.read_bytes().decode(errors="replace").strip()

@@ -72,6 +72,7 @@ class Launcher:
         *,
         api_key: str | None = None,
         secret: str | None = None,
+        attempt: int = 0,
         on_second: Callable[[Status], None] | None = None,
         on_workload: Callable[[WorkloadFacts], None] | None = None,
         on_note: Callable[[str], None] | None = None,
@@ -85,6 +86,7 @@ class Launcher:
         secret = secret or secrets.token_urlsafe(32)
         self._group = Group(plan)
         self._ranks = Ranks(plan, paths, secret, self._group.add)
+        self._ranks.attempt = attempt
         self._progress = Progress(plan, self._group, self._ranks.up, standing_of)
         self._port = Port(secret, self._progress, accept=self._ranks.accept, obey=self.obey)
         self._sampler = Sampler(plan, api_key)
@@ -168,6 +170,11 @@ class Launcher:
     def begun_at(self) -> float | None:
         """The common start, on this machine's clock in seconds; None before it is known."""
         return None if self._progress.start_at is None else self._progress.start_at / 1e9
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether anybody ended it early, or tried to when it was over."""
+        return self._stops > 0
 
     def stop(self) -> None:
         """The first call ends the window and drains; a second one ends the run at once. Finished requests are kept."""

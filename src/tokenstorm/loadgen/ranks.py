@@ -91,7 +91,7 @@ class Ranks:
 
     async def start(self, address: str) -> None:
         """Start the processes; they connect to `address`, where `accept` gets them."""
-        self.attempt = 1 + max((attempt for _, attempt in self._paths.all_results()), default=-1)
+        self.attempt = max(self.attempt, 1 + max((attempt for _, attempt in self._paths.all_results()), default=-1))
         environment = {**os.environ, ADDRESS: address, SECRET: self._secret}
         self._stderr = self._paths.stderr.open("ab")
         command = [*self.plan.launch, sys.executable, "-m", "tokenstorm.loadgen", "rank"]

@@ -7,17 +7,21 @@ from contextlib import suppress
 import msgspec
 
 from tokenstorm.errors import OtherVersion, RunError
+from tokenstorm.loadgen.journal import take_command
 from tokenstorm.loadgen.launcher import Launcher
 from tokenstorm.loadgen.live import Status
 from tokenstorm.loadgen.pointing import point_of
 from tokenstorm.loadgen.varied import Next, check_runs, in_order, next_run, plan_of
 from tokenstorm.metrics.points import Point, SeriesSummary
-from tokenstorm.metrics.searching import answer
+from tokenstorm.metrics.searching import answer, value_of
 from tokenstorm.metrics.summary import Outcome, Summary
 from tokenstorm.runs import RunPaths, SeriesPaths, make_private, write_atomically
 from tokenstorm.series import SeriesPlan, encode_series
 from tokenstorm.written import decode
 
+SHOWN = ("address.json", "status.json", "metrics.prom", "timeline.jsonl")
+"""Whoever follows the job finds these of the present run in the folder of the series."""
+LISTEN_SECONDS = 1.0
 AGAIN_SECONDS = 2.0
 """The pause before a run that came to nothing is tried once more."""
 
@@ -31,6 +35,7 @@ class SeriesDriver:
         paths: SeriesPaths,
         *,
         api_key: str | None = None,
+        secret: str | None = None,
         on_start: Callable[[Next, int | None], None] | None = None,
         on_second: Callable[[Next, Status], None] | None = None,
         on_point: Callable[[Point, SeriesSummary], None] | None = None,
@@ -38,12 +43,15 @@ class SeriesDriver:
         self.series = series
         self.paths = paths
         self._api_key = api_key
+        self._secret = secret
         self._on_start, self._on_second, self._on_point = on_start, on_second, on_point
         self._points: list[Point] = []
         self._failed: dict[int, str] = {}
         self._launcher: Launcher | None = None
         self._stopping = asyncio.Event()
         self._drained: float | None = None
+        self._cut: int | None = None
+        """The run that goes on, or that was the last and did not come to its end."""
 
     async def run(self) -> SeriesSummary:
         """Run what is missing, and write the summary after each run.
@@ -51,6 +59,7 @@ class SeriesDriver:
         Raises `PlanError` before anything is sent, and `RunError` where no run comes to anything: what is there is kept.
         """
         check_runs(self.series)
+        listening = asyncio.create_task(self._listen())
         try:
             make_private(self.paths.root)
             write_atomically(self.paths.series, encode_series(self.series))
@@ -64,10 +73,13 @@ class SeriesDriver:
                 if self._on_point and self._points and self._points[-1].number == run.number:
                     self._on_point(self._points[-1], summary)
             over = next_run(self.series, self._points) is None
+            self._show_answer(summary)
             return self._write("completed" if over else "cancelled")
         except OSError as error:
             message = f"cannot use the folder {self.paths.root}: {error.strerror}; choose another with --run-dir"
             raise RunError(message) from None
+        finally:
+            listening.cancel()
 
     def stop(self) -> None:
         """End the run that goes on as its launcher does, and start no other."""
@@ -80,6 +92,26 @@ class SeriesDriver:
         self._stopping.set()
         if self._launcher is not None:
             self._launcher.interrupt()
+
+    async def _listen(self) -> None:
+        """Obey what is left in the control file: between two runs there is no launcher to be told."""
+        while True:
+            await asyncio.sleep(LISTEN_SECONDS)
+            with suppress(OSError):
+                command = take_command(self.paths.control)
+                for _ in range({"stop": 1, "abort": 2}.get(command, 0)):
+                    self.stop()
+
+    def _show_answer(self, summary: SeriesSummary) -> None:
+        """Let the summary of the run that tells most stand for the series: the one that was cut off, the one at the capacity, or the last."""
+        number = max((point.number for point in self._points), default=0)
+        if summary.search and summary.capacity and summary.capacity.held is not None:
+            held = [one.number for one in self._points if value_of(summary.search, one) == summary.capacity.held]
+            number = held[-1] if held else number
+        if self._cut and self.paths.run(self._cut).summary.exists():
+            number = self._cut
+        if number:
+            self.paths.show(number, "summary.json")
 
     async def _rest(self) -> bool:
         """Wait out the pause between two runs; whether the series was stopped meanwhile."""
@@ -100,12 +132,17 @@ class SeriesDriver:
             plan_of(self.series, run),
             paths,
             api_key=self._api_key,
+            secret=self._secret,
+            attempt=run.number - 1,
             on_second=(lambda status: self._tell(run, status)) if self._on_second else None,
         )
+        self.paths.show(run.number, *SHOWN)
+        self._cut = run.number
         try:
             summary = await launcher.run()
         except RunError as error:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or launcher.told_to_stop:
+                self._stopping.set()
                 return
             if run.number in self._failed:
                 self._write("cancelled")
@@ -116,6 +153,9 @@ class SeriesDriver:
             if summary.outcome == "completed":
                 self._failed.pop(run.number, None)
                 self._points.append(point_of(run, summary, paths, self._pause(launcher)))
+                self._cut = None
+            if summary.outcome != "completed" or launcher.told_to_stop:  # whoever told its launcher meant all of them
+                self._stopping.set()
             self._drained = launcher.drained_at
         finally:
             self._launcher = None

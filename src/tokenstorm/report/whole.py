@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tokenstorm.errors import OtherVersion, RunError
 from tokenstorm.loadgen.live import Status, TimelineLine
+from tokenstorm.metrics.points import SeriesSummary
 from tokenstorm.metrics.reports import Missing, RankReport
 from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.tally import Tally
 from tokenstorm.plan import Plan
 from tokenstorm.result import YEAR_NS
-from tokenstorm.runs import RunPaths
+from tokenstorm.runs import RunPaths, SeriesPaths
 from tokenstorm.written import decode, read_lines
 
 CLOCK_SLACK_SECONDS = 0.1
@@ -60,6 +61,17 @@ def read_status(paths: RunPaths) -> Status | None:
         return decode(paths.status.read_bytes(), Status, str(paths.status))
     except FileNotFoundError:
         return None
+
+
+def read_series_summary(paths: SeriesPaths) -> SeriesSummary | None:
+    """`series_summary.json`, None where there is none. Raises `RunError` for one that cannot be read."""
+    try:
+        return decode(paths.summary.read_bytes(), SeriesSummary, str(paths.summary))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        message = f"cannot read {paths.summary}: {error.strerror}"
+        raise RunError(message) from None
 
 
 def last_results(paths: RunPaths) -> tuple[int, dict[int, Path]]:

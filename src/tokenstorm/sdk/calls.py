@@ -14,6 +14,7 @@ import msgspec
 
 from tokenstorm.api import dry_run, group_answers, groups, services
 from tokenstorm.errors import NOT_JSON, ApiError, UsageError, fault
+from tokenstorm.metrics.points import SeriesSummary
 from tokenstorm.metrics.summary import Summary
 
 P = ParamSpec("P")
@@ -246,6 +247,11 @@ def get_group_targets() -> Call[tuple[group_answers.ScrapeTarget, ...]]:
 def results(group_id: int) -> Call[Summary]:
     """The summary of a group that has stopped."""
     return Call("client", "GET", f"/client-groups/{group_id:d}/results", _as(Summary))
+
+
+def get_series(group_id: int) -> Call[SeriesSummary]:
+    """The runs of a series so far, and what they come to."""
+    return Call("client", "GET", f"/client-groups/{group_id:d}/series", _as(SeriesSummary))
 
 
 def get_report(group_id: int) -> Call[str]:

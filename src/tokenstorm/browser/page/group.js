@@ -6,6 +6,7 @@ import { RunColumns } from "../charts/run.js";
 import { sinceStart, withUnit } from "../charts/units.js";
 import { GROUPS, PATIENCE, SILENCE, ask, askEvents, askJson, download, readLines } from "./api.js";
 import { askedOf, stateOf } from "./groups.js";
+import { Series } from "./series.js";
 import { Asking, Chart, Charts, Doing, Stale, Table, Tag, Tile, sentence } from "./parts.js";
 
 const PAUSES = [0.5, 1, 2, 4];
@@ -118,6 +119,7 @@ export function Group({ id }) {
         ${run.last?.left_out?.length > 0 && html`<p class="notice warn">Left out because they refused: ${run.last.left_out.join(", ")}.</p>`}
         ${info.status === "running" && html`<progress aria-label="How much of the run is over" max="1" value=${info.progress?.fraction ?? 0}></progress>`}
         <${Tiles} info=${info} />
+        ${load.series && html`<${Series} id=${id} over=${info.status === "stopped"} />`}
         ${results ? html`<${Reasons} verdict=${results.verdict} />` : html`<${Reasons} verdict=${info.progress?.verdict} when=" so far" />`}
         ${charts.length > 0 && html`<h2>Over time</h2><${Charts} charts=${charts} group="group-${id}" />`}
         ${!charts.length && info.status !== "stopped" && html`<p class="panel">The charts begin with the first second of the run.</p>`}
