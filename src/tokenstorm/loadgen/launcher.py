@@ -85,8 +85,7 @@ class Launcher:
         self._on_note = on_note
         secret = secret or secrets.token_urlsafe(32)
         self._group = Group(plan)
-        self._ranks = Ranks(plan, paths, secret, self._group.add)
-        self._ranks.attempt = attempt
+        self._ranks = Ranks(plan, paths, secret, self._group.add, attempt)
         self._progress = Progress(plan, self._group, self._ranks.up, standing_of)
         self._port = Port(secret, self._progress, accept=self._ranks.accept, obey=self.obey)
         self._sampler = Sampler(plan, api_key)

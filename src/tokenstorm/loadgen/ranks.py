@@ -73,7 +73,9 @@ class Ranks:
     `total` is the sum of the tallies of all ranks that reported. Each is added when it comes: a thousand would take much room.
     """
 
-    def __init__(self, plan: Plan, paths: RunPaths, secret: str, on_delta: Callable[[int, Delta], None]) -> None:
+    def __init__(
+        self, plan: Plan, paths: RunPaths, secret: str, on_delta: Callable[[int, Delta], None], attempt: int = 0
+    ) -> None:
         self.members: dict[int, Member] = {}
         self.total = Tally()
         self.workload: Workload | None = None
@@ -82,7 +84,7 @@ class Ranks:
         self._paths = paths
         self._secret = secret
         self._on_delta = on_delta
-        self.attempt = 0
+        self.attempt = attempt
         self._processes: list[subprocess.Popen[bytes]] = []
         self._changed = asyncio.Event()
         self._refused: str | None = None
