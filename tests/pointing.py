@@ -7,7 +7,8 @@ from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.points import Held, Point, Quantiles, SeriesSummary
 from tokenstorm.metrics.reports import Reason, Verdict
 from tokenstorm.plan import Plan
-from tokenstorm.series import Series, SeriesPlan, Value
+from tokenstorm.series import SeriesPlan
+from tokenstorm.series_parts import Series, Value
 
 
 def point_at(

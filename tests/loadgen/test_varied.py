@@ -6,8 +6,10 @@ import pytest
 from plans import plan
 from tokenstorm.errors import PlanError
 from tokenstorm.load import make
-from tokenstorm.loadgen.varied import check_runs, in_order, next_run, plan_of
-from tokenstorm.series import Series, SeriesPlan
+from tokenstorm.loadgen.variants import check_runs, in_order, plan_of
+from tokenstorm.loadgen.varied import next_run
+from tokenstorm.series import SeriesPlan
+from tokenstorm.series_parts import Series
 
 
 def series(fields: dict[str, object], **load: object) -> SeriesPlan:

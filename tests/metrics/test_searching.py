@@ -12,7 +12,7 @@ from tokenstorm.metrics.intervals import share_lower_bound
 from tokenstorm.metrics.points import Held, Point, Quantiles
 from tokenstorm.metrics.reports import Verdict
 from tokenstorm.metrics.searching import answer, next_try, value_of, window_seconds
-from tokenstorm.series import Search, Searched
+from tokenstorm.series_parts import Search, Searched
 
 SLO = Slo(ttft_seconds=0.5, share=0.95)
 NOTHING = Quantiles(None, None, None)

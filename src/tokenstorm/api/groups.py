@@ -15,7 +15,7 @@ from tokenstorm.load import Load
 from tokenstorm.loadgen.endpoint import endpoint_for
 from tokenstorm.plan import Mixed, Unit
 from tokenstorm.plan import Synthetic as MadeUp
-from tokenstorm.series import Series
+from tokenstorm.series_parts import Series
 from tokenstorm.strict import Count, Misfit, Option, Strict, Text, doc
 from tokenstorm.timelimit import minutes_between
 

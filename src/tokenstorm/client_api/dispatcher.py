@@ -29,7 +29,7 @@ from tokenstorm.load_parts import Arrival
 from tokenstorm.loadgen.datasets import Columns, check_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
-from tokenstorm.loadgen.varied import check_runs
+from tokenstorm.loadgen.variants import check_runs
 from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, TraceFile, decode_plan, encode_plan, plan_for
 from tokenstorm.series import SeriesPlan, encode_series
 from tokenstorm.targets import Target

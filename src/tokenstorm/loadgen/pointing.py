@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tokenstorm.loadgen.live import TimelineLine
-from tokenstorm.loadgen.varied import Next
+from tokenstorm.loadgen.variants import Next
 from tokenstorm.metrics.attaining import attainment, backlog, judged, used
 from tokenstorm.metrics.points import Backlog, Point, Quantiles
 from tokenstorm.metrics.summary import Metric, Summary

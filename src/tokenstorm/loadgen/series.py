@@ -11,7 +11,8 @@ from tokenstorm.loadgen.journal import take_command
 from tokenstorm.loadgen.launcher import Launcher
 from tokenstorm.loadgen.live import Status
 from tokenstorm.loadgen.pointing import point_of
-from tokenstorm.loadgen.varied import Next, check_runs, in_order, next_run, plan_of
+from tokenstorm.loadgen.variants import Next, check_runs, in_order, plan_of
+from tokenstorm.loadgen.varied import next_run
 from tokenstorm.metrics.points import Point, SeriesSummary
 from tokenstorm.metrics.searching import answer, value_of
 from tokenstorm.metrics.summary import Outcome, Summary

@@ -7,7 +7,8 @@ import msgspec
 from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.reports import Verdict
 from tokenstorm.metrics.summary import Outcome
-from tokenstorm.series import Search, SeriesPlan, Value
+from tokenstorm.series import SeriesPlan
+from tokenstorm.series_parts import Search, Value
 
 SCHEMA: Literal[1] = 1
 

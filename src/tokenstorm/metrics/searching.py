@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from tokenstorm.load_parts import Slo
 from tokenstorm.metrics.attaining import fewest_requests
 from tokenstorm.metrics.points import Capacity, Ending, Point
-from tokenstorm.series import Search
+from tokenstorm.series_parts import Search
 
 COMFORT = 0.5
 """Where a run used less than this of each objective, the next is four times as high; else twice."""

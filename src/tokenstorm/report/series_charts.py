@@ -7,7 +7,7 @@ import msgspec
 
 from tokenstorm.metrics.points import Point, SeriesSummary
 from tokenstorm.metrics.searching import value_of
-from tokenstorm.series import Search
+from tokenstorm.series_parts import Search
 
 At = Callable[[Point], float | None]
 _HAIR = 1e-9

@@ -6,7 +6,7 @@ from tokenstorm.metrics.points import Capacity, Point, SeriesSummary
 from tokenstorm.metrics.searching import value_of
 from tokenstorm.report.asked import percent, slo_text
 from tokenstorm.report.figures import duration, figure
-from tokenstorm.series import Value
+from tokenstorm.series_parts import Value
 
 UNITS = {"requests_per_second": "/s", "num_clients": " clients"}
 BOUNDS = {
