@@ -29,17 +29,19 @@ from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.site import Site
 from tokenstorm.config.file import Config
 from tokenstorm.config.profile import Profile
-from tokenstorm.errors import ApiError, ClusterError
+from tokenstorm.errors import ApiError, ClusterError, RunError
 from tokenstorm.interfaces import ANY_NETWORK, local_address
 from tokenstorm.jobs.poller import Poller
+from tokenstorm.metrics.summary import Summary
 from tokenstorm.orchestrator.app import create_app as orchestrator_app
 from tokenstorm.orchestrator.app import described
 from tokenstorm.orchestrator.recipes import Recipes, load_recipes
 from tokenstorm.orchestrator.routing import Router
 from tokenstorm.orchestrator.services import ServiceOrchestrator
-from tokenstorm.report.series_page import try_any_page
-from tokenstorm.runs import write_atomically
-from tokenstorm.sdk.client import AsyncClient
+from tokenstorm.report.page import try_page
+from tokenstorm.report.series_page import try_series_page
+from tokenstorm.report.whole import read_series_summary
+from tokenstorm.runs import RunPaths, SeriesPaths, write_atomically
 from tokenstorm.server_api.app import create_app as server_app
 from tokenstorm.server_api.placed import PlacedOrchestrator, Published
 from tokenstorm.server_api.where import Address, Fixed, Where
@@ -267,3 +269,15 @@ def store_of(home: Path, site: Site, what: str) -> Path:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def try_any_page(paths: RunPaths, summary: Summary) -> str:
+    """The page of a run, or of the series whose folder it is and of which `summary` is one run."""
+    series = SeriesPaths(paths.root)
+    if not series.series.exists():
+        return try_page(paths, summary)
+    try:
+        found = read_series_summary(series)
+    except RunError as error:
+        return str(error)
+    return try_series_page(series, found) if found else f"{series.summary} is missing"

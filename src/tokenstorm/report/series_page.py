@@ -2,9 +2,7 @@
 
 from msgspec import json
 
-from tokenstorm.errors import RunError
 from tokenstorm.metrics.points import Point, SeriesSummary
-from tokenstorm.metrics.summary import Summary
 from tokenstorm.report.again import not_default
 from tokenstorm.report.asked import asked_for, percent, slo_text
 from tokenstorm.report.assets import Assets, policy, read_series_assets
@@ -12,7 +10,6 @@ from tokenstorm.report.figures import duration, figure
 from tokenstorm.report.html import SIMULATED
 from tokenstorm.report.markup import facts, grid, note, section, text
 from tokenstorm.report.markup import figure as place
-from tokenstorm.report.page import try_page
 from tokenstorm.report.series_charts import Chart, charts_of
 from tokenstorm.report.series_text import (
     BOUNDS,
@@ -23,8 +20,7 @@ from tokenstorm.report.series_text import (
     point_name,
     sorted_points,
 )
-from tokenstorm.report.whole import read_series_summary
-from tokenstorm.runs import RunPaths, SeriesPaths, write_atomically
+from tokenstorm.runs import SeriesPaths, write_atomically
 
 
 def made_series_page(summary: SeriesSummary) -> bytes:
@@ -40,18 +36,6 @@ def try_series_page(paths: SeriesPaths, summary: SeriesSummary) -> str:
         why = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
         return f"could not make {paths.report} ({why}); `tokenstorm report {paths.root} --format html` tries it again"
     return ""
-
-
-def try_any_page(paths: RunPaths, summary: Summary) -> str:
-    """The page of a run, or of the series whose folder it is and of which `summary` is one run."""
-    series = SeriesPaths(paths.root)
-    if not series.series.exists():
-        return try_page(paths, summary)
-    try:
-        found = read_series_summary(series)
-    except RunError as error:
-        return str(error)
-    return try_series_page(series, found) if found else f"{series.summary} is missing"
 
 
 def series_page(summary: SeriesSummary, assets: Assets) -> str:
