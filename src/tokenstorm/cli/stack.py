@@ -42,7 +42,7 @@ from tokenstorm.report.page import try_page
 from tokenstorm.report.series_page import try_series_page
 from tokenstorm.report.whole import read_series_summary
 from tokenstorm.runs import RunPaths, SeriesPaths, write_atomically
-from tokenstorm.sdk import AsyncClient
+from tokenstorm.sdk.client import AsyncClient
 from tokenstorm.server_api.app import create_app as server_app
 from tokenstorm.server_api.placed import PlacedOrchestrator, Published
 from tokenstorm.server_api.where import Address, Fixed, Where

@@ -95,7 +95,7 @@ class Launcher:
         self._released = asyncio.Event()
         self._start_no_earlier = 0.0
         self._started_at: str | None = None
-        self._stops = 0
+        self.stops = 0
         self._aborted_at = 0
         self.drained_at: float | None = None
         """When all ranks had reported, on this machine's clock."""
@@ -170,19 +170,14 @@ class Launcher:
         """The common start, on this machine's clock in seconds; None before it is known."""
         return None if self._progress.start_at is None else self._progress.start_at / 1e9
 
-    @property
-    def told_to_stop(self) -> bool:
-        """Whether anybody ended it early, or tried to when it was over."""
-        return self._stops > 0
-
     def stop(self) -> None:
         """The first call ends the window and drains; a second one ends the run at once. Finished requests are kept."""
-        self._stops += 1
+        self.stops += 1
         progress = self._progress
         if progress.start_at is None or self._starting is None or not self._starting.done():
             if self._starting is not None:
                 self._starting.cancel()
-        elif self._stops == 1:
+        elif self.stops == 1:
             at = max(0, monotonic_ns() + DRAIN_NOTICE_NS - progress.start_at)
             if progress.window_end is None or at < progress.window_end:
                 progress.window_end = at
@@ -194,7 +189,7 @@ class Launcher:
 
     def interrupt(self) -> None:
         """Handle Ctrl-C: as `stop`, but in the drain the first one ends the run at once."""
-        for _ in range(2 if self._progress.group_phase == "draining" and not self._stops else 1):
+        for _ in range(2 if self._progress.group_phase == "draining" and not self.stops else 1):
             self.stop()
 
     def obey(self, command: str) -> bool:
@@ -209,10 +204,10 @@ class Launcher:
                 self._start_no_earlier = float(moment)
                 self._released.set()
             case ["stop"]:
-                if not self._stops:  # a repeat is no `abort`
+                if not self.stops:  # a repeat is no `abort`
                     self.stop()
             case ["abort"]:
-                for _ in range(1 if self._stops else 2):
+                for _ in range(1 if self.stops else 2):
                     self.stop()
             case _:
                 return False
@@ -224,12 +219,12 @@ class Launcher:
     async def _start(self, address: str, provided: Provided) -> Environment:
         """Do everything before the common start; `stop` ends it at any point."""
         self._starting = asyncio.create_task(self._prepare(address, provided))
-        if self._stops:
+        if self.stops:
             self._starting.cancel()
         try:
             return await self._starting
         except asyncio.CancelledError:
-            if not self._stops:
+            if not self.stops:
                 raise
             self._progress.start_at = None  # nothing was sent, and no second of it is told
             message = "stopped before the start"
@@ -242,7 +237,7 @@ class Launcher:
         await self._ranks.ready(self.plan.barrier_seconds)
         await self._hold()
         await reset_caches(self.plan, self._api_key)
-        if self._stops:
+        if self.stops:
             raise asyncio.CancelledError  # of the timeouts above, one may have swallowed it
         hosts = {member.hello.host for member in self._ranks.members.values()}
         environment = environment_of(
@@ -305,7 +300,7 @@ class Launcher:
     def _seconds_left(self) -> float | None:
         """Seconds from now until the ranks must be done; None while there is no end to count from."""
         start_at, window_end = self._progress.start_at, self._progress.window_end
-        if self._stops > 1:
+        if self.stops > 1:
             return (self._aborted_at - monotonic_ns()) / 1e9 + END_SLACK_SECONDS
         if start_at is None or window_end is None:
             return None
@@ -368,7 +363,7 @@ class Launcher:
             notes.append(f"it started {late:.1f} s after the moment for which it was released")
         run = Run(
             plan=plan,
-            outcome="cancelled" if merged.cut_short or self._stops > 1 else "completed",
+            outcome="cancelled" if merged.cut_short or self.stops > 1 else "completed",
             window_end=merged.window_end,
             arrivals_end=count_end_ns(plan),
             requested_rps=mean_rate(plan, merged.window_end),

@@ -142,7 +142,7 @@ class SeriesDriver:
         try:
             summary = await launcher.run()
         except RunError as error:
-            if self._stopping.is_set() or launcher.told_to_stop:
+            if self._stopping.is_set() or launcher.stops:
                 self._stopping.set()
                 return
             if run.number in self._failed:
@@ -155,7 +155,7 @@ class SeriesDriver:
                 self._failed.pop(run.number, None)
                 self._points.append(point_of(run, summary, paths, self._pause(launcher)))
                 self._cut = None
-            if summary.outcome != "completed" or launcher.told_to_stop:  # whoever told its launcher meant all of them
+            if summary.outcome != "completed" or launcher.stops:  # whoever told its launcher meant all of them
                 self._stopping.set()
             self._drained = launcher.drained_at
         finally:
