@@ -6,8 +6,7 @@ from tokenstorm.metrics.attaining import attainment
 from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.points import Held, Point, Quantiles, SeriesSummary
 from tokenstorm.metrics.reports import Reason, Verdict
-from tokenstorm.plan import Plan
-from tokenstorm.series import SeriesPlan
+from tokenstorm.plan import Plan, SeriesPlan
 from tokenstorm.series_parts import Series, Value
 
 

@@ -20,6 +20,7 @@ from tokenstorm.lengths import Draw, Length, SharedPrefix, Source, weighted
 from tokenstorm.load import DEFAULT_SECONDS, Load, make
 from tokenstorm.load_parts import Arrival, Stage, TraceFormat
 from tokenstorm.misfits import load_error
+from tokenstorm.series_parts import Series
 from tokenstorm.strict import Count, Misfit, Positive, Seed, Strict
 from tokenstorm.targets import GpuSampler, Target
 from tokenstorm.written import refuse_later_version, refuse_other_version
@@ -224,6 +225,31 @@ class Plan(Load, frozen=True, kw_only=True):
         if self.duration_seconds is None:
             return None
         return round((self.warmup_seconds + self.duration_seconds) * 1e9)
+
+
+class SeriesPlan(Strict, frozen=True, kw_only=True):
+    """`series.json`: the plan from which each run's own is made, and how they differ.
+
+    `ranks` None means the fewest that carry each run on the machine of the driver.
+    """
+
+    schema: Literal[1] = SCHEMA
+    tokenstorm: str = __version__
+    plan: Plan
+    series: Series
+    ranks: Count | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.series.search and self.plan.slo is None:
+            message = "a search needs objectives"
+            raise Misfit(message, "plan.slo", ["plan.slo"])
+        if self.series.search and (self.plan.measured_seconds is None or self.plan.request_count is not None):
+            message = "a search sets the length of each run: give `duration_seconds`, and no count"
+            raise Misfit(message, "plan.request_count", ["plan.duration_seconds"])
+        if self.plan.start == "manual":
+            message = "a series starts its runs itself: leave `manual` out"
+            raise Misfit(message, "plan.start")
 
 
 def new_run_id() -> str:

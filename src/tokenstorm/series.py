@@ -5,44 +5,13 @@ alone: so a series that was cut off goes on where it ended.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from tokenstorm import __version__
 from tokenstorm.errors import NOT_JSON, OtherVersion, PlanError
 from tokenstorm.misfits import load_error
-from tokenstorm.plan import Plan, listed
-from tokenstorm.series_parts import Series
-from tokenstorm.strict import Count, Misfit, Strict
+from tokenstorm.plan import SeriesPlan, listed
 from tokenstorm.written import refuse_later_version, refuse_other_version
-
-SCHEMA: Literal[1] = 1
-
-
-class SeriesPlan(Strict, frozen=True, kw_only=True):
-    """`series.json`: the plan from which each run's own is made, and how they differ.
-
-    `ranks` None means the fewest that carry each run on the machine of the driver.
-    """
-
-    schema: Literal[1] = SCHEMA
-    tokenstorm: str = __version__
-    plan: Plan
-    series: Series
-    ranks: Count | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.series.search and self.plan.slo is None:
-            message = "a search needs objectives"
-            raise Misfit(message, "plan.slo", ["plan.slo"])
-        if self.series.search and (self.plan.measured_seconds is None or self.plan.request_count is not None):
-            message = "a search sets the length of each run: give `duration_seconds`, and no count"
-            raise Misfit(message, "plan.request_count", ["plan.duration_seconds"])
-        if self.plan.start == "manual":
-            message = "a series starts its runs itself: leave `manual` out"
-            raise Misfit(message, "plan.start")
 
 
 def read_series(path: Path) -> SeriesPlan:

@@ -8,7 +8,7 @@ from tokenstorm.errors import PlanError
 from tokenstorm.load import make
 from tokenstorm.loadgen.variants import check_runs, in_order, plan_of
 from tokenstorm.loadgen.varied import next_run
-from tokenstorm.series import SeriesPlan
+from tokenstorm.plan import SeriesPlan
 from tokenstorm.series_parts import Series
 
 

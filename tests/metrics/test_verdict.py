@@ -9,8 +9,8 @@ from plans import plan
 from tokenstorm.metrics.counts import Counts, ReplicaReport
 from tokenstorm.metrics.engine import EngineReport, ServerTimes
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
-from tokenstorm.metrics.summary import ClientReport, Figures, Metric, Outcome, Rates, Tokens, Windows
+from tokenstorm.metrics.reports import DiskReport, Environment, Outcome, RankReport
+from tokenstorm.metrics.summary import ClientReport, Figures, Metric, Rates, Tokens, Windows
 from tokenstorm.metrics.verdict import judge
 
 NO_LAG = Metric.of(Histogram())

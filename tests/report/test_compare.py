@@ -11,12 +11,12 @@ import pytest
 from reporting import SECOND, request, run_of, second
 from tokenstorm.cli import main
 from tokenstorm.errors import RunError, UsageError
+from tokenstorm.plan import SeriesPlan
 from tokenstorm.report.baselines import baselines, read_baseline, remove_baseline, set_baseline
 from tokenstorm.report.compare_text import comparison_markdown, comparison_text
 from tokenstorm.report.comparing import Compared, Comparison, compare
 from tokenstorm.report.conditions import change_of
 from tokenstorm.report.sides import Side, read_side
-from tokenstorm.series import SeriesPlan
 
 Write = Callable[..., Path]
 

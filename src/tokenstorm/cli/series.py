@@ -14,13 +14,14 @@ from tokenstorm.loadgen.series import SeriesDriver
 from tokenstorm.loadgen.variants import Next
 from tokenstorm.metrics.points import Point, SeriesSummary
 from tokenstorm.options import api_key_of, by_options, plan_of
+from tokenstorm.plan import SeriesPlan
 from tokenstorm.report.live import live_line
 from tokenstorm.report.page import try_page
 from tokenstorm.report.series_page import try_series_page
 from tokenstorm.report.series_text import point_line, point_name, series_text
 from tokenstorm.report.whole import read_summary
 from tokenstorm.runs import SeriesPaths, data_home
-from tokenstorm.series import SeriesPlan, read_series
+from tokenstorm.series import read_series
 from tokenstorm.series_parts import Series
 from tokenstorm.typed_series import search_defaults, typed_series
 

@@ -30,8 +30,19 @@ from tokenstorm.loadgen.datasets import Columns, check_prompts
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
 from tokenstorm.loadgen.variants import check_runs
-from tokenstorm.plan import Plan, PromptFile, PromptList, Prompts, Shared, TraceFile, decode_plan, encode_plan, plan_for
-from tokenstorm.series import SeriesPlan, encode_series
+from tokenstorm.plan import (
+    Plan,
+    PromptFile,
+    PromptList,
+    Prompts,
+    SeriesPlan,
+    Shared,
+    TraceFile,
+    decode_plan,
+    encode_plan,
+    plan_for,
+)
+from tokenstorm.series import encode_series
 from tokenstorm.targets import Target
 
 CORES_PER_NODE = 32

@@ -14,10 +14,12 @@ from tokenstorm.loadgen.pointing import point_of
 from tokenstorm.loadgen.variants import Next, check_runs, in_order, plan_of
 from tokenstorm.loadgen.varied import next_run
 from tokenstorm.metrics.points import Point, SeriesSummary
+from tokenstorm.metrics.reports import Outcome
 from tokenstorm.metrics.searching import answer, value_of
-from tokenstorm.metrics.summary import Outcome, Summary
+from tokenstorm.metrics.summary import Summary
+from tokenstorm.plan import SeriesPlan
 from tokenstorm.runs import RunPaths, SeriesPaths, make_private, write_atomically
-from tokenstorm.series import SeriesPlan, encode_series
+from tokenstorm.series import encode_series
 from tokenstorm.written import decode
 
 SHOWN = ("address.json", "status.json", "metrics.prom", "timeline.jsonl")

@@ -11,8 +11,7 @@ from tokenstorm.errors import PlanError
 from tokenstorm.load import Load
 from tokenstorm.loadgen.mixing import mix
 from tokenstorm.loadgen.sizing import cores, fewest_ranks, open_files
-from tokenstorm.plan import Plan, make_plan, new_run_id
-from tokenstorm.series import SeriesPlan
+from tokenstorm.plan import Plan, SeriesPlan, make_plan, new_run_id
 from tokenstorm.series_parts import Search, Series, Value
 
 SEARCH_WARMUP = 0.2

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tokenstorm.loadgen.variants import Next, in_order, valued
 from tokenstorm.metrics.points import Point
 from tokenstorm.metrics.searching import next_try, window_seconds
-from tokenstorm.series import SeriesPlan
+from tokenstorm.plan import SeriesPlan
 
 
 def next_run(plan: SeriesPlan, points: Sequence[Point]) -> Next | None:

@@ -5,9 +5,8 @@ from typing import Literal
 import msgspec
 
 from tokenstorm.metrics.counts import Counts
-from tokenstorm.metrics.reports import Verdict
-from tokenstorm.metrics.summary import Outcome
-from tokenstorm.series import SeriesPlan
+from tokenstorm.metrics.reports import Outcome, Verdict
+from tokenstorm.plan import SeriesPlan
 from tokenstorm.series_parts import Search, Value
 
 SCHEMA: Literal[1] = 1

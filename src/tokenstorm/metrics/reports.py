@@ -6,6 +6,9 @@ import msgspec
 
 State = Literal["valid", "suspect", "invalid"]
 
+Outcome = Literal["completed", "cancelled", "cut off", "running"]
+"""How a run ended: as planned, because somebody stopped it, or without a summary of its own."""
+
 
 class Reason(msgspec.Struct, frozen=True):
     """One problem: a code for programs, a sentence for people."""

@@ -11,7 +11,7 @@ from tokenstorm.metrics.energy import Done, EnergyReport, EnergyTally
 from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
 from tokenstorm.metrics.histogram import Histogram
-from tokenstorm.metrics.reports import Clock, DiskReport, Environment, Missing, RankReport
+from tokenstorm.metrics.reports import Clock, DiskReport, Environment, Missing, Outcome, RankReport
 from tokenstorm.metrics.steadiness import mean_interval, rate_intervals, steady_report
 from tokenstorm.metrics.stretches import Stretch, Stretches
 from tokenstorm.metrics.summary import (
@@ -21,7 +21,6 @@ from tokenstorm.metrics.summary import (
     Figures,
     Metric,
     ModelReport,
-    Outcome,
     Rates,
     Sessions,
     StageReport,

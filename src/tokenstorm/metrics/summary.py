@@ -10,14 +10,12 @@ from tokenstorm.metrics.engine import EngineReport
 from tokenstorm.metrics.goodput import Goodput
 from tokenstorm.metrics.histogram import Histogram
 from tokenstorm.metrics.intervals import Interval, samples_beyond
-from tokenstorm.metrics.reports import Clock, DiskReport, Environment, RankReport, Verdict
+from tokenstorm.metrics.reports import Clock, DiskReport, Environment, Outcome, RankReport, Verdict
 from tokenstorm.metrics.steady import SteadyState
 from tokenstorm.plan import Plan
 
 SCHEMA: Literal[1] = 1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
-Outcome = Literal["completed", "cancelled", "cut off", "running"]
-"""How a run ended: as planned, because somebody stopped it, or without a summary of its own."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
