@@ -278,6 +278,7 @@ def _add_group(commands: "Commands") -> None:
 
 def _fill_group_create(create: Parser) -> None:
     from tokenstorm.options import add_group_options, add_load_options  # noqa: PLC0415 - as of `_fill_bench`
+    from tokenstorm.typed_series import add_series_options  # noqa: PLC0415 - likewise
 
     create.add_argument("service_id", nargs="?", metavar="SERVICE", help="the id of a service or a group of replicas")
     create.add_argument("--target-url", metavar="URL", help="an engine of your own instead of a service")
