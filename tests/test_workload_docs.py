@@ -25,6 +25,6 @@ def test_a_user_who_follows_the_page_gets_what_it_says(stage: Stage) -> None:
             reports.append(ended.out)
         else:
             assert text in reports[-1]
-    assert len(reports) == 4
+    assert len(reports) == 5
     assert "(52.3% here)" in PAGE
     assert "52.3% of the prompt tokens would come from an ideal prefix cache" in reports[1]
