@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+import hypothesis
 import pytest
 
 import slurmlab
@@ -21,6 +22,11 @@ HOW = f"{INSTALL} --slurmdbd, as root, installs what they need from Debian's pac
 OF_EACH_WORKER = {"tmp_path_factory", "truthd", "pytestconfig"}
 """Fixtures that live long, and that cost little to have in each worker."""
 _skipped: list[str] = []
+
+hypothesis.settings.register_profile(
+    "any machine", deadline=None
+)  # how long an example takes is no property of the code
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

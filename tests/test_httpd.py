@@ -110,7 +110,7 @@ def test_pipelined_requests_are_answered_one_at_a_time_and_in_order() -> None:
 
 
 @given(cuts=st.lists(st.integers(1, 70), max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_it_does_not_matter_how_a_request_is_cut_into_packets(cuts: list[int]) -> None:
     sent = b"POST /p?a=b HTTP/1.1\r\nx: y\r\ncontent-length: 10\r\n\r\n0123456789"
 
@@ -231,7 +231,7 @@ def test_what_is_refused_gets_an_error_object_and_the_connection_ends(status: in
 
 
 @given(noise=st.binary(max_size=200), begin=st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST "]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_whatever_a_peer_sends_the_server_lives_on(noise: bytes, begin: bytes) -> None:
     async def client(connect: Connect) -> None:
         failures: list[dict[str, Any]] = []

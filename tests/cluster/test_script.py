@@ -80,7 +80,7 @@ def test_the_text_is_the_golden_file(name: str, job: Job, profile: Profile) -> N
     assert render(job, profile) == (GOLDEN / f"{name}.sh").read_text()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(words=st.lists(text, max_size=4), environment=st.dictionaries(names, text, max_size=4), folder=text)
 def test_what_was_typed_reaches_the_program_and_nothing_else_happens(
     words: list[str], environment: dict[str, str], folder: str

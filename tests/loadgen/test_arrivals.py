@@ -52,7 +52,7 @@ def test_a_constant_rate_sends_rate_times_seconds(rate: float, seconds: float, e
     assert len(times(plan(requests_per_second=rate, duration_seconds=seconds))) == expected
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 50))
 def test_a_constant_rate_is_exact_for_any_decimal_rate_and_length(rate: int, seconds: int, warmup: int) -> None:
     """Tenths of all three. Arrival i is at i/R, so there are ⌈R·t⌉ before t: R·t of them where that is whole.
@@ -118,7 +118,7 @@ def test_a_stage_without_a_rate_is_a_pause() -> None:
     assert counted(paused, begin=5, end=6) == 10
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 60)), min_size=1, max_size=5))
 @example([(196, 250)])
 def test_no_arrival_slips_from_one_stage_into_the_next(stages: list[tuple[int, int]]) -> None:
@@ -136,7 +136,7 @@ def test_no_arrival_slips_from_one_stage_into_the_next(stages: list[tuple[int, i
         assert bisect_left(ats, until * SECOND // 10) == -(-work // 100)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 100))
 @example(152, 0, 150)
 def test_a_ramp_is_exact_for_any_decimal_rates_and_length(first: int, last: int, length: int) -> None:
@@ -190,7 +190,7 @@ def test_request_count_ends_the_schedule_after_so_many_measured_arrivals() -> No
     assert scheduled_count(some, 0, 1, 10**15) == (10, 7)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 60), st.sampled_from([0.0, 0.05, 0.9]), st.integers(0, 2**48))
 def test_the_ranks_agree_on_which_arrival_is_the_last_of_request_count(
     ranks: int, wanted: int, warmup: float, seed: int
@@ -245,7 +245,7 @@ ARRIVALS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ARRIVALS, st.integers(1, 12), st.integers(0, 2**48), st.sampled_from([0.0, 0.7]))
 def test_the_stripes_of_any_number_of_ranks_rejoin_to_the_one_schedule(
     arrival: dict[str, object], ranks: int, seed: int, warmup: float

@@ -228,7 +228,7 @@ def meaning(stream: Stream) -> dict[str, Any]:
     return {**{name: getattr(stream, name) for name in names}, "gaps": list(stream.gaps)}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(EVENTS, max_size=25), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_what_a_stream_means_does_not_depend_on_how_it_is_written(
     events: list[dict[str, Any]], newline: str, spaced: bool
@@ -290,7 +290,7 @@ def over_the_wire(body: bytes, cuts: list[int], chunks: list[int]) -> tuple[Stre
     return exchange.stream, exchange
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(EVENTS, max_size=12),
     st.sampled_from(["\n", "\r\n"]),
@@ -306,7 +306,7 @@ def test_a_stream_means_the_same_over_any_chunks_and_reads(
     assert (stream.chunks, stream.finish_reason, stream.failure) == (wanted["chunks"], wanted["finish_reason"], None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(EVENTS, max_size=25), st.lists(st.integers(0, 4), min_size=25, max_size=25), st.booleans())
 def test_events_known_by_their_bytes_count_as_if_they_had_been_decoded(
     events: list[dict[str, Any]], sharing: list[int], spaced: bool

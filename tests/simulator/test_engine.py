@@ -170,7 +170,7 @@ def test_metrics_tell_what_happened() -> None:
     sizes=st.lists(st.tuples(st.integers(1, 500), st.integers(1, 60)), min_size=1, max_size=12),
     aborts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 11)), max_size=4),
 )
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_whatever_comes_the_limits_hold_and_everyone_gets_all_tokens(
     sizes: list[tuple[int, int]], aborts: list[tuple[int, int]]
 ) -> None:
