@@ -55,7 +55,7 @@ def test_a_series_that_was_killed_goes_on_where_it_was_and_runs_no_point_twice(s
     engine, root = stage.simulate(), stage.folder / "series"
     options = ("--sweep", "num_clients=1,2,3,4", "--duration", "1", "--run-dir", str(root), *LOAD[:4])
     process = stage.start("bench", engine.url, *options)
-    wait_for(lambda: (root / "runs/3/results.0.0.jsonl").exists() or process.poll(), "the third run never began")
+    wait_for(lambda: (root / "runs/3/results.0.2.jsonl").exists() or process.poll(), "the third run never began")
     process.kill()
     process.wait()
     before = {point["number"]: point["run_id"] for point in summary_of(root)["points"]}
@@ -72,7 +72,7 @@ def test_a_signal_ends_a_series_in_order_and_the_load_generator_alone_goes_on_wi
     engine, root = stage.simulate(), stage.folder / "series"
     options = ("--sweep", "num_clients=1,2,3", "--duration", "1", "--run-dir", str(root), *LOAD[:4])
     process = stage.start("bench", engine.url, *options)
-    wait_for(lambda: (root / "runs/2/results.0.0.jsonl").exists() or process.poll(), "the second run never began")
+    wait_for(lambda: (root / "runs/2/results.0.1.jsonl").exists() or process.poll(), "the second run never began")
     process.send_signal(signal.SIGTERM)
     ended = stage.ended(process)
     assert ended.code == 1
