@@ -281,3 +281,31 @@ def test_answers_are_as_long_as_asked_where_the_engine_is_known_to_do_that(
     service, _, notes = looked(answer, **fields)
     assert service.ignore_eos is sets
     assert any("answers may be shorter than asked" in note for note in notes) is is_told
+
+
+def test_a_first_request_is_as_long_as_asked_where_our_words_are_several_tokens() -> None:
+    """Else a model whose context just holds the prompt refuses it, and the run does not begin."""
+
+    def count(text: str) -> int:
+        return sum(3 if len(word) % 2 else 1 for word in text.split())
+
+    def answer(request: Request, reply: Reply) -> None:
+        if request.path == "/tokenize":
+            reply.send(200, json.dumps({"count": count(json.loads(request.body)["prompt"])}).encode())
+        elif request.path.endswith("/completions"):
+            body = json.loads(request.body)
+            tokens = count(body["messages"][0]["content"])
+            if tokens > 310:  # its beginning may cut a word
+                reply.send(400, b'{"error": {"message": "too long"}}')
+            elif body["stream"]:
+                fine(request, reply)
+            else:
+                choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "length"}
+                usage = {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1}
+                reply.send(200, json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode())
+        else:
+            fine(request, reply)
+
+    service, _, notes = looked(answer, prompts={"kind": "synthetic", "unit": "text", "length": {"n": 300}})
+    assert len(service.vocabulary) > 100
+    assert notes == []

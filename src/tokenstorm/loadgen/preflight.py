@@ -92,6 +92,12 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
             or (await _first_model(plan, pools, api_key) if needs_model else "")
         )
         requests = Requests(plan, model, endpoints, prompts, api_key)
+        ignore_eos, unsure = await _settle_ends(plan, pools, api_key)
+        context = None if plan.conversation is None else await context_of(plan, api_key)
+        known = Service(model, api_key, ignore_eos=ignore_eos, context=context)
+        service, unmeasured = await _learn_tokens(plan, pools[0], requests, known)
+        if service.vocabulary:  # else a first request may be too long for the model, where words are several tokens
+            prompts.speak(service.vocabulary, service.template_tokens)
         others = [one.name for one in plan.models[1:]]
         tries = [
             _try(plan, target, pool, requests.preflight(n), api_key, where=target_of(plan, endpoints[n], model))
@@ -103,10 +109,6 @@ async def try_service(plan: Plan, prompts: PromptSource, api_key: str | None) ->
             for n, (target, pool) in enumerate(_pairs(plan, pools))
         ]
         tried = await asyncio.gather(*tries)
-        context = None if plan.conversation is None else await context_of(plan, api_key)
-        ignore_eos, unsure = await _settle_ends(plan, pools, api_key)
-        known = Service(model, api_key, ignore_eos=ignore_eos, context=context)
-        service, unmeasured = await _learn_tokens(plan, pools[0], requests, known)
     except PreflightError as error:
         there = await _others(plan, pools, api_key) if plan.model else ""
         raise PreflightError(_redacted(str(error), api_key) + there) from None

@@ -110,7 +110,7 @@ class Drawn(PromptSource):
         prompt, salt = self._plain(0), mix(self._salt ^ _NO_REQUEST)
         if self._unique:
             return _salted(prompt, salt, self._vocabulary)
-        words = " ".join(WORDS[digit] for digit in _digits(salt, len(WORDS))) + " "
+        words = " ".join(self._words[digit] for digit in _digits(salt, len(self._words))) + " "
         return _begun(prompt, lambda text: words + text[len(words) :], salt, self._vocabulary)
 
     def count(self) -> tuple[int, int]:
