@@ -59,6 +59,7 @@ def test_one_schedule_is_striped_over_ranks_on_many_nodes(
                 "unsent": 0,
                 "censored": 0,
                 "resent": 0,
+                "cancelled": 0,
                 "failed_by_kind": {},
             }
             on = [report["host"] for report in summary["ranks"]]
