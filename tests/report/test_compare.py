@@ -84,6 +84,13 @@ def test_a_condition_fails_only_on_a_change_that_is_large_enough_and_significant
     assert compare(b, [a], [change_of("latency_p50<-5%")], force=False).regressed
 
 
+def test_errors_where_there_were_none_are_more_than_any_share_of_them(runs: Write) -> None:
+    a, b = side(runs("a", 100)), side(runs("f", 100, errors=12))
+    [words] = compare(a, [b], [change_of("error_rate>+50%")], force=False).versus[0].regressions
+    assert words == "error_rate>+50%: it went from 0.00% to 30.00%, significantly"
+    assert not compare(a, [a], [change_of("error_rate>+50%")], force=False).regressed
+
+
 def test_a_number_beyond_the_usual_ones_is_compared_where_a_condition_names_it(runs: Write) -> None:
     found = compare(side(runs("a", 100)), [side(runs("b", 120))], [change_of("service_time_p95>+5%")], force=False)
     assert found.regressed

@@ -1,7 +1,7 @@
 """Two sides against each other: each number with its difference, how sure that is, and whether it got better or worse."""
 
 from collections.abc import Sequence
-from math import hypot
+from math import copysign, hypot, inf
 from typing import Literal
 
 import msgspec
@@ -14,7 +14,7 @@ from tokenstorm.metrics.summary import Summary
 from tokenstorm.metrics.verdict import FAILED_INVALID
 from tokenstorm.report.conditions import Condition
 from tokenstorm.report.differing import Differs, differences
-from tokenstorm.report.figures import many
+from tokenstorm.report.figures import many, measured
 from tokenstorm.report.one_run import estimate_over_time
 from tokenstorm.report.sides import Side
 from tokenstorm.runs import RunPaths
@@ -159,16 +159,27 @@ def _versus(first: Side, other: Side, names: Sequence[str], fail_if: Sequence[Co
         differs=differs,
         points=[PointCompared(key, measures) for key, measures in points.items()],
         regressions=[
-            f"{condition.text}{'' if key == '{}' else f' at {key}'}: it changed by {one.difference.ratio:+.1%}, significantly"
+            f"{condition.text}{'' if key == '{}' else f' at {key}'}: it {_change(one, one.difference)}, significantly"
             for condition in fail_if
             for key, measures in points.items()
             for one in measures
             if one.measure == condition.measure.name
             and one.difference
             and one.change in {"better", "worse"}
-            and condition.crossed(one.difference.ratio)
+            and condition.crossed(_share(one.difference))
         ],
     )
+
+
+def _share(apart: Difference) -> float:
+    """The change as a share: from 0 each is more than any share."""
+    return copysign(inf, apart.value) if apart.ratio is None else apart.ratio
+
+
+def _change(one: Compared, apart: Difference) -> str:
+    if apart.ratio is None:
+        return f"went from {measured(one.first.value, one.unit)} to {measured(one.second.value, one.unit)}"
+    return f"changed by {apart.ratio:+.1%}"
 
 
 def _compared(measure: Measure, first: _Runs, second: _Runs) -> Compared | None:
