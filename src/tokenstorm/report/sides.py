@@ -45,10 +45,10 @@ def read_side(typed: str) -> Side:
 def side_of(folder: Path, name: str) -> Side:
     """The runs in a folder."""
     found = Side(name)
-    if (folder / "plan.json").is_file():
-        paths = [("{}", RunPaths(folder))]
-    elif SeriesPaths(folder).series.is_file():
+    if SeriesPaths(folder).series.is_file():  # first: that of a group has a plan beside it
         paths = _of_series(SeriesPaths(folder))
+    elif (folder / "plan.json").is_file():
+        paths = [("{}", RunPaths(folder))]
     else:
         plans = sorted(folder.glob("*/plan.json")) or sorted(folder.glob("runs/*/plan.json"))
         paths = [("{}", RunPaths(plan.parent)) for plan in plans]
