@@ -115,6 +115,8 @@ def test_a_search_finds_how_many_clients_a_service_carries(stage: Stage) -> None
         (("--cooldown", "1"), "--cooldown belongs to"),
         (("--search", "clients", "--slo", "ttft=1,share=9%", "--attain", "9%"), "leave one out"),
         (("--resume", "nowhere"), "leave URL out"),
+        (("--sweep", "clients=1,2", "--fail-on", "suspect"), "is a bound of a single run, not of a series"),
+        (("--sweep", "clients=1,2", "-o", "all.csv"), "is for the results of a single run"),
     ],
 )
 def test_what_makes_no_sense_of_a_series_is_said(stage: Stage, options: tuple[str, ...], said: str) -> None:

@@ -16,6 +16,7 @@ from tokenstorm.metrics.summary import Summary
 from tokenstorm.options import api_key_of, plan_of, refuse_unjudged
 from tokenstorm.plan import Plan
 from tokenstorm.program import OutputLost
+from tokenstorm.report.conditions import refuse_for_series
 from tokenstorm.report.formats import format_of, save_as
 from tokenstorm.report.page import try_page
 from tokenstorm.report.workload import shared_lines, workload_lines
@@ -26,6 +27,10 @@ def bench(args: argparse.Namespace) -> int:
     """Load an endpoint from this machine."""
     refuse_beside_resume(args)
     if series := series_of(args):
+        refuse_for_series(args.fail_on)
+        if args.output:
+            message = f"-o {args.output} is for the results of a single run: `tokenstorm report FOLDER -o FILE` writes those of a series"
+            raise UsageError(message)
         return bench_series(series, args)
     plan = plan_of(args)
     for line in shared_lines(plan):

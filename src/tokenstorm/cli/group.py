@@ -25,6 +25,7 @@ from tokenstorm.cli.terminal import (
 )
 from tokenstorm.cli.watching import Watching
 from tokenstorm.errors import ApiError, UsageError
+from tokenstorm.report.conditions import refuse_for_series
 from tokenstorm.report.series_text import series_text
 from tokenstorm.sdk import Client, Group
 from tokenstorm.sdk.calls import create_group, get_group
@@ -238,6 +239,7 @@ def _results(client: Client, group: Group, args: argparse.Namespace) -> int:
         raise ApiError(message) from None
     if group.info.load_config.get("series"):
         code = _show_series(client, group, args)
+        refuse_for_series(args.fail_on)
     else:
         code = show_summary(summary, _reported(group), as_json=args.json, fail_on=args.fail_on, wide=args.wide)
     if group.info.outcome not in {"completed", "cancelled"}:

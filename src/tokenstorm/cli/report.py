@@ -18,6 +18,7 @@ from tokenstorm.cli.terminal import (
 from tokenstorm.errors import PlanError, RunError, UsageError
 from tokenstorm.metrics.summary import Metric
 from tokenstorm.plan import Plan, read_plan
+from tokenstorm.report.conditions import refuse_for_series
 from tokenstorm.report.figures import figure, percentile
 from tokenstorm.report.formats import Format, format_of, save_as, write_as
 from tokenstorm.report.life import life_of
@@ -34,6 +35,7 @@ def report(args: argparse.Namespace) -> int:
     form = _form(args)
     paths = RunPaths(find_runs(args.run_dir))
     if SeriesPaths(paths.root).series.exists():
+        refuse_for_series(args.fail_on)
         return _report_series(args, form, SeriesPaths(paths.root))
     life = life_of(paths)
     summary = load_summary(paths, rebuild=args.rebuild, goes_on=life.goes_on)

@@ -12,6 +12,7 @@ from tokenstorm.load import Load, make
 from tokenstorm.loadgen.datasets import Columns, read_prompts
 from tokenstorm.loadgen.promptfile import read_file
 from tokenstorm.options import api_key_of, by_options, load_fields, refuse_other_text, refuse_unjudged, typed_prompts
+from tokenstorm.report.conditions import refuse_for_series
 from tokenstorm.sdk import GroupRequest
 from tokenstorm.timelimit import minutes
 from tokenstorm.typed import typed_url
@@ -39,6 +40,8 @@ def request_of(args: argparse.Namespace) -> GroupRequest:
     }
     refuse_other_text(sent)
     refuse_unjudged(args, load.slo)
+    if series:
+        refuse_for_series(args.fail_on)
     if args.fail_on and not args.watch:
         message = "--fail-on belongs to --watch: without it the command does not see the end"
         raise UsageError(message)

@@ -66,6 +66,13 @@ def check_bound(text: str) -> None:
         bound_of(text)
 
 
+def refuse_for_series(fail_on: Sequence[str]) -> None:
+    """Raises `UsageError` for bounds that a series is to keep: they are of a single run."""
+    if fail_on:
+        message = f"--fail-on {fail_on[0]!r} is a bound of a single run, not of a series: `tokenstorm report FOLDER/runs/1 --fail-on …` judges one of its runs"
+        raise UsageError(message)
+
+
 def crossed_bounds(summary: Summary, fail_on: Sequence[str]) -> list[str]:
     """Of what a run is to fail on, what came true, in words. Raises `UsageError` for what this run cannot fail on."""
     found = []
