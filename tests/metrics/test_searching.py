@@ -1,12 +1,16 @@
 """A search for the capacity, over services whose true capacity is known: pure, with no run."""
 
+import math
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from reporting import request, run_of
 from tokenstorm.load_parts import Slo
-from tokenstorm.metrics.attaining import attainment, backlog, fewest_requests
+from tokenstorm.metrics.attaining import attainment, backlog, fewest_requests, judged
 from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.intervals import share_lower_bound
 from tokenstorm.metrics.points import Held, Point, Quantiles
@@ -74,6 +78,37 @@ def test_a_search_brackets_the_capacity_within_its_precision_in_12_runs(field: S
         assert found.failed <= max(found.held * 1.05, found.held + 1 if field == "num_clients" else 0)
         assert (found.sure, found.ended) == (True, "found")
         assert len(points) <= 12
+
+
+@pytest.mark.parametrize("disagree", [False, True])
+@pytest.mark.parametrize("field", ["requests_per_second", "num_clients"])
+def test_what_runs_could_not_tell_widens_the_bracket_which_still_holds_the_capacity(
+    field: Searched, disagree: bool
+) -> None:
+    for seed in range(25):
+        truth = random.Random(seed).uniform(20, 64)
+        search, runs = Search(field=field), iter(range(100))
+
+        def holds(value: float, truth: float = truth, runs: Iterator[int] = runs) -> Held:
+            if abs(value / truth - 1) < 0.015:
+                return ("held", "failed")[next(runs) % 2] if disagree else "short"
+            return "held" if value <= truth else "failed"
+
+        points = searched(search, holds, used=lambda value, truth=truth: value / truth)  # type: ignore[misc]
+        found = answer(search, SLO, points)
+        assert found.held is not None
+        assert found.failed is not None
+        assert found.held <= truth < found.failed
+        assert found.held >= min(truth / 1.07, math.floor(truth) - 2)
+        assert (found.sure, found.ended) == (True, "found")
+        assert len(points) <= 16
+
+
+def test_a_run_held_or_failed_only_where_its_bounds_say_so(tmp_path: Path) -> None:
+    _, summary = run_of(tmp_path, [request(seq, seq, ms=100) for seq in range(4)])
+    clean = msgspec.structs.replace(summary, verdict=Verdict("valid", []))
+    states = [judged(clean, SLO, attainment(good, 400), None)[0] for good in (396, 384, 376, 360)]
+    assert states == ["held", "short", "short", "failed"]
 
 
 def test_both_ends_are_seen_twice_before_they_are_believed() -> None:

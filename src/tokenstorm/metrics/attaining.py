@@ -96,7 +96,7 @@ def judged(summary: Summary, slo: Slo, found: Attainment | None, growing: Backlo
     grows = growing is not None and growing.grows
     if found.low >= slo.share and not grows:
         return "held", []
-    if found.share >= slo.share and not grows and found.scheduled < fewest_requests(slo.share):
+    if found.high >= slo.share and not grows and fewest_requests(slo.share):
         return "short", []
     counts = summary.counts
     taken = sorted(used(summary, slo).items(), key=lambda one: -one[1])

@@ -15,8 +15,8 @@ Held = Literal["held", "failed", "short", "unfit"]
 """Of a run under objectives:
 
 `held`    even the lower bound of its share of good requests reaches what was asked, and the backlog did not grow
-`failed`  it did not
-`short`   its share reaches it, but it has too few requests to be sure
+`failed`  not even the upper bound reaches it, or the backlog grew
+`short`   too few requests to be sure: what was asked lies between both bounds
 `unfit`   the load generator itself was at fault: the run says nothing about the service
 """
 
@@ -89,7 +89,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 Ending = Literal["found", "most", "runs", "generator", "nothing_held", "unfinished"]
 """Why a search ended:
 
-`found`         the bracket is as narrow as was asked, and both its ends were seen twice
+`found`         the bracket is as narrow as was asked, or as runs that could not tell let it be, and both its ends were seen twice
 `most`          the highest value that was allowed held
 `runs`          the runs that were allowed are used up
 `generator`     the load generator reached its limit before the service did

@@ -22,6 +22,8 @@ EDGE_LONGER = 2.0
 MORE_REQUESTS = 2.0
 """How many times the fewest requests that can show the share a window is to have."""
 LONGEST_SECONDS = 3600.0
+STEP = 0.75
+"""From what could not be told to the next try, as a share of the precision."""
 STEEP = 0.1
 
 
@@ -33,9 +35,11 @@ class Try(NamedTuple):
 
 
 class _Bracket(NamedTuple):
+    """`unsure` are the values between `low` and `high` whose runs could not tell: the capacity is close to them."""
+
     low: float | None
     high: float | None
-    contested: float | None
+    unsure: list[float]
 
 
 def next_try(search: Search, points: Sequence[Point]) -> Try | None:
@@ -105,22 +109,47 @@ def _step(search: Search, points: Sequence[Point]) -> Try | Ending:
 def _unlimited(search: Search, points: Sequence[Point]) -> Try | Ending:
     if not points or points[-1].state == "unfit":
         return Try(value_of(search, points[-1]) if points else search.start, near=False)
-    low, high, contested = _bracket(search, points)
-    if contested is not None:
-        return Try(contested, near=True)
+    low, high, unsure = _bracket(search, points)
     if high is None:
-        return _upwards(search, points, low)
-    return _downwards(search, high) if low is None else _inwards(search, points, low, high)
+        return _upwards(search, points, unsure[-1] if unsure else low)
+    if low is None:
+        return _downwards(search, unsure[0] if unsure else high)
+    return _inwards(search, points, low, high, unsure)
 
 
-def _inwards(search: Search, points: Sequence[Point], low: float, high: float) -> Try | Ending:
-    """Bisect; once the bracket is narrow enough, run its ends again until they are believed."""
-    if (middle := _between(search, low, high)) is not None:
-        return Try(middle, near=high / low <= (1 + search.precision) ** 4)
+def _inwards(search: Search, points: Sequence[Point], low: float, high: float, unsure: Sequence[float]) -> Try | Ending:
+    """Bisect, or close in around what could not be told; once that is narrow enough, run the ends again until they are believed."""
+    if (inside := _around(search, low, high, unsure) if unsure else _between(search, low, high)) is not None:
+        return Try(inside, near=bool(unsure) or high / low <= (1 + search.precision) ** 4)
     counts = _counts(search, points)
-    if counts[low]["held"] < AGREE:
-        return Try(low, near=True)
-    return Try(high, near=True) if counts[high]["failed"] < AGREE else "found"
+    ends = [(low, "held"), (high, "failed")]
+    once = [value for value, state in ends if counts[value][state] < AGREE]
+    return Try(min(once, key=lambda value: _evidence(search, points, value)), near=True) if once else "found"
+
+
+def _evidence(search: Search, points: Sequence[Point], value: float) -> tuple[float, float]:
+    """How much speaks for what a value showed: the longest window, and how far its share is from a half, in log odds."""
+    seen = [one for one in points if value_of(search, one) == value]
+    counts = [one.attainment for one in seen if one.attainment]
+    good, scheduled = sum(one.good for one in counts) + 0.5, sum(one.scheduled for one in counts) + 1
+    return round(max(one.seconds for one in seen)), abs(math.log(good / (scheduled - good)))
+
+
+def _around(search: Search, low: float, high: float, unsure: Sequence[float]) -> float | None:
+    """A value just beside those that could not be told, or None where both ends of the bracket are within the precision of them.
+
+    The more of them there are, the greater the steps: most of the precision at first.
+    """
+    least, most, near = unsure[0], unsure[-1], 1 + search.precision
+    step = near**STEP * most / least
+    below, above = max(least / step, low), min(most * step, high)
+    if search.field == "num_clients":
+        below, above = min(least - 1, float(round(below))), max(most + 1, float(round(above)))
+    else:
+        below, above = float(f"{below:.4g}"), float(f"{above:.4g}")
+    if least / low > near and below > low:
+        return below
+    return above if high / most > near and above < high else None
 
 
 def _upwards(search: Search, points: Sequence[Point], low: float | None) -> Try | Ending:
@@ -161,15 +190,17 @@ def _counts(search: Search, points: Sequence[Point]) -> dict[float, Counter[str]
 
 
 def _bracket(search: Search, points: Sequence[Point]) -> _Bracket:
-    """The highest value below the lowest that failed; a value of which as many runs held as failed is contested."""
+    """The highest value that held below the lowest that failed. A value at which runs disagree did neither."""
     counts = _counts(search, points)
-    high = min((value for value, seen in counts.items() if seen["failed"] > seen["held"]), default=None)
-    up = [value for value, seen in counts.items() if seen["held"] > seen["failed"] or seen.total() == seen["short"]]
-    low = max((value for value in up if high is None or value < high), default=None)
-    contested = min((value for value, seen in counts.items() if 0 < seen["held"] == seen["failed"]), default=None)
-    if contested is not None and high is not None and contested >= high:
-        contested = None
-    return _Bracket(low, high, contested)
+    high = min((value for value, seen in counts.items() if _most(seen, "failed")), default=None)
+    under = {value: seen for value, seen in counts.items() if high is None or value < high}
+    low = max((value for value, seen in under.items() if _most(seen, "held")), default=None)
+    return _Bracket(low, high, sorted(value for value in under if low is None or value > low))
+
+
+def _most(seen: Counter[str], state: str) -> bool:
+    """Whether more than half of the runs at a value say so."""
+    return 2 * seen[state] > seen.total()
 
 
 def _at(search: Search, points: Sequence[Point], value: float | None, state: str) -> list[Point]:
@@ -202,6 +233,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _reason(ended: Ending, search: Search, bracket: _Bracket, limit: float) -> str:
     name = {"requests_per_second": "rate", "num_clients": "number of clients"}[search.field]
+    if ended == "found" and bracket.unsure:
+        near = ", ".join(f"{value:g}" for value in bracket.unsure)
+        return (
+            f"both ends were seen twice; at {near} between them runs could not tell: longer windows narrow the bracket"
+        )
     return {
         "found": f"the bracket is within {search.precision:.3g} of the {name}, and both its ends were seen twice",
         "most": f"{bracket.low or 0:g}, the highest {name} that was allowed, held: allow more to find the limit",
