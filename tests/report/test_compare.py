@@ -91,6 +91,12 @@ def test_errors_where_there_were_none_are_more_than_any_share_of_them(runs: Writ
     assert not compare(a, [a], [change_of("error_rate>+50%")], force=False).regressed
 
 
+def test_a_condition_on_a_number_that_a_side_lacks_is_noted(runs: Write) -> None:
+    a, b = side(runs("a", 100)), side(runs("f", 100, errors=40))
+    found = compare(a, [b], [change_of("latency_p50>+5%")], force=False)
+    assert found.notes[0] == f"--fail-if latency_p50>+5% was not judged: {a.name} or {b.name} has no latency_p50"
+
+
 def test_a_number_beyond_the_usual_ones_is_compared_where_a_condition_names_it(runs: Write) -> None:
     found = compare(side(runs("a", 100)), [side(runs("b", 120))], [change_of("service_time_p95>+5%")], force=False)
     assert found.regressed

@@ -106,6 +106,12 @@ def compare(first: Side, others: Sequence[Side], fail_if: Sequence[Condition], *
             0,
             "with a single run, only its own seconds tell how sure a number is: repeat it (--repeats 5) to learn how runs differ",
         )
+    suspects[:0] = [
+        f"--fail-if {condition.text} was not judged: {first.name} or {one.name} has no {condition.measure.name}"
+        for one in versus
+        for condition in fail_if
+        if not any(row.measure == condition.measure.name for point in one.points for row in point.measures)
+    ]
     simulated = any(side.first.environment.simulated for side in (first, *others))
     return Comparison(first=first.name, runs=first.count, simulated=simulated, versus=versus, notes=suspects)
 
