@@ -9,6 +9,7 @@ import pytest
 
 from plans import plan
 from tokenstorm.errors import PlanError
+from tokenstorm.loadgen.conversations import Conversations
 from tokenstorm.loadgen.prompts import Drawn, load_prompts, prompt_file
 from tokenstorm.loadgen.provision import IN_MEMORY_BYTES, Provided, provide
 from tokenstorm.loadgen.workload import read_workload
@@ -62,6 +63,17 @@ def test_a_short_file_is_read_by_each_rank(tmp_path: Path) -> None:
     made = provided(plan(prompts=msgspec.to_builtins(prompt_file(tmp_path / "short.txt"))), tmp_path)
     assert (made.workload, made.stock) == (None, PromptStock(2, 2, {}))
     assert made.prompts.cacheable
+
+
+def test_a_long_file_of_conversations_is_asked_in_conversations(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    said = [{"role": role, "content": "word " * 2000} for role in ("user", "assistant") * 2]
+    path.write_text("\n".join(json.dumps({"messages": said}) for _ in range(IN_MEMORY_BYTES // 40_000 + 1)))
+    some = plan(prompts=msgspec.to_builtins(prompt_file(path)), conversation={"sessions": 5})
+    made = provided(some, tmp_path)
+    assert isinstance(made.prompts, Conversations)
+    assert made.prompts.script(0).turns == 2
+    assert isinstance(read_workload(some, made.workload, 0, 2), Conversations), "a rank's, too"
 
 
 def test_a_long_file_that_the_endpoint_does_not_take_is_refused(tmp_path: Path) -> None:

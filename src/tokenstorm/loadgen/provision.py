@@ -63,5 +63,5 @@ def _is_long(file: PromptFile) -> bool:
 
 
 def _may_be_striped(plan: Plan) -> bool:
-    """Whether each request takes one prompt, whose form is known."""
-    return plan.texts_per_request == 1 and plan.custom is None
+    """Whether each request takes one prompt, whose form is known. A conversation is a session's, whichever rank that is on."""
+    return plan.texts_per_request == 1 and plan.custom is None and plan.conversation is None
