@@ -235,6 +235,7 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(stage: Stage) -> None:
         (("--turns", "3", "--requests-per-second", "5"), "--sessions-per-second"),
         (("--turns", "3", "--request-count", "5"), "--sessions"),
         (("--turns", "3", "--think-time", "5"), "--turn-think"),
+        (("--turns", "3", "--no-repeat"), "--sessions"),
         (("--turns", "3", "--endpoint", "completions"), "chat"),
         (("--turns", "all"), "--turns"),
         (("--turns", "3", "--history", "recorded"), "recorded"),

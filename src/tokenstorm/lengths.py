@@ -18,6 +18,7 @@ INSTEAD: Final = {
     "requests_per_second": "sessions_per_second",
     "request_count": "sessions",
     "think_time_seconds": "think_seconds",
+    "no_repeat": "sessions",
     "models": None,
 }
 """What is said of requests, and in which field of a conversation it is said there; None: nowhere."""
