@@ -20,7 +20,7 @@ def point_of(run: Next, summary: Summary, paths: RunPaths, pause_seconds: float 
     plan, rates, counts, metrics = summary.plan, summary.rates, summary.counts, summary.metrics
     found = None
     if plan.slo is not None and summary.goodput is not None:
-        found = attainment(*(_steady_counts(summary, paths) or (summary.goodput.good, counts.scheduled)))
+        found = attainment(*(_steady_counts(summary, paths) or (summary.goodput.good, counts.judged)))
     growing = None if plan.closed_loop else _backlog(paths, rates.requested_rps)
     state, bound_by = judged(summary, plan.slo, found, growing) if plan.slo else (None, [])
     in_flight = summary.concurrency.mean if summary.concurrency else None
@@ -59,7 +59,8 @@ def point_of(run: Next, summary: Summary, paths: RunPaths, pause_seconds: float 
 
 
 def _steady_counts(summary: Summary, paths: RunPaths) -> tuple[int, int] | None:
-    """The good and all requests that were scheduled in the steady part of the window; None where that is all of it, or unknown.
+    """The good requests that were scheduled in the steady part of the window, and all of them but those that were given up on
+    purpose; None where that part is all of it, or unknown.
 
     Of very many requests the lines are not read again: what their warm-up does to the share is little.
     """
@@ -72,7 +73,7 @@ def _steady_counts(summary: Summary, paths: RunPaths) -> tuple[int, int] | None:
     first = round(steady.from_seconds * 1e9)
     for path in paths.all_results().values():
         for line in read_lines(path, Result, lambda _: None):
-            if line.phase == "measured" and line.scheduled >= first:
+            if line.phase == "measured" and line.scheduled >= first and line.outcome != "cancelled":
                 scheduled += line.count
                 good += line.good is True
     return (good, scheduled) if scheduled else None

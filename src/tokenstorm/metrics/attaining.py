@@ -101,6 +101,6 @@ def judged(summary: Summary, slo: Slo, found: Attainment | None, growing: Backlo
     counts = summary.counts
     taken = sorted(used(summary, slo).items(), key=lambda one: -one[1])
     bound = ["backlog"] * grows + [objective for objective, share in taken if share > 1]
-    if counts.failed + counts.censored + counts.unsent > (1 - slo.share) * counts.scheduled:
+    if counts.failed + counts.censored + counts.unsent > (1 - slo.share) * counts.judged:
         bound.append("failures")
     return "failed", bound or [taken[0][0]] if taken else bound

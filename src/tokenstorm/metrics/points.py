@@ -30,7 +30,9 @@ class Quantiles(msgspec.Struct, frozen=True):
 
 
 class Attainment(msgspec.Struct, frozen=True):
-    """How many of all requests that were scheduled met their objectives, and one-sided bounds of their share."""
+    """How many of all requests that were scheduled, but for those that were given up on purpose, met their objectives, and
+    one-sided bounds of their share.
+    """
 
     good: int
     scheduled: int
