@@ -135,6 +135,10 @@ def test_a_parquet_file_that_is_broken_or_holds_something_else_is_refused() -> N
     parquet.write_table(pa.Table.from_pylist([{"a": 1}]), file)
     with pytest.raises(PlanError, match="is a Parquet file"):
         asked(file.getvalue())
+    file, finer = io.BytesIO(), pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))  # than Python's own moments
+    parquet.write_table(pa.table({"prompt": ["Why?"], "at": finer}), file)
+    with pytest.raises(PlanError, match=r"is a Parquet file that cannot be read: .*[Nn]anosecond"):
+        asked(file.getvalue())
 
 
 def table(text: str, name: str = "data.csv", columns: Columns = NO_COLUMNS) -> list[tuple[str | None, int | None]]:

@@ -170,7 +170,7 @@ def _of_parquet(data: bytes, where: str) -> tuple[Iterator[Record], list[str]]:
         try:
             for batch in file.iter_batches(_BATCH):
                 yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # also moments that Python has not
             raise broken(error) from None
 
     return records(), list(file.schema_arrow.names)
