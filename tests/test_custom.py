@@ -199,6 +199,15 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, Any], words: str) -> N
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, '"half of a pair: \\ud83d"'], ids=["deep", "half"])
+def test_a_record_that_no_request_can_carry_is_refused_with_its_line(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(f'{{"prompt": "a", "n": 1}}\n{{"prompt": "b", "n": {value}}}\n')
+    made = plan(endpoint="custom", custom=custom({"n": "{n}"}))
+    with pytest.raises(PlanError, match="line 2: "):
+        prompt_file(path, custom=made.custom)
+
+
 def test_headers_and_a_key_under_another_name_go_with_every_request_and_into_no_file(stage: Stage) -> None:
     with serving(triton) as asked:
         options = ("--header", "x-tenant=hpc", "--api-key-header", "x-api-key", "--api-key-env", "KEY_OF_THE_TEST")

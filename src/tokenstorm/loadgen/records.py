@@ -4,6 +4,8 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 
+import msgspec
+
 from tokenstorm.custom import Custom, placeholders_in
 from tokenstorm.errors import PlanError
 from tokenstorm.loadgen.promptfile import Prompt, decoded, once
@@ -22,7 +24,11 @@ def parse_records(data: bytes, where: str) -> list[Prompt]:
             continue
         try:
             fields = json.loads(line, object_pairs_hook=once)
-        except ValueError as error:
+            msgspec.json.encode(fields)  # JSON may hold half of a surrogate pair, which no request can
+        except UnicodeEncodeError:
+            message = f"{where}, line {number}: its text cannot be sent: it is not UTF-8"
+            raise PlanError(message) from None
+        except (ValueError, RecursionError) as error:
             message = f"{where}, line {number}: it is not JSON: {error}"
             raise PlanError(message) from None
         if not isinstance(fields, dict):
