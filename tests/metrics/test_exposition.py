@@ -1,12 +1,15 @@
 """The group's Prometheus text, read back with a parser of its own."""
 
+import json
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 import scraping
 from running import samples
+from tokenstorm.metrics.counts import Counts
 from tokenstorm.metrics.exposition import BOUNDS, KINDS, PHASES, Gauges, render, with_age
 from tokenstorm.metrics.tally import Tally
 
@@ -120,3 +123,19 @@ def test_exactly_one_phase_is_the_present_one(phase: str) -> None:
 def test_a_closed_loop_has_no_target_rate() -> None:
     found = text(Tally(), gauges=Gauges("measured", 0, None, 0.0, {}))
     assert "client_target_requests_per_second" not in {name for name, _, _ in samples(found)}
+
+
+def test_the_dashboards_share_of_good_requests_is_that_of_the_summary() -> None:
+    """Of those that were given up on purpose none is a miss."""
+    dashboard = json.loads((Path(__file__).parents[2] / "grafana/dashboards/groups.json").read_text())
+    (panel,) = (one for one in dashboard["panels"] if one["title"] == "Share of good requests")
+    counts = Counts(scheduled=100, sent=90, succeeded=70, failed=10, cancelled=10, unsent=10)
+    told = {"requests": counts.sent, "requests_cancelled": counts.cancelled, "requests_unsent": counts.unsent}
+    formula = re.sub(
+        r"sum by \(group_id\) \(rate\(client_(\w+)_total\{[^}]*\}\[\S+\]\)\)",
+        lambda found: str({**told, "requests_good": 45}[found[1]]),
+        panel["targets"][0]["expr"],
+    )
+    good, _, judged = formula.partition(" / ")
+    assert int(good) == 45
+    assert sum(int(number) for number in re.findall(r"[+-]?\d+", judged.replace(" ", ""))) == counts.judged == 90

@@ -29,7 +29,7 @@ _HISTOGRAMS = {
     "client_send_lag_seconds": ("send_lag", "Sent requests: how late they left by the load generator's fault"),
     "client_wait_seconds": ("client_wait", "Sent requests: how long they waited for a free client"),
 }
-_ENDED = "Measured requests that were sent and have ended: succeeded, failed, or in flight at the run's end"
+_ENDED = "Measured requests that were sent and have ended: succeeded, failed, given up, or in flight at the run's end"
 _FAILED = "Measured requests that failed; of http_<status> the usual ones begin at 0, others with their first"
 _GOOD = "Measured requests that succeeded and met all objectives of the plan"
 _CANCELLED = "Measured requests that were given up because the load asks for that; no failures"
