@@ -13,7 +13,8 @@ from tokenstorm.api.groups import GroupRequest
 from tokenstorm.errors import PlanError
 from tokenstorm.load import make
 from tokenstorm.loadgen.answers import Answer
-from tokenstorm.loadgen.openai import body_of
+from tokenstorm.loadgen.endpoint import endpoints_of
+from tokenstorm.loadgen.openai import body_of, head_of
 from tokenstorm.loadgen.operations import answers_of
 from tokenstorm.loadgen.prompts import Prompt, load_prompts, prompt_file
 from tokenstorm.typed import SHIPPED, typed_custom
@@ -231,6 +232,15 @@ def test_headers_and_a_key_under_another_name_go_with_every_request_and_into_no_
     }
     files = [path.read_bytes() for path in (stage.folder / "b").rglob("*") if path.is_file()]
     assert not any(b"sk-of-the-test" in content for content in files)
+
+
+def test_a_header_that_tokenstorm_sends_as_well_is_sent_once_as_it_was_asked() -> None:
+    made = plan(endpoint="messages", headers={"Anthropic-Version": "2024-01-01", "User-Agent": "mine"})
+    (endpoint,) = endpoints_of(["http://h"], "messages")
+    head = head_of(made, endpoint, "m", None).decode().lower().splitlines()
+    names = [line.partition(":")[0] for line in head]
+    assert len(names) == len(set(names)), head
+    assert {"anthropic-version: 2024-01-01", "user-agent: mine"} <= set(head)
 
 
 def test_a_request_that_is_not_there_is_told_with_those_that_are(stage: Stage) -> None:

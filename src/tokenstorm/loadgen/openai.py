@@ -163,7 +163,7 @@ def service_head(
 ) -> bytes:
     """Those of anything that is asked of the service: with the key and the headers that the plan wants."""
     named = plan.api_key_header.lower()
-    more = {**headers, **plan.headers}
+    more = {name.lower(): value for name, value in (*headers.items(), *plan.headers.items())}  # case tells no two apart
     if api_key is None or named == "authorization":
         return request_head(method, endpoint, target, api_key, more)
     return request_head(method, endpoint, target, None, more) + f"{named}: {_sendable(api_key)}\r\n".encode()
@@ -173,15 +173,10 @@ def request_head(
     method: str, endpoint: Endpoint, target: str, api_key: str | None, headers: Mapping[str, str] = MappingProxyType({})
 ) -> bytes:
     """Request line and headers, as far as they are the same for every request."""
-    lines = [
-        f"{method} {target} HTTP/1.1",
-        f"host: {endpoint.authority}",
-        "user-agent: tokenstorm",
-        "accept-encoding: identity",
-    ]
+    lines = [f"{method} {target} HTTP/1.1", f"host: {endpoint.authority}", "accept-encoding: identity"]
     if method in {"POST", "PUT"}:
         lines.append("content-type: application/json")
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"{name}: {value}" for name, value in {"user-agent": "tokenstorm", **headers}.items()]
     if api_key is not None:
         lines.append(f"authorization: Bearer {_sendable(api_key)}")
     return "\r\n".join([*lines, ""]).encode()
