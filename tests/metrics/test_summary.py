@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plans import TWO_REPLICAS
 from plans import plan as made
@@ -14,7 +15,7 @@ from tokenstorm.metrics.reports import DiskReport, Environment, RankReport
 from tokenstorm.metrics.summarize import Run, summarize
 from tokenstorm.metrics.summary import QUANTILES, Metric, Summary
 from tokenstorm.metrics.tally import Tally, Window
-from tokenstorm.result import CENSORED, SCHEMA, Failure, Result
+from tokenstorm.result import CENSORED, SCHEMA, Failure, Result, Turn
 
 MS = 1_000_000
 
@@ -117,6 +118,15 @@ def test_rates_are_per_second_of_the_window() -> None:
     assert found.rates.output_tokens_per_second == pytest.approx(10)
     assert found.rates.prompt_tokens_per_second == 6
     assert (found.tokens.output, found.tokens.prompt, found.tokens.source) == (100, 60, "usage")
+
+
+def test_sessions_begin_as_often_as_was_asked_although_the_last_ones_go_on_for_long() -> None:
+    """20 begin in 5 s, and the last turn of the last one ends after 10."""
+    talk = {"turns": 1, "sessions": 20, "sessions_per_second": 4.0}
+    turns = [replace(result(seq), conversation=Turn(seq, 1, 1, "measured", "completed")) for seq in range(20)]
+    found = summary(turns, requests_per_second=None, conversation=talk)
+    assert found.sessions is not None
+    assert (found.sessions.started, found.sessions.started_per_second) == (20, 4)
 
 
 def test_failures_lower_the_achieved_rate_and_stay_out_of_the_latencies() -> None:

@@ -197,8 +197,11 @@ def _models(run: Run, tally: Tally) -> dict[str, ModelReport]:
 
 
 def _sessions(run: Run, tally: Tally) -> Sessions | None:
-    if run.plan.conversation is None:
+    if (talk := run.plan.conversation) is None:
         return None
+    seconds = _seconds_of(run)
+    if talk.sessions and talk.sessions_per_second:  # the last ones go on after all have begun
+        seconds = min(seconds, talk.sessions / talk.sessions_per_second)
     found = tally.talks.sessions
     ended = found.completed + found.failed + found.too_long
     return Sessions(
@@ -209,8 +212,8 @@ def _sessions(run: Run, tally: Tally) -> Sessions | None:
         cut=found.started - ended,
         unsent=found.unsent,
         turns_cut=found.turns - found.turns_sent,
-        requested_per_second=run.plan.conversation.sessions_per_second,
-        started_per_second=found.started / _seconds_of(run),
+        requested_per_second=talk.sessions_per_second,
+        started_per_second=found.started / seconds,
     )
 
 
