@@ -14,8 +14,8 @@ from held import Service
 from plans import plan as made
 from tokenstorm.errors import PreflightError
 from tokenstorm.httpd import Reply, Request, serve
-from tokenstorm.loadgen.endpoint import Endpoint
-from tokenstorm.loadgen.openai import Requests
+from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
+from tokenstorm.loadgen.openai import Requests, body_request
 from tokenstorm.loadgen.preflight import try_service
 from tokenstorm.loadgen.prompts import load_prompts
 from waiting import until
@@ -309,3 +309,10 @@ def test_a_first_request_is_as_long_as_asked_where_our_words_are_several_tokens(
     service, _, notes = looked(answer, prompts={"kind": "synthetic", "unit": "text", "length": {"n": 300}})
     assert len(service.vocabulary) > 100
     assert notes == []
+
+
+def test_a_request_for_one_token_is_no_stream_whatever_the_plan_wants_of_streams() -> None:
+    asked = made(slo={"ttft_seconds": 1.0}, cancel={"rate": 0.1, "after_tokens": 5})
+    (endpoint,) = endpoints_of(["http://h"], asked.endpoint)
+    body = json.loads(body_request(asked, "m", endpoint, None, "hi").partition(b"\r\n\r\n")[2])
+    assert (body["stream"], body["max_tokens"]) == (False, 1)

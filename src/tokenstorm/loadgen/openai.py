@@ -198,8 +198,13 @@ def body_request(plan: Plan, model: str, endpoint: Endpoint, api_key: str | None
 
 def _one_token(plan: Plan, model: str, text: str) -> bytes:
     """The rest of a request for one token, from its length on."""
-    plan = msgspec.structs.replace(plan, stream=False, max_tokens=1, ignore_eos=False)
+    plan = msgspec.structs.replace(in_one_piece(plan), max_tokens=1, ignore_eos=False)
     return _rest(plan, model, Prompt(text=text))
+
+
+def in_one_piece(plan: Plan) -> Plan:
+    """The same without streams, and without what only a stream can have."""
+    return msgspec.structs.replace(plan, stream=False, slo=None, cancel=None)
 
 
 def _rest(plan: Plan, model: str, prompt: Prompt) -> bytes:

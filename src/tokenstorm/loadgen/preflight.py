@@ -12,7 +12,7 @@ from tokenstorm.loadgen.endpoint import Endpoint, endpoints_of
 from tokenstorm.loadgen.http import Connection, Receive
 from tokenstorm.loadgen.messages import Service
 from tokenstorm.loadgen.models import Models, not_among, read_models
-from tokenstorm.loadgen.openai import Requests, body_request, explain, service_head, target_of
+from tokenstorm.loadgen.openai import Requests, body_request, explain, in_one_piece, service_head, target_of
 from tokenstorm.loadgen.operations import MakeAnswer, answers_of
 from tokenstorm.loadgen.pool import Pool, pools_of
 from tokenstorm.loadgen.prompts import PromptSource
@@ -162,7 +162,7 @@ async def _context(plan: Plan, endpoints: list[Endpoint], pool: Pool, replica: i
         return None
     too_long = " ".join(["the"] * (tokens + 1))  # a word is a token at least
     request = body_request(plan, model, endpoints[replica], api_key, too_long)
-    fetch = await _ask(pool, request, plan.request_timeout_seconds, answers_of(_in_one_piece(plan)))
+    fetch = await _ask(pool, request, plan.request_timeout_seconds, answers_of(in_one_piece(plan)))
     return tokens if 400 <= (fetch.status or 0) < 500 else None  # noqa: PLR2004 - a refusal
 
 
@@ -181,7 +181,7 @@ async def _learn_tokens(plan: Plan, pool: Pool, requests: Requests, service: Ser
 
     async def count_prompt(text: str) -> int | None:
         fetch = await _ask(
-            pool, requests.measure(0, text), plan.request_timeout_seconds, answers_of(_in_one_piece(plan))
+            pool, requests.measure(0, text), plan.request_timeout_seconds, answers_of(in_one_piece(plan))
         )
         return fetch.prompt_tokens
 
@@ -279,10 +279,6 @@ async def _versions(plan: Plan, pools: list[Pool], api_key: str | None) -> Engin
 
     answers = await asyncio.gather(*(version(pool) for pool in pools))
     return {target.replica: answer for target, answer in zip(plan.targets, answers, strict=True) if answer}
-
-
-def _in_one_piece(plan: Plan) -> Plan:
-    return msgspec.structs.replace(plan, stream=False)
 
 
 async def _ask(pool: Pool, request: bytes, seconds: float, answers: MakeAnswer | None = None) -> _Fetch:
