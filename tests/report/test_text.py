@@ -17,7 +17,7 @@ from tokenstorm.metrics.summary import Metric, SteadyReport, Summary
 from tokenstorm.metrics.tally import Tally, Window
 from tokenstorm.report.figures import duration, figure
 from tokenstorm.report.text import prompts_used, summary_text
-from tokenstorm.result import SCHEMA, Failure, Result
+from tokenstorm.result import CANCELLED, SCHEMA, Failure, Result
 
 GPU = GpuEnergy(gpu="GPU-a", node="n1", joules=750.0, average_watts=150.0, method="counter")
 
@@ -210,6 +210,8 @@ def test_goodput_is_told_with_the_objectives_and_whether_enough_were_good() -> N
         f"goodput    50% of all scheduled are good: {rates} (TTFT ≤ 250 ms, latency ≤ 5 s; 90% asked: MISSED)" in text
     )
     assert "asked: met)" in summary_text(summary(lines[:2], Environment(), slo=slo))
+    lines.append(result(4, error=Failure(CANCELLED, ""), good=False))
+    assert "50% of all scheduled but those given up are good" in summary_text(summary(lines, Environment(), slo=slo))
     assert "goodput" not in summary_text(summary(lines, Environment()))
 
 

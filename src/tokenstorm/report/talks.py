@@ -41,7 +41,7 @@ def session_words(summary: Summary) -> str:
         return ""
     parts = [
         (found.completed, "completed"),
-        (found.failed, "ended with a failed turn"),
+        (found.failed, f"ended with a turn that failed{' or was given up' * (summary.plan.cancel is not None)}"),
         (found.too_long, "too long for the model"),
         (found.cut, "cut by the end of the run"),
         (found.unsent, "never begun"),

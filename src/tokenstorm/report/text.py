@@ -140,7 +140,8 @@ def _goodput(summary: Summary) -> str:
     found, slo = summary.goodput, summary.plan.slo
     if found is None or slo is None:
         return ""
-    share = "none was scheduled" if found.ratio is None else f"{percent(found.ratio)} of all scheduled are good"
+    all_ = "all scheduled but those given up" if summary.counts.cancelled else "all scheduled"
+    share = "none was scheduled" if found.ratio is None else f"{percent(found.ratio)} of {all_} are good"
     rates = f"{figure(found.rps)} req/s, {figure(found.output_tokens_per_second)} output tok/s"
     return f"{share}: {rates} ({slo_text(slo)}; {percent(slo.share)} asked: {'met' if found.met else 'MISSED'})"
 
