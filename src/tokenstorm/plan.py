@@ -244,7 +244,7 @@ class SeriesPlan(Strict, frozen=True, kw_only=True):
         if self.series.search and self.plan.slo is None:
             message = "a search needs objectives"
             raise Misfit(message, "plan.slo", ["plan.slo"])
-        if self.series.search and (self.plan.measured_seconds is None or self.plan.request_count is not None):
+        if self.series.search and (self.plan.measured_seconds is None or self.plan.ends_by_count):
             message = "a search sets the length of each run: give `duration_seconds`, and no count"
             raise Misfit(message, "plan.request_count", ["plan.duration_seconds"])
         if self.plan.start == "manual":

@@ -103,6 +103,10 @@ def test_a_search_needs_objectives_and_sets_how_long_its_runs_are() -> None:
     slo = {"ttft_seconds": 0.5, "share": 0.9}
     with pytest.raises(ValueError, match="sets the length"):
         series(search, slo=slo, request_count=100)
+    with pytest.raises(ValueError, match="no count"):
+        series(
+            {"search": {"field": "num_clients"}}, slo=slo, duration_seconds=40, conversation={"turns": 2, "sessions": 5}
+        )
     made = series(search, slo=slo, duration_seconds=40)
     first = next_run(made, [])
     assert first is not None
