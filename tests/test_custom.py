@@ -190,6 +190,8 @@ def test_a_field_that_a_prompt_lacks_is_told_before_the_start(tmp_path: Path) ->
         ({"headers": {"X-Api-Key": "x"}}, "looks like a secret"),
         ({"headers": {"Authorization": "x"}}, "--api-key-env"),
         ({"headers": {"Host": "x"}}, "is set by tokenstorm itself"),
+        ({"api_key_header": "Host"}, "has another content already"),
+        ({"api_key_header": "x-team", "headers": {"X-Team": "a"}}, "has another content already"),
         ({"headers": {"a b": "x"}}, "printable ASCII"),
         ({"headers": {"a": "x\r\nb: c"}}, "printable ASCII"),
     ],

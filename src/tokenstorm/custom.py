@@ -92,3 +92,10 @@ def check_headers(headers: Mapping[str, str]) -> None:
                 "`api_key` (--api-key-env NAME), and its header as `api_key_header` if that is not Authorization"
             )
             raise Misfit(message, "headers", ["api_key_header"])
+
+
+def check_key_header(name: str, headers: Mapping[str, str]) -> None:
+    """Raises `Misfit` for a header that cannot hold the API key, as it holds something else."""
+    if name.lower() in _OURS | {one.lower() for one in headers}:
+        message = f"{name} has another content already: name the header in which the service takes the key"
+        raise Misfit(message, "api_key_header")

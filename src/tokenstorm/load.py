@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import asdict
 
-from tokenstorm.custom import Custom, check_headers, placeholders_in
+from tokenstorm.custom import Custom, check_headers, check_key_header, placeholders_in
 from tokenstorm.lengths import Source, Talk
 from tokenstorm.load_parts import (
     DOCUMENTS,
@@ -266,6 +266,7 @@ class Load(Strict, frozen=True, kw_only=True):
     def _fits_the_endpoint(self) -> None:
         """What the operation has not cannot be asked for, nor be an objective: no request could meet it."""
         check_headers(self.headers)
+        check_key_header(self.api_key_header, self.headers)
         names = [one.name for one in self.models]
         if self.models and self.model is not None:
             message = "give `model` or `models`, not both"
