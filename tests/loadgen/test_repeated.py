@@ -34,6 +34,9 @@ def test_a_dataset_that_is_too_small_for_the_run_is_said(load: dict[str, Any]) -
 def test_prompts_that_are_meant_to_repeat_are_not_told_of() -> None:
     assert end_before_repeats(plan(**RATE), 1)[1] is None, "a list that was typed"
     assert end_before_repeats(plan(prompts=FILE, **RATE), 0)[1] is None, "each request has its own"
+    assert end_before_repeats(plan(prompts=FILE, unique_prompts=True, **RATE), 1)[1] is None, (
+        "no cache finds a salted one"
+    )
     assert end_before_repeats(plan(prompts=FILE, duration_seconds=5.0), 1)[1] is None, "nobody knows: a closed loop"
 
 

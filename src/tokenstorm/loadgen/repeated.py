@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tokenstorm.errors import NOT_JSON, PlanError
 from tokenstorm.loadgen.arrivals import rate_in, scheduled_count
-from tokenstorm.plan import Plan, PromptFile, TraceFile, encode_plan
+from tokenstorm.plan import Plan, PromptFile, encode_plan
 from tokenstorm.runs import RunPaths
 
 LOOKED_AT: Final = 50
@@ -28,8 +28,9 @@ def end_before_repeats(plan: Plan, prompts: int) -> tuple[Plan, str | None]:
         return plan, None
     needed = _requests(plan)
     if not plan.no_repeat:
-        is_of_a_file = isinstance(plan.prompts, PromptFile | TraceFile)
-        if not is_of_a_file or needed is None or needed <= prompts:
+        # the rows of a trace come again as copies that share nothing with the first ones, as salted prompts do
+        is_found_again = isinstance(plan.prompts, PromptFile) and not plan.salted
+        if not is_found_again or needed is None or needed <= prompts:
             return plan, None
         times = -(-needed // prompts)
         return plan, (
