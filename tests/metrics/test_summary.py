@@ -129,6 +129,14 @@ def test_sessions_begin_as_often_as_was_asked_although_the_last_ones_go_on_for_l
     assert (found.sessions.started, found.sessions.started_per_second) == (20, 4)
 
 
+def test_what_a_cache_would_find_of_shared_prefixes_is_not_said_of_conversations_which_share_their_past_too() -> None:
+    shared = {"kind": "shared_prefix", "groups": 2, "prefix": 90, "question": 10}
+    turns = [result(seq) for seq in range(20)]
+    assert summary(turns, prompts=shared).tokens.prefix_ideal == pytest.approx(0.81)
+    asked = {"prompts": shared, "requests_per_second": None, "conversation": {"turns": 2}}
+    assert summary(turns, **asked).tokens.prefix_ideal is None
+
+
 def test_failures_lower_the_achieved_rate_and_stay_out_of_the_latencies() -> None:
     found = summary([result(seq, "reset" if seq % 4 == 0 else None) for seq in range(20)])
     assert found.rates.requested_rps == 2

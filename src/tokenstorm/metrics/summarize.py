@@ -282,9 +282,12 @@ def _tokens(run: Run, tally: Tally) -> Tokens:
 
 
 def _ideal(run: Run, tally: Tally) -> float | None:
-    """What an ideal prefix cache would find of the prompts, where somebody knows what they share; of salted ones nothing."""
+    """What an ideal prefix cache would find of the prompts, where somebody knows what they share; of salted ones nothing.
+
+    Turns of conversations share their own past, too, of which nobody knows how long it is.
+    """
     prompts, workload = run.plan.prompts, run.environment.workload
-    if run.plan.salted:
+    if run.plan.salted or run.plan.conversation is not None:
         return None
     if isinstance(prompts, Shared):
         return prompts.ideal_reuse(tally.counts.sent + tally.warmup.sent)
