@@ -192,6 +192,22 @@ def test_a_trace_is_read_from_the_same_folder_and_tells_the_job_how_long_it_take
     finish(work())
 
 
+def test_a_dataset_of_a_request_of_ones_own_has_the_fields_that_stand_in_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with api(tmp_path) as it:
+            folder = tmp_path / "cluster" / "datasets"
+            folder.mkdir(parents=True)
+            (folder / "v.jsonl").write_text('{"vector": [1]}\n')
+            custom = {"path": "/search", "body": {"vector": "{vector}"}, "answer": {}}
+            asked = {"prompts": None, "dataset": "v.jsonl", "endpoint": "custom", "custom": custom}
+            await it.create(**asked)
+            (folder / "v.jsonl").write_text('{"other": [1]}\n')
+            wrong = await it.post(**{**SMALL, **asked})
+            assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (422, "custom")
+
+    finish(work())
+
+
 def test_keys_are_in_files_of_0600_and_nowhere_else(tmp_path: Path) -> None:
     async def work() -> None:
         async with api(tmp_path) as it:

@@ -22,11 +22,13 @@ from tokenstorm.cluster.scheduler import Job, JobId
 from tokenstorm.cluster.setup.deploy import Deployment
 from tokenstorm.cluster.setup.hold import Say
 from tokenstorm.cluster.site import Site
+from tokenstorm.custom import Custom
 from tokenstorm.errors import RefusedJob, Unreachable, UsageError
 from tokenstorm.interfaces import ANY_NETWORK
 from tokenstorm.load import DEFAULT_SECONDS, make
 from tokenstorm.load_parts import Arrival
-from tokenstorm.loadgen.datasets import Columns, check_prompts
+from tokenstorm.loadgen.datasets import Columns
+from tokenstorm.loadgen.prompts import check_file
 from tokenstorm.loadgen.replay import settle_trace
 from tokenstorm.loadgen.sizing import fewest_ranks, open_files
 from tokenstorm.loadgen.variants import check_runs
@@ -73,10 +75,10 @@ class SlurmClientDispatcher:
         """What runs the load generator there; it is deployed where it is missing, and `say` is told what that is at."""
         return str(await self._deployment.python(say=say)) if self._deployment else self._site.profile.of("cpu").python
 
-    async def check_dataset(self, name: str, columns: Columns) -> PromptFile:
+    async def check_dataset(self, name: str, columns: Columns, custom: Custom | None = None) -> PromptFile:
         """The `prompts` of a plan for a dataset. Raises `UsageError` for one that is not there, or cannot be used."""
         path, data = await self._dataset(name, "dataset")
-        checksum = await asyncio.to_thread(_checked, data, path, columns)
+        checksum = await asyncio.to_thread(_checked, data, path, columns, custom)
         return PromptFile(path=str(path), sha256=checksum)
 
     async def check_trace(self, request: GroupRequest) -> dict[str, Any]:
@@ -160,7 +162,7 @@ class SlurmClientDispatcher:
         if request.trace is not None:
             return await self.check_trace(request)
         if request.dataset is not None:
-            return {"prompts": await self.check_dataset(request.dataset, request.columns)}
+            return {"prompts": await self.check_dataset(request.dataset, request.columns, request.custom)}
         return {"prompts": _own_prompts(request)}
 
     async def prepare(self, group: ClientGroup, request: GroupRequest, plan: Plan, secrets: GroupSecrets) -> None:
@@ -235,10 +237,10 @@ def _own_prompts(request: GroupRequest) -> Prompts:
     return request.synthetic.made_up if request.synthetic else PromptList(prompts=tuple(request.prompts or ()))
 
 
-def _checked(data: bytes, path: PurePosixPath, columns: Columns) -> str:
+def _checked(data: bytes, path: PurePosixPath, columns: Columns, custom: Custom | None) -> str:
     """The checksum of a dataset that can be used. Raises `UsageError`."""
     try:
-        check_prompts(data, str(path), columns)
+        check_file(data, str(path), columns, custom)
     except UsageError as error:
         raise UsageError(error.message, error.field or "dataset") from None
     return hashlib.sha256(data).hexdigest()

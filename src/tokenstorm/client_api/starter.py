@@ -82,7 +82,7 @@ class Starter:
         """Keep a new group and submit it, or let it wait for its service. See `ClientManager.create`."""
         info, access = await self._find(request)
         if request.dataset is not None:
-            await self._dispatcher.check_dataset(request.dataset, request.columns)
+            await self._dispatcher.check_dataset(request.dataset, request.columns, request.custom)
         asked = {} if request.trace is None else await self._dispatcher.check_trace(request)
         request = self._settled(request, asked.get("duration_seconds"))
         if request.series is not None:

@@ -269,11 +269,16 @@ def pinned(path: str, sha256: str) -> bytes:
 def prompt_file(path: Path, columns: Columns = NO_COLUMNS, custom: Custom | None = None) -> PromptFile:
     """Check a prompt file and pin its content. Raises `PlanError` naming the line that is wrong."""
     data = read_file(path)
-    if custom is not None:
-        _records(data, str(path), columns, custom)
-    else:
-        check_prompts(data, str(path), columns)
+    check_file(data, str(path), columns, custom)
     return PromptFile(path=str(path.absolute()), sha256=hashlib.sha256(data).hexdigest())
+
+
+def check_file(data: bytes, where: str, columns: Columns, custom: Custom | None) -> None:
+    """See that a file can be read as prompts of its load. Raises `PlanError` naming the line that is wrong."""
+    if custom is not None:
+        _records(data, where, columns, custom)
+    else:
+        check_prompts(data, where, columns)
 
 
 def _salted(prompt: Prompt, salt: int, vocabulary: int) -> Prompt:
