@@ -162,6 +162,26 @@ def test_the_end_of_a_connection_is_told_once_and_a_reset_as_one() -> None:
     run(main)
 
 
+def test_a_reset_that_comes_with_the_last_data_is_noticed_and_the_data_kept() -> None:
+    """A loop that stands still finds both at once, and libuv tells it only once."""
+
+    async def main() -> None:
+        stamps = Stamps()
+        stamps.begin()
+        async with connected(stamps) as (reads, other):
+            await warm(reads, other)
+            del reads.pieces[:]
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            other.send(b"last")
+            other.close()
+            await until(lambda: bool(reads.lost))
+            assert reads.text == b"last"
+            assert isinstance(reads.lost[0], ConnectionResetError)
+        assert not stamps.wires
+
+    run(main)
+
+
 def test_a_connection_that_is_refused_is_an_error_of_the_system() -> None:
     async def main() -> None:
         with socket.socket() as bound:

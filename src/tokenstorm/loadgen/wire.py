@@ -5,6 +5,8 @@ stamp is that of the piece as long as it is read before the next one comes, and 
 """
 
 import asyncio
+import contextlib
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -24,6 +26,7 @@ DOUBT_NS = 5_000_000
 """A piece that seems to have waited longer than this, or to come from the future, may be a step of the wall clock."""
 TRIES = 5
 FOLD_SECONDS = 0.02
+FOLDS_A_LOOK = 10
 
 _timespec = Struct("qq").unpack_from
 
@@ -34,9 +37,11 @@ class Stamps:
     def __init__(self) -> None:
         self.lags: list[int] = []
         """From the arrival to the read, in nanoseconds, of all reads since the last `fold`."""
+        self.wires: set[Wire] = set()
         self.used = False
         self.offset = 0
         self._histogram = Histogram()
+        self._folds = 0
         self.compare()
 
     def compare(self) -> None:
@@ -53,8 +58,12 @@ class Stamps:
         return arrived
 
     def begin(self) -> None:
-        """Fold now and then, from now on: many at once would hold up the loop."""
+        """Fold now and then, from now on: many at once would hold up the loop. And look for connections that were reset."""
         self._fold()
+        self._folds += 1
+        if self._folds % FOLDS_A_LOOK == 0:
+            for each in tuple(self.wires):
+                each.look()
         asyncio.get_running_loop().call_later(FOLD_SECONDS, self.begin)
 
     def take(self) -> Histogram:
@@ -112,6 +121,7 @@ class Wire(asyncio.Transport):
         self._earliest = 0
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._readable)
+        stamps.wires.add(self)
         reader.connection_made(self)
 
     def _readable(self) -> None:
@@ -136,6 +146,14 @@ class Wire(asyncio.Transport):
                 at = stamps.doubt(at + stamps.offset, now, self._earliest)
         self._earliest = at
         self._take(data, at)
+
+    def look(self) -> None:
+        """Notice a reset that nobody was told of: libuv tells of an error once, and that read may have brought data."""
+        if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            with contextlib.suppress(OSError):
+                while not self._closing and (data := self._socket.recv(READ_SIZE)):
+                    self._take(data, monotonic_ns())
+            self._end(OSError(error, os.strerror(error)))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing:
@@ -179,6 +197,7 @@ class Wire(asyncio.Transport):
     def _end(self, error: Exception | None) -> None:
         if not self._closing:
             self._closing = True
+            self._stamps.wires.discard(self)
             self._loop.remove_reader(self._fd)
             if self._unsent:
                 self._loop.remove_writer(self._fd)
