@@ -600,7 +600,7 @@ def test_an_address_of_another_operation_than_the_loads_is_refused_with_the_way_
         "http://h/?x=1",
         "http://h/v1?key=secret",
         "http://h/v1/models",
-        "http://h/v1/responses/",
+        "http://h/v1/tokenize/",
         "http://h/v1?api-version=1&key=secret",
         "unix:relative",
         "http://h\r\nx: y",
