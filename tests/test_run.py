@@ -12,7 +12,7 @@ from running import Run, Stage
 
 LIGHT = ("--requests-per-second", "20", "--max-tokens", "8", "--drain", "10")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
-FAULTS_OF_A_BUSY_MACHINE = {"send_lag", "read_lag", "rank_cpu", "coalesced", "disk", "server_ttft"}
+FAULTS_OF_A_BUSY_MACHINE = {"send_lag", "read_lag", "stalled", "rank_cpu", "coalesced", "disk", "server_ttft"}
 """What a machine that does something else at the same time can bring into a verdict."""
 
 

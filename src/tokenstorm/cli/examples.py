@@ -34,6 +34,7 @@ EXAMPLES = {
     "group watch": "group watch 1",
     "group stop": "group stop 1",
     "group results": "group results 1 --wide",
+    "group series": "group series 1",
     "group metrics": "group metrics 1",
     "group report": "group report 1 > report.html",
     "group logs": "group logs 1",

@@ -86,7 +86,7 @@ def read_table(data: bytes, where: str, header: Header) -> Iterator[dict[str, st
 
     Raises `PlanError` with the line for what is no table there, or not UTF-8.
     """
-    csv.field_size_limit(_LONGEST_FIELD)
+    limit = csv.field_size_limit(_LONGEST_FIELD)  # of the whole process: who reads a trace wants the usual one
     lines = (line for line in io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=""))
     reader = csv.reader(lines, delimiter=header.delimiter, strict=True)
     least = len(header.columns) - (not header.columns[-1])
@@ -104,6 +104,8 @@ def read_table(data: bytes, where: str, header: Header) -> Iterator[dict[str, st
     except UnicodeDecodeError as error:
         message = f"{where}: not UTF-8 text ({error.reason}): save the file as UTF-8"
         raise PlanError(message) from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def plain(column: str) -> str:
