@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tokenstorm.report.assets import COMPARISON, Assets, policy, read_assets
-from tokenstorm.report.compare_text import FOOT, HEADS, SIMULATED, cells, notes
+from tokenstorm.report.assets import COMPARISON, Assets, read_assets
+from tokenstorm.report.compare_text import FOOT, HEADS, cells, notes
 from tokenstorm.report.comparing import Comparison, Versus
+from tokenstorm.report.document import document
 from tokenstorm.report.figures import many
 from tokenstorm.report.markup import figure, grid, note, section, text
 from tokenstorm.report.over_time import Line
@@ -34,31 +35,19 @@ class Drawn(msgspec.Struct, frozen=True):
 def comparison_page(found: Comparison, sides: Sequence[Side]) -> str:
     """The whole page. Without the files that draw it has all but the charts."""
     assets = read_assets(entry=COMPARISON)
-    title = text(f"{' and '.join(one.name for one in found.versus)} against {found.first}")
-    body = [
-        f'<p class="simulated" role="note">{SIMULATED}</p>' if found.simulated else "",
-        "<main>",
-        f"<h1>{title}</h1>",
-    ]
-    for one in found.versus:
-        body += _versus(one, found)
-    body.append(section("Over one another", *_charts(assets)))
-    body.append(section("Notes", *map(note, notes(found))))
-    body.append("</main>")
-    if assets.script:
-        data = msgspec.json.encode({"sides": [_drawn(side) for side in sides]}).decode()
-        safe = data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
-        body += [
-            f'<script type="application/json" id="story">{safe}</script>',
-            f'<script>{assets.library}</script><script type="module">{assets.script}</script>',
-        ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy(assets)}">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{title} · tokenstorm</title>\n<style>{assets.style}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body>\n</html>\n"
+    title = f"{' and '.join(one.name for one in found.versus)} against {found.first}"
+    parts = [part for one in found.versus for part in _versus(one, found)]
+    return document(
+        title,
+        [
+            f"<h1>{text(title)}</h1>",
+            *parts,
+            section("Over one another", *_charts(assets)),
+            section("Notes", *map(note, notes(found))),
+        ],
+        assets,
+        simulated=found.simulated,
+        drawn=("story", {"sides": [_drawn(side) for side in sides]}) if assets.script else None,
     )
 
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from tokenstorm.metrics.intervals import Interval
 from tokenstorm.printable import printable_line
 from tokenstorm.report.comparing import Compared, Comparison, Versus
-from tokenstorm.report.figures import many, measured
+from tokenstorm.report.figures import SIMULATED, many, measured
 
-SIMULATED = "SIMULATED ENGINE: these numbers say nothing about real hardware"
 HEADS = ("", "first", "second", "change", "95 % interval", "p", "")
 _CHANGES = {"better": "better", "worse": "WORSE", "same": "no difference shown", "unknown": "too little to tell"}
 FOOT = (

@@ -1,8 +1,11 @@
-"""Numbers for people: durations, figures, percentiles with their marks."""
+"""Numbers for people: durations, figures, percentiles with their marks; and the warning that they are of no real engine."""
 
 from decimal import Decimal
 
 from tokenstorm.metrics.summary import Metric
+
+SIMULATED = "SIMULATED ENGINE: these numbers say nothing about real hardware"
+"""What stands on top wherever numbers of a simulated engine are shown."""
 
 
 def duration(seconds: float | None) -> str:

@@ -5,9 +5,10 @@ from msgspec import json
 from tokenstorm.metrics.summary import QUANTILES, Metric, StageReport, Summary
 from tokenstorm.report.again import command_line, not_default
 from tokenstorm.report.asked import asked_for, percent
-from tokenstorm.report.assets import Assets, policy
+from tokenstorm.report.assets import Assets
 from tokenstorm.report.bymodel import HEADS, model_rows
 from tokenstorm.report.certainty import interval_words, steady_words
+from tokenstorm.report.document import document
 from tokenstorm.report.figures import duration, percentile
 from tokenstorm.report.figures import figure as number
 from tokenstorm.report.first import first_screen, title_of
@@ -17,7 +18,6 @@ from tokenstorm.report.story import Story
 from tokenstorm.report.talks import TURN_HEADS, session_words, turn_cells
 from tokenstorm.report.text import prompts_used, replica_levels
 
-SIMULATED = "SIMULATED ENGINE: these numbers say nothing about real hardware"
 _LABELS = {
     "latency_seconds": "Latency, from schedule",
     "service_time_seconds": "Service time, from send",
@@ -48,25 +48,13 @@ _MARKS = "~ too few samples for this percentile; > a lower bound: requests that 
 
 def report_page(summary: Summary, story: Story, assets: Assets) -> str:
     """The whole page. Without the files that draw (`assets.script`) it has all but the charts, and says so."""
-    title = text(title_of(summary))
-    banner = f'<p class="simulated" role="note">{SIMULATED}</p>' if summary.environment.simulated else ""
-    body = [banner, "<main>", first_screen(summary), *_sections(summary, story, assets), "</main>"]
-    if assets.script:
-        body.append(f'<script type="application/json" id="story">{_data(story)}</script>')
-        body += [f"<script>{assets.library}</script>", f'<script type="module">{assets.script}</script>']
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy(assets)}">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{title} · tokenstorm</title>\n<style>{assets.style}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body>\n</html>\n"
+    return document(
+        title_of(summary),
+        [first_screen(summary), *_sections(summary, story, assets)],
+        assets,
+        simulated=summary.environment.simulated,
+        drawn=("story", story) if assets.script else None,
     )
-
-
-def _data(story: Story) -> str:
-    """The story as JSON that no HTML parser finds anything in."""
-    return json.encode(story).decode().replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
 def _sections(summary: Summary, story: Story, assets: Assets) -> list[str]:

@@ -7,7 +7,7 @@ from tokenstorm.metrics.summary import QUANTILES, Summary
 from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import percent
 from tokenstorm.report.certainty import certain_lines, steady_words
-from tokenstorm.report.figures import duration, figure, percentile
+from tokenstorm.report.figures import SIMULATED, duration, figure, percentile
 from tokenstorm.report.first import load_words, title_of
 from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.talks import TURN_HEADS, session_words, turn_cells
@@ -31,7 +31,7 @@ def summary_markdown(summary: Summary) -> str:
     lines = [
         f"### {_code(title_of(summary))}: {summary.verdict.state}",
         "",
-        *(["**SIMULATED ENGINE: these numbers say nothing about real hardware**", ""] * summary.environment.simulated),
+        *([f"**{SIMULATED}**", ""] * summary.environment.simulated),
         f"{_code(summary.environment.model or 'model unknown')} at {_code(plan.targets[0].url)}"
         + (f" and {len(plan.targets) - 1} more" if len(plan.targets) > 1 else "")
         + f"; {load_words(plan)}; {round(seconds, 3):g} s measured; {summary.started_at or 'start unknown'}",

@@ -1,13 +1,11 @@
 """A series as one page that needs nothing else: the answer, the curves, every run, the load that they share."""
 
-from msgspec import json
-
 from tokenstorm.metrics.points import Point, SeriesSummary
 from tokenstorm.report.again import not_default
 from tokenstorm.report.asked import asked_for, percent, slo_text
-from tokenstorm.report.assets import Assets, policy, read_series_assets
+from tokenstorm.report.assets import Assets, read_series_assets
+from tokenstorm.report.document import document
 from tokenstorm.report.figures import duration, figure
-from tokenstorm.report.html import SIMULATED
 from tokenstorm.report.markup import facts, grid, note, section, text
 from tokenstorm.report.markup import figure as place
 from tokenstorm.report.series_charts import Chart, charts_of
@@ -43,32 +41,13 @@ def series_page(summary: SeriesSummary, assets: Assets) -> str:
     plan = summary.series.plan
     title = plan.name or f"Series {plan.run_id}"
     charts = charts_of(summary) if assets.script else []
-    simulated = any(point.simulated for point in summary.points)
-    banner = f'<p class="simulated" role="note">{SIMULATED}</p>' if simulated else ""
-    body = [
-        banner,
-        "<main>",
-        f"<h1>{text(title)}</h1>",
-        note(headline(summary)),
-        *_sections(summary, assets, charts),
-        "</main>",
-    ]
-    if charts:
-        body.append(f'<script type="application/json" id="charts">{_data(charts)}</script>')
-        body += [f"<script>{assets.library}</script>", f'<script type="module">{assets.script}</script>']
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy(assets)}">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{text(title)} · tokenstorm</title>\n<style>{assets.style}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body>\n</html>\n"
+    return document(
+        title,
+        [f"<h1>{text(title)}</h1>", note(headline(summary)), *_sections(summary, assets, charts)],
+        assets,
+        simulated=any(point.simulated for point in summary.points),
+        drawn=("charts", charts) if charts else None,
     )
-
-
-def _data(charts: list[Chart]) -> str:
-    """The charts as JSON that no HTML parser finds anything in."""
-    return json.encode(charts).decode().replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
 def _sections(summary: SeriesSummary, assets: Assets, charts: list[Chart]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tokenstorm.metrics.points import Capacity, Point, SeriesSummary
 from tokenstorm.metrics.searching import value_of
 from tokenstorm.report.asked import percent, slo_text
-from tokenstorm.report.figures import duration, figure
+from tokenstorm.report.figures import SIMULATED, duration, figure
 from tokenstorm.series_parts import Value
 
 UNITS = {"requests_per_second": "/s", "num_clients": " clients"}
@@ -66,7 +66,7 @@ def series_text(summary: SeriesSummary) -> str:
         lines += [*capacity_lines(summary.capacity), ""]
     lines += [f"order: {summary.order}", f"prefix cache: {summary.cache}"]
     if any(point.simulated for point in summary.points):
-        lines.append("SIMULATED ENGINE: these numbers say nothing about real hardware")
+        lines.append(SIMULATED)
     if odd := [point for point in summary.points if off_by_little(point)]:
         lines.append(
             f"Little's law is off in run {', '.join(str(point.number) for point in odd)}: not steady in its window"

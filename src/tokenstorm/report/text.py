@@ -6,7 +6,7 @@ from tokenstorm.printable import printable_line
 from tokenstorm.report.asked import operation_words, percent, slo_text
 from tokenstorm.report.bymodel import models_table
 from tokenstorm.report.certainty import certain_lines, steady_words
-from tokenstorm.report.figures import duration, figure, many
+from tokenstorm.report.figures import SIMULATED, duration, figure, many
 from tokenstorm.report.rates import rate_words, unsent_words
 from tokenstorm.report.table import stages_table, times_table
 from tokenstorm.report.talks import session_arrivals, session_words, turns_table
@@ -22,7 +22,7 @@ def summary_text(summary: Summary, *, wide: bool = False) -> str:
     """The table at the end of a run, and what to think of it. Its tables fit 80 columns, or are `wide` and have all percentiles."""
     lines = []
     if summary.environment.simulated:
-        lines += ["*** SIMULATED ENGINE: these numbers say nothing about real hardware ***", ""]
+        lines += [f"*** {SIMULATED} ***", ""]
     lines += [
         *_head(summary),
         "",
