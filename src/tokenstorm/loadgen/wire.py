@@ -27,6 +27,7 @@ DOUBT_NS = 5_000_000
 TRIES = 5
 FOLD_SECONDS = 0.02
 FOLDS_A_LOOK = 10
+"""After so many folds connections are looked at that may have been reset."""
 
 _timespec = Struct("qq").unpack_from
 
@@ -139,11 +140,12 @@ class Wire(asyncio.Transport):
         if ancillary:
             seconds, nanoseconds = _timespec(ancillary[0][2])
             stamps = self._stamps
-            at = seconds * 1_000_000_000 + nanoseconds - stamps.offset
+            stamp = seconds * 1_000_000_000 + nanoseconds
+            at = stamp - stamps.offset
             if self._earliest <= at and 0 <= (lag := now - at) < DOUBT_NS:
                 stamps.lags.append(lag)
             else:
-                at = stamps.doubt(at + stamps.offset, now, self._earliest)
+                at = stamps.doubt(stamp, now, self._earliest)
         self._earliest = at
         self._take(data, at)
 
